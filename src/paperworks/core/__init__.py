@@ -1,0 +1,1 @@
+"""Numerics and habits that all fields share; knows nothing of any field."""

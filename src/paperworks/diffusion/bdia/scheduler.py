@@ -1,0 +1,155 @@
+"""BDIA-DDIM and its inverse as schedulers that a diffusers pipeline takes for its own."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from paperworks.core.validation import check_choice, check_count, check_number
+from paperworks.diffusion.bdia.ddim import ddim_coefficients
+from paperworks.diffusion.models import to_noise
+from paperworks.diffusion.sampling import combine
+from paperworks.diffusion.schedulers import PREDICTION_TYPES, Scheduler, SchedulerOutput
+from paperworks.diffusion.schedules import SKIP_TYPES, SkipType, time_grid
+
+
+class _TwoStepScheduler(Scheduler):
+    """What both directions share: the grid, and the state before the current one.
+
+    `previous_sample` is that state. It is None at the start, where the first step is then DDIM's; who goes on from
+    the pair that the other direction ended with sets it to the first of the two, passes the second as the sample,
+    and begins at entry 1 of `timesteps` (``set_begin_index(1)``).
+    """
+
+    toward_data: ClassVar[bool]
+
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        beta_start: float = 1e-4,
+        beta_end: float = 0.02,
+        beta_schedule: str = "linear",
+        trained_betas: Sequence[float] | np.ndarray | Tensor | None = None,
+        prediction_type: str = "epsilon",
+        gamma: float = 1.0,
+        skip_type: SkipType = "time_uniform",
+    ) -> None:
+        if self.toward_data:
+            check_number("gamma", gamma, ge=0, le=1)
+        else:
+            check_number("gamma", gamma, gt=0, le=1)
+        check_choice("skip_type", skip_type, SKIP_TYPES)
+        self._configure(locals())
+        self.previous_sample: Tensor | None = None
+
+    def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
+        """Place `num_inference_steps` steps, at least 2, and start anew."""
+        n = check_count("num_inference_steps", num_inference_steps, at_least=2)
+        grid = time_grid(self.schedule, n, self.schedule.t_max, self.schedule.t_min, self.config.skip_type)
+        self._times = grid if self.toward_data else grid[::-1]
+        visited = [self.schedule.input_time(t) for t in self._times[:-1]]
+        self.timesteps = torch.tensor(visited, dtype=torch.float32, device=device)
+        self.num_inference_steps = n
+        self.step_index = self.begin_index = None
+        self.previous_sample = None
+
+    def step(
+        self,
+        model_output: Tensor,
+        timestep: float | Tensor,
+        sample: Tensor,
+        generator: torch.Generator | None = None,
+        return_dict: bool = True,
+    ) -> SchedulerOutput | tuple[Tensor]:
+        """Go from one entry of `timesteps` to the next.
+
+        Parameters
+        ----------
+        model_output
+            What the network made of `sample`.
+        timestep
+            The entry of `timesteps` that the network got.
+        sample
+            The current state; it is not changed.
+        generator
+            Not used: pipelines pass one to every scheduler.
+        return_dict
+            Whether to return an object with `prev_sample`, or a tuple.
+
+        Raises
+        ------
+        RuntimeError
+            Before `set_timesteps`, or after the last step.
+        ValueError
+            Where the shapes differ.
+        """
+        if model_output.shape != sample.shape:
+            raise ValueError(
+                f"model_output has shape {tuple(model_output.shape)}; it takes that of sample, {tuple(sample.shape)}"
+            )
+        i = self._start(timestep) if self.step_index is None else self.step_index
+        if i == self.num_inference_steps:
+            raise RuntimeError(f"step was called after the last of {i} steps; set_timesteps starts anew")
+        s, t = self._times[i], self._times[i + 1]
+        alpha, sigma = self.schedule.alpha(s), self.schedule.sigma(s)
+        noise = to_noise(model_output, sample, alpha, sigma, PREDICTION_TYPES[self.config.prediction_type])
+        a, b = ddim_coefficients(self.schedule, s, t)
+        if self.previous_sample is None or i == 0:
+            following = combine((a, b), (sample, noise))
+        else:
+            # z_to = gamma^d z_before + a z + b eps - gamma^d (a' z + b' eps), d = 1 to the data and -1 to the noise.
+            g = self.config.gamma if self.toward_data else 1 / self.config.gamma
+            a_before, b_before = ddim_coefficients(self.schedule, s, self._times[i - 1])
+            following = combine((g, a - g * a_before, b - g * b_before), (self.previous_sample, sample, noise))
+        self.previous_sample = sample
+        self.step_index = i + 1
+        return SchedulerOutput(following) if return_dict else (following,)
+
+
+class BDIADDIMScheduler(_TwoStepScheduler):
+    """BDIA-DDIM for diffusers pipelines: DDIM's cost, second order at gamma 1, and invertible (arXiv 2307.10829).
+
+    Parameters
+    ----------
+    num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas
+        The noise that the network was trained with; see `training_betas`.
+    prediction_type
+        What the network predicts: ``epsilon``, ``sample`` or ``v_prediction``.
+    gamma
+        Share of the correction, in [0, 1]; see `BDIASampler`.
+    skip_type
+        How the steps are placed; see `time_grid`. The network gets fractional steps.
+
+    Raises
+    ------
+    ValueError
+        Where a choice is unknown or a number out of range.
+
+    Examples
+    --------
+    >>> scheduler = BDIADDIMScheduler()
+    >>> scheduler.set_timesteps(4)
+    >>> x = torch.ones(1, 2)
+    >>> for t in scheduler.timesteps:
+    ...     x = scheduler.step(torch.zeros(1, 2), t, x).prev_sample
+    >>> x.shape, scheduler.previous_sample.shape  # the pair (z_0, z_1)
+    (torch.Size([1, 2]), torch.Size([1, 2]))
+    """
+
+    toward_data = True
+
+
+class BDIADDIMInverseScheduler(_TwoStepScheduler):
+    """The way back of `BDIADDIMScheduler`, from data to noise; its arguments are the same, gamma is not 0.
+
+    Examples
+    --------
+    >>> scheduler = BDIADDIMInverseScheduler()
+    >>> scheduler.set_timesteps(4)
+    >>> [round(t) for t in scheduler.timesteps.tolist()]
+    [0, 250, 500, 749]
+    """
+
+    toward_data = False

@@ -1,0 +1,170 @@
+"""PFGM++ as a scheduler of the shape that diffusers pipelines use."""
+
+import math
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from paperworks.core.validation import check_choice, check_count, check_number
+from paperworks.diffusion.pfgm.noise import PFGMPPNoise
+from paperworks.diffusion.pfgm.sampler import edm_grid
+from paperworks.diffusion.sampling import combine, per_sample
+from paperworks.diffusion.schedulers import DropInScheduler, SchedulerOutput
+
+Prediction = Literal["sample", "epsilon", "v"]
+
+
+class PFGMPPScheduler(DropInScheduler):
+    """EDM's Heun method for PFGM++ models, one evaluation of the network at a time.
+
+    The prior is not a scaled normal: begin with `sample_prior` in place of ``randn * init_noise_sigma``.
+
+    Parameters
+    ----------
+    D
+        Additional dimensions of the model; infinity is EDM.
+    sigma_min, sigma_max, rho
+        EDM's grid.
+    sigma_data
+        Standard deviation of the data, for ``v``.
+    prediction_type
+        ``sample``: the network is a denoiser of the sample itself, as `EDMPrecond` makes it, and gets sigma;
+        ``epsilon``: it predicts the noise of scale 1, and gets sigma; ``v``: it is EDM's raw network F, gets the
+        scaled sample and ``log(sigma)/4``.
+
+    Raises
+    ------
+    ValueError
+        Where a number is out of range or the prediction type unknown.
+
+    Examples
+    --------
+    >>> scheduler = PFGMPPScheduler(D=128)
+    >>> scheduler.set_timesteps(18)
+    >>> x = scheduler.sample_prior((2, 3, 8, 8), torch.Generator().manual_seed(0))
+    >>> for t in scheduler.timesteps:
+    ...     x = scheduler.step(torch.zeros_like(x), t, scheduler.scale_model_input(x, t)).prev_sample
+    >>> bool(x.abs().max() < 1e-6), len(scheduler.timesteps)
+    (True, 35)
+    """
+
+    order = 2
+
+    def __init__(
+        self,
+        D: float = math.inf,
+        sigma_min: float = 0.002,
+        sigma_max: float = 80.0,
+        rho: float = 7.0,
+        sigma_data: float = 0.5,
+        prediction_type: Prediction = "sample",
+    ) -> None:
+        check_choice("prediction_type", prediction_type, ("sample", "epsilon", "v"))
+        PFGMPPNoise(D, 1)
+        edm_grid(2, sigma_min, sigma_max, rho)
+        check_number("sigma_data", sigma_data, gt=0)
+        self._keep_config(locals())
+        self.init_noise_sigma = sigma_max
+
+    def sample_prior(
+        self, shape: tuple[int, ...] | torch.Size, generator: torch.Generator, dtype: torch.dtype = torch.float32
+    ) -> Float[Tensor, " batch *shape"]:
+        """Draw what sampling begins with."""
+        return PFGMPPNoise(self.config.D, math.prod(shape[1:])).sample(shape, self.config.sigma_max, generator, dtype)
+
+    def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
+        """Place the steps, at least 2, and start anew; `timesteps` has an entry for each of the 2n - 1 evaluations."""
+        c = self.config
+        n = check_count("num_inference_steps", num_inference_steps, at_least=2)
+        self._sigmas = edm_grid(n, c.sigma_min, c.sigma_max, c.rho)
+        seen = [self._sigmas[0], *(s for sigma in self._sigmas[1:-1] for s in (sigma, sigma))]
+        times = [0.25 * math.log(s) for s in seen] if c.prediction_type == "v" else seen
+        self.timesteps = torch.tensor(times, dtype=torch.float32, device=device)
+        self.num_inference_steps = n
+        self.step_index = self.begin_index = None
+
+    def scale_model_input(
+        self, sample: Float[Tensor, " batch *shape"], timestep: Any = None
+    ) -> Float[Tensor, " batch *shape"]:
+        """Return what the network takes: the sample, for ``v`` scaled to unit size."""
+        if self.config.prediction_type != "v":
+            return sample
+        sigma = self._sigmas[(self._index(timestep) + 1) // 2]
+        return sample / math.hypot(sigma, self.config.sigma_data)
+
+    def add_noise(
+        self,
+        original_samples: Float[Tensor, " batch *shape"],
+        noise: Float[Tensor, " batch *shape"],
+        timesteps: Float[Tensor, "..."],
+    ) -> Float[Tensor, " batch *shape"]:
+        """Return the samples with noise of scale 1 (`PFGMPPNoise.sample`) at the noise levels of `timesteps`."""
+        times = timesteps.double().reshape(-1)
+        sigma = (4 * times).exp() if self.config.prediction_type == "v" else times
+        return original_samples + per_sample(sigma, original_samples) * noise
+
+    def step(
+        self,
+        model_output: Float[Tensor, " batch *shape"],
+        timestep: float | Tensor,
+        sample: Float[Tensor, " batch *shape"],
+        generator: torch.Generator | None = None,
+        return_dict: bool = True,
+    ) -> SchedulerOutput | tuple[Tensor]:
+        """Return the sample at which the network is to be evaluated next, at last the result.
+
+        Parameters
+        ----------
+        model_output
+            What the network made of the (scaled) sample.
+        timestep
+            The entry of `timesteps` that it got.
+        sample
+            What the call before returned, not scaled; it is not changed.
+        generator
+            Not used: pipelines pass one to every scheduler.
+        return_dict
+            Whether to return an object with `prev_sample`, or a tuple.
+
+        Raises
+        ------
+        RuntimeError
+            Before `set_timesteps`, or after the last step.
+        ValueError
+            Where the shapes differ.
+        """
+        if model_output.shape != sample.shape:
+            raise ValueError(
+                f"model_output has shape {tuple(model_output.shape)}; it takes that of sample, {tuple(sample.shape)}"
+            )
+        index = self._index(timestep)
+        if index == len(self.timesteps):
+            raise RuntimeError(f"step was called after the last of {index} evaluations; set_timesteps starts anew")
+        i = (index + 1) // 2
+        slope = self._slope(model_output, sample, self._sigmas[i])
+        if index % 2 == 0:  # a step begins
+            h = self._sigmas[i + 1] - self._sigmas[i]
+            self._base, self._first = sample, slope
+            following = torch.add(sample, slope, alpha=h)
+        else:
+            h = self._sigmas[i] - self._sigmas[i - 1]
+            following = combine((1.0, 0.5 * h, 0.5 * h), (self._base, self._first, slope))
+        self.step_index = index + 1
+        return SchedulerOutput(following) if return_dict else (following,)
+
+    def _index(self, timestep: float | Tensor) -> int:
+        if self.step_index is not None:
+            return self.step_index
+        index = self._start(timestep)
+        return index + index % 2  # a trajectory begins where a step does
+
+    def _slope(self, output: Tensor, x: Tensor, sigma: float) -> Tensor:
+        kind = self.config.prediction_type
+        if kind == "epsilon":
+            return output
+        if kind == "v":
+            data, total = self.config.sigma_data, sigma**2 + self.config.sigma_data**2
+            output = combine((data**2 / total, sigma * data / math.sqrt(total)), (x, output))
+        return (x - output) / sigma

@@ -1,0 +1,128 @@
+"""What all samplers share: the result, the callback, the noise, and the arithmetic on states.
+
+A sampler takes ``model_fn(x, t)`` that returns the noise in `x`, where `t` is one float for the whole batch (or a
+tensor with one time per sample, where a sampler says so), an explicit ``generator`` if it draws anything, and a
+``callback`` that is called with a `SamplingStep` after each step: a progress bar is a callback.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from paperworks.core.validation import check_finite
+
+ModelFn = Callable[[Tensor, float | Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class SamplingStep:
+    """Where a sampler is after a step; `total` is None where the number of steps isn't known beforehand.
+
+    The state `x` is the sampler's own buffer: clone it to keep it.
+    """
+
+    index: int
+    total: int | None
+    t: float
+    x: Tensor
+    nfe: int
+
+
+Callback = Callable[[SamplingStep], None]
+
+
+@dataclass(frozen=True)
+class SampleResult:
+    """What a sampler returns.
+
+    Parameters
+    ----------
+    sample
+        The final state.
+    nfe
+        Number of evaluations of the model (calls with the whole batch).
+    times
+        Times of the states in `trajectory`.
+    trajectory
+        The states from the first to the last, where the caller asked for them.
+    n_accept, n_reject
+        Steps accepted and rejected, for a sampler that chooses its steps; per-sample stepping sums them over samples.
+    """
+
+    sample: Tensor
+    nfe: int
+    times: Sequence[float] = ()
+    trajectory: Sequence[Tensor] = field(default=(), repr=False)
+    n_accept: int = 0
+    n_reject: int = 0
+
+
+def combine(coefficients: Sequence[float | Tensor], tensors: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
+    """Add up ``c_0 x_0 + c_1 x_1 + …`` in one pass per term and without temporaries.
+
+    Parameters
+    ----------
+    coefficients
+        One number per tensor, or one tensor that broadcasts over it (per-sample coefficients).
+    tensors
+        What is added; extra ones are not read.
+    out
+        Where to write; it may be the first of `tensors`, and no other one. A new tensor by default.
+
+    Examples
+    --------
+    >>> combine([2.0, -1.0], [torch.ones(2), torch.ones(2)])
+    tensor([1., 1.])
+    """
+    first, *others = coefficients
+    if out is None or out is not tensors[0] or isinstance(first, Tensor) or first != 1:
+        out = torch.mul(tensors[0], first, out=out)
+    for coefficient, tensor in zip(others, tensors[1:], strict=False):
+        if isinstance(coefficient, Tensor):
+            out.addcmul_(tensor, coefficient)
+        else:
+            out.add_(tensor, alpha=coefficient)
+    return out
+
+
+def noise_like(x: Float[Tensor, " batch *shape"], generator: torch.Generator | None) -> Float[Tensor, " batch *shape"]:
+    """Draw standard normal noise of the shape, dtype and device of `x`; the generator may live on another device.
+
+    Raises
+    ------
+    ValueError
+        Where `generator` is None: noise is drawn from an explicit source only.
+    """
+    if generator is None:
+        raise ValueError("generator is None; a sampler that draws noise takes a torch.Generator")
+    return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=generator.device).to(x.device)
+
+
+def per_sample(value: float | Tensor, x: Float[Tensor, " batch *shape"]) -> float | Tensor:
+    """Shape a value with one entry per sample so that it broadcasts over `x`; a plain number stays as it is."""
+    if not isinstance(value, Tensor):
+        return value
+    return value.to(x.device, x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+
+
+def check_state(name: str, x: Tensor) -> Tensor:
+    """Return `x` if it can be the state of a sampler: a floating-point batch without NaN or infinity.
+
+    Raises TypeError where it is no floating-point tensor, ValueError where it has no batch dimension or isn't finite.
+    """
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise TypeError(f"{name} is {got}; it takes a tensor of floating point")
+    if x.ndim < 1:
+        raise ValueError(f"{name} has no dimension; it takes a batch of samples, (batch, *shape)")
+    return check_finite(name, x)
+
+
+def buffers(x: Tensor, count: int) -> Iterator[Tensor]:
+    """Yield `count` buffers like `x` in turn, for ever."""
+    ring = [torch.empty_like(x) for _ in range(count)]
+    while True:
+        yield from ring

@@ -1,0 +1,69 @@
+"""The bar of a claim: the condition on a measured value that decides whether the claim holds."""
+
+import math
+import operator
+import re
+from dataclasses import dataclass
+
+_COMPARISONS = {
+    ">=": operator.ge,
+    ">": operator.gt,
+    "<=": operator.le,
+    "<": operator.lt,
+    "==": operator.eq,
+}
+_NUMBER = r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)"
+_COMPARISON = re.compile(rf"(>=|>|<=|<|==)\s*{_NUMBER}")
+_BETWEEN = re.compile(rf"between\s+{_NUMBER}\s+and\s+{_NUMBER}")
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A condition on one number (or truth value), parsed from its text.
+
+    The grammar: `>= x`, `> x`, `<= x`, `< x`, `== x`, `between a and b` (both ends included), `true`.
+
+    Examples
+    --------
+    >>> Bar.parse("between 0.95 and 1.1").holds(1.02)
+    True
+    >>> Bar.parse(">= 2.8").holds(float("nan"))
+    False
+    """
+
+    text: str
+    comparison: str
+    low: float
+    high: float
+
+    @classmethod
+    def parse(cls, text: str) -> "Bar":
+        """Parse a bar; raise ValueError where the text is not of the grammar."""
+        stripped = text.strip()
+        if stripped == "true":
+            return cls(stripped, "true", 1.0, 1.0)
+        if match := _COMPARISON.fullmatch(stripped):
+            value = float(match[2])
+            return cls(stripped, match[1], value, value)
+        if match := _BETWEEN.fullmatch(stripped):
+            low, high = float(match[1]), float(match[2])
+            if low > high:
+                raise ValueError(f"bar {text!r}: the lower end {low:g} is above the upper end {high:g}")
+            return cls(stripped, "between", low, high)
+        raise ValueError(
+            f"bar {text!r} does not parse; a bar is '>= x', '> x', '<= x', '< x', '== x', 'between a and b' or 'true'"
+        )
+
+    def holds(self, value: float | bool) -> bool:
+        """Tell whether the value clears the bar; NaN never does."""
+        if self.comparison == "true":
+            return value is True or value == 1
+        number = float(value)
+        if math.isnan(number):
+            return False
+        if self.comparison == "between":
+            return self.low <= number <= self.high
+        return bool(_COMPARISONS[self.comparison](number, self.low))
+
+    def __str__(self) -> str:
+        return self.text

@@ -1,0 +1,116 @@
+"""What a person sees while tasks run: live progress on a terminal, plain lines elsewhere."""
+
+from contextlib import AbstractContextManager
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from paperworks.evidence import formatting
+from paperworks.evidence.events import Event, TaskName
+
+STYLES = {
+    "holds": "green",
+    "falls short": "bold red",
+    "known shortfall": "yellow",
+    "not at this scale": "dim",
+    "not run": "dim",
+    "not measured": "dim",
+    "error": "bold red",
+}
+
+
+class Display(AbstractContextManager["Display"]):
+    """Takes the events of a run; this one shows nothing."""
+
+    def __call__(self, event: Event) -> None:
+        """Show an event."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class PlainDisplay(Display):
+    """One line when a task starts and one when it ends."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.planned = 0
+        self.finished = 0
+
+    def __call__(self, event: Event) -> None:
+        """Print the event's line, if it has one."""
+        if event.what == "planned":
+            self.planned += 1
+        elif event.what == "started":
+            self._print(Text(f"{event.task}: started"))
+        elif event.what == "finished":
+            self.finished += 1
+            self._print(Text(f"[{self.finished}/{self.planned}] ") + outcome_line(event))
+
+    def _print(self, line: Text) -> None:
+        self.console.print(line, soft_wrap=True)
+
+
+class LiveDisplay(Display):
+    """A bar for the run and one for each running task; lines of finished tasks scroll by above them."""
+
+    def __init__(self, console: Console) -> None:
+        self.progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=28),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[label]}", markup=False, style="dim"),
+            console=console,
+            transient=True,
+        )
+        self.all = self.progress.add_task("all tasks", total=0, label="")
+        self.bars: dict[TaskName, TaskID] = {}
+
+    def __enter__(self) -> "LiveDisplay":
+        self.progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.progress.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Move the bars."""
+        if event.what == "planned":
+            self.progress.update(self.all, total=(self.progress.tasks[0].total or 0) + 1)
+        elif event.what == "finished":
+            if event.task in self.bars:
+                self.progress.remove_task(self.bars.pop(event.task))
+            self.progress.advance(self.all)
+            self.progress.console.print(outcome_line(event))
+        else:
+            if event.task not in self.bars:
+                self.bars[event.task] = self.progress.add_task(str(event.task), total=None, label="")
+            told = event.progress
+            self.progress.update(self.bars[event.task], completed=told.done, total=told.total, label=told.label)
+
+
+def open_display(console: Console, *, silent: bool = False) -> Display:
+    """Choose how to show a run: live on a terminal, by plain lines elsewhere, not at all where `silent`."""
+    if silent:
+        return Display()
+    return LiveDisplay(console) if console.is_terminal else PlainDisplay(console)
+
+
+def outcome_line(event: Event) -> Text:
+    """Write what became of a task in one line."""
+    line = Text(f"{event.task}: ")
+    if (judgement := event.judgement) is None or (entry := judgement.entry) is None:
+        return line
+    line.append(str(judgement.verdict), style=STYLES[judgement.verdict.name])
+    if judgement.verdict.name == "holds":
+        values, bars = formatting.measured(entry), formatting.bars(judgement.item.bars)
+        line.append(f" ({', '.join(values)}; bar {', '.join(bars)})")
+    line.append(", measured before" if event.resumed else f", {formatting.duration(entry.seconds)}", style="dim")
+    return line

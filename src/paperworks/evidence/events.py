@@ -1,0 +1,38 @@
+"""What happens in a run, as those who watch it are told."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from paperworks.evidence.entry import Kind
+from paperworks.evidence.spool import Progress
+from paperworks.evidence.verdicts import Judgement
+
+Happening = Literal["planned", "started", "progress", "finished"]
+NOTHING_DONE = Progress()
+
+
+@dataclass(frozen=True)
+class TaskName:
+    """A claim or peer of a paper."""
+
+    slug: str
+    kind: Kind
+    id: str
+
+    def __str__(self) -> str:
+        return f"{self.slug} {self.id}" if self.kind == "claim" else f"{self.slug} race {self.id}"
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened in a run.
+
+    `what` is "planned" (once for each task, before the first starts), "started", "progress" or
+    "finished"; `judgement` comes with "finished", and `resumed` tells that it was measured before.
+    """
+
+    what: Happening
+    task: TaskName
+    progress: Progress = NOTHING_DONE
+    judgement: Judgement | None = None
+    resumed: bool = False

@@ -1,0 +1,189 @@
+"""The record of a paper, read from its `paper.toml`."""
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from paperworks.evidence.bars import Bar
+from paperworks.evidence.measurement import SINGLE
+
+Scale = Literal["smoke", "desk", "full"]
+SCALES: tuple[Scale, ...] = ("smoke", "desk", "full")
+
+
+class RecordError(ValueError):
+    """A `paper.toml` that can't be read; the message names the file and what is wrong in it."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One sentence of what the paper reports, and the bars that decide it.
+
+    `bars` maps the name of each measured value to its bar; a claim with one value uses the empty name.
+    `scale` is the least scale at which the bars decide. `note` explains a known shortfall.
+    """
+
+    id: str
+    says: str
+    reported: str
+    measure: str
+    bars: Mapping[str, Bar]
+    scale: Scale = "desk"
+    headline: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """An existing package that does the same job, and the bars of the race against it."""
+
+    id: str
+    package: str
+    says: str
+    bars: Mapping[str, Bar]
+    scale: Scale = "desk"
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A paper: what it is, its methods, its claims and its peers."""
+
+    slug: str
+    folder: Path
+    title: str
+    year: int
+    authors: tuple[str, ...]
+    field: str
+    summary: str
+    arxiv: str = ""
+    doi: str = ""
+    methods: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    links: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    note: str = ""
+    claims: tuple[Claim, ...] = ()
+    peers: tuple[Peer, ...] = ()
+
+    @property
+    def planned(self) -> bool:
+        """Whether nothing of the paper can be measured yet."""
+        return not (self.folder / "claims.py").exists()
+
+    @property
+    def usage(self) -> str:
+        """The source of `usage.py`, empty for a planned paper."""
+        path = self.folder / "usage.py"
+        return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+_TEXT = {"title", "field", "summary", "arxiv", "doi", "note"}
+_TEXTS = {"authors", "methods", "tags"}
+_PAPER_KEYS = _TEXT | _TEXTS | {"year", "links", "claims", "peers"}
+_CLAIM_KEYS = {"id", "says", "reported", "measure", "bar", "scale", "headline", "note"}
+_PEER_KEYS = {"id", "package", "says", "bar", "scale", "note"}
+
+
+def read_paper(folder: Path) -> Paper:
+    """Read `paper.toml` of a paper's folder.
+
+    Raises
+    ------
+    RecordError
+        Where the file is missing, is not TOML, or a key is missing, unknown or of the wrong type.
+    """
+    path = folder / "paper.toml"
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecordError(f"{path}: can't be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise RecordError(f"{path}: not TOML: {error}") from None
+    try:
+        return _paper(folder, data)
+    except ValueError as error:
+        raise RecordError(f"{path}: {error}") from None
+
+
+def _paper(folder: Path, data: dict[str, Any]) -> Paper:
+    _only(data, _PAPER_KEYS, "the record")
+    for key in ("title", "year", "authors", "field", "summary"):
+        if key not in data:
+            raise ValueError(f"'{key}' is missing")
+    if not (data.get("arxiv") or data.get("doi")):
+        raise ValueError("'arxiv' is missing (or 'doi', where the arXiv id is not known)")
+    for key in _TEXT & data.keys():
+        _typed(data[key], str, key)
+    for key in _TEXTS & data.keys():
+        for item in _typed(data[key], list, key):
+            _typed(item, str, f"{key}[]")
+    _typed(data["year"], int, "year")
+    for name, link in _typed(data.get("links", {}), dict, "links").items():
+        _typed(link, str, f"links.{name}")
+    claims = tuple(_claim(c) for c in data.get("claims", []))
+    peers = tuple(_peer(p) for p in data.get("peers", []))
+    for kind, ids in (("claim", [c.id for c in claims]), ("peer", [p.id for p in peers])):
+        if twice := sorted({i for i in ids if ids.count(i) > 1}):
+            raise ValueError(f"{kind} id '{twice[0]}' stands twice")
+    texts: dict[str, Any] = {key: data[key] for key in _TEXT & data.keys()}
+    texts |= {key: tuple(data[key]) for key in _TEXTS & data.keys()}
+    return Paper(
+        slug=folder.name.replace("_", "-"),
+        folder=folder,
+        year=data["year"],
+        links=data.get("links", {}),
+        claims=claims,
+        peers=peers,
+        **texts,
+    )
+
+
+def _claim(data: dict[str, Any]) -> Claim:
+    where = _entry(data, "claim", _CLAIM_KEYS, ("id", "says", "reported", "measure", "bar"))
+    headline = _typed(data.get("headline", False), bool, f"{where}: headline")
+    return Claim(headline=headline, bars=_bars(data["bar"], where), **_texts(data, where, "bar", "headline"))
+
+
+def _peer(data: dict[str, Any]) -> Peer:
+    where = _entry(data, "peer", _PEER_KEYS, ("id", "package", "says", "bar"))
+    return Peer(bars=_bars(data["bar"], where), **_texts(data, where, "bar"))
+
+
+def _entry(data: dict[str, Any], kind: str, keys: set[str], required: tuple[str, ...]) -> str:
+    where = f"{kind} '{data.get('id', '?')}'"
+    _only(data, keys, where)
+    for key in required:
+        if key not in data:
+            raise ValueError(f"{where}: '{key}' is missing")
+    if data.get("scale", "desk") not in SCALES:
+        raise ValueError(f"{where}: scale is {data['scale']!r}; it takes one of {', '.join(SCALES)}")
+    return where
+
+
+def _texts(data: dict[str, Any], where: str, *others: str) -> dict[str, Any]:
+    return {key: _typed(value, str, f"{where}: {key}") for key, value in data.items() if key not in others}
+
+
+def _bars(bar: Any, where: str) -> dict[str, Bar]:
+    try:
+        if isinstance(bar, dict):
+            if not bar:
+                raise ValueError("bar names no value")
+            return {name: Bar.parse(_typed(text, str, f"bar.{name}")) for name, text in bar.items()}
+        return {SINGLE: Bar.parse(_typed(bar, str, "bar"))}
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _only(data: dict[str, Any], keys: set[str], where: str) -> None:
+    if unknown := sorted(data.keys() - keys):
+        raise ValueError(f"{where}: unknown key '{unknown[0]}'; it takes {', '.join(sorted(keys))}")
+
+
+def _typed(value: Any, kind: type, where: str) -> Any:
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ValueError(f"{where} is {value!r}; it takes a {kind.__name__}")
+    return value

@@ -1,0 +1,168 @@
+"""The run that a claim's function gets, and the decorators that tie functions to claims and peers."""
+
+import ast
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from paperworks.core.cache import cached_folder
+from paperworks.evidence.measurement import Measurement
+from paperworks.evidence.record import Scale
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from matplotlib.figure import Figure
+
+T = TypeVar("T")
+
+
+def _silent(done: float, total: float | None, label: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of one claim or race: how much to do, from which seeds, and where to report.
+
+    Examples
+    --------
+    >>> run = Run(scale="smoke", seeds=(0,))
+    >>> run.at(smoke=10, desk=1000, full=50_000)
+    10
+    >>> sum(run.progress(range(4)))
+    6
+    """
+
+    scale: Scale = "desk"
+    seeds: tuple[int, ...] = (0,)
+    report: Callable[[float, float | None, str], None] = _silent
+    log: logging.Logger = field(default_factory=lambda: logging.getLogger("paperworks.run"))
+    cache_folder: Path | None = None
+
+    @property
+    def seed(self) -> int:
+        """The first seed: the one for what is done once."""
+        return self.seeds[0]
+
+    def at(self, *, smoke: T, desk: T, full: T) -> T:
+        """Choose a setting by the scale of the run."""
+        return {"smoke": smoke, "desk": desk, "full": full}[self.scale]
+
+    def rng(self, seed: int | None = None) -> "np.random.Generator":
+        """Make a NumPy generator from `seed`, by default the run's first."""
+        import numpy as np
+
+        return np.random.default_rng(self.seed if seed is None else seed)
+
+    def torch_rng(self, seed: int | None = None, device: str = "cpu") -> "torch.Generator":
+        """Make a torch generator from `seed`, by default the run's first."""
+        import torch
+
+        return torch.Generator(device).manual_seed(self.seed if seed is None else seed)
+
+    def progress(self, items: Iterable[T], total: int | None = None, label: str = "") -> Iterator[T]:
+        """Iterate over `items` and report how far it got."""
+        if total is None and isinstance(items, Sized):
+            total = len(items)
+        self.report(0, total, label)
+        for done, item in enumerate(items, start=1):
+            yield item
+            self.report(done, total, label)
+
+    def figure(self, nrows: int = 1, ncols: int = 1, **kwargs: Any) -> tuple["Figure", Any]:
+        """Make a figure and its axes in the house style; `kwargs` go to `Figure.subplots`."""
+        from paperworks.evidence.figures import new_figure
+
+        return new_figure(nrows, ncols, **kwargs)
+
+    def cache(self, name: str, build: Callable[[Path], None], **inputs: Any) -> Path:
+        """Return the folder that `build` fills, made once for these inputs and kept between runs."""
+        return cached_folder(name, inputs, build, root=self.cache_folder)
+
+
+Measure = Callable[[Run], Measurement]
+"""A function that measures a claim or runs a race."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A claim's or a race's function with what the runner must know of it."""
+
+    id: str
+    kind: str  # "claim" or "peer"
+    function: Measure
+    exclusive: bool
+
+
+_ATTRIBUTE = "__paperworks_task__"
+
+
+def measures(claim_id: str, *, exclusive: bool = False) -> Callable[[Measure], Measure]:
+    """Tie a function to the claim it measures; an `exclusive` one (it measures time) runs alone.
+
+    Examples
+    --------
+    >>> @measures("c1-order")
+    ... def order(run: Run) -> Measurement:
+    ...     return Measurement(3.0)
+    """
+    return _tie("claim", claim_id, exclusive)
+
+
+def races(peer_id: str, *, exclusive: bool = True) -> Callable[[Measure], Measure]:
+    """Tie a function to the peer it races against; it runs alone unless told otherwise."""
+    return _tie("peer", peer_id, exclusive)
+
+
+def _tie(kind: str, id: str, exclusive: bool) -> Callable[[Measure], Measure]:
+    def decorate(function: Measure) -> Measure:
+        setattr(function, _ATTRIBUTE, Task(id, kind, function, exclusive))
+        return function
+
+    return decorate
+
+
+def tasks_of(namespace: Mapping[str, Any]) -> dict[tuple[str, str], Task]:
+    """Collect the tasks of a module's namespace by (kind, id).
+
+    Raises
+    ------
+    ValueError
+        Where two functions are tied to the same claim or peer.
+    """
+    found: dict[tuple[str, str], Task] = {}
+    for value in namespace.values():
+        task = getattr(value, _ATTRIBUTE, None)
+        if not isinstance(task, Task):
+            continue
+        if (task.kind, task.id) in found:
+            raise ValueError(f"{task.kind} '{task.id}' has two functions")
+        found[task.kind, task.id] = task
+    return found
+
+
+def exclusive_tasks(source: str) -> set[tuple[str, str]]:
+    r"""Find in a module's source, without importing what it imports, the tasks that run alone, by (kind, id).
+
+    Decorators are found whose arguments are literals; a source that doesn't parse has none.
+
+    Examples
+    --------
+    >>> sorted(exclusive_tasks("@measures('c1', exclusive=True)\ndef c1(run): ...\n@races('scipy')\ndef r(run): ..."))
+    [('claim', 'c1'), ('peer', 'scipy')]
+    """
+    try:
+        calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    except (SyntaxError, ValueError):
+        return set()
+    found = set()
+    for call in calls:
+        name = getattr(call.func, "id", None) or getattr(call.func, "attr", None)
+        if name not in ("measures", "races") or not call.args or not isinstance(call.args[0], ast.Constant):
+            continue
+        stated = [k.value.value for k in call.keywords if k.arg == "exclusive" and isinstance(k.value, ast.Constant)]
+        if stated[0] if stated else name == "races":
+            found.add(("claim" if name == "measures" else "peer", str(call.args[0].value)))
+    return found

@@ -1,0 +1,1 @@
+"""Preserving Statistical Validity in Adaptive Data Analysis."""

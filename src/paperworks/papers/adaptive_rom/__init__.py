@@ -1,0 +1,1 @@
+"""An error indicator-based adaptive reduced order model for nonlinear structural mechanics."""

@@ -1,0 +1,1 @@
+"""AdjointDPM: Adjoint Sensitivity Method for Gradient Backpropagation of Diffusion Probabilistic Models."""

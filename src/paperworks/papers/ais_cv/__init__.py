@@ -1,0 +1,1 @@
+"""Efficient estimation of multiple expectations with the same sample."""

@@ -1,0 +1,1 @@
+"""Automatic Perturbation Analysis for Scalable Certified Robustness and Beyond."""

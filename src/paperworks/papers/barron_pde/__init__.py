@@ -1,0 +1,1 @@
+"""Neural Network Approximations of PDEs Beyond Linearity: A Representational Perspective."""

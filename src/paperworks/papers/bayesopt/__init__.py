@@ -1,0 +1,1 @@
+"""A Tutorial on Bayesian Optimization."""

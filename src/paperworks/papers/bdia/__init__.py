@@ -1,0 +1,1 @@
+"""Exact Diffusion Inversion via Bi-directional Integration Approximation."""

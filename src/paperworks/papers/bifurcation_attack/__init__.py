@@ -1,0 +1,1 @@
+"""A Novel Bifurcation Method for Observation Perturbation Attacks on Reinforcement Learning Agents."""

@@ -1,0 +1,1 @@
+"""A Deep Conjugate Direction Method for Iteratively Solving Linear Systems."""

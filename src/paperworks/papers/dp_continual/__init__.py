@@ -1,0 +1,1 @@
+"""The Price of Differential Privacy under Continual Observation."""

@@ -1,0 +1,1 @@
+"""Error Feedback Reloaded: From Quadratic to Arithmetic Mean of Smoothness Constants."""

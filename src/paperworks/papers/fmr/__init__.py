@@ -1,0 +1,1 @@
+"""Foundation Model-oriented Robustness: Robust Image Model Evaluation with Pretrained Models."""

@@ -1,0 +1,1 @@
+"""Solving High Frequency and Multi-Scale PDEs with Gaussian Processes."""

@@ -1,0 +1,1 @@
+"""Towards Improved Input Masking for Convolutional Neural Networks."""

@@ -1,0 +1,1 @@
+"""Locally Regularized Neural Differential Equations."""

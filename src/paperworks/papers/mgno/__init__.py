@@ -1,0 +1,1 @@
+"""MgNO: Efficient Parameterization of Linear Operators via Multigrid."""

@@ -1,0 +1,1 @@
+"""Model Evaluation, Model Selection, and Algorithm Selection in Machine Learning."""

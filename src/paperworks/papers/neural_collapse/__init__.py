@@ -1,0 +1,1 @@
+"""Perturbation Analysis of Neural Collapse."""

@@ -1,0 +1,1 @@
+"""NeuralStagger: Accelerating Physics-constrained Neural PDE Solver with Spatial-temporal Decomposition."""

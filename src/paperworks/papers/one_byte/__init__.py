@@ -1,0 +1,1 @@
+"""Just One Byte (per gradient)."""

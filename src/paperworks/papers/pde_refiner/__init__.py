@@ -1,0 +1,1 @@
+"""PDE-Refiner: Achieving Accurate Long Rollouts with Neural PDE Solvers."""

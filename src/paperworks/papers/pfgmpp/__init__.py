@@ -1,0 +1,1 @@
+"""PFGM++: Unlocking the Potential of Physics-Inspired Generative Models."""

@@ -1,0 +1,1 @@
+"""Pseudo Numerical Methods for Diffusion Models on Manifolds."""

@@ -1,0 +1,1 @@
+"""Poseidon: Efficient Foundation Models for PDEs."""

@@ -1,0 +1,1 @@
+"""Learning Physical Models that Can Respect Conservation Laws."""

@@ -1,0 +1,1 @@
+"""PROSE: Predicting Operators and Symbolic Expressions using Multimodal Transformers."""

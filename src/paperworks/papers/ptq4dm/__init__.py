@@ -1,0 +1,1 @@
+"""Post-training Quantization on Diffusion Models."""

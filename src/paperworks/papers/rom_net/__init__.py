@@ -1,0 +1,1 @@
+"""Physics-informed cluster analysis and a priori efficiency criterion."""

@@ -1,0 +1,1 @@
+"""Robust Representation Consistency Model via Contrastive Denoising."""

@@ -1,0 +1,1 @@
+"""Robustifying State-space Models for Long Sequences via Approximate Diagonalization."""

@@ -1,0 +1,1 @@
+"""The Implicit Regularization of Dynamical Stability in Stochastic Gradient Descent."""

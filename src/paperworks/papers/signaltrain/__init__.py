@@ -1,0 +1,1 @@
+"""Exploring Quality and Generalizability in Parameterized Neural Audio Effects."""

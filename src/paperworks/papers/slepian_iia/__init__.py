@@ -1,0 +1,1 @@
+"""The Slepian model based independent interval approximation of persistency and zero-level exceedance distributions."""

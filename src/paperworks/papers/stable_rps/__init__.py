@@ -1,0 +1,1 @@
+"""In defense of parameter sharing for model-compression."""

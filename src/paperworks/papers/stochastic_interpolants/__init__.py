@@ -1,0 +1,1 @@
+"""Stochastic Interpolants: A Unifying Framework for Flows and Diffusions."""

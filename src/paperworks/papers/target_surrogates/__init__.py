@@ -1,0 +1,1 @@
+"""Target-based Surrogates for Stochastic Optimization."""

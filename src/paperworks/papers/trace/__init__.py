@@ -1,0 +1,1 @@
+"""Trace is the New AutoDiff – Unlocking Efficient Optimization of Computational Workflows."""

@@ -1,0 +1,1 @@
+"""Variance Reduced Halpern Iteration for Finite-Sum Monotone Inclusions."""

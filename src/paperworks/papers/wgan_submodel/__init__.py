@@ -1,0 +1,1 @@
+"""Uncertainty quantification in a mechanical submodel driven by a Wasserstein-GAN."""

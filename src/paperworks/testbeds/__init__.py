@@ -1,0 +1,17 @@
+"""Problems with known answers, and loaders of real data, that the experiments of many papers share."""
+
+from paperworks.core.lazy import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "data": ["DatasetMissing", "Images", "digits", "fashion_mnist"],
+        "denoisers": ["Denoiser", "trained_denoiser"],
+        "mixtures": ["GaussianMixture", "bench_mixture_1d", "bench_mixture_64d", "digits_mixture"],
+        "networks": ["Classifier", "UNet"],
+        "peers": ["load_k_diffusion_sampling"],
+        "quality": ["PrincipalComponents", "frechet_distance", "trained_classifier"],
+        "reference": ["reference_solution"],
+        "training": ["accuracy", "fit"],
+    },
+)

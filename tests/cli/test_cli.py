@@ -1,0 +1,217 @@
+import json
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+import paperworks
+from paperworks import papers
+from paperworks.cli.app import app
+
+FAKE_CLAIMS = """
+from paperworks.evidence import Measurement, Run, measures, races
+
+
+@measures("c1-answer")
+def answer(run: Run) -> Measurement:
+    return Measurement(42.0)
+
+
+@races("peer")
+def race(run: Run) -> Measurement:
+    return Measurement(0.5)
+"""
+FAKE_ENTRIES = """
+[[claims]]
+id = "c1-answer"
+says = "the answer is known"
+reported = "42"
+measure = "by looking"
+bar = "{bar}"
+note = "{note}"
+scale = "smoke"
+
+[[peers]]
+id = "peer"
+package = "numpy"
+says = "time, ours / theirs"
+bar = "<= 0.8"
+scale = "smoke"
+"""
+
+
+def invoke(*arguments, **kwargs):
+    return CliRunner().invoke(app, [str(a) for a in arguments], **kwargs)
+
+
+@pytest.fixture
+def shelf(tmp_path, monkeypatch):
+    """Make a shelf of papers of its own, with one paper to measure, `fake`."""
+    root = tmp_path / "papers"
+    root.mkdir()
+    monkeypatch.setattr(papers, "ROOT", root)
+    monkeypatch.setenv("PAPERWORKS_EVIDENCE", str(tmp_path / "evidence"))
+    papers.load.cache_clear()
+    from paperworks.papers.scaffold import scaffold
+
+    folder = scaffold("2401.00001", "audio", slug="fake", title="A Fake Paper", root=root)
+    (folder / "claims.py").write_text(FAKE_CLAIMS)
+    set_bar(folder, "== 42")
+    yield root
+    papers.load.cache_clear()
+
+
+def set_bar(folder, bar, note=""):
+    record = (folder / "paper.toml").read_text().split("\n[[claims]]")[0]
+    (folder / "paper.toml").write_text(record + FAKE_ENTRIES.format(bar=bar, note=note))
+    papers.load.cache_clear()
+
+
+def test_version():
+    result = invoke("--version")
+    assert result.output.strip() == f"paperworks {paperworks.__version__}"
+
+
+def test_list_shows_every_paper_and_json_has_the_same():
+    rows = json.loads(invoke("list", "--json").output)
+    assert [row["slug"] for row in rows] == papers.slugs()
+    text = invoke("list").output
+    assert all(row["slug"] in text for row in rows)
+
+
+def test_list_filters_and_sorts():
+    rows = json.loads(invoke("list", "--json", "--field", "diffusion", "--sort", "year").output)
+    assert {row["field"] for row in rows} == {"diffusion"}
+    assert [row["year"] for row in rows] == sorted(row["year"] for row in rows)
+    planned = json.loads(invoke("list", "--json", "--status", "planned").output)
+    assert {row["status"] for row in planned} <= {"planned"}
+    found = json.loads(invoke("list", "--json", "--search", "dpm-solver").output)
+    assert found[0]["slug"] == "dpm-solver"
+
+
+def test_search_finds_the_sampler_by_what_it_does():
+    rows = json.loads(invoke("search", "--json", "sample", "a", "diffusion", "model", "in", "10", "steps").output)
+    assert rows[0]["slug"] == "dpm-solver"
+
+
+def test_search_that_finds_nothing_says_so():
+    result = invoke("search", "qqqqqqqq")
+    assert (result.exit_code, result.output.strip()) == (0, "No paper matches.")
+
+
+def test_show_tells_what_there_is():
+    text = invoke("show", "dpm-solver").output
+    assert "from paperworks.diffusion import DPMSolver" in text
+    data = json.loads(invoke("show", "dpm-solver", "--json").output)
+    assert data["arxiv"] == "2206.00927"
+    assert {claim["kind"] for claim in data["claims"]} == {"claim"}
+    assert "DPMSolver" in data["usage"]
+
+
+def test_a_planned_paper_is_never_shown_as_more(shelf):
+    (shelf / "fake" / "claims.py").unlink()
+    assert json.loads(invoke("list", "--json").output)[0]["status"] == "planned"
+    assert "Planned" in invoke("show", "fake").output
+
+
+def test_run_measures_and_race_races(shelf, tmp_path):
+    result = invoke("run", "fake", "--scale", "smoke")
+    assert result.exit_code == 0, result.output
+    assert "holds" in result.output
+    assert invoke("race", "fake", "--scale", "smoke").exit_code == 0
+    rows = json.loads(invoke("list", "--json").output)
+    assert (rows[0]["status"], rows[0]["holds"]) == ("measured", 1)
+    shown = json.loads(invoke("show", "fake", "--json").output)
+    assert [entry["verdict"] for entry in shown["claims"] + shown["peers"]] == ["holds", "holds"]
+
+
+def test_an_unexplained_shortfall_is_exit_code_1_and_an_explained_one_0(shelf):
+    set_bar(shelf / "fake", "<= 41")
+    assert invoke("run", "fake", "--scale", "smoke").exit_code == 1
+    set_bar(shelf / "fake", "<= 41", note="it is 42")
+    result = invoke("run", "fake", "--scale", "smoke")
+    assert result.exit_code == 0
+    assert "known shortfall" in result.output
+    assert "holds" not in result.output
+
+
+def test_run_prints_json_alone(shelf):
+    data = json.loads(invoke("run", "fake", "--scale", "smoke", "--json").stdout)
+    assert [(entry["id"], entry["verdict"]) for entry in data] == [("c1-answer", "holds")]
+
+
+def test_report_writes_both_pages(shelf, tmp_path):
+    invoke("run", "fake", "--scale", "smoke")
+    result = invoke("report", "--markdown", tmp_path / "RESULTS.md", "--html", tmp_path / "results.html")
+    assert result.exit_code == 0, result.output
+    assert "A Fake Paper" in (tmp_path / "RESULTS.md").read_text()
+    assert "A Fake Paper" in (tmp_path / "results.html").read_text()
+
+
+def test_new_starts_a_planned_paper(shelf):
+    result = invoke("new", "2402.00002", "--field", "audio", "--slug", "other")
+    assert result.exit_code == 0, result.output
+    rows = json.loads(invoke("list", "--json").output)
+    assert {row["slug"]: row["status"] for row in rows}["other"] == "planned"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("show", "dpm-slover"), "no paper 'dpm-slover'; did you mean dpm-solver?"),
+        (("run", "dpm-slover"), "did you mean dpm-solver?"),
+        (("run",), "name the papers, or take --all"),
+        (("run", "dpm-solver", "--claim", "c1-order"), "did you mean c1-orders?"),
+        (("run", "dpm-solver", "--address", "x"), "the local engine takes no address"),
+        (("run", "dpm-solver", "--engine", "dask"), "needs the address"),
+        (("run", "dpm-solver", "--evidence", "/proc/nowhere"), "evidence can't be written to /proc/nowhere"),
+        (("search", "*"), "it takes at least one word"),
+        (("new", "2206.00927v2", "--field", "audio"), "arxiv id is '2206.00927v2'"),
+        (("new", "2206.00927", "--field", "x"), "field is 'x'"),
+        (("new", "2206.00927", "--field", "diffusion", "--slug", "bdia"), "is there already"),
+    ],
+)
+def test_errors_of_use_are_one_line_and_exit_code_2(arguments, message):
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [("run", "dpm-solver", "--scale", "huge"), ("list", "--field", "x")])
+def test_a_choice_that_is_none_is_exit_code_2(arguments):
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("bar", "message"), [("about 3", "bar 'about 3' does not parse"), ("between 2 and 1", "lower end")]
+)
+def test_a_bar_that_does_not_parse_is_an_error_of_use(shelf, bar, message):
+    set_bar(shelf / "fake", bar)
+    for command in ("list", "show", "run"):
+        result = invoke(command, *([] if command == "list" else ["fake"]))
+        assert result.exit_code == 2, result.output
+        assert message in result.stderr
+        assert "paper.toml" in result.stderr
+
+
+def test_a_malformed_record_is_an_error_of_use(shelf):
+    (shelf / "fake" / "paper.toml").write_text("title = ")
+    result = invoke("list")
+    assert result.exit_code == 2
+    assert "not TOML" in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [["list"], ["search", "sampling"], ["show", "dpm-solver"], ["--version"]])
+def test_reading_imports_nothing_heavy(arguments):
+    code = (
+        "import sys\nfrom paperworks.cli.app import app\n"
+        f"app({arguments!r}, standalone_mode=False)\n"
+        "sys.exit(str([m for m in ('torch', 'scipy', 'numpy', 'matplotlib', 'joblib') if m in sys.modules] or ''))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.stderr.strip() == "", result.stderr
