@@ -37,8 +37,16 @@ class LearnablePath(nn.Module):
 
     def forward(self, t: Tensor, x0: Tensor, x1: Tensor) -> Tensor:
         """Return the path at times that have as many dimensions as the samples."""
-        bump = t * (1 - t) * (legendre(t, len(self.coefficients)) @ self.coefficients.to(t)).movedim(-1, 0)
-        return (1 - t + bump[0]) * x0 + (t + bump[1]) * x1
+        p, q = (legendre(t, len(self.coefficients)) @ self.coefficients.to(t)).unbind(-1)
+        return (1 - t + t * (1 - t) * p) * x0 + (t + t * (1 - t) * q) * x1
+
+    def dot(self, t: Tensor, x0: Tensor, x1: Tensor) -> Tensor:
+        """Return the derivative of the path in time."""
+        coefficients = self.coefficients.to(t)
+        values, slopes = legendre(t, len(coefficients)), legendre_dot(t, len(coefficients))
+        change = (1 - 2 * t)[..., None] * values + (t * (1 - t))[..., None] * slopes
+        p, q = (change @ coefficients).unbind(-1)
+        return (p - 1) * x0 + (1 + q) * x1
 
 
 class NetworkPath(nn.Module):
@@ -69,6 +77,15 @@ def legendre(t: Tensor, count: int) -> Tensor:
     return torch.stack(rows[:count], dim=-1)
 
 
+def legendre_dot(t: Tensor, count: int) -> Tensor:
+    """Return the derivatives in t of `legendre`."""
+    values = legendre(t, count)
+    rows = [torch.zeros_like(t), torch.full_like(t, 2.0)]
+    for n in range(1, count - 1):
+        rows.append(rows[n - 1] + 2 * (2 * n + 1) * values[..., n])
+    return torch.stack(rows[:count], dim=-1)
+
+
 @dataclass(frozen=True)
 class BridgeStep:
     """One step of the training: the objective before it, which rises to minus the kinetic energy."""
@@ -88,7 +105,8 @@ class SchrodingerBridgeTrainer:
     Parameters
     ----------
     path
-        ``path(t, x0, x1)``, a module whose ends are fixed, such as `LearnablePath` or `NetworkPath`.
+        ``path(t, x0, x1)``, a module whose ends are fixed, such as `LearnablePath` or `NetworkPath`; its method `dot`,
+        if it has one, is its derivative in t.
     drift
         ``drift(x, t)``, a module for the forward drift u.
     eps
@@ -136,7 +154,7 @@ class SchrodingerBridgeTrainer:
         self.inner_steps = check_count("inner_steps", inner_steps)
         self.path, self.drift = path, drift
         gamma = Gamma.of_square(lambda t: 2 * eps * t * (1 - t), lambda t: 2 * eps * (1 - 2 * t))
-        self.interpolant = Interpolant(Path(mean=path), gamma)
+        self.interpolant = Interpolant(Path(mean=path, mean_dot=getattr(path, "dot", None)), gamma)
         self.drift_optimizer = torch.optim.Adam(drift.parameters(), lr=check_number("drift_lr", drift_lr, gt=0))
         self.path_optimizer = torch.optim.Adam(path.parameters(), lr=check_number("path_lr", path_lr, gt=0))
 

@@ -1,6 +1,6 @@
 """The interpolant: a process x_t = I(t, x0, x1) + gamma(t) z between samples of two densities."""
 
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -137,7 +137,7 @@ class Interpolant:
         """Return I(t, x0, x1), the interpolant without its latent."""
         self._check_pair(x0, x1, t)
         if self.path.mean is not None:
-            return self._custom(x0, x1)(self._column(t, x1))
+            return self._custom(self.path.mean, x0, x1)(self._column(t, x1))
         return self._mix(x0, x1, self._mean_weights(t, dot=False))
 
     def dI(
@@ -147,7 +147,10 @@ class Interpolant:
         self._check_pair(x0, x1, t)
         if self.path.mean is not None:
             column = self._column(t, x1)
-            return torch.func.jvp(self._custom(x0, x1), (column,), (torch.ones_like(column),))[1]
+            if self.path.mean_dot is not None:
+                return self._custom(self.path.mean_dot, x0, x1)(column)
+            mean = self._custom(self.path.mean, x0, x1)
+            return torch.func.jvp(mean, (column,), (torch.ones_like(column),))[1]
         return self._mix(x0, x1, self._mean_weights(t, dot=True))
 
     def sample(
@@ -212,11 +215,10 @@ class Interpolant:
         mixed = per_sample(second, x1) * x1  # type: ignore[arg-type]
         return mixed if first is None else mixed + per_sample(first, x0) * x0
 
-    def _custom(self, x0: Tensor, x1: Tensor) -> Any:
-        function = self.path.mean
+    def _custom(self, function: Callable[..., Tensor], x0: Tensor, x1: Tensor) -> Callable[[Tensor], Tensor]:
         if self.one_sided:
-            return lambda t: function(t, x1)  # type: ignore[misc]
-        return lambda t: function(t, x0, x1)  # type: ignore[misc]
+            return lambda t: function(t, x1)
+        return lambda t: function(t, x0, x1)
 
     def _column(self, t: Time, x: Tensor) -> Tensor:
         return torch.as_tensor(t, dtype=x.dtype, device=x.device).expand(len(x)).reshape(-1, *[1] * (x.ndim - 1))

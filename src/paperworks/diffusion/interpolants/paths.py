@@ -145,6 +145,8 @@ class Path:
     mean
         In place of the weights, ``mean(t, x0, x1)`` with ``mean(0) = x0`` and ``mean(1) = x1``, differentiable in `t`,
         which comes with as many dimensions as the samples; one-sided, ``mean(t, x1)`` beside `alpha`.
+    mean_dot
+        Its derivative in `t`, a function of the same; by automatic differentiation where it isn't given.
 
     Raises
     ------
@@ -163,6 +165,7 @@ class Path:
     beta_dot: Function | None = None
     one_sided: bool = False
     mean: Callable[..., Tensor] | None = None
+    mean_dot: Callable[..., Tensor] | None = None
 
     def __post_init__(self) -> None:
         if self.mean is not None:
