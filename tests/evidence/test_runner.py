@@ -387,6 +387,28 @@ def test_resume_tries_errors_and_absent_peers_again(make_paper, tmp_path):
     assert measured_again(paper, tmp_path / "e", **how) == {"raises", "absent"}
 
 
+def test_missing_data_is_an_error_of_use_that_says_what_to_install(make_paper, tmp_path, monkeypatch):
+    source = """
+        @measures("looks")
+        def looks(run):
+            from paperworks.testbeds import fashion_mnist
+            fashion_mnist("neither")
+        @measures("lacks")
+        def lacks(run):
+            from paperworks.testbeds import DatasetMissing
+            raise DatasetMissing("no images;\\n`apt install dataset-fashion-mnist` brings them")
+    """
+    paper = make_paper(source, {"looks": {}, "lacks": {}})
+    lacks = run_papers([paper], ids=["lacks"], scale="smoke", folder=tmp_path / "e", n_jobs=1)
+    (judgement,) = lacks.judgements
+    assert judgement.verdict.name == "missing data"
+    assert judgement.verdict.detail == "no images; `apt install dataset-fashion-mnist` brings them"
+    assert judgement.entry.traceback == ""
+    assert lacks.exit_code == 2
+    both = run_papers([paper], scale="smoke", folder=tmp_path / "e", n_jobs=1)
+    assert both.exit_code == 1  # another one erred
+
+
 def test_only_the_claims_asked_for_run(make_paper, tmp_path):
     paper = make_paper(WELL, {"c1": {}, "c2": {}})
     report = run_papers([paper], ids=["c2"], scale="smoke", folder=tmp_path / "e", n_jobs=1)

@@ -104,7 +104,7 @@ def _add_command(name: str, kind: Kind, summary: str) -> None:
 
 _EXIT_CODES = (
     "Exit code 0: every bar that was measured holds, or its shortfall is explained in the record; "
-    "1: one falls short unexplained, or a task erred; 2: what was asked for can't be done."
+    "1: one falls short unexplained, or a task erred; 2: what was asked for can't be done, or its data are missing."
 )
 _add_command(
     "run", "claim", f"Re-measure the claims of papers on this machine and write the evidence.\n\n{_EXIT_CODES}"

@@ -16,6 +16,7 @@ STYLES = {
     "known shortfall": "yellow",
     "not at this scale": "dim",
     "not run": "dim",
+    "missing data": "bold red",
     "not measured": "dim",
     "error": "bold red",
 }

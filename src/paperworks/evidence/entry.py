@@ -8,9 +8,9 @@ from paperworks.core.validation import check_choice
 from paperworks.evidence.record import SCALES, Scale
 
 Kind = Literal["claim", "peer"]
-Outcome = Literal["measured", "not at this scale", "not run", "error"]
+Outcome = Literal["measured", "not at this scale", "not run", "missing data", "error"]
 KINDS: tuple[Kind, ...] = ("claim", "peer")
-OUTCOMES: tuple[Outcome, ...] = ("measured", "not at this scale", "not run", "error")
+OUTCOMES: tuple[Outcome, ...] = ("measured", "not at this scale", "not run", "missing data", "error")
 
 
 class EntryKey(NamedTuple):

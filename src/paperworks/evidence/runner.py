@@ -46,10 +46,14 @@ class RunReport:
 
     @property
     def exit_code(self) -> int:
-        """Return 0 where everything holds that must, 1 where something falls short or erred, 130 when interrupted."""
+        """Return 0 where everything holds that must, 1 where something falls short or erred, 130 when interrupted.
+
+        2 means that all that failed is for want of data, which the user can install.
+        """
         if self.interrupted:
             return 130
-        return int(any(judgement.verdict.fails for judgement in self.judgements))
+        failed = {judgement.verdict.name for judgement in self.judgements if judgement.verdict.fails}
+        return 2 if failed == {"missing data"} else int(bool(failed))
 
 
 def run_papers(

@@ -57,7 +57,7 @@ def _claim(judgement: Judgement, with_slug: bool) -> Text:
     text.append(f"{judgement.paper.slug} {judgement.item.id}" if with_slug else judgement.item.id)
     text.append(f"\n{judgement.item.says}", style="not bold dim")
     found = judgement.verdict
-    if found.name in ("error", "not run"):
+    if found.name in ("error", "not run", "missing data"):
         text.append(f"\n{found.detail}", style=STYLES[found.name])
     if found.name == "known shortfall":
         text.append(f"\n{judgement.item.note}", style=STYLES[found.name])

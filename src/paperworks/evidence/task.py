@@ -80,7 +80,15 @@ def _attempt(spec: TaskSpec, folder: Path) -> dict[str, Any]:
             return {"outcome": "not run", "reason": _line(error)}
         return _raised(error, spec)
     except Exception as error:
+        if _is_missing_data(error):
+            return {"outcome": "missing data", "reason": " ".join(str(error).split())}
         return _raised(error, spec)
+
+
+def _is_missing_data(error: Exception) -> bool:
+    """Tell whether a data set isn't there; the module that would say so is not imported for that."""
+    data = sys.modules.get("paperworks.testbeds.data")
+    return data is not None and isinstance(error, data.DatasetMissing)
 
 
 def _load_claims(spec: TaskSpec) -> ModuleType:

@@ -13,7 +13,7 @@ from paperworks.evidence.record import SCALES, Claim, Paper, Peer, Scale
 from paperworks.evidence.store import Evidence
 
 VerdictName = Literal[
-    "holds", "falls short", "known shortfall", "not at this scale", "not run", "not measured", "error"
+    "holds", "falls short", "known shortfall", "not at this scale", "not run", "not measured", "missing data", "error"
 ]
 
 
@@ -40,8 +40,8 @@ class Verdict:
 
     @property
     def fails(self) -> bool:
-        """Whether a run with this verdict fails: an unexplained shortfall or an error."""
-        return self.name in ("falls short", "error")
+        """Whether a run with this verdict fails: an unexplained shortfall, missing data or an error."""
+        return self.name in ("falls short", "missing data", "error")
 
     def __str__(self) -> str:
         return f"{self.name}: {self.detail}" if self.detail else self.name
