@@ -239,16 +239,17 @@ def test_checkpoints_put_the_state_right_on_the_way_back():
 
 
 @pytest.mark.parametrize("solver", ["ab", "dopri5"])
-@pytest.mark.parametrize("checkpoints", [1, 4, 20])
+@pytest.mark.parametrize("checkpoints", [1, 20])
 def test_checkpoints_never_break_the_gradient(solver, checkpoints, exact):
-    options = {"solver": solver, "steps": 20, "adjoint": "continuous", "y_checkpoints": checkpoints}
+    options = {"solver": solver, "steps": 20, "adjoint": "continuous", "y_checkpoints": checkpoints, "rtol": 1e-3}
     assert relative(mixture_gradient(**options, backward_solver="dopri5"), exact) < 0.2
 
 
 def test_dopri5_backwards_does_not_care_how_large_the_loss_is():
     def gradient(scale):
         x_T = NOISE.clone().requires_grad_()
-        x_0 = odeint_dpm(MIXTURE.model(VP), VP, x_T, t_end=T_END, solver="dopri5", adjoint="continuous")
+        options = {"solver": "dopri5", "adjoint": "continuous", "rtol": 1e-2, "atol": 1e-2}
+        x_0 = odeint_dpm(MIXTURE.model(VP), VP, x_T, t_end=T_END, **options)
         (x_0.sum() * scale).backward()
         return x_T.grad / scale
 
@@ -368,7 +369,7 @@ def saved_bytes(adjoint, steps, **options):
 
 @pytest.mark.parametrize("solver", FIXED)
 def test_memory_of_each_gradient_mode(solver):
-    few, many = 10, 40
+    few, many = 5, 10
     assert saved_bytes("continuous", few, solver=solver) == saved_bytes("continuous", many, solver=solver)
     for adjoint in ("discrete", "symplectic"):
         (small, state), (large, _) = (saved_bytes(adjoint, n, solver=solver) for n in (few, many))
@@ -407,6 +408,14 @@ def test_second_derivatives_are_refused(adjoint):
     assert relative(first.detach(), mixture_gradient(steps=4, adjoint=adjoint)) < 5  # itself, it is fine
     with pytest.raises(NotImplementedError, match="adjoint='backprop'"):
         torch.autograd.grad(first.sum(), x_T)
+
+
+def test_derivatives_of_the_gradient_in_the_loss_are_refused_too():
+    x_T, weights = NOISE.clone().requires_grad_(), torch.ones_like(NOISE, requires_grad=True)
+    x_0 = odeint_dpm(MIXTURE.model(VP), VP, x_T, steps=4)
+    (first,) = torch.autograd.grad(x_0, x_T, weights, create_graph=True)
+    with pytest.raises(NotImplementedError, match="adjoint='backprop'"):
+        torch.autograd.grad(first.sum(), weights)
 
 
 def test_second_derivatives_by_backpropagation_are_not():
@@ -449,6 +458,24 @@ def test_models_that_answer_differently_each_time_are_refused(layer):
         odeint_dpm(model, VP, x_T)
     odeint_dpm(model.eval(), VP, x_T).sum().backward()
     assert model.weight.grad is not None
+
+
+@pytest.mark.parametrize(("dropout", "refused"), [(0.5, True), (0.0, False)])
+def test_attention_drops_out_without_a_layer_of_its_own(dropout, refused):
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.MultiheadAttention(4, 2, dropout=dropout, batch_first=True)
+
+        def forward(self, x, t):
+            return self.layer(x, x, x)[0]
+
+    sampler, x_T = AdjointSampler(Attention(), VP, steps=1, solver="euler"), torch.ones(2, 3, 4)
+    if not refused:
+        assert sampler(x_T).requires_grad
+        return
+    with pytest.raises(ValueError, match="MultiheadAttention 'layer' in training mode"):
+        sampler(x_T)
 
 
 @pytest.mark.usefixtures("untyped")

@@ -167,7 +167,7 @@ class _Solve(torch.autograd.Function):
         with torch.no_grad(), torch.autocast(*ctx.autocast):
             found = ctx.solution.gradients(gradients[0], x, kept, others[: ctx.n_condition], ctx.params)
         if torch.is_grad_enabled():  # the caller wants to differentiate the gradient
-            inputs = (x, *others)
+            inputs = (gradients[0], x, *others)
             found = list(_Once.apply(len(inputs), *inputs, *found))
         return None, None, *found
 

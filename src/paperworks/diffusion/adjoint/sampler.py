@@ -259,7 +259,9 @@ def _check_reproducible(model_fn: Any) -> None:
     """Refuse a model that would answer differently when it is evaluated again on the way back."""
     for part in (model_fn, getattr(model_fn, "model", None)):
         for name, module in part.named_modules() if isinstance(part, nn.Module) else ():
-            random = isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
+            random = (isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0) or (
+                isinstance(module, nn.MultiheadAttention) and module.dropout > 0
+            )
             if module.training and (random or isinstance(module, nn.modules.batchnorm._BatchNorm)):
                 raise ValueError(
                     f"model_fn has {type(module).__name__} '{name}' in training mode, and the way back needs the same "
