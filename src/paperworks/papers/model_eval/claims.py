@@ -1,0 +1,362 @@
+"""What the review of model evaluation advises, measured by simulation and on known tables."""
+
+import warnings
+from functools import partial
+
+import numpy as np
+from scipy import stats
+from sklearn.base import BaseEstimator
+from sklearn.datasets import load_breast_cancer, load_digits
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.linear_model import LogisticRegression, Ridge, RidgeClassifier
+from sklearn.model_selection import (
+    GridSearchCV,
+    KFold,
+    LeaveOneOut,
+    StratifiedKFold,
+    cross_val_predict,
+    train_test_split,
+)
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.svm import SVC
+
+from paperworks.evidence import Measurement, Run, Table, measures, races
+from paperworks.evidence.timing import interleaved
+from paperworks.inference import (
+    accuracy_interval,
+    adjust_pvalues,
+    bootstrap_score,
+    cochrans_q,
+    ftest_5x2cv,
+    loo_predict,
+    looney_f_test,
+    mcnemar,
+    nested_cv,
+    split_scores,
+    ttest_5x2cv,
+    ttest_kfold,
+    ttest_resampled,
+)
+
+# How often each pattern of right (1) and wrong (0) of three models occurs among 100 samples.
+PATTERNS = {"000": 3, "001": 3, "010": 1, "011": 9, "100": 2, "110": 2, "111": 80}
+
+
+def known_table() -> tuple[np.ndarray, list[np.ndarray]]:
+    """Return labels and the predictions of three models that are right by the known patterns."""
+    rows = [[int(c) for c in pattern] for pattern, times in PATTERNS.items() for _ in range(times)]
+    right = np.array(rows)
+    return np.ones(len(right), dtype=int), list(right.T)
+
+
+@measures("e1-test-statistics")
+def test_statistics(run: Run) -> Measurement:
+    """Compare the statistics and p-values of a known table with known values."""
+    y, predictions = known_table()
+    pairs = [(0, 1), (0, 2), (1, 2)]
+    corrected = [mcnemar(y, predictions[a], predictions[b], exact=False) for a, b in pairs]
+    exact = [mcnemar(y, predictions[a], predictions[b], exact=True).pvalue for a, b in pairs]
+    q, f = cochrans_q(y, *predictions), looney_f_test(y, *predictions)
+    f_samples = looney_f_test(y, *predictions, df2="samples")
+    found: dict[str, float] = {
+        **{f"accuracy of model {i + 1}": float(np.mean(p == y)) for i, p in enumerate(predictions)},
+        "Cochran's Q": q.statistic,
+        "Cochran's Q, p": q.pvalue,
+        "Looney's F": f.statistic,
+        "Looney's F, p with (L-1)(n-1)": f.pvalue,
+        "Looney's F, p with (L-1)n": f_samples.pvalue,
+        **{f"McNemar {a + 1}-{b + 1}": t.statistic for (a, b), t in zip(pairs, corrected, strict=True)},
+        **{f"exact p {a + 1}-{b + 1}": p for (a, b), p in zip(pairs, exact, strict=True)},
+        **{f"Holm {a + 1}-{b + 1}": p for (a, b), p in zip(pairs, adjust_pvalues(exact, "holm"), strict=True)},
+    }
+    known = [0.84, 0.92, 0.92, 7.529412, 0.0231744, 3.872861, 0.0223925, 0.0223764]
+    known += [4.083333, 3.0625, 0.166667, 0.0385742, 0.0768127, 1.0, 0.1157227, 0.1536255, 1.0]
+    rows = [[name, value, true] for (name, value), true in zip(found.items(), known, strict=True)]
+    worst = max(abs(value - true) for value, true in zip(found.values(), known, strict=True))
+    return Measurement(worst, table=Table(["statistic", "ours", "known"], rows))
+
+
+TESTS = {
+    "resampled t": partial(ttest_resampled, corrected=False),
+    "resampled t, Nadeau-Bengio": partial(ttest_resampled, corrected=True),
+    "10-fold t": ttest_kfold,
+    "10-fold t, corrected": partial(ttest_kfold, corrected=True),
+    "5x2cv t": ttest_5x2cv,
+    "5x2cv F": ftest_5x2cv,
+}
+
+
+LEARNERS = {"LDA": LinearDiscriminantAnalysis(), "1-NN": KNeighborsClassifier(1)}
+
+
+def equally_good(learner: BaseEstimator, rng: np.random.Generator) -> tuple[list[Pipeline], np.ndarray, np.ndarray]:
+    """Return two models that see five features each, drawn alike given the class, and 200 samples."""
+    y = rng.integers(0, 2, 200)
+    X = rng.standard_normal((200, 10)) + y[:, None]
+    halves = [FunctionTransformer(partial(columns, start=start)) for start in (0, 5)]
+    return [make_pipeline(half, learner) for half in halves], X, y
+
+
+def columns(X: np.ndarray, start: int) -> np.ndarray:
+    """Return five features."""
+    return X[:, start : start + 5]
+
+
+def holdout_mcnemar(models: list[Pipeline], X: np.ndarray, y: np.ndarray, random_state: int) -> float:
+    """Return McNemar's p-value on a third of the samples."""
+    X_train, X_test, y_train, y_test = train_test_split(X, y, test_size=1 / 3, stratify=y, random_state=random_state)
+    predictions = [model.fit(X_train, y_train).predict(X_test) for model in models]
+    return mcnemar(y_test, *predictions).pvalue
+
+
+@measures("e2-type-one-error")
+def type_one_error(run: Run) -> Measurement:
+    """Count how often each test tells two equally good models apart at the level 0.05."""
+    repeats = run.at(smoke=2, desk=1000, full=10_000)
+    rejected = {learner: dict.fromkeys([*TESTS, "McNemar, one split"], 0) for learner in LEARNERS}
+    rng = run.rng()
+    for _ in run.progress(range(repeats), label="pairs of models"):
+        for learner, estimator in LEARNERS.items():
+            models, X, y = equally_good(estimator, rng)
+            seed = int(rng.integers(2**31))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)
+                pvalues = {name: test(*models, X, y, random_state=seed).pvalue for name, test in TESTS.items()}
+            pvalues["McNemar, one split"] = holdout_mcnemar(models, X, y, seed)
+            for name, pvalue in pvalues.items():
+                rejected[learner][name] += pvalue <= 0.05
+    shares = {learner: {name: n / repeats for name, n in counts.items()} for learner, counts in rejected.items()}
+    names = list(shares["LDA"])
+    figure, axes = run.figure()
+    for offset, (learner, share) in zip((-0.2, 0.2), shares.items(), strict=True):
+        axes.barh([i + offset for i in range(len(names))], [share[n] for n in names], height=0.4, label=learner)
+    axes.axvline(0.05, color="black", linestyle=":")
+    axes.set(yticks=range(len(names)), yticklabels=names, xlabel="share rejected", title="Two equally good models")
+    axes.legend()
+    return Measurement(
+        {
+            "resampled": min(share["resampled t"] for share in shares.values()),
+            "others": max(v for share in shares.values() for name, v in share.items() if name != "resampled t"),
+        },
+        table=Table(["test", *shares], [[name, *(share[name] for share in shares.values())] for name in names]),
+        figure=figure,
+    )
+
+
+@measures("e3-bootstrap-632")
+def bootstrap_632(run: Run) -> Measurement:
+    """Estimate the error of 1-nearest neighbour on noise, which is 0.5, and average over data sets."""
+    repeats, rounds = run.at(smoke=5, desk=200, full=2000), run.at(smoke=50, desk=200, full=200)
+    rng = run.rng()
+    errors = []
+    for _ in run.progress(range(repeats), label="data sets"):
+        X, y = rng.standard_normal((40, 5)), rng.permutation(np.arange(40) % 2)
+        model, seed = KNeighborsClassifier(1), int(rng.integers(2**31))
+        scores = [
+            bootstrap_score(model, X, y, method, n_splits=rounds, aggregate="sample", random_state=seed).score
+            for method in ("oob", ".632", ".632+")
+        ]
+        errors.append([np.mean(model.fit(X, y).predict(X) != y), *(1 - score for score in scores)])
+    means, deviations = np.mean(errors, axis=0), np.std(errors, axis=0)
+    names = ["resubstitution", "out_of_bag", "e632", "e632_plus"]
+    return Measurement(
+        dict(zip(names, means.tolist(), strict=True)),
+        table=Table(
+            ["estimate", "mean error", "deviation over data sets", "truth"],
+            [[n, float(m), float(d), 0.5] for n, m, d in zip(names, means, deviations, strict=True)],
+        ),
+    )
+
+
+def few_samples(run: Run) -> dict[tuple[str, str], np.ndarray]:
+    """Return by data set and model the deviations (repeats, numbers of folds) of cross-validation from the truth."""
+    repeats = run.at(smoke=2, desk=300, full=2000)
+    data = {"digits": load_digits(return_X_y=True), "breast cancer": load_breast_cancer(return_X_y=True)}
+    models = {"ridge": RidgeClassifier(), "3-NN": KNeighborsClassifier(3), "logistic": LogisticRegression()}
+    rng = run.rng()
+    found: dict[tuple[str, str], list[list[float]]] = {}
+    for _ in run.progress(range(repeats), label="subsamples"):
+        for name, (X, y) in data.items():
+            # The scale of the features is taken as known, so that it can't leak from one fold into another.
+            X = StandardScaler().fit_transform(X)
+            chosen = rng.permutation(len(y))
+            few, rest = chosen[:50], chosen[50:]
+            for model_name, model in models.items():
+                if (name, model_name) == ("digits", "logistic"):
+                    continue  # ten classes make its thousands of refits take longer than all others together
+                truth = model.fit(X[few], y[few]).score(X[rest], y[rest])
+                seed = int(rng.integers(2**31))
+                estimates = [fold_accuracy(model, X[few], y[few], k, seed) for k in FOLDS]
+                estimates.append(float(np.mean(loo_predict(model, X[few], y[few]) == y[few])))
+                found.setdefault((name, model_name), []).append([e - truth for e in estimates])
+    return {key: np.array(rows) for key, rows in found.items()}
+
+
+FOLDS = (2, 5, 10)
+
+
+def fold_accuracy(model: BaseEstimator, X: np.ndarray, y: np.ndarray, folds: int, seed: int) -> float:
+    """Return the share of right predictions over all test folds."""
+    splits = list(KFold(folds, shuffle=True, random_state=seed).split(X))
+    return float(np.dot(split_scores(model, X, y, splits), [len(test) for _, test in splits]) / len(y))
+
+
+@measures("e4-number-of-folds")
+def number_of_folds(run: Run) -> Measurement:
+    """Compare cross-validation on 50 samples with the accuracy of the fitted model on all the others."""
+    found = few_samples(run)
+    bias = np.mean([rows.mean(axis=0) for rows in found.values()], axis=0)
+    names = [*(f"{k} folds" for k in FOLDS), "leave-one-out"]
+    figure, axes = run.figure()
+    for (data, model), rows in found.items():
+        axes.plot(names, rows.mean(axis=0), "o-", label=f"{data}, {model}", alpha=0.7)
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.set(ylabel="estimate minus truth (accuracy)", title="Cross-validation on 50 samples")
+    axes.legend()
+    return Measurement(
+        {
+            "ten_minus_two": float(bias[2] - bias[0]),
+            "loo_minus_ten": float(bias[3] - bias[2]),
+            "loo_bias": float(abs(bias[3])),
+        },
+        table=Table(
+            ["data", "model", *(f"bias, {n}" for n in names), *(f"deviation, {n}" for n in names)],
+            [[*key, *rows.mean(axis=0).tolist(), *rows.std(axis=0).tolist()] for key, rows in found.items()],
+        ),
+        figure=figure,
+        remark=f"Standard error of the mean bias of leave-one-out: {standard_error(found):.4f}.",
+    )
+
+
+def standard_error(found: dict[tuple[str, str], np.ndarray]) -> float:
+    """Return the standard error of the mean leave-one-out bias, whose models share their subsamples."""
+    by_repeat = np.mean([rows[:, 3] for rows in found.values()], axis=0)
+    return float(by_repeat.std(ddof=1) / np.sqrt(len(by_repeat)))
+
+
+@measures("e5-nested-cv")
+def nesting(run: Run) -> Measurement:
+    """Search the hyper-parameters of a support vector machine on labels that nothing can tell."""
+    repeats = run.at(smoke=1, desk=200, full=2000)
+    grid = {"C": [0.1, 1.0, 10.0, 100.0], "gamma": [0.01, 0.1, 1.0]}
+    rng = run.rng()
+    flat, nested = [], []
+    for _ in run.progress(range(repeats), label="data sets"):
+        X, y, seed = rng.standard_normal((60, 5)), rng.permutation(np.arange(60) % 2), int(rng.integers(2**31))
+        folds = StratifiedKFold(5, shuffle=True, random_state=seed)
+        flat.append(GridSearchCV(SVC(), grid, cv=folds, refit=False).fit(X, y).best_score_)
+        nested.append(nested_cv(SVC(), X, y, grid, inner_cv=2, outer_cv=5, refit=False, random_state=seed).mean)
+    rows = [
+        [name, float(np.mean(v)), float(np.std(v) / np.sqrt(repeats))]
+        for name, v in (("flat", flat), ("nested", nested))
+    ]
+    return Measurement(
+        {"flat": float(np.mean(flat)), "nested": float(np.mean(nested))},
+        table=Table(["cross-validation", "mean accuracy (truth 0.5)", "standard error"], rows),
+    )
+
+
+@measures("e6-interval-coverage")
+def interval_coverage(run: Run) -> Measurement:
+    """Sum the binomial probabilities of the outcomes whose interval holds the true accuracy."""
+    rows, wilson, wald = [], [], 0.0
+    for n in (50, 100, 500):
+        k = np.arange(n + 1)
+        # The bootstrap of k right answers is binomial, so its percentiles are known too.
+        percentile = stats.binom.ppf([[0.025], [0.975]], n, k / n) / n
+        intervals = {
+            "normal": accuracy_interval(k / n, n),
+            "normal, corrected": accuracy_interval(k / n, n, "normal-corrected"),
+            "percentile bootstrap": tuple(percentile),
+            "Wilson": accuracy_interval(k / n, n, "wilson"),
+            "Clopper-Pearson": accuracy_interval(k / n, n, "clopper-pearson"),
+        }
+        for p in (0.8, 0.95):
+            inside = {name: (low <= p) & (p <= high) for name, (low, high) in intervals.items()}
+            coverage = {name: float(stats.binom.pmf(k, n, p)[hit].sum()) for name, hit in inside.items()}
+            rows.append([n, p, *coverage.values()])
+            wilson.append(abs(coverage["Wilson"] - 0.95))
+            if (n, p) == (50, 0.95):
+                wald = coverage["normal"]
+    return Measurement(
+        {"wilson_deviation": max(wilson), "wald": wald}, table=Table(["n", "accuracy", *intervals], rows)
+    )
+
+
+@races("mlxtend")
+def against_mlxtend(run: Run) -> Measurement:
+    """Run the same number of bootstrap rounds on the same data by both, for a regressor and a classifier."""
+    from mlxtend.evaluate import bootstrap_point632_score
+
+    n, rounds = run.at(smoke=60, desk=1000, full=1000), run.at(smoke=5, desk=200, full=200)
+    rng = run.rng()
+    X = rng.standard_normal((n, run.at(smoke=5, desk=50, full=50)))
+    linear = X @ rng.standard_normal(X.shape[1]) + rng.standard_normal(n)
+    rows = []
+    for name, model, y in (("ridge", Ridge(), linear), ("LDA", LinearDiscriminantAnalysis(), (linear > 0).astype(int))):
+        jobs = {
+            "ours": partial(
+                bootstrap_score, model, X, y, ".632", n_splits=rounds, train_error="bootstrap_full", random_state=0
+            ),
+            "mlxtend": partial(bootstrap_point632_score, model, X, y, n_splits=rounds, method=".632", random_seed=0),
+        }
+        seconds = interleaved(run, jobs, run.at(smoke=1, desk=5, full=9))
+        scores = [jobs["ours"]().score, float(np.mean(jobs["mlxtend"]()))]
+        rows.append([name, seconds["ours"], seconds["mlxtend"], seconds["ours"] / seconds["mlxtend"], *scores])
+    return Measurement(
+        max(row[3] for row in rows),
+        table=Table(["model", "ours (s)", "mlxtend (s)", "ratio", "our score", "mlxtend's score"], rows),
+    )
+
+
+@races("scikit-learn")
+def against_scikit_learn(run: Run) -> Measurement:
+    """Leave every sample out once, by both; the predictions have to agree."""
+    n = run.at(smoke=50, desk=2000, full=2000)
+    rng = run.rng()
+    X = rng.standard_normal((n, run.at(smoke=5, desk=50, full=50)))
+    y = X @ rng.standard_normal(X.shape[1]) + rng.standard_normal(n)
+    jobs = {
+        "ours": partial(loo_predict, Ridge(), X, y),
+        "cross_val_predict": partial(cross_val_predict, Ridge(), X, y, cv=LeaveOneOut()),
+    }
+    seconds = interleaved(run, jobs, run.at(smoke=1, desk=3, full=9))
+    difference = float(np.abs(jobs["ours"]() - jobs["cross_val_predict"]()).max())
+    return Measurement(
+        seconds["ours"] / seconds["cross_val_predict"],
+        table=Table(
+            ["leave-one-out by", "seconds", "largest difference"],
+            [[name, s, difference] for name, s in seconds.items()],
+        ),
+    )
+
+
+@races("statsmodels", exclusive=False)
+def against_statsmodels(run: Run) -> Measurement:
+    """Compare p-values on random tables, predictions and sets of p-values."""
+    from statsmodels.stats.contingency_tables import cochrans_q as their_q
+    from statsmodels.stats.contingency_tables import mcnemar as their_mcnemar
+    from statsmodels.stats.multitest import multipletests
+
+    rng = run.rng()
+    worst = dict.fromkeys(["McNemar, exact", "McNemar, chi-square", "Cochran's Q"], 0.0)
+    names = {"bonferroni": "bonferroni", "sidak": "sidak", "holm": "holm", "hochberg": "simes-hochberg"}
+    names |= {"bh": "fdr_bh", "by": "fdr_by"}
+    worst |= dict.fromkeys(names, 0.0)
+    for _ in run.progress(range(run.at(smoke=5, desk=500, full=500)), label="cases"):
+        table = rng.integers(0, 40, (2, 2))
+        for exact, key in ((True, "McNemar, exact"), (False, "McNemar, chi-square")):
+            theirs = their_mcnemar(table, exact=exact, correction=True).pvalue
+            worst[key] = max(worst[key], abs(mcnemar(table, exact=exact).pvalue - theirs))
+        right = rng.random((80, 4)) < 0.7
+        difference = abs(cochrans_q(np.ones(80), *right.T).pvalue - their_q(right.astype(int)).pvalue)
+        worst["Cochran's Q"] = max(worst["Cochran's Q"], difference)
+        pvalues = rng.random(12) ** 3
+        for ours, theirs in names.items():
+            adjusted = multipletests(pvalues, method=theirs)[1]
+            worst[ours] = max(worst[ours], float(np.abs(adjust_pvalues(pvalues, ours) - adjusted).max()))
+    return Measurement(
+        max(worst.values()), table=Table(["test", "largest difference of p"], [[k, float(v)] for k, v in worst.items()])
+    )
