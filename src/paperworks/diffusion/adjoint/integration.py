@@ -35,14 +35,20 @@ class Sums:
 
     def add(self, terms: Gradients, weight: float = 1.0) -> None:
         """Add the terms times a weight; None stands for zero."""
+        if weight == 0:
+            return
+        totals, added = [], []
         for i, term in enumerate(terms):
-            if term is None or weight == 0:
+            if term is None:
                 continue
             total = self.values[i]
             if total is None:
                 self.values[i] = term * weight
             else:
-                total.add_(term, alpha=weight)
+                totals.append(total)
+                added.append(term)
+        if totals:
+            torch._foreach_add_(totals, added, alpha=weight)  # one call for all parameters
 
 
 def advance(state: State, weights: Sequence[float], slopes: Sequence[State]) -> State:

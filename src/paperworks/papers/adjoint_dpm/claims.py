@@ -49,7 +49,7 @@ def gradients(run: Run) -> Measurement:
         found = torch.autograd.grad(sampler(x_T, logits).sum(), (x_T, logits, network.means))
         return [relative(a, b) for a, b in zip(found, exact.values(), strict=True)]
 
-    all_steps = run.at(smoke=(10, 20), desk=(10, 20, 50, 100, 200), full=(10, 20, 50, 100, 200, 400))
+    all_steps = run.at(smoke=(5, 10), desk=(10, 20, 50, 100, 200), full=(10, 20, 50, 100, 200, 400))
     continuous = {n: errors("continuous", n) for n in run.progress(all_steps, label="steps")}
     discrete = {n: errors("discrete", n) for n in all_steps}
     *_, coarse, fine = all_steps
@@ -80,7 +80,7 @@ def sum_of_samples(sampler: Callable[[Tensor], Tensor], noise: Tensor) -> Tensor
 @measures("a2-memory")
 def memory(run: Run) -> Measurement:
     """Count what is saved for the way back through a U-Net, for gradients of noise and weights, step by step."""
-    all_steps = run.at(smoke=(2, 8), desk=(10, 20, 50, 100), full=(10, 20, 50, 100))
+    all_steps = run.at(smoke=(1, 4), desk=(10, 20, 50, 100), full=(10, 20, 50, 100))
     network = small_unet(run)
     noise = torch.randn(4, 1, 8, 8, generator=run.torch_rng())
     state = noise.nbytes
@@ -93,8 +93,8 @@ def memory(run: Run) -> Measurement:
             sizes[adjoint, steps] = held(partial(sum_of_samples, sampler, noise), network)
     first, last = all_steps[0], all_steps[-1]
     figure, axes = run.figure()
-    for adjoint in MODES:
-        axes.loglog(all_steps, [sizes[adjoint, n][1] / 2**20 for n in all_steps], "o-", label=adjoint)
+    for adjoint, style in zip(MODES, ("o-", "s-", "^--", "D-"), strict=True):
+        axes.loglog(all_steps, [sizes[adjoint, n][1] / 2**20 for n in all_steps], style, label=adjoint)
     axes.set(xlabel="steps", ylabel="most memory saved (MiB)", title="Saved for the way back, U-Net")
     axes.legend()
     return Measurement(
@@ -114,7 +114,7 @@ def memory(run: Run) -> Measurement:
 @measures("a3-reparameterisation")
 def reparameterisation(run: Run) -> Measurement:
     """Compare Euler in rho with Euler in t on a mixture of 64 dimensions, each on its best grid."""
-    n, all_steps = run.at(smoke=10, desk=500, full=5000), run.at(smoke=(2, 4), desk=(10, 20, 50), full=(10, 20, 50))
+    n, all_steps = run.at(smoke=10, desk=500, full=5000), run.at(smoke=(1, 2), desk=(10, 20, 50), full=(10, 20, 50))
     barred, *_, concentrated = kinds = ("sample, RMS", "sample by RK4, RMS", "gradient, median", "sample, median")
     errors: dict[tuple[str, str, int, str, int], float] = {}
     for name, seed in run.progress([(name, seed) for name in mixtures() for seed in run.seeds], label="data and seeds"):
@@ -146,7 +146,7 @@ def reparameterisation(run: Run) -> Measurement:
     for place, name, kind in zip(axes, ("s=0.2", "s=0.01"), (barred, concentrated), strict=True):
         for way in WAYS:
             means = [over_seeds(lambda *key: errors[key], name, kind, steps, way) for steps in all_steps]
-            place.loglog(all_steps, means, "o-", label=way)
+            place.loglog(all_steps, means, "o-", label=f"ODE {way}")
         place.set(xlabel="steps of Euler", title=f"{name}: {kind}")
     axes[0].set(ylabel="relative error")
     axes[1].legend()
@@ -180,7 +180,7 @@ def reparameterisation(run: Run) -> Measurement:
 @measures("a4-few-steps")
 def few_steps(run: Run) -> Measurement:
     """Compare the errors of discrete and continuous gradients with RK4, mean over samples of the relative error."""
-    n, all_steps = run.at(smoke=10, desk=500, full=5000), run.at(smoke=(2, 4), desk=(10, 20, 50), full=(10, 20, 50))
+    n, all_steps = run.at(smoke=10, desk=500, full=5000), run.at(smoke=(1, 2), desk=(10, 20, 50), full=(10, 20, 50))
     names = ("s=0.2", "s=0.7, means x 0.3")
     modes: dict[str, dict[str, Any]] = {
         "continuous": {"adjoint": "continuous"},
@@ -200,10 +200,10 @@ def few_steps(run: Run) -> Measurement:
         return torch.stack([errors[(*key, seed)] for seed in run.seeds]).mean(0).tolist()
 
     figure, axes = run.figure()
-    for i, way in enumerate(WAYS):
-        for mode, style in (("continuous", "o-"), ("discrete", "s:")):
-            values = [over_seeds("s=0.2", steps, way, mode)[0] for steps in all_steps]
-            axes.loglog(all_steps, values, style, color=f"C{i}", label=way if mode == "continuous" else None)
+    for way in WAYS:
+        continuous, _, discrete = ([over_seeds("s=0.2", n, way, mode)[0] for n in all_steps] for mode in modes)
+        (line,) = axes.loglog(all_steps, continuous, "o-", label=f"ODE {way}")
+        axes.loglog(all_steps, discrete, "s:", color=line.get_color())
     axes.set(
         xlabel="steps of RK4", ylabel="relative error of the gradient", title="Continuous (lines) and discrete (dots)"
     )
@@ -321,7 +321,8 @@ def adversarial(run: Run) -> Measurement:
             ],
         ),
         figure=figure,
-        remark=f"Before the attack {int(right.sum())} of {n} images are taken for the class they were sampled from.",
+        remark=f"Before the attack {int(right.sum())} of {n} images are taken for the class they were sampled from. "
+        "The others do not count. Steps follow the sign of the gradient.",
     )
 
 
@@ -330,7 +331,7 @@ def against_torchdiffeq(run: Run) -> Measurement:
     """Sample and differentiate in noise and weights on one grid; errors and memory beside the times."""
     from torchdiffeq import odeint_adjoint
 
-    steps, repeats, t_end = run.at(smoke=2, desk=20, full=20), run.at(smoke=1, desk=9, full=21), 1e-3
+    steps, repeats, t_end = run.at(smoke=2, desk=20, full=20), run.at(smoke=1, desk=5, full=21), 1e-3
     grid = torch.tensor([math.exp(-SCHEDULE.lam(t)) for t in time_grid(SCHEDULE, steps, 1.0, t_end, "logSNR")])
 
     def nodes(func: Any, y: Tensor, t: Tensor) -> Tensor:
@@ -361,7 +362,7 @@ def against_torchdiffeq(run: Run) -> Measurement:
     ratios = []
     for contest in contests(run):
         slope = Slope(contest)
-        for batch in run.at(smoke=(1,), desk=(1, 16), full=(1, 16, 64)):
+        for batch in run.at(smoke=(1,), desk=(1, 8), full=(1, 8, 64)):
             noise = torch.randn(batch, *contest.shape, generator=run.torch_rng())
             exact = contest.gradients(contest.sampler(steps=fine, solver="rk4", t_end=t_end), noise)
             for solver in solvers:
@@ -421,7 +422,7 @@ def against_backprop(run: Run) -> Measurement:
     """Compare with plain back-propagation, and with back-propagation that checkpoints each evaluation."""
     from torch.utils.checkpoint import checkpoint
 
-    steps, repeats, batch = run.at(smoke=2, desk=20, full=20), run.at(smoke=1, desk=9, full=21), 16
+    steps, repeats, batch = run.at(smoke=2, desk=20, full=20), run.at(smoke=1, desk=7, full=21), 8
     rows: list[list[Any]] = []
     ratios = []
     for contest in contests(run):

@@ -133,10 +133,10 @@ def small_unet(run: Run, seed: int = 0) -> Denoiser:
 
 # The variable that the ODE is solved in, and the grid of steps, by the names that tables and figures show.
 WAYS: dict[str, tuple[VariableName, SkipType]] = {
-    "ODE in t": ("t", "time_uniform"),
-    "ODE in t, uniform in λ": ("t", "logSNR"),
-    "ODE in ρ, uniform in t": ("rho", "time_uniform"),
-    "ODE in ρ": ("rho", "logSNR"),
+    "in t, grid in t": ("t", "time_uniform"),
+    "in t, grid in λ": ("t", "logSNR"),
+    "in ρ, grid in t": ("rho", "time_uniform"),
+    "in ρ, grid in λ": ("rho", "logSNR"),
 }
 
 
@@ -147,7 +147,9 @@ class FewSteps:
         generator = run.torch_rng(seed)
         self.mixture = mixture
         self.noise, self.weights = torch.randn(2, n, 64, generator=generator, dtype=torch.float64).unbind(0)
-        self.sample, self.gradient = self.solve("ODE in ρ", "rk4", run.at(smoke=8, desk=400, full=400), "discrete")
+        self.sample, self.gradient = self.solve(
+            "in ρ, grid in λ", "rk4", run.at(smoke=4, desk=400, full=400), "discrete"
+        )
 
     def solve(
         self, way: str, solver: Solver, steps: int, adjoint: Adjoint | None, **options: Any
