@@ -34,7 +34,7 @@ def test_the_network_knows_what_the_photographs_show():
 
 def test_photographs_are_bytes_of_three_colours():
     pytest.importorskip("skimage")
-    assert len(photographs()) == 11
+    assert len(photographs()) == 10
     for photo in photographs().values():
         assert photo.dtype == torch.uint8
         assert len(photo) == 3

@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     {
         "data": ["DatasetMissing", "Images", "digits", "fashion_mnist"],
         "denoisers": ["Denoiser", "trained_denoiser"],
+        "garments": ["PastedGarments", "SmallResNet", "pasted_garments", "trained_garment_classifier"],
         "imagenet": ["ImageNetClassifier", "imagenet_classifier", "photographs", "random_crops"],
         "mixtures": ["GaussianMixture", "bench_mixture_1d", "bench_mixture_64d", "digits_mixture"],
         "networks": ["Classifier", "UNet"],

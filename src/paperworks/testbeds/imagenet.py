@@ -81,7 +81,7 @@ def imagenet_classifier(name: ImageNetModel = "lite0") -> ImageNetClassifier:
 
 @functools.cache
 def photographs() -> dict[str, UInt8[Tensor, "3 height width"]]:
-    """Load eleven photographs of things and people that the wheels of scikit-image, scikit-learn and Matplotlib hold.
+    """Load ten photographs of things and people that the wheels of scikit-image, scikit-learn and Matplotlib hold.
 
     Raises
     ------
@@ -109,7 +109,6 @@ def photographs() -> dict[str, UInt8[Tensor, "3 height width"]]:
         "camera": ("skimage", "camera.png"),
         "chelsea": ("skimage", "chelsea.png"),
         "china": ("sklearn", "china.jpg"),
-        "clock": ("skimage", "clock_motion.png"),
         "coffee": ("skimage", "coffee.png"),
         "coins": ("skimage", "coins.png"),
         "flower": ("sklearn", "flower.jpg"),
