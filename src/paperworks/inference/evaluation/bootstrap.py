@@ -262,9 +262,10 @@ def _of_losses(
     if method == "oob":
         point, rounds = e1, oob
     else:
-        train, train_rounds, gamma = _training(estimator, X, y, counts, losses, how, train_error, n_jobs)
+        train, train_rounds, fitted = _training(estimator, X, y, counts, losses, how, train_error, n_jobs)
         weight = 0.632
         if method == ".632+":
+            gamma = no_information_rate(y, fitted, how)
             e1_capped = min(e1, gamma)
             overfit = (e1_capped - train) / (gamma - train) if e1_capped > train and gamma > train else 0.0
             weight = 0.632 / (1 - 0.368 * min(overfit, 1.0))
@@ -284,17 +285,16 @@ def _training(
     how: PointScore,
     train_error: TrainError,
     n_jobs: int | None,
-) -> tuple[float, np.ndarray, float]:
-    """Return the training error, the same by rounds, and the no-information rate of the model fitted on all data."""
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """Return the training error, the same by rounds, and the predictions of the model fitted on all data."""
     whole = refit_predictions(estimator, X, y, np.ones((1, len(y)), dtype=int), n_jobs=n_jobs)[0]
-    gamma = no_information_rate(y, whole, how)
     if train_error == "resub":
         rounds = np.full(len(counts), how.loss(y, whole).mean())
     elif train_error == "bootstrap_full":
         rounds = losses.mean(axis=1)
     else:
         rounds = np.sum(losses * counts, axis=1) / counts.sum(axis=1)
-    return float(rounds.mean()), rounds, gamma
+    return float(rounds.mean()), rounds, whole
 
 
 def _acceleration(losses: np.ndarray, out: np.ndarray) -> float:

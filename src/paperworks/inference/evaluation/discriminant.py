@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
-from paperworks.inference.evaluation.batches import rounds_at_once
+from paperworks.inference.evaluation.batches import rounds_at_once, weighted_grams, weighted_products
 from paperworks.inference.evaluation.linear import solve_positive
 
 
@@ -29,15 +29,14 @@ def refit_predictions(
     X, X_eval = X - shift, X_eval - shift
     one_hot = np.eye(len(classes))[member]
     parts = []
-    for rows in rounds_at_once(len(counts), max(X.size, len(X_eval) * len(classes))):
+    for rows in rounds_at_once(len(counts), X.shape[1] ** 2 + len(X_eval) * len(classes)):
         weights = counts[rows].astype(float)
         total, sizes = weights.sum(axis=1), weights @ one_hot
         if np.any((sizes > 0).sum(axis=1) < 2) or np.any(total <= (sizes > 0).sum(axis=1)):
             return None  # the estimator itself says what is wrong with such a sample
-        weighted = X.T * weights[:, None, :]
-        sums = (weighted @ one_hot).transpose(0, 2, 1)
+        sums = weighted_products(weights, one_hot, X)
         means = sums / np.maximum(sizes, 1)[:, :, None]
-        within = weighted @ X - means.transpose(0, 2, 1) @ sums
+        within = weighted_grams(weights, X) - means.transpose(0, 2, 1) @ sums
         coefficients = solve_positive(within / total[:, None, None], means.transpose(0, 2, 1))
         if coefficients is None:
             return None

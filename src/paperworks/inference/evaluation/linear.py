@@ -6,7 +6,7 @@ import numpy as np
 from scipy import linalg
 from sklearn.linear_model import LinearRegression, Ridge, RidgeClassifier
 
-from paperworks.inference.evaluation.batches import rounds_at_once
+from paperworks.inference.evaluation.batches import rounds_at_once, weighted_grams, weighted_products
 
 _SINGULAR = 1e-12  # least share of the largest pivot that a pivot of the Gram matrix may have
 
@@ -32,10 +32,9 @@ def refit_predictions(
     X, X_eval = X - shift, X_eval - shift  # near the origin, the centred products lose no digits
     penalty = getattr(estimator, "alpha", 0.0) * np.eye(X.shape[1])
     parts = []
-    for rows in rounds_at_once(len(counts), X.size):
+    for rows in rounds_at_once(len(counts), X.shape[1] ** 2 + len(X_eval) * targets.shape[1]):
         weights = counts[rows].astype(float)
-        weighted = X.T * weights[:, None, :]
-        gram, moment = weighted @ X, weighted @ targets
+        gram, moment = weighted_grams(weights, X), weighted_products(weights, X, targets)
         total = weights.sum(axis=1)
         x_mean, y_mean = np.zeros((len(weights), X.shape[1])), np.zeros((len(weights), targets.shape[1]))
         if estimator.fit_intercept:
