@@ -249,7 +249,10 @@ def _of_losses(
     confidence: float,
     n_jobs: int | None,
 ) -> BootstrapResult:
-    losses = how.loss(y, refit_predictions(estimator, X, y, counts, n_jobs=n_jobs))
+    # The last row is the model fitted on all of the data.
+    with_all = counts if method == "oob" else np.vstack([counts, np.ones_like(y, dtype=int)])
+    predictions = refit_predictions(estimator, X, y, with_all, n_jobs=n_jobs)
+    losses = how.loss(y, predictions[: len(counts)])
     out = counts == 0
     oob_counts = out.sum(axis=1)
     oob = np.sum(losses * out, axis=1) / oob_counts
@@ -262,7 +265,13 @@ def _of_losses(
     if method == "oob":
         point, rounds = e1, oob
     else:
-        train, train_rounds, fitted = _training(estimator, X, y, counts, losses, how, train_error, n_jobs)
+        fitted = predictions[-1]
+        train_rounds = {
+            "resub": lambda: np.full(len(counts), how.loss(y, fitted).mean()),
+            "bootstrap_full": lambda: losses.mean(axis=1),
+            "bootstrap_train": lambda: np.sum(losses * counts, axis=1) / len(y),
+        }[train_error]()
+        train = float(train_rounds.mean())
         weight = 0.632
         if method == ".632+":
             gamma = no_information_rate(y, fitted, how)
@@ -274,27 +283,6 @@ def _of_losses(
         rounds = (1 - weight) * train_rounds + weight * oob
     acceleration = _acceleration(losses, out) if ci == "bca" else 0.0
     return _result(how.best - point, how.best - rounds, oob_counts, ci, confidence, acceleration)
-
-
-def _training(
-    estimator: BaseEstimator,
-    X: Any,
-    y: np.ndarray,
-    counts: np.ndarray,
-    losses: np.ndarray,
-    how: PointScore,
-    train_error: TrainError,
-    n_jobs: int | None,
-) -> tuple[float, np.ndarray, np.ndarray]:
-    """Return the training error, the same by rounds, and the predictions of the model fitted on all data."""
-    whole = refit_predictions(estimator, X, y, np.ones((1, len(y)), dtype=int), n_jobs=n_jobs)[0]
-    if train_error == "resub":
-        rounds = np.full(len(counts), how.loss(y, whole).mean())
-    elif train_error == "bootstrap_full":
-        rounds = losses.mean(axis=1)
-    else:
-        rounds = np.sum(losses * counts, axis=1) / counts.sum(axis=1)
-    return float(rounds.mean()), rounds, whole
 
 
 def _acceleration(losses: np.ndarray, out: np.ndarray) -> float:

@@ -45,7 +45,7 @@ def refit_predictions(
         if coefficients is None:
             return None
         offset = y_mean - np.einsum("rd,rdk->rk", x_mean, coefficients)
-        values = X_eval @ coefficients + offset[:, None, :]
+        values = np.tensordot(coefficients, X_eval, (1, 1)).transpose(0, 2, 1) + offset[:, None, :]  # one product
         parts.append(_labels(values, classes, _present(weights, y, classes)))
     return np.concatenate(parts)
 
