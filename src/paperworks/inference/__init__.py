@@ -5,6 +5,26 @@ from paperworks.core.lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
+        "continual": [
+            "AdaptivePrivacyGame",
+            "ConstantAnswer",
+            "ContinualMechanism",
+            "FactorizationCounter",
+            "GameResult",
+            "PrivacyBudget",
+            "RecomputeMaxSum",
+            "RecomputeSumSelect",
+            "TreeCounter",
+            "TreeMaxSum",
+            "TreeSumSelect",
+            "approx_dp_from_zcdp",
+            "auto_mechanism",
+            "lower_bound_rate",
+            "marginals_from_maxsum",
+            "marginals_from_sumselect",
+            "tracing_scores",
+            "zcdp_from_approx_dp",
+        ],
         "evaluation": [
             "BiasVarianceResult",
             "BootstrapOutOfBag",
