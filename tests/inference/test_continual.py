@@ -28,6 +28,7 @@ from paperworks.inference import (
     zcdp_from_approx_dp,
 )
 from paperworks.inference.continual.accounting import selection_epsilon
+from paperworks.inference.continual.counters import _times_with_bits
 from paperworks.inference.continual.noise import SecureNoise
 
 NO_NOISE = math.inf
@@ -117,6 +118,18 @@ def test_node_variance_is_levels_over_twice_rho(T, levels):
 def test_sensitivity_follows_what_records_may_be(options, l2, l1):
     counter = TreeCounter(8, 4, rho=0.5, **options)
     assert (counter.l2_sensitivity, counter.l1_sensitivity) == (pytest.approx(l2), pytest.approx(l1))
+
+
+@given(T=st.integers(1, 300))
+def test_times_are_counted_by_their_bits(T):
+    counted = np.bincount([t.bit_count() for t in range(1, T + 1)], minlength=T.bit_length() + 1)[1:]
+    np.testing.assert_array_equal(_times_with_bits(T), counted)
+
+
+def test_the_bound_of_the_tree_is_not_far_from_its_error():
+    counter = TreeCounter(2**12, rho=0.5, rng=np.random.default_rng(0))
+    errors = [np.abs(noise_of(counter, 2**12)).max() for _ in range(50)]
+    assert np.mean(errors) < counter.error_bound() < 1.5 * np.mean(errors)
 
 
 def test_factorization_noise_squares_to_the_prefix_sums_and_is_smaller():

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import signal
 
 from paperworks.core.validation import check_count, check_number
-from paperworks.inference.continual.mechanism import ContinualMechanism, log_inverse
+from paperworks.inference.continual.mechanism import ContinualMechanism, largest_gaussian, log_inverse
 
 
 class _Counter(ContinualMechanism):
@@ -163,11 +163,12 @@ class TreeCounter(_Counter):
 
     def error_bound(self, beta: float = 1 / 3) -> float:
         """Return what the largest error of all sums stays below with probability ``1 - beta``."""
-        log = log_inverse(beta, 2 * self.d * self.T)
         if self.budget.pure:
             # A sum of Laplace variables is sub-exponential: Chan, Shi and Song, lemma 2.8.
+            log = log_inverse(beta, 2 * self.d * self.T)
             return self.node_scale * max(math.sqrt(self.levels), math.sqrt(log)) * math.sqrt(8 * log)
-        return self.node_scale * math.sqrt(self.levels) * math.sqrt(2 * log)
+        bits = np.arange(1, self.levels + 1)
+        return largest_gaussian(self.node_scale * np.sqrt(bits), self.d * _times_with_bits(self.T), beta)
 
     def _noise_of(self, before: int, n: int) -> np.ndarray:
         last = before + n
@@ -190,6 +191,19 @@ class TreeCounter(_Counter):
             if k[-1] > first:
                 self._nodes[level] = fresh[-1] if k[-1] & 1 else 0
         return total[1:]
+
+
+def _times_with_bits(T: int) -> np.ndarray:
+    """Return how many of 1 to T have 1, 2, ... up to T.bit_length() bits set."""
+    counts = [0] * (T.bit_length() + 1)
+    above = 0
+    for place in reversed(range(T.bit_length())):
+        if T >> place & 1:
+            for below in range(place + 1):  # times that agree with T above this place and have a 0 in it
+                counts[above + below] += math.comb(place, below)
+            above += 1
+    counts[above] += 1
+    return np.array(counts[1:], dtype=float)
 
 
 class FactorizationCounter(_Counter):
@@ -240,8 +254,8 @@ class FactorizationCounter(_Counter):
 
     def error_bound(self, beta: float = 1 / 3) -> float:
         """Return what the largest error of all sums stays below with probability ``1 - beta``."""
-        deviation = self.noise_std * float(np.linalg.norm(self._coefficients))
-        return deviation * math.sqrt(2 * log_inverse(beta, 2 * self.d * self.T))
+        deviation = self.noise_std * float(np.linalg.norm(self._coefficients))  # of the last sum, the widest
+        return largest_gaussian([deviation], [self.d * self.T], beta)
 
     def _noise_of(self, before: int, n: int) -> np.ndarray:
         fresh = self.noise.gaussian(self.noise_std, (n, self.d), whole=False)

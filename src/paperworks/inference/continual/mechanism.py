@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import optimize, special
 
 from paperworks.core.validation import check_count, check_number
 from paperworks.inference.continual.accounting import PrivacyBudget
@@ -115,3 +116,27 @@ def log_inverse(beta: float, events: float) -> float:
     0.6931471805599453
     """
     return math.log(events / check_number("beta", beta, gt=0, lt=1))
+
+
+def largest_gaussian(stds: ArrayLike, counts: ArrayLike, beta: float) -> float:
+    """Return what all of some Gaussian values stay below in size with probability ``1 - beta``.
+
+    The union bound on exact tails: the x at which the expected number of values beyond x is beta.
+
+    Parameters
+    ----------
+    stds, counts
+        Standard deviations, and how many values have each.
+
+    Examples
+    --------
+    >>> round(largest_gaussian([1.0], [1], 0.05), 3)
+    1.96
+    """
+    deviations, times = np.asarray(stds, dtype=float), np.asarray(counts, dtype=float)
+    beta = check_number("beta", beta, gt=0, lt=1)
+    widest = float(deviations.max())
+    if widest == 0:
+        return 0.0
+    beyond = widest * -special.ndtri(beta / (2 * times.sum()))
+    return optimize.brentq(lambda x: 2 * (times * special.ndtr(-x / deviations)).sum() - beta, 0, beyond)

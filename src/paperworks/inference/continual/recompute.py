@@ -5,8 +5,9 @@ from abc import abstractmethod
 from typing import Any
 
 import numpy as np
+from scipy import special
 
-from paperworks.core.validation import check_count
+from paperworks.core.validation import check_count, check_number
 from paperworks.inference.continual.accounting import PrivacyBudget, selection_epsilon
 from paperworks.inference.continual.mechanism import ContinualMechanism, log_inverse
 
@@ -133,7 +134,9 @@ class RecomputeMaxSum(_Recompute):
         k = T // r
         if budget.pure:
             return r - 1 + k / float(budget.epsilon or 1) * log_inverse(beta, k)
-        return r - 1 + budget.gaussian_std(math.sqrt(k)) * math.sqrt(2 * log_inverse(beta, 2 * k))
+        return (
+            r - 1 - budget.gaussian_std(math.sqrt(k)) * special.ndtri(check_number("beta", beta, gt=0, lt=1) / (2 * k))
+        )
 
     def error_bound(self, beta: float = 1 / 3) -> float:
         """Return what the largest error stays below with probability ``1 - beta``: staleness plus noise."""
