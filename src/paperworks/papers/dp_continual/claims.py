@@ -1,0 +1,419 @@
+"""What the paper proves about private answers over time, measured on streams that are hard for its mechanisms."""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from scipy import stats
+from sklearn.datasets import load_digits
+
+from paperworks.evidence import Measurement, Run, Table, measures, races
+from paperworks.evidence.timing import interleaved
+from paperworks.inference import (
+    AdaptivePrivacyGame,
+    ContinualMechanism,
+    FactorizationCounter,
+    RecomputeMaxSum,
+    RecomputeSumSelect,
+    TreeCounter,
+    TreeMaxSum,
+    TreeSumSelect,
+    auto_mechanism,
+    lower_bound_rate,
+    marginals_from_maxsum,
+    marginals_from_sumselect,
+    tracing_scores,
+)
+
+RHO = 0.5
+
+
+def leader_switch(T: int) -> np.ndarray:
+    """Return a stream of which one coordinate leads until the other, which begins after a third, overtakes it."""
+    late = np.arange(T) >= T // 3
+    return np.stack([~late, late], axis=1).astype(int)
+
+
+def alternating(T: int, window: int) -> np.ndarray:
+    """Return a stream whose two sums stay near each other and take turns to lead."""
+    turn = np.arange(T) // window % 2
+    return np.stack([turn == 0, turn == 1], axis=1).astype(int)
+
+
+def largest_errors(mechanism: ContinualMechanism, stream: np.ndarray, repeats: int) -> np.ndarray:
+    """Return the largest error over the stream in each of so many releases."""
+    sums = np.cumsum(stream, axis=0)
+    largest = sums.max(axis=1)
+    selects = isinstance(mechanism, RecomputeSumSelect | TreeSumSelect)
+    times = np.arange(len(stream))
+    errors = []
+    for _ in range(repeats):
+        answers = mechanism.release(stream)
+        error = largest - sums[times, answers] if selects else np.abs(np.ravel(answers) - largest)
+        errors.append(error.max())
+    return np.array(errors)
+
+
+def slope(T: Sequence[int], errors: Sequence[float]) -> float:
+    """Return the log-log slope of errors over horizons."""
+    return float(np.polyfit(np.log(T), np.log(errors), 1)[0])
+
+
+@measures("d1-cube-root")
+def cube_root(run: Run) -> Measurement:
+    """Release the hardest streams of many lengths by recomputing."""
+    horizons = [2**k for k in run.at(smoke=(8, 10), desk=range(10, 21, 2), full=range(10, 25, 2))]
+    repeats = run.at(smoke=3, desk=200, full=1000)
+    errors: dict[str, list[float]] = {"MaxSum, all ones": [], "SumSelect, one switch": [], "SumSelect, alternating": []}
+    rows, within = [], []
+    for T in run.progress(horizons, label="lengths"):
+        maxsum = RecomputeMaxSum(T, rho=RHO, rng=run.rng())
+        select = RecomputeSumSelect(T, 2, rho=RHO, rng=run.rng())
+        streams = {
+            "MaxSum, all ones": (maxsum, np.ones((T, 1), dtype=int)),
+            "SumSelect, one switch": (select, leader_switch(T)),
+            "SumSelect, alternating": (select, alternating(T, 2 * select.r)),
+        }
+        for name, (mechanism, stream) in streams.items():
+            found = largest_errors(mechanism, stream, repeats)
+            share = float(np.mean(found <= mechanism.error_bound()))
+            errors[name].append(float(found.mean()))
+            within.append(share)
+            rows.append([name, T, mechanism.r, float(found.mean()), mechanism.error_bound(), share])
+    slopes = {name: slope(horizons, values) for name, values in errors.items()}
+    without_log = slope(
+        horizons, [e / math.log(T) ** (2 / 3) for T, e in zip(horizons, errors["SumSelect, alternating"], strict=True)]
+    )
+    figure, axes = run.figure()
+    for name, values in errors.items():
+        axes.loglog(horizons, values, "o-", label=f"{name}: slope {slopes[name]:.3f}")
+    axes.loglog(horizons, [errors["MaxSum, all ones"][0] * (T / horizons[0]) ** (1 / 3) for T in horizons], "k:")
+    axes.set(
+        xlabel="length of the stream", ylabel="mean largest error", title="Recomputing: the price grows as a cube root"
+    )
+    axes.legend()
+    return Measurement(
+        {
+            "maxsum_slope": slopes["MaxSum, all ones"],
+            "sumselect_slope": slopes["SumSelect, one switch"],
+            "runs_within_bound": min(within),
+        },
+        table=Table(["problem, stream", "T", "r", "mean largest error", "bound", "share within"], rows),
+        figure=figure,
+        remark=(
+            f"On the alternating stream, whose every release is a near tie, the slope is "
+            f"{slopes['SumSelect, alternating']:.3f}, and {without_log:.3f} after division by log(T)^(2/3)."
+        ),
+    )
+
+
+@measures("d2-small-dimension")
+def small_dimension(run: Run) -> Measurement:
+    """Compare the tree with recomputing for few and many coordinates."""
+    T = run.at(smoke=2**8, desk=2**14, full=2**18)
+    fours, between = run.at(
+        smoke=((1, 4), (6,)), desk=((1, 4, 16, 64, 256), (2, 3, 5, 6, 7, 8)), full=((1, 4, 16, 64), ())
+    )
+    repeats = run.at(smoke=2, desk=30, full=100)
+    tree, recompute, excess, rows = {}, {}, [], []
+    for d in run.progress(sorted({*fours, *between}), label="dimensions"):
+        ones = np.ones((T, d), dtype=int)
+        tree[d] = float(largest_errors(TreeMaxSum(T, d, rho=RHO, rng=run.rng()), ones, repeats).mean())
+        recompute[d] = float(largest_errors(RecomputeMaxSum(T, d, rho=RHO, rng=run.rng()), ones, repeats).mean())
+        chosen = auto_mechanism("maxsum", T, d, rho=RHO)
+        error = tree[d] if isinstance(chosen, TreeMaxSum) else recompute[d]
+        excess.append(error / min(tree[d], recompute[d]) - 1)
+        root = float(largest_errors(TreeMaxSum(T, d, rho=RHO, factorization="sqrt", rng=run.rng()), ones, 3).mean())
+        rows.append([d, tree[d], recompute[d], root, type(chosen).__name__, lower_bound_rate(T, d, rho=RHO)])
+    factors = [tree[b] / tree[a] for a, b in itertools.pairwise(fours)]
+    crossed = [d for d in tree if tree[d] >= recompute[d]]
+    return Measurement(
+        {
+            "factor_per_four": float(np.mean(factors)),
+            "crossover": float(min(crossed, default=math.inf)),
+            "auto_excess": max(excess),
+        },
+        table=Table(
+            ["d", "tree", "recompute", "square-root factorisation", "automatic choice", "lower bound's rate"], rows
+        ),
+    )
+
+
+@measures("d3-counting")
+def counting(run: Run) -> Measurement:
+    """Count to a thousand and to a million."""
+    horizons = run.at(smoke=(2**6, 2**8), desk=(2**10, 2**15, 2**20), full=(2**10, 2**15, 2**20, 2**24))
+    repeats = run.at(smoke=3, desk=100, full=200)
+    kinds = {"tree": TreeCounter, "square root": FactorizationCounter, "recompute": RecomputeMaxSum}
+    rows = []
+    for T in run.progress(horizons, label="lengths"):
+        ones = np.ones((T, 1), dtype=int)
+        few = max(2, repeats // 5)
+        rows.append(
+            [T]
+            + [
+                float(
+                    largest_errors(
+                        kind(T, rho=RHO, rng=run.rng()), ones, repeats if name != "square root" else few
+                    ).mean()
+                )
+                for name, kind in kinds.items()
+            ]
+        )
+    ratios = [big / small for big, small in zip(rows[run.at(smoke=1, desk=2, full=2)][1:], rows[0][1:], strict=True)]
+    return Measurement(
+        ratios[0], table=Table(["T", *kinds], rows), remark=f"Ratio of the recomputing mechanism: {ratios[2]:.3g}."
+    )
+
+
+class Recorded:
+    """A mechanism whose largest error on the stream it was given is kept."""
+
+    def __init__(self, mechanism: ContinualMechanism) -> None:
+        self.mechanism = mechanism
+
+    def release(self, stream: np.ndarray) -> np.ndarray:
+        """Release the stream and note the error."""
+        answers = self.mechanism.release(stream)
+        sums = np.cumsum(stream, axis=0)
+        if isinstance(self.mechanism, RecomputeSumSelect | TreeSumSelect):
+            self.error = float((sums.max(axis=1) - sums[np.arange(len(stream)), answers]).max())
+        else:
+            self.error = float(np.abs(answers - sums.max(axis=1)).max())
+        return answers
+
+
+def violations(run: Run, kinds: Sequence[Callable[..., ContinualMechanism]], rho: float, cases: int) -> int:
+    """Count columns whose estimate is further from the truth than the mechanism's largest error allows."""
+    rng, bad = run.rng(), 0
+    for _ in range(cases):
+        n, d = rng.integers(1, 12), rng.integers(1, 12)
+        Y = rng.integers(0, 2, (n, d))
+        for kind in kinds:
+            attack, slack = (
+                (marginals_from_maxsum, 0) if kind in (TreeMaxSum, RecomputeMaxSum) else (marginals_from_sumselect, 1)
+            )
+            made: list[Recorded] = []
+
+            def factory(T: int, d: int, kind: Any = kind, made: list[Recorded] = made) -> Any:
+                made.append(Recorded(kind(T, d, rho=rho, rng=rng)))
+                return made[-1]
+
+            estimates = attack(factory, Y)
+            bad += int(np.sum(np.abs(estimates - Y.sum(axis=0)) > made[0].error + slack + 1e-9))
+    return bad
+
+
+def tracing_auc(run: Run, n: int, d: int, rho: float, repeats: int) -> float:
+    """Return how well a tree with this budget tells members of its table from others of the same population."""
+    rng, areas = run.rng(), []
+    for _ in range(repeats):
+        p = rng.uniform(size=d)
+        members, others = ((rng.uniform(size=(n, d)) < p).astype(int) for _ in range(2))
+        sums = marginals_from_maxsum(lambda T, d: TreeMaxSum(T, d, rho=rho, rng=rng), members)
+        inside, outside = (tracing_scores(sums / n, p, rows) for rows in (members, others))
+        areas.append(stats.mannwhitneyu(inside, outside).statistic / n**2)
+    return float(np.mean(areas))
+
+
+@measures("d4-reductions")
+def reductions(run: Run) -> Measurement:
+    """Read marginals out of answers that are exact, private, or less private than is needed."""
+    cases, repeats = run.at(smoke=5, desk=300, full=3000), run.at(smoke=1, desk=10, full=50)
+    n, d = run.at(smoke=(5, 20), desk=(20, 400), full=(20, 400))
+    kinds = (TreeMaxSum, RecomputeMaxSum, TreeSumSelect, RecomputeSumSelect)
+    exact = violations(run, kinds, math.inf, cases)
+    noisy = sum(violations(run, kinds, rho, cases) for rho in (0.05, 0.5, 50.0))
+    budgets = [math.inf, RHO * 1e4, RHO * 1e3, RHO * 1e2, RHO]
+    areas = {rho: tracing_auc(run, n, d, rho, repeats) for rho in run.progress(budgets, label="tracing")}
+    middle = [areas[rho] for rho in budgets[1:-1]]
+    return Measurement(
+        {
+            "exact_violations": exact,
+            "noisy_violations": noisy,
+            "auc_exact": areas[math.inf],
+            "auc_private": areas[RHO],
+            "auc_between": areas[RHO] < max(middle)
+            and min(middle) < areas[math.inf]
+            and middle == sorted(middle)[::-1],
+        },
+        table=Table(
+            ["rho of the noise", "share of member and non-member pairs told apart"], [[r, a] for r, a in areas.items()]
+        ),
+    )
+
+
+class LeaderFlipper:
+    """Always adds to the coordinate that was not selected; the challenge decides which one gets a record."""
+
+    def __init__(self, T: int) -> None:
+        self.challenge = T // 2
+
+    def choose(self, answers: Sequence[Any]) -> Any:
+        """Return a record for the coordinate that doesn't lead."""
+        if len(answers) == self.challenge:
+            return [1, 0], [0, 1]
+        leads = int(answers[-1]) if answers else 0
+        return [1, 0] if leads else [0, 1]
+
+    def score(self, answers: Sequence[Any]) -> float:
+        """Return how often the second coordinate was selected after the challenge, less what was sent to it."""
+        after = np.array(answers[self.challenge :], dtype=float)
+        return float(after.sum() + after[0])
+
+
+class Thresholder:
+    """Sends a record only where the last answer was small; the challenge sends one or none."""
+
+    def __init__(self, T: int) -> None:
+        self.challenge = T // 2 - 1
+
+    def choose(self, answers: Sequence[Any]) -> Any:
+        """Return a one where the count seems low."""
+        if len(answers) == self.challenge:
+            return [0], [1]
+        return [self._sent(answers)]
+
+    def score(self, answers: Sequence[Any]) -> float:
+        """Return the mean of the answers from the challenge on, less what they would be without it."""
+        sent = [0 if t == self.challenge else self._sent(answers[:t]) for t in range(len(answers))]
+        residual = np.ravel(answers) - np.cumsum(sent)
+        return float(residual[self.challenge])
+
+    @staticmethod
+    def _sent(answers: Sequence[Any]) -> int:
+        return int(not answers or float(np.ravel(answers[-1])[0]) < len(answers) / 2)
+
+
+@measures("d5-adaptive-privacy")
+def adaptive_privacy(run: Run) -> Measurement:
+    """Play games against streams that react, and check the variances of the nodes."""
+    T, games, epsilon, delta = 16, run.at(smoke=40, desk=100_000, full=1_000_000), 1.0, 1e-6
+    rng, flipper, thresholder = run.rng(), LeaderFlipper(T), Thresholder(T)
+    pure: dict[str, Any] = {"epsilon": epsilon, "rng": rng}
+    approximate: dict[str, Any] = {"epsilon": epsilon, "delta": delta, "rng": rng}
+    plays = {
+        "tree counter, Laplace": (TreeCounter(T, **pure), thresholder, 0.0),
+        "tree counter, Gaussian": (TreeCounter(T, **approximate), thresholder, delta),
+        "recomputed MaxSum, Laplace": (RecomputeMaxSum(T, r=4, **pure), thresholder, 0.0),
+        "recomputed SumSelect, pure": (RecomputeSumSelect(T, 2, r=2, **pure), flipper, 0.0),
+    }
+    rows, ratios = [], []
+    for name, (mechanism, adversary, slack) in run.progress(list(plays.items()), label="games"):
+        found = AdaptivePrivacyGame(mechanism, adversary).run(games // 2, delta=slack)
+        rows.append([name, found.epsilon, epsilon, found.true_positive_rate, found.false_positive_rate])
+        ratios.append(found.epsilon / epsilon)
+    careless = TreeCounter(T, epsilon=epsilon * T.bit_length(), rng=rng)  # forgets that a record is in many nodes
+    found = AdaptivePrivacyGame(careless, thresholder).run(max(20, games // 20))
+    rows.append(["tree counter, levels not accounted for", found.epsilon, epsilon, *found[1:]])
+    variance = 0.0
+    for horizon in (1, 7, 8, 16, 1000, 2**20):
+        for d in (1, 5, 64):
+            expected = d * (math.floor(math.log2(horizon)) + 1) / (2 * RHO)
+            variance = max(variance, abs(TreeCounter(horizon, d, rho=RHO).node_scale ** 2 / expected - 1))
+    return Measurement(
+        {"epsilon_to_claimed": max(ratios), "variance": variance},
+        table=Table(["mechanism", "epsilon at least", "epsilon claimed", "right side found", "falsely"], rows),
+        remark="The last row has a known fault, and the game finds it.",
+    )
+
+
+@measures("d6-real-data")
+def real_data(run: Run) -> Measurement:
+    """Select the most frequent dark pixel of handwritten digits after each of them, and at the end only."""
+    pixels = (load_digits().data >= 8).astype(int)[: run.at(smoke=100, desk=1797, full=1797)]
+    repeats = run.at(smoke=3, desk=200, full=2000)
+    T, d = pixels.shape
+    sums, rng, rows = np.cumsum(pixels, axis=0), run.rng(), []
+    best = sums.max(axis=1)
+    budgets: dict[str, dict[str, float]] = {
+        "epsilon 1": {"epsilon": 1.0},
+        "epsilon 1, delta 1e-6": {"epsilon": 1.0, "delta": 1e-6},
+    }
+    for name, budget in budgets.items():
+        mechanisms = {
+            "recompute": RecomputeSumSelect(T, d, **budget, rng=rng),
+            "tree": TreeSumSelect(T, d, **budget, rng=rng),
+        }
+        batch = RecomputeSumSelect(T, d, **budget, r=T, rng=rng)
+        at_end = np.mean([best[-1] - sums[-1, batch.release(pixels)[-1]] for _ in range(repeats)])
+        for kind, mechanism in mechanisms.items():
+            errors = np.array([best - sums[np.arange(T), mechanism.release(pixels)] for _ in range(repeats)])
+            largest = float(errors.max(axis=1).mean())
+            rows.append(
+                [
+                    name,
+                    kind,
+                    largest,
+                    float(errors.mean()),
+                    float(errors[:, -1].mean()),
+                    float(at_end),
+                    largest / at_end,
+                ]
+            )
+    return Measurement(
+        {"reported": True},
+        table=Table(
+            ["budget", "mechanism", "largest error", "mean error", "error at the end", "batch error", "ratio"], rows
+        ),
+    )
+
+
+@races("opendp")
+def against_opendp(run: Run) -> Measurement:
+    """Release noisy running counts of a million steps at once, by both with noise that is cryptographically safe."""
+    import opendp.prelude as dp
+
+    T, epsilon = run.at(smoke=1000, desk=10**6, full=10**6), 1.0
+    dp.enable_features("contrib")
+    steps = run.rng().integers(0, 2, T)
+    space = dp.vector_domain(dp.atom_domain(T=int)), dp.l1_distance(T=int)
+    tree = dp.t.make_b_ary_tree(*space, leaf_count=T, branching_factor=2)
+    scale = dp.binary_search(lambda s: (tree >> dp.m.then_laplace(s)).map(1) <= epsilon, bounds=(0.1, 1000.0))
+    private = tree >> dp.m.then_laplace(scale)
+    consistent = dp.t.make_consistent_b_ary_tree(branching_factor=2)
+    counts = steps.tolist()
+    counter = TreeCounter(T, epsilon=epsilon)
+    jobs: dict[str, Callable[[], Any]] = {
+        "ours": partial(counter.release, steps),
+        "opendp, nodes only": partial(private, counts),
+        "opendp, running counts": lambda: np.cumsum(consistent(private(counts))),
+    }
+    seconds = interleaved(run, jobs, run.at(smoke=1, desk=3, full=9))
+    truth = np.cumsum(steps)
+    rows = [[name, s, seconds["ours"] / s] for name, s in seconds.items()]
+    errors = [float(np.abs(np.ravel(jobs[name]()) - truth).mean()) for name in ("ours", "opendp, running counts")]
+    return Measurement(
+        seconds["ours"] / seconds["opendp, nodes only"],
+        table=Table(["job", "seconds", "ours / job"], rows),
+        remark=f"Mean errors at epsilon 1: ours {errors[0]:.1f}, opendp after its least-squares step {errors[1]:.1f}.",
+    )
+
+
+@races("tensorflow-privacy")
+def against_tensorflow_privacy(run: Run) -> Measurement:
+    """Stream a million counts, step by step where the peer has no other way."""
+    import tensorflow as tf
+    from tensorflow_privacy import TreeCumulativeSumQuery
+
+    T, n = run.at(smoke=100, desk=10**6, full=10**6), run.at(smoke=10, desk=2000, full=20_000)
+    ones = np.ones((T, 1), dtype=int)
+    counter = TreeCounter(T, rho=RHO)
+    query = TreeCumulativeSumQuery.build_l2_gaussian_query(
+        1.0, counter.node_scale, tf.TensorSpec([1]), use_efficient=False
+    )
+
+    def theirs() -> None:
+        state = query.initial_global_state()
+        for _ in range(n):
+            params = query.derive_sample_params(state)
+            sample = query.preprocess_record(params, tf.ones([1]))
+            _, state, _ = query.get_noised_result(query.accumulate_preprocessed_record(tf.zeros([1]), sample), state)
+
+    seconds = interleaved(
+        run, {"ours": partial(counter.release, ones), "theirs": theirs}, run.at(smoke=1, desk=3, full=9)
+    )
+    return Measurement(seconds["ours"] / (seconds["theirs"] * T / n))
