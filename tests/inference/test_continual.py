@@ -29,7 +29,7 @@ from paperworks.inference import (
 )
 from paperworks.inference.continual.accounting import selection_epsilon
 from paperworks.inference.continual.counters import _times_with_bits
-from paperworks.inference.continual.noise import SecureNoise
+from paperworks.inference.noise import SecureNoise
 
 NO_NOISE = math.inf
 COUNTERS = [TreeCounter, FactorizationCounter]

@@ -10,7 +10,7 @@ from scipy import optimize, special
 
 from paperworks.core.validation import check_count, check_number
 from paperworks.inference.continual.accounting import PrivacyBudget
-from paperworks.inference.continual.noise import noise_from
+from paperworks.inference.noise import noise_from
 
 _ELEMENTS = 2_000_000  # of the largest intermediate array of `release`: 16 MB
 
