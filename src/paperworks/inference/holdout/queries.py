@@ -1,0 +1,278 @@
+"""Statistical queries, and the plain ways to answer them: averages, one part of the data each, and noise."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from paperworks.core.validation import check_choice, check_count, check_number
+from paperworks.inference.noise import Noise, noise_from
+
+Query = Callable[[Any], ArrayLike] | ArrayLike
+"""A function from the samples to one value each, or those values."""
+
+
+class BudgetExhausted(RuntimeError):
+    """No further answer can be given without giving up what the earlier ones guarantee.
+
+    Examples
+    --------
+    >>> oracle = SampleSplit(np.zeros(10), m=1)
+    >>> oracle.answer(lambda x: x)
+    0.0
+    >>> oracle.answer(lambda x: x)
+    Traceback (most recent call last):
+    ...
+    paperworks.inference.holdout.queries.BudgetExhausted: all m = 1 queries are answered
+    """
+
+
+class StatisticalQueryOracle(ABC):
+    """Answers what the mean of a function over the population is, from samples that it keeps to itself.
+
+    Parameters
+    ----------
+    data
+        The samples; its first axis is theirs. A query that is a function gets it as it is.
+    value_range
+        Least and greatest value of a query; None takes any finite values.
+    rng
+        Source of noise: a NumPy generator, or None for the operating system's cryptographic source.
+
+    Raises
+    ------
+    ValueError
+        For no samples, or an empty range.
+    """
+
+    def __init__(
+        self,
+        data: ArrayLike,
+        *,
+        value_range: tuple[float, float] | None = (0.0, 1.0),
+        rng: np.random.Generator | None = None,
+    ) -> None:
+        self._data = np.asarray(data)
+        if not self._data.ndim or not len(self._data):
+            raise ValueError(f"data has shape {self._data.shape}; it takes one or more samples along its first axis")
+        self.value_range = check_range(value_range)
+        self.noise: Noise = noise_from(rng)
+        self.answered = 0
+
+    @property
+    def n(self) -> int:
+        """Number of samples."""
+        return len(self._data)
+
+    def answer(self, query: Query) -> float:
+        """Answer one query: a function of the samples that gives one value each, or those values, of shape (n,).
+
+        Raises
+        ------
+        ValueError
+            For values outside the range, or another number of them.
+        BudgetExhausted
+            Where no further answer can be given.
+        """
+        values = query(self._data) if callable(query) else query
+        return float(self.answer_all(np.reshape(np.asarray(values), (1, -1)))[0])
+
+    def answer_all(self, values: ArrayLike) -> np.ndarray:
+        """Answer many queries in their order, given their values on the samples, of shape (m, n).
+
+        Raises
+        ------
+        ValueError
+            For values outside the range, or another number of samples.
+        BudgetExhausted
+            Where not all can be answered; then none is.
+        """
+        rows = check_values("values", values, self.n, self.value_range)
+        answers = self._answers(rows)
+        self.answered += len(rows)
+        return answers
+
+    @abstractmethod
+    def _answers(self, values: np.ndarray) -> np.ndarray:
+        """Answer checked queries (m, n)."""
+
+
+class EmpiricalAnswers(StatisticalQueryOracle):
+    """Answers by the mean over the samples: exact about them, and open to overfitting by whoever asks adaptively.
+
+    Parameters
+    ----------
+    data, value_range, rng
+        As in `StatisticalQueryOracle`.
+
+    Examples
+    --------
+    >>> EmpiricalAnswers([0.0, 0.5, 1.0]).answer(lambda x: x)
+    0.5
+    """
+
+    def _answers(self, values: np.ndarray) -> np.ndarray:
+        return values.mean(axis=1)
+
+
+class SampleSplit(StatisticalQueryOracle):
+    """Answers each of `m` queries by the mean over a part of the samples that is used for nothing else.
+
+    Parameters
+    ----------
+    data, value_range, rng
+        As in `StatisticalQueryOracle`. The samples are taken in their order.
+    m
+        Number of queries, at most that of the samples.
+
+    Raises
+    ------
+    ValueError
+        For more queries than samples.
+
+    Examples
+    --------
+    >>> oracle = SampleSplit([0.0, 0.0, 1.0, 1.0], m=2)
+    >>> oracle.answer(lambda x: x), oracle.answer(lambda x: x)
+    (0.0, 1.0)
+    """
+
+    def __init__(self, data: ArrayLike, m: int, **options: Any) -> None:
+        super().__init__(data, **options)
+        self.m = check_count("m", m, at_most=self.n)
+
+    def _answers(self, values: np.ndarray) -> np.ndarray:
+        parts = np.arange(self.answered, self.answered + len(values))
+        if self.answered + len(values) > self.m:
+            raise BudgetExhausted(f"all m = {self.m} queries are answered")
+        cuts = np.arange(self.m + 1) * self.n // self.m
+        sums = np.concatenate([np.zeros((len(values), 1)), np.cumsum(values, axis=1)], axis=1)
+        rows = np.arange(len(values))
+        return (sums[rows, cuts[parts + 1]] - sums[rows, cuts[parts]]) / (cuts[parts + 1] - cuts[parts])
+
+
+class NoisyAnswers(StatisticalQueryOracle):
+    """Answers by the mean over the samples plus noise, which makes any sequence of answers differentially private.
+
+    Parameters
+    ----------
+    data, value_range, rng
+        As in `StatisticalQueryOracle`.
+    noise_scale
+        Standard deviation of Gaussian noise, or the scale of Laplace noise. By default
+        ``width (2 m / pi)^(1/4) / sqrt(n)``: with it the classifier that overfits `m` answers most, a vote of their
+        signs, gains no more than one standard deviation of the noise.
+    m
+        Number of queries that the default noise is for.
+    noise
+        ``gaussian`` or ``laplace``.
+
+    Raises
+    ------
+    ValueError
+        For a noise scale that isn't positive, or neither `noise_scale` nor `m`.
+
+    References
+    ----------
+    Dwork et al., arXiv 1411.2664, section 1.2; Bassily et al. (2016) for the order of the default.
+
+    Examples
+    --------
+    >>> oracle = NoisyAnswers([0.0, 0.5, 1.0], noise_scale=0.01, rng=np.random.default_rng(0))
+    >>> round(oracle.answer(lambda x: x), 3)
+    0.501
+    """
+
+    def __init__(
+        self,
+        data: ArrayLike,
+        noise_scale: float | None = None,
+        *,
+        m: int | None = None,
+        noise: Literal["gaussian", "laplace"] = "gaussian",
+        **options: Any,
+    ) -> None:
+        super().__init__(data, **options)
+        self.kind = check_choice("noise", noise, ("gaussian", "laplace"))
+        if noise_scale is None:
+            if m is None:
+                raise ValueError("noise_scale is None; it takes a positive number, or m, the number of queries")
+            noise_scale = self._width() * (2 * check_count("m", m) / math.pi) ** 0.25 / math.sqrt(self.n)
+        self.noise_scale = check_number("noise_scale", noise_scale, gt=0)
+
+    def privacy(self, delta: float = 1e-6) -> dict[str, float]:
+        """Return the privacy of all answers so far: epsilon at this delta, and rho of zCDP.
+
+        Gaussian noise composes in rho; Laplace noise by the better of basic and advanced composition.
+
+        Raises
+        ------
+        ValueError
+            For a delta outside (0, 1), or queries of any range.
+        """
+        log = -math.log(check_number("delta", delta, gt=0, lt=1))
+        each, m = self._width() / self.n / self.noise_scale, self.answered
+        if self.kind == "gaussian":
+            rho = m * each**2 / 2
+            return {"rho": rho, "epsilon": rho + 2 * math.sqrt(rho * log), "delta": delta}
+        advanced = math.sqrt(2 * m * log) * each + m * each * math.expm1(each)
+        if m * each <= advanced:
+            return {"rho": m * each**2 / 2, "epsilon": m * each, "delta": 0.0}
+        return {"rho": m * each**2 / 2, "epsilon": advanced, "delta": delta}
+
+    def _answers(self, values: np.ndarray) -> np.ndarray:
+        draw = self.noise.gaussian if self.kind == "gaussian" else self.noise.laplace
+        return values.mean(axis=1) + draw(self.noise_scale, len(values), whole=False)
+
+    def _width(self) -> float:
+        return width_of(self.value_range)
+
+
+def check_range(value_range: tuple[float, float] | None) -> tuple[float, float] | None:
+    """Return a range of values as two floats, or None.
+
+    Examples
+    --------
+    >>> check_range((0, 1))
+    (0.0, 1.0)
+    """
+    if value_range is None:
+        return None
+    low = check_number("value_range[0]", value_range[0])
+    return low, check_number("value_range[1]", value_range[1], gt=low)
+
+
+def width_of(value_range: tuple[float, float] | None) -> float:
+    """Return how far one sample can move a sum of values.
+
+    Examples
+    --------
+    >>> width_of((-1.0, 1.0))
+    2.0
+    """
+    if value_range is None:
+        raise ValueError("value_range is None; privacy takes the least and greatest value of a query")
+    return value_range[1] - value_range[0]
+
+
+def check_values(name: str, values: ArrayLike, n: int | None, value_range: tuple[float, float] | None) -> np.ndarray:
+    """Return the values (m, n) of m queries on n samples as floats, if they are finite and in the range.
+
+    Examples
+    --------
+    >>> check_values("values", [[0.0, 2.0]], 2, (0.0, 1.0))
+    Traceback (most recent call last):
+    ...
+    ValueError: values go from 0 to 2; it takes finite values from 0 to 1
+    """
+    rows = np.asarray(values, dtype=float)
+    if rows.ndim != 2 or (n is not None and rows.shape[1] != n):
+        raise ValueError(f"{name} has shape {rows.shape}; it takes (queries, {'samples' if n is None else n})")
+    low, high = (-np.finfo(float).max, np.finfo(float).max) if value_range is None else value_range
+    if rows.size and not (low <= rows.min() and rows.max() <= high):  # NaN fails too
+        span = f" from {low:g} to {high:g}" if value_range else ""
+        raise ValueError(f"{name} go from {rows.min():g} to {rows.max():g}; it takes finite values{span}")
+    return rows
