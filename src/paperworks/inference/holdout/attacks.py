@@ -78,7 +78,13 @@ def sign_vote_accuracy(d: int, n: int, noise_std: float = 0.0) -> float:
 
 
 class FreedmanResult(NamedTuple):
-    """What a regression on selected features reports about itself."""
+    """What a regression on selected features reports about itself.
+
+    Examples
+    --------
+    >>> FreedmanResult(selected=np.array([3]), r_squared=0.4, pvalue=0.01, significant=1).pvalue
+    0.01
+    """
 
     selected: np.ndarray
     r_squared: float

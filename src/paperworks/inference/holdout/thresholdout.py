@@ -14,7 +14,15 @@ from paperworks.inference.noise import noise_from
 
 
 class Transcript(NamedTuple):
-    """All answers so far, and whether each came from the holdout."""
+    """All answers so far, and whether each came from the holdout.
+
+    Examples
+    --------
+    >>> reusable = ReusableHoldout(threshold=0.1, noise_scale=1e-9)
+    >>> answers = reusable.query_means([0.5, 0.9], [0.5, 0.6])
+    >>> reusable.transcript.exceeded
+    array([False,  True])
+    """
 
     answers: np.ndarray
     exceeded: np.ndarray
