@@ -181,11 +181,14 @@ def many_queries(run: Run) -> Measurement:
     sizes = run.at(smoke=[200, 400], desk=[1000, 10_000, 100_000], full=[1000, 10_000, 100_000, 1_000_000])
     repeats, rng = run.at(smoke=1, desk=5, full=10), run.rng()
     deviation = 1 / (2 * math.sqrt(n))  # of the mean of n fair coins
+    # Six deviations of the difference of two means, which no plain question reaches, and more than five of one mean
+    # below the tolerance, so that an answer within it of the holdout is within the tolerance of the population.
+    threshold = 6 * math.sqrt(2) * deviation
     rows, ratios, worst, used = [], [], 0.0, 0
     for m in run.progress(sizes, label="numbers of questions"):
         plain, all_errors, spent = [], [], []
         for _ in range(repeats):
-            reusable = ReusableHoldout(threshold=0.75 * tau, noise_scale=0.001, budget=budget, noise="laplace", rng=rng)
+            reusable = ReusableHoldout(threshold=threshold, noise_scale=0.0005, budget=budget, rng=rng)
             errors, overfitted = _ask_coins(reusable, rng, n, m, votes)
             plain.append(errors.max())
             all_errors.append(max(errors.max(), overfitted.max()))
