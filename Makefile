@@ -2,7 +2,7 @@
 PYTHON  ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(if $(shell command -v $(p)),$(p))))
 VENV    := .venv
 BIN     := $(VENV)/bin
-EXTRAS  := dev,peers,cluster,vision,rl
+EXTRAS  := dev,peers,cluster,vision,rl,site
 READY   := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt constraints-no-deps.txt | cksum | cut -d' ' -f1)
 WORKERS ?= auto
 export PIP_DISABLE_PIP_VERSION_CHECK := 1

@@ -1,0 +1,16 @@
+"""Sources of papers, each read so that it can be read again, or on."""
+
+from paperworks.core.lazy import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "arxiv": ["ArxivApi", "ArxivOai", "ArxivSnapshot"],
+        "bibliography": ["Bibliography"],
+        "http": ["PoliteClient", "SourceError"],
+        "huggingface": ["HuggingFaceDaily"],
+        "page": ["SavedPage"],
+        "records": ["Records"],
+        "source": ["Batch", "Ingested", "Source", "ingest"],
+    },
+)

@@ -1,0 +1,313 @@
+"""The feed's database: opened, brought up to date, and filled with papers without doubling any."""
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import platformdirs
+from sqlalchemy import (
+    Connection,
+    Engine,
+    bindparam,
+    create_engine,
+    event,
+    func,
+    insert,
+    inspect,
+    or_,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.orm import Session
+
+from paperworks.feed.entry import Entry, title_key
+from paperworks.feed.schema import FeedPaper, Harvest
+
+HEAD = "0001"
+"""The newest revision of the schema; a database of another one is brought up to it, or refused."""
+_BATCH = 1000
+
+
+class FutureSchema(RuntimeError):
+    """The database was made by a newer version than this one, and is left alone."""
+
+
+class Added(NamedTuple):
+    """How many papers were new, changed, and known as they are."""
+
+    new: int
+    changed: int
+    same: int
+
+    def __add__(self, other: tuple[Any, ...]) -> "Added":
+        return Added(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+class FeedStore:
+    """The database of the feed.
+
+    Parameters
+    ----------
+    url
+        A path to an SQLite file, or an SQLAlchemy URL of SQLite or PostgreSQL. By default
+        ``$PAPERWORKS_FEED``, or ``feed.db`` in the user's data folder.
+
+    Raises
+    ------
+    ValueError
+        For a URL of another kind.
+    FutureSchema
+        Where a newer version made the database.
+
+    Examples
+    --------
+    >>> store = FeedStore("sqlite://")
+    >>> store.add([Entry(title="On Sampling", arxiv_id="2206.00927")])
+    Added(new=1, changed=0, same=0)
+    >>> store.add([Entry(title="On sampling.", arxiv_id="2206.00927v2")])
+    Added(new=0, changed=1, same=0)
+    """
+
+    def __init__(self, url: str | Path | None = None) -> None:
+        self.url = _database_url(url)
+        self.engine = _engine(self.url)
+        _bring_up_to_date(self.engine)
+
+    @property
+    def on_sqlite(self) -> bool:
+        """Whether this is an SQLite file, else PostgreSQL."""
+        return self.engine.dialect.name == "sqlite"
+
+    @property
+    def folder(self) -> Path:
+        """Where files that belong to the database are kept, such as the index of meanings."""
+        database = make_url(self.url).database
+        if self.on_sqlite and database and database != ":memory:":
+            return Path(database).resolve().parent
+        return Path(platformdirs.user_data_dir("paperworks"))
+
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """Give a session whose changes are committed at the end, or rolled back where it fails."""
+        with Session(self.engine) as session, session.begin():
+            yield session
+
+    def add(self, entries: Iterable[Entry], *, state: tuple[str, dict[str, Any]] | None = None) -> Added:
+        """Add papers, or bring those that are known up to date; each thousand is one transaction.
+
+        Papers are the same if an arXiv id, a DOI or a slug is; else if their titles are and no id speaks against it.
+        What an entry leaves empty is kept, and an entry of an older version only fills what is empty.
+
+        Parameters
+        ----------
+        entries
+            The papers.
+        state
+            A source and where its ingest stands, written with the last of them.
+        """
+        total = Added(0, 0, 0)
+        rest = iter(entries)
+        batch = list(islice(rest, _BATCH))
+        while batch or state:
+            following = list(islice(rest, _BATCH))
+            with self.engine.begin() as connection:
+                if batch:
+                    total += _merge(connection, batch)
+                if state and not following:
+                    _keep(connection, *state)
+                    state = None
+            batch = following
+        return total
+
+    def count(self) -> int:
+        """Return how many papers there are."""
+        with self.session() as session:
+            return session.scalar(select(func.count()).select_from(FeedPaper)) or 0
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+
+
+def _database_url(url: str | Path | None) -> str:
+    given = str(url or os.environ.get("PAPERWORKS_FEED") or Path(platformdirs.user_data_dir("paperworks"), "feed.db"))
+    if "://" not in given:
+        given = f"sqlite:///{given}"
+    given = re.sub(r"^postgres(ql)?://", "postgresql+psycopg://", given)
+    try:
+        kind = make_url(given).get_backend_name()
+    except ArgumentError:
+        kind = ""
+    if kind not in ("sqlite", "postgresql"):
+        raise ValueError(f"url is {given.split('://')[0]!r}; it takes a file, or a URL of sqlite or postgresql")
+    return given
+
+
+def _engine(url: str) -> Engine:
+    database = make_url(url).database
+    if not url.startswith("sqlite"):
+        return create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20)
+    if database and database != ":memory:":
+        Path(database).parent.mkdir(parents=True, exist_ok=True)
+        engine = create_engine(url, pool_size=20, max_overflow=40)
+    else:
+        from sqlalchemy.pool import StaticPool  # one connection, or each would be a database of its own
+
+        engine = create_engine(url, poolclass=StaticPool, connect_args={"check_same_thread": False})
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _record: Any) -> None:
+        for pragma in ("journal_mode=WAL", "foreign_keys=ON", "synchronous=NORMAL", "busy_timeout=30000"):
+            connection.execute(f"PRAGMA {pragma}")
+        connection.execute("PRAGMA cache_size=-65536")
+        connection.execute("PRAGMA mmap_size=2147483648")
+
+    return engine
+
+
+def _bring_up_to_date(engine: Engine) -> None:
+    with engine.connect() as connection:
+        known = inspect(connection).has_table("alembic_version")
+        found = connection.scalar(text("SELECT version_num FROM alembic_version")) if known else None
+    if found == HEAD:
+        return
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util import CommandError
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    with engine.connect() as connection:
+        if engine.dialect.name == "postgresql":  # two servers that start at once take turns
+            connection.execute(text("SELECT pg_advisory_xact_lock(782203)"))
+        config.attributes["connection"] = connection
+        try:
+            command.upgrade(config, HEAD)
+        except CommandError as error:
+            raise FutureSchema(
+                f"the feed's database has schema {found!r}, this version knows up to {HEAD!r}; update Paperworks"
+            ) from error
+        connection.commit()
+
+
+def _keep(connection: Connection, source: str, state: dict[str, Any]) -> None:
+    now = datetime.now(UTC)
+    changed = connection.execute(update(Harvest).where(Harvest.source == source).values(state=state, changed=now))
+    if not changed.rowcount:
+        connection.execute(insert(Harvest).values(source=source, state=state, changed=now))
+
+
+_KEPT = ("title", "authors", "abstract", "categories", "published", "updated")
+"""What a newer version of a paper replaces."""
+
+
+def _row(entry: Entry, now: datetime) -> dict[str, Any]:
+    published = entry.published or entry.updated
+    return {
+        "arxiv_id": entry.arxiv_id or None,
+        "version": entry.version,
+        "doi": entry.doi or None,
+        "slug": entry.slug or None,
+        "title": entry.title,
+        "title_key": title_key(entry.title),
+        "authors": "\n".join(entry.authors),
+        "abstract": entry.abstract,
+        "categories": " ".join(entry.categories),
+        "published": published,
+        "updated": entry.updated or published,
+        "added": now,
+        "upvotes": entry.upvotes,
+        "links": dict(entry.links),
+    }
+
+
+def _merge(connection: Connection, entries: Sequence[Entry]) -> Added:
+    now = datetime.now(UTC)
+    known = _Known(connection, entries)
+    fresh: list[dict[str, Any]] = []
+    changes: dict[int, dict[str, Any]] = {}
+    new = 0
+    for entry in entries:
+        row = _row(entry, now)
+        old = known.find(row)
+        if old is None:
+            row["published"] = row["published"] or now
+            row["updated"] = row["updated"] or row["published"]
+            fresh.append(row)
+            known.learn(row)
+            new += 1
+            continue
+        difference = _difference(old, row, known)
+        old.update(difference)
+        known.learn(old)
+        if difference and "id" in old:
+            changes[old["id"]] = {"row_id": old["id"], **{name: old[name] for name in row if name != "added"}}
+    if fresh:
+        connection.execute(insert(FeedPaper), fresh)
+    if changes:
+        columns = [name for name in next(iter(changes.values())) if name != "row_id"]
+        statement = update(FeedPaper).where(FeedPaper.id == bindparam("row_id"))
+        connection.execute(statement.values({name: bindparam(name) for name in columns}), list(changes.values()))
+    return Added(new, len(changes), len(entries) - new - len(changes))
+
+
+def _difference(old: dict[str, Any], row: dict[str, Any], known: "_Known") -> dict[str, Any]:
+    """Return what an entry changes in a paper that is known."""
+    change: dict[str, Any] = {}
+    newer = row["version"] >= old["version"]
+    for name in _KEPT:
+        if row[name] and row[name] != old[name] and (newer or not old[name]):
+            change[name] = row[name]
+    if "title" in change:
+        change["title_key"] = row["title_key"]
+    for name in ("arxiv_id", "doi", "slug"):
+        if row[name] and not old[name] and not known.has(name, row[name]):
+            change[name] = row[name]
+    for name in ("version", "upvotes"):
+        if row[name] > old[name]:
+            change[name] = row[name]
+    links = old["links"] | row["links"]
+    if links != old["links"]:
+        change["links"] = links
+    return change
+
+
+class _Known:
+    """The papers that a batch may be about, by each of their names."""
+
+    def __init__(self, connection: Connection, entries: Sequence[Entry]) -> None:
+        self._by: dict[str, dict[str, dict[str, Any]]] = {"arxiv_id": {}, "doi": {}, "slug": {}, "title_key": {}}
+        wanted = {
+            FeedPaper.arxiv_id: {e.arxiv_id for e in entries if e.arxiv_id},
+            FeedPaper.doi: {e.doi for e in entries if e.doi},
+            FeedPaper.slug: {e.slug for e in entries if e.slug},
+            FeedPaper.title_key: {title_key(e.title) for e in entries},
+        }
+        found = or_(*(column.in_(names) for column, names in wanted.items() if names))
+        for row in connection.execute(select(FeedPaper.__table__).where(found)).mappings():
+            self.learn(dict(row))
+
+    def learn(self, row: dict[str, Any]) -> None:
+        for name, known in self._by.items():
+            if row[name]:
+                known.setdefault(row[name], row)
+
+    def has(self, name: str, value: str) -> bool:
+        return value in self._by[name]
+
+    def find(self, row: dict[str, Any]) -> dict[str, Any] | None:
+        for name in ("arxiv_id", "doi", "slug"):
+            if row[name] and (found := self._by[name].get(row[name])):
+                return found
+        found = self._by["title_key"].get(row["title_key"])
+        if found and all(not row[name] or not found[name] for name in ("arxiv_id", "doi", "slug")):
+            return found
+        return None

@@ -1,0 +1,167 @@
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import inspect, select, text
+
+from paperworks.feed import Added, Entry, FeedStore, FutureSchema, MalformedEntry
+from paperworks.feed.entry import one_line, parse_arxiv_id, title_key, web_link
+from paperworks.feed.schema import Base, FeedPaper, Harvest
+
+
+def papers(store):
+    with store.session() as session:
+        session.expire_on_commit = False
+        return list(session.scalars(select(FeedPaper).order_by(FeedPaper.id)))
+
+
+class TestAdd:
+    def test_the_same_paper_by_any_name_is_one(self, store):
+        store.add([Entry(title="A Study of Things", arxiv_id="2206.00927")])
+        store.add([Entry(title="Another title", arxiv_id="https://arxiv.org/abs/2206.00927v2", doi="10.1000/x")])
+        store.add([Entry(title="Yet another", doi="https://doi.org/10.1000/X", abstract="What it says.")])
+        store.add([Entry(title="another TITLE!", slug="things")])
+        [paper] = papers(store)
+        assert (paper.arxiv_id, paper.version, paper.doi, paper.slug) == ("2206.00927", 2, "10.1000/x", "things")
+        assert paper.abstract == "What it says."
+
+    def test_equal_titles_of_different_ids_are_two(self, store):
+        assert store.add(
+            [Entry(title="Editorial", arxiv_id="2206.00001"), Entry(title="Editorial", arxiv_id="2206.00002")]
+        ) == Added(2, 0, 0)
+
+    def test_an_id_that_belongs_to_another_paper_is_not_taken(self, store):
+        store.add([Entry(title="One", arxiv_id="2206.00001"), Entry(title="Two", doi="10.1000/2")])
+        store.add([Entry(title="One", arxiv_id="2206.00001", doi="10.1000/2")])
+        assert [p.doi for p in papers(store)] == [None, "10.1000/2"]
+
+    def test_what_is_empty_overwrites_nothing_and_an_older_version_only_fills(self, store):
+        store.add([Entry(title="New title", arxiv_id="2206.00001v3", abstract="New.", authors=["A"])])
+        store.add([Entry(title="Old title", arxiv_id="2206.00001v1", abstract="Old.", categories=["cs.LG"])])
+        [paper] = papers(store)
+        assert (paper.title, paper.abstract, paper.authors, paper.categories) == ("New title", "New.", "A", "cs.LG")
+
+    def test_links_are_joined_and_votes_never_fall(self, store):
+        store.add([Entry(title="T", upvotes=5, links={"code": "https://a.example/x"})])
+        store.add([Entry(title="T", upvotes=3, links={"page": "https://b.example/y", "bad": "javascript:alert(1)"})])
+        [paper] = papers(store)
+        assert paper.upvotes == 5
+        assert paper.links == {"code": "https://a.example/x", "page": "https://b.example/y"}
+
+    @settings(max_examples=20, deadline=None)
+    @given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=12))
+    def test_adding_twice_adds_nothing(self, drawn):
+        store = FeedStore("sqlite://")
+        ids = {"a": "2206.00001", "b": "2206.00002", "c": "2206.00003"}
+        entries = [Entry(title=f"Title {name}", arxiv_id=ids[name] if known else "") for name, known in drawn]
+        store.add(entries)
+        before = [(p.id, p.title, p.arxiv_id) for p in papers(store)]
+        added = store.add(entries)
+        assert added.new == 0
+        assert [p[0] for p in before] == [p.id for p in papers(store)]
+        assert len(before) == len({name for name, _ in drawn})
+
+    def test_a_state_is_kept_with_the_last_papers(self, store, monkeypatch):
+        monkeypatch.setattr("paperworks.feed.store._BATCH", 10)
+        store.add([Entry(title=f"T {i}") for i in range(15)], state=("source", {"offset": 7}))
+        store.add([], state=("source", {"offset": 8}))
+        with store.session() as session:
+            assert session.get(Harvest, "source").state == {"offset": 8}
+        assert store.count() == 15
+
+
+class TestEntry:
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"title": " \n"}, "title is empty"),
+            ({"title": "…"}, "title is empty"),
+            ({"title": "x" * 2000}, "at most 1000"),
+            ({"title": "T", "arxiv_id": "12.3"}, "arXiv id is '12.3'"),
+            ({"title": "T", "doi": "x"}, "DOI is 'x'"),
+            ({"title": "T", "published": datetime(2022, 1, 1)}, "time zone"),
+        ],
+    )
+    def test_what_is_malformed_is_refused(self, options, message):
+        with pytest.raises(MalformedEntry, match=message):
+            Entry(**options)
+
+    @given(st.text())
+    def test_text_becomes_one_line_that_can_be_stored(self, text):
+        line = one_line(text)
+        assert line == one_line(line)
+        assert "\x00" not in line
+        line.encode()
+
+    @given(st.text())
+    def test_a_link_is_to_the_web_or_none(self, text):
+        assert web_link(text) in ("", text.strip())
+        assert not web_link("javascript:" + text)
+
+    def test_ids(self):
+        assert parse_arxiv_id("arXiv:2206.00927v12") == ("2206.00927", 12)
+        assert parse_arxiv_id("oai:arXiv.org:math/0309136") == ("math/0309136", 0)
+        assert title_key("Café-Náïve") == "cafenaive"
+
+
+class TestSchema:
+    def test_migrations_make_what_the_models_say(self, store):
+        from alembic.autogenerate import compare_metadata
+        from alembic.migration import MigrationContext
+
+        def ours(thing, name, kind, reflected, compare_to):
+            return not (kind == "table" and name.startswith(("paper_words", "alembic"))) and name not in (
+                "words",
+                "papers_words",
+            )
+
+        with store.engine.connect() as connection:
+            context = MigrationContext.configure(connection, opts={"include_object": ours})
+            assert compare_metadata(context, Base.metadata) == []
+
+    def test_a_database_of_a_newer_version_is_left_alone(self, store):
+        with store.engine.begin() as connection:
+            connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+        with pytest.raises(FutureSchema, match=r"schema '9999'.*update Paperworks"):
+            FeedStore(store.engine.url.render_as_string(hide_password=False))
+
+    def test_sqlite_keeps_a_log_and_checks_references(self, tmp_path):
+        with FeedStore(tmp_path / "feed.db").engine.connect() as connection:
+            assert connection.scalar(text("PRAGMA journal_mode")) == "wal"
+            assert connection.scalar(text("PRAGMA foreign_keys")) == 1
+
+    def test_a_url_of_another_database_is_refused(self):
+        with pytest.raises(ValueError, match="it takes a file, or a URL of sqlite or postgresql"):
+            FeedStore("mysql://localhost/feed")
+
+    def test_moments_come_back_in_utc(self, store):
+        moment = datetime(2022, 6, 2, 8, 43, tzinfo=UTC)
+        store.add([Entry(title="T", published=moment)])
+        assert papers(store)[0].published == moment
+        assert "papers" in inspect(store.engine).get_table_names()
+
+
+def test_what_was_committed_survives_a_kill(tmp_path):
+    path = tmp_path / "feed.db"
+    code = (
+        "import sys; from paperworks.feed import Entry, FeedStore; store = FeedStore(sys.argv[1])\n"
+        "for k in range(10**6):\n"
+        "    store.add([Entry(title=f'T {k} {i}') for i in range(100)], state=('s', {'done': k + 1}))\n"
+        "    print(k, flush=True)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if int(line) >= 5:
+            time.sleep(0.01)
+            process.kill()
+            break
+    process.wait()
+    process.stdout.close()
+    store = FeedStore(path)
+    with store.session() as session:
+        done = session.get(Harvest, "s").state["done"]
+    assert store.count() == 100 * done >= 600
