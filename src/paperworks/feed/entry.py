@@ -97,8 +97,8 @@ class Entry:
         Needed, as is a name: an arXiv id, a DOI, or the title itself.
     arxiv_id, version, doi, slug
         Names. A version of 0 is an unknown one.
-    authors, abstract, categories, links
-        Empty where the source doesn't know; what is empty never overwrites what is known.
+    authors, abstract, summary, categories, links
+        The summary is our own. Empty where the source doesn't know; what is empty never overwrites what is known.
     published, updated
         Moments with a time zone.
     upvotes
@@ -122,6 +122,7 @@ class Entry:
     slug: str = ""
     authors: tuple[str, ...] | list[str] = ()
     abstract: str = ""
+    summary: str = ""
     categories: tuple[str, ...] | list[str] = ()
     published: datetime | None = None
     updated: datetime | None = None
@@ -145,6 +146,7 @@ class Entry:
             put("doi", parse_doi(self.doi))
         put("authors", tuple(name for name in map(one_line, self.authors) if name))
         put("abstract", one_line(self.abstract)[:MAX_ABSTRACT])
+        put("summary", one_line(self.summary)[:MAX_ABSTRACT])
         put("categories", tuple(c for c in map(one_line, self.categories) if c and " " not in c))
         put("links", {one_line(name)[:40]: link for name, url in self.links.items() if (link := web_link(url))})
         for name in ("published", "updated"):

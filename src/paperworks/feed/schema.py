@@ -51,7 +51,7 @@ class Base(DeclarativeBase):
 
 
 class FeedPaper(Base):
-    """A paper as the feed knows it. `authors` stand one a line, `categories` between spaces."""
+    """A paper as the feed knows it. `authors` stand one a line, `categories` between spaces; `summary` is ours."""
 
     __tablename__ = "papers"
 
@@ -64,6 +64,7 @@ class FeedPaper(Base):
     title_key: Mapped[str] = mapped_column(String(200), index=True)
     authors: Mapped[str] = mapped_column(default="")
     abstract: Mapped[str] = mapped_column(default="")
+    summary: Mapped[str] = mapped_column(default="")
     categories: Mapped[str] = mapped_column(default="")
     published: Mapped[datetime] = mapped_column(index=True)
     updated: Mapped[datetime]
@@ -73,11 +74,13 @@ class FeedPaper(Base):
 
 
 class Embedding(Base):
-    """The meaning of a paper: a unit vector of half-precision numbers."""
+    """The meaning of a paper: a unit vector of half-precision numbers. A later one has a higher id."""
 
     __tablename__ = "embeddings"
+    __table_args__ = ({"sqlite_autoincrement": True},)
 
-    paper_id: Mapped[int] = mapped_column(ForeignKey("papers.id", ondelete="CASCADE"), primary_key=True)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    paper_id: Mapped[int] = mapped_column(ForeignKey("papers.id", ondelete="CASCADE"), unique=True)
     vector: Mapped[bytes]
 
 

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Engine,
     bindparam,
     create_engine,
+    delete,
     event,
     func,
     insert,
@@ -29,7 +30,7 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session
 
 from paperworks.feed.entry import Entry, title_key
-from paperworks.feed.schema import FeedPaper, Harvest
+from paperworks.feed.schema import Embedding, FeedPaper, Harvest
 
 HEAD = "0001"
 """The newest revision of the schema; a database of another one is brought up to it, or refused."""
@@ -205,8 +206,10 @@ def _keep(connection: Connection, source: str, state: dict[str, Any]) -> None:
         connection.execute(insert(Harvest).values(source=source, state=state, changed=now))
 
 
-_KEPT = ("title", "authors", "abstract", "categories", "published", "updated")
+_KEPT = ("title", "authors", "abstract", "summary", "categories", "published", "updated")
 """What a newer version of a paper replaces."""
+_MEANT = {"title", "abstract", "summary"}
+"""What a paper's meaning is made of."""
 
 
 def _row(entry: Entry, now: datetime) -> dict[str, Any]:
@@ -220,6 +223,7 @@ def _row(entry: Entry, now: datetime) -> dict[str, Any]:
         "title_key": title_key(entry.title),
         "authors": "\n".join(entry.authors),
         "abstract": entry.abstract,
+        "summary": entry.summary,
         "categories": " ".join(entry.categories),
         "published": published,
         "updated": entry.updated or published,
@@ -234,6 +238,7 @@ def _merge(connection: Connection, entries: Sequence[Entry]) -> Added:
     known = _Known(connection, entries)
     fresh: list[dict[str, Any]] = []
     changes: dict[int, dict[str, Any]] = {}
+    meant: set[int] = set()
     new = 0
     for entry in entries:
         row = _row(entry, now)
@@ -249,6 +254,8 @@ def _merge(connection: Connection, entries: Sequence[Entry]) -> Added:
         old.update(difference)
         known.learn(old)
         if difference and "id" in old:
+            if difference.keys() & _MEANT:
+                meant.add(old["id"])
             changes[old["id"]] = {"row_id": old["id"], **{name: old[name] for name in row if name != "added"}}
     if fresh:
         connection.execute(insert(FeedPaper), fresh)
@@ -256,6 +263,8 @@ def _merge(connection: Connection, entries: Sequence[Entry]) -> Added:
         columns = [name for name in next(iter(changes.values())) if name != "row_id"]
         statement = update(FeedPaper).where(FeedPaper.id == bindparam("row_id"))
         connection.execute(statement.values({name: bindparam(name) for name in columns}), list(changes.values()))
+    if meant:
+        connection.execute(delete(Embedding).where(Embedding.paper_id.in_(meant)))
     return Added(new, len(changes), len(entries) - new - len(changes))
 
 

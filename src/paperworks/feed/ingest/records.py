@@ -41,6 +41,7 @@ def read_record(paper: Paper) -> Entry:
         doi=paper.doi,
         slug=paper.slug,
         authors=paper.authors,
+        summary=paper.summary,
         categories=(paper.field,),
         published=published,
         updated=published,

@@ -9,36 +9,37 @@ down_revision = None
 _SQLITE_WORDS = (
     """
     CREATE VIRTUAL TABLE paper_words USING fts5(
-        title, authors, abstract, categories, content='papers', content_rowid='id', tokenize='porter unicode61'
+        title, authors, abstract, summary, categories, content='papers', content_rowid='id', tokenize='porter unicode61'
     )
     """,
     """
     CREATE TRIGGER paper_words_insert AFTER INSERT ON papers BEGIN
-        INSERT INTO paper_words(rowid, title, authors, abstract, categories)
-        VALUES (new.id, new.title, new.authors, new.abstract, new.categories);
+        INSERT INTO paper_words(rowid, title, authors, abstract, summary, categories)
+        VALUES (new.id, new.title, new.authors, new.abstract, new.summary, new.categories);
     END
     """,
     """
     CREATE TRIGGER paper_words_delete AFTER DELETE ON papers BEGIN
-        INSERT INTO paper_words(paper_words, rowid, title, authors, abstract, categories)
-        VALUES ('delete', old.id, old.title, old.authors, old.abstract, old.categories);
+        INSERT INTO paper_words(paper_words, rowid, title, authors, abstract, summary, categories)
+        VALUES ('delete', old.id, old.title, old.authors, old.abstract, old.summary, old.categories);
     END
     """,
     """
-    CREATE TRIGGER paper_words_update AFTER UPDATE OF title, authors, abstract, categories ON papers BEGIN
-        INSERT INTO paper_words(paper_words, rowid, title, authors, abstract, categories)
-        VALUES ('delete', old.id, old.title, old.authors, old.abstract, old.categories);
-        INSERT INTO paper_words(rowid, title, authors, abstract, categories)
-        VALUES (new.id, new.title, new.authors, new.abstract, new.categories);
+    CREATE TRIGGER paper_words_update AFTER UPDATE OF title, authors, abstract, summary, categories ON papers BEGIN
+        INSERT INTO paper_words(paper_words, rowid, title, authors, abstract, summary, categories)
+        VALUES ('delete', old.id, old.title, old.authors, old.abstract, old.summary, old.categories);
+        INSERT INTO paper_words(rowid, title, authors, abstract, summary, categories)
+        VALUES (new.id, new.title, new.authors, new.abstract, new.summary, new.categories);
     END
     """,
 )
+_PLAIN = "regexp_replace(normalize({}, NFKD), U&'[\\0300-\\036f]', '', 'g')"  # without accents, as SQLite has it
 _POSTGRESQL_WORDS = (
-    """
+    f"""
     ALTER TABLE papers ADD COLUMN words tsvector GENERATED ALWAYS AS (
-        setweight(to_tsvector('english', title), 'A')
-        || setweight(to_tsvector('english', authors), 'B')
-        || setweight(to_tsvector('english', abstract), 'C')
+        setweight(to_tsvector('english', {_PLAIN.format("title")}), 'A')
+        || setweight(to_tsvector('english', {_PLAIN.format("authors")}), 'B')
+        || setweight(to_tsvector('english', {_PLAIN.format("abstract || ' ' || summary")}), 'C')
         || setweight(to_tsvector('english', translate(categories, '.-', '  ')), 'D')
     ) STORED
     """,
@@ -84,6 +85,7 @@ def upgrade() -> None:
         sa.Column("title_key", sa.String(length=200), nullable=False),
         sa.Column("authors", sa.Text(), nullable=False),
         sa.Column("abstract", sa.Text(), nullable=False),
+        sa.Column("summary", sa.Text(), nullable=False),
         sa.Column("categories", sa.Text(), nullable=False),
         sa.Column("published", sa.DateTime(timezone=True), nullable=False),
         sa.Column("updated", sa.DateTime(timezone=True), nullable=False),
@@ -125,10 +127,13 @@ def upgrade() -> None:
     op.create_index(op.f("ix_activity_day"), "activity", ["day"], unique=False)
     op.create_table(
         "embeddings",
+        sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("paper_id", sa.Integer(), nullable=False),
         sa.Column("vector", sa.LargeBinary(), nullable=False),
         sa.ForeignKeyConstraint(["paper_id"], ["papers.id"], ondelete="CASCADE"),
-        sa.PrimaryKeyConstraint("paper_id"),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("paper_id"),
+        sqlite_autoincrement=True,
     )
     op.create_table(
         "reading_list",

@@ -1,0 +1,183 @@
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paperworks.feed import Entry
+from paperworks.feed.search import BadQuery, Clause, MeaningIndex, fuse, parse_query, search
+from paperworks.feed.search import words as words_module
+
+WORDS = ["noise", "sample", "bound", "graph", "audio", "proof", "kernel", "robot"]
+
+
+def embed(texts):
+    """Give each text the unit vector of its words, so that texts of the same words mean the same."""
+    vectors = np.zeros((len(texts), 384), dtype=np.float32)
+    for row, text in zip(vectors, texts, strict=True):
+        for k, word in enumerate(WORDS):
+            row[k] = text.lower().count(word)
+        row[-1] = 1e-3
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+@pytest.fixture
+def filled(store):
+    day = datetime(2023, 5, 1, tzinfo=UTC)
+    store.add(
+        [
+            Entry(title="Sampling in ten steps", abstract="Noise is removed.", authors=["Ann Lee"], published=day),
+            Entry(title="Bounds of networks", abstract="We sample points.", authors=["Bo Lee"], categories=["cs.LG"]),
+            Entry(title="Audio of robots", abstract="A kernel method, a proof.", authors=["Céline Dûr"], published=day),
+            Entry(title="Graph kernels", abstract="Noise, noise and score models.", authors=["Kernel Jones"]),
+        ]
+    )
+    return store
+
+
+def found(store, text, meaning=None, **options):
+    return search(store, text, meaning, **options).ids
+
+
+class TestWords:
+    @pytest.mark.parametrize(
+        ("text", "ids"),
+        [
+            ("sampling", [1, 2]),  # the title counts more; another form of the word
+            ("SAMPLES points", [2, 1]),
+            ("noise", [4, 1]),  # twice
+            ('"ten steps"', [1]),
+            ('"steps ten"', []),
+            ("noise -score", [1]),
+            ('noise -"score models"', [1]),
+            ("author:lee", [2, 1]),
+            ('author:"ann lee"', [1]),
+            ("author:dur", [3]),
+            ("title:kernel", [4]),
+            ("abstract:kernel", [3]),
+            ("field:cs.LG", [2]),
+            ("robots since:2023-05", [3]),
+            ("noise since:2024", [4]),
+            ("zebra", []),
+        ],
+    )
+    def test_it_finds(self, filled, text, ids):
+        assert found(filled, text) == ids
+
+    def test_a_word_that_is_being_typed(self, filled):
+        assert found(filled, "robo", as_typed=True) == [3]
+        assert found(filled, "robo") == []
+
+    def test_no_words_give_the_newest(self, filled):
+        assert found(filled, "")[-2:] == [3, 1]
+        assert set(found(filled, "since:2024")) == {2, 4}
+
+    def test_papers_with_every_word_come_before_those_with_some(self, filled):
+        assert found(filled, "noise kernels")[0] == 4
+        assert set(found(filled, "noise kernels")) == {1, 3, 4}
+
+    def test_what_changes_is_found_by_what_it_says_now(self, filled):
+        filled.add([Entry(title="Audio of robots", abstract="Zebras only.")])
+        assert found(filled, "zebra") == [3]
+        assert found(filled, "kernel") == [4]
+
+    def test_of_very_many_matches_the_newest_and_those_with_it_in_the_title_are_ranked(self, store, monkeypatch):
+        monkeypatch.setattr(words_module, "CANDIDATES", 20)
+        store.add([Entry(title="A zebra")] + [Entry(title=f"T {i}", abstract="A zebra.") for i in range(60)])
+        ids = found(store, "zebra")
+        assert ids[0] == 1
+        assert set(ids[1:]) == set(range(42, 62))
+
+    @given(text=st.text(max_size=40))
+    def test_any_text_is_a_search_or_a_bad_one(self, text):
+        try:
+            query = parse_query(text)
+        except BadQuery:
+            return
+        assert all(clause.words for clause in query.clauses)
+
+    @pytest.mark.parametrize(
+        "text", ["'; DROP TABLE papers", 'a"b', "a AND b OR NOT c", "(((", "NEAR(a b)", "*", "a:b", "\\"]
+    )
+    def test_signs_of_other_languages_are_harmless(self, filled, text):
+        found(filled, text)
+        found(filled, text, as_typed=True)
+        assert filled.count() == 4
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("x" * 301, "at most 300"),
+            (" ".join(WORDS * 3), "at most 20"),
+            ("-noise", "only words to leave out"),
+            ("since:tomorrow", "since is 'tomorrow'"),
+            ("since:2023-13", "since is '2023-13'"),
+        ],
+    )
+    def test_a_search_that_cannot_be_read_says_why(self, text, message):
+        with pytest.raises(BadQuery, match=message):
+            parse_query(text)
+
+    def test_days_count_from_now(self):
+        now = datetime(2023, 5, 8, tzinfo=UTC)
+        assert parse_query("x since:7d", now=now).since == now - timedelta(days=7)
+        assert parse_query("the").clauses == (Clause(("the",)),)
+
+
+class TestMeaning:
+    def test_it_finds_what_words_do_not(self, filled):
+        meaning = MeaningIndex(filled, embed)
+        assert meaning.embed_new(batch=3) == 4
+        assert meaning.embed_new() == 0
+        assert meaning.nearest("robot audio", 1)[0][0] == 3
+        assert found(filled, "robot", meaning)[0] == 3
+        assert 4 not in found(filled, "noise -score", meaning)
+        assert found(filled, "noise author:ann", meaning) == [1]
+
+    def test_similar_papers_leave_the_paper_out(self, filled):
+        meaning = MeaningIndex(filled, embed)
+        assert meaning.similar(1) == []
+        meaning.embed_new()
+        assert [i for i, _ in meaning.similar(1, 2)] == [4, 2]
+
+    def test_a_paper_that_changes_is_embedded_again(self, filled):
+        meaning = MeaningIndex(filled, embed)
+        meaning.embed_new()
+        meaning.refresh()
+        filled.add([Entry(title="Audio of robots", abstract="Graph graph graph graph.")])
+        assert meaning.embed_new() == 1
+        assert meaning.nearest("graph", 1)[0][0] == 3
+        assert len(meaning) == 4
+
+    def test_very_many_vectors_are_kept_in_cells_and_saved(self, tmp_path, monkeypatch):
+        from paperworks.feed import FeedStore
+        from paperworks.feed.search import meaning as module
+
+        monkeypatch.setattr(module, "EXACT_BELOW", 1000)
+        monkeypatch.setattr(module, "_ROWS", 400)
+        rng = np.random.default_rng(0)
+        vectors = rng.normal(size=(2000, 384)).astype(np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        store = FeedStore(tmp_path / "feed.db")
+        store.add([Entry(title=f"T {i}") for i in range(2000)])
+        meaning = MeaningIndex(store, lambda texts: vectors[[int(t.split()[1]) for t in texts]])
+        meaning.embed_new()
+        meaning.refresh()
+        assert type(meaning._index).__name__ == "IndexIVFScalarQuantizer"
+        assert sum(meaning.nearest(f"T {i}", 1)[0][0] == i + 1 for i in range(50)) == 50
+        assert meaning.save().exists()
+        again = MeaningIndex(store, meaning.embed)
+        again.refresh()
+        assert len(again) == 2000
+        assert again.nearest("T 7", 1)[0][0] == 8
+
+
+@given(st.lists(st.permutations(range(6)), min_size=1, max_size=3))
+def test_fusion_keeps_what_all_rankings_agree_on(rankings):
+    order = fuse(rankings)
+    assert sorted(order) == list(range(6))
+    for a in range(6):
+        for b in range(6):
+            if all(r.index(a) < r.index(b) for r in rankings):
+                assert order.index(a) < order.index(b)
