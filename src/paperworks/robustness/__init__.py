@@ -5,6 +5,27 @@ from paperworks.core.lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
+        "evaluation": [
+            "AutoencoderGenerator",
+            "FMRAugmenter",
+            "FMREvaluator",
+            "FMRReport",
+            "FoundationModelRobustness",
+            "ImageGenerator",
+            "LinearGenerator",
+            "Oracle",
+            "OracleConstrainedPerturber",
+            "PerturbedBatch",
+            "PixelGenerator",
+            "StyleGenerator",
+            "VQGenerator",
+            "VQVAE",
+            "ZeroShotClassifier",
+            "diversity",
+            "learn_sparse_mask",
+            "rank_agreement",
+            "ssim",
+        ],
         "masking": [
             "LayerMaskLimeImageExplainer",
             "LayerMaskedModel",
