@@ -48,5 +48,14 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "slic_segmenter",
             "top_segments",
         ],
+        "smoothing": [
+            "CertificationResult",
+            "Smooth",
+            "average_certified_radius",
+            "certified_accuracy_curve",
+            "certified_accuracy_envelope",
+            "lower_confidence_bound",
+            "two_sided_p_value",
+        ],
     },
 )
