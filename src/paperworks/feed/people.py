@@ -1,0 +1,281 @@
+"""People: their addresses, votes, reading lists, saved searches and subscriptions, their export and their deletion."""
+
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import delete, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from paperworks.core.validation import check_choice
+from paperworks.feed.bibtex import to_bibtex
+from paperworks.feed.schema import FeedPaper, Person, ReadingItem, SavedSearch, Subscription, Vote
+from paperworks.feed.search.query import parse_query
+from paperworks.feed.store import FeedStore
+
+MAX_SEARCHES = 50
+_EMAIL = re.compile(
+    r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]{1,64}@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]{2,63}"
+)
+
+
+class BadAddress(ValueError):
+    """Something that isn't an e-mail address.
+
+    Examples
+    --------
+    >>> clean_email("nobody")
+    Traceback (most recent call last):
+    ...
+    paperworks.feed.people.BadAddress: 'nobody' is not an e-mail address
+    """
+
+
+def clean_email(text: str) -> str:
+    """Return an e-mail address in lower case.
+
+    Raises
+    ------
+    BadAddress
+        For anything else.
+
+    Examples
+    --------
+    >>> clean_email(" Ann@Example.org ")
+    'ann@example.org'
+    """
+    email = text.strip().lower()
+    if len(email) > 254 or not _EMAIL.fullmatch(email) or ".." in email:
+        raise BadAddress(f"{text.strip()[:80]!r} is not an e-mail address")
+    return email
+
+
+class People:
+    """What the feed knows of people, and what they may do with it.
+
+    Parameters
+    ----------
+    store
+        The feed.
+
+    Examples
+    --------
+    >>> from paperworks.feed import Entry
+    >>> store = FeedStore("sqlite://")
+    >>> _ = store.add([Entry(title="On Sampling")])
+    >>> people = People(store)
+    >>> ann = people.of_email("ann@example.org")
+    >>> people.vote(ann, 1, True)
+    >>> people.votes(ann)
+    [1]
+    """
+
+    def __init__(self, store: FeedStore) -> None:
+        self.store = store
+
+    def of_email(self, email: str) -> int:
+        """Return the person with this address, who is made where there is none.
+
+        Raises
+        ------
+        BadAddress
+            For something that isn't one.
+        """
+        email = clean_email(email)
+        try:
+            with self.store.session() as session:
+                if found := session.scalar(select(Person.id).where(Person.email == email)):
+                    return found
+                person = Person(email=email, created=datetime.now(UTC), sessions=0)
+                session.add(person)
+                session.flush()
+                return person.id
+        except IntegrityError:  # made by another process in between
+            return self.of_email(email)
+
+    def email(self, person: int) -> str | None:
+        """Return someone's address, None for nobody."""
+        with self.store.session() as session:
+            return session.scalar(select(Person.email).where(Person.id == person))
+
+    def sessions(self, person: int) -> int | None:
+        """Return the number that a session has to bear to be good, None for nobody."""
+        with self.store.session() as session:
+            return session.scalar(select(Person.sessions).where(Person.id == person))
+
+    def sign_out_everywhere(self, person: int) -> None:
+        """End all sessions of someone."""
+        with self.store.session() as session:
+            if found := session.get(Person, person):
+                found.sessions += 1
+
+    def vote(self, person: int, paper: int, wanted: bool) -> None:
+        """Vote for a paper, or take the vote back.
+
+        Raises
+        ------
+        LookupError
+            For a paper or person that isn't there.
+        """
+        self._mark(Vote, person, paper, wanted)
+
+    def keep(self, person: int, paper: int, wanted: bool) -> None:
+        """Put a paper on the reading list, or take it off.
+
+        Raises
+        ------
+        LookupError
+            For a paper or person that isn't there.
+        """
+        self._mark(ReadingItem, person, paper, wanted)
+
+    def votes(self, person: int) -> list[int]:
+        """Return the papers that someone voted for, the last first."""
+        return self._marked(Vote, person)
+
+    def reading_list(self, person: int) -> list[int]:
+        """Return the papers on someone's reading list, the last first."""
+        return self._marked(ReadingItem, person)
+
+    def save_search(self, person: int, query: str) -> int:
+        """Keep a search, so that the digest tells of what it finds; one that is kept already stays as it is.
+
+        Raises
+        ------
+        BadQuery
+            As `parse_query`.
+        ValueError
+            For an empty search, or more than 50.
+        """
+        query = " ".join(query.split())
+        if not parse_query(query).clauses:
+            raise ValueError("the search is empty; it takes words to look for")
+        with self.store.session() as session:
+            mine = session.scalars(select(SavedSearch).where(SavedSearch.person_id == person)).all()
+            for search in mine:
+                if search.query == query:
+                    return search.id
+            if len(mine) >= MAX_SEARCHES:
+                raise ValueError(f"there are {len(mine)} saved searches; it takes at most {MAX_SEARCHES}")
+            search = SavedSearch(person_id=person, query=query, created=datetime.now(UTC))
+            session.add(search)
+            session.flush()
+            return search.id
+
+    def drop_search(self, person: int, search: int) -> None:
+        """Forget a saved search of someone's own."""
+        with self.store.session() as session:
+            session.execute(delete(SavedSearch).where(SavedSearch.id == search, SavedSearch.person_id == person))
+
+    def searches(self, person: int) -> list[tuple[int, str]]:
+        """Return the ids and words of someone's saved searches."""
+        with self.store.session() as session:
+            columns = select(SavedSearch.id, SavedSearch.query).where(SavedSearch.person_id == person)
+            return [(row.id, row.query) for row in session.execute(columns.order_by(SavedSearch.id))]
+
+    def subscribe(self, person: int, frequency: str) -> bool:
+        """Note that someone asks for the digest, and return whether that was confirmed before.
+
+        Raises
+        ------
+        ValueError
+            For a frequency other than ``daily`` and ``weekly``.
+        """
+        check_choice("frequency", frequency, ("daily", "weekly"))
+        with self.store.session() as session:
+            found = session.get(Subscription, person)
+            if found is None:
+                session.add(Subscription(person_id=person, frequency=frequency, created=datetime.now(UTC), bounces=0))
+                return False
+            found.frequency = frequency
+            return found.confirmed is not None
+
+    def confirm(self, person: int) -> bool:
+        """Confirm a subscription, and return whether there was one."""
+        with self.store.session() as session:
+            found = session.get(Subscription, person)
+            if found and not found.confirmed:
+                found.confirmed = datetime.now(UTC)
+            return found is not None
+
+    def unsubscribe(self, person: int) -> None:
+        """End a subscription; where there is none, nothing changes."""
+        with self.store.session() as session:
+            session.execute(delete(Subscription).where(Subscription.person_id == person))
+
+    def subscription(self, person: int) -> tuple[str, bool] | None:
+        """Return the frequency of someone's digest and whether it is confirmed, or None."""
+        with self.store.session() as session:
+            found = session.get(Subscription, person)
+            return (found.frequency, found.confirmed is not None) if found else None
+
+    def export(self, person: int) -> dict[str, Any]:
+        """Return all that is kept of someone.
+
+        Raises
+        ------
+        LookupError
+            For nobody.
+        """
+        with self.store.session() as session:
+            found = session.get(Person, person)
+            if found is None:
+                raise LookupError(f"there is no person {person}")
+            papers: dict[str, list[dict[str, Any]]] = {}
+            for name, table in (("reading_list", ReadingItem), ("votes", Vote)):
+                rows = session.execute(
+                    select(FeedPaper, table.at)
+                    .join(table, table.paper_id == FeedPaper.id)
+                    .where(table.person_id == person)
+                    .order_by(table.at.desc())
+                )
+                papers[name] = [{**_names(paper), "at": at.isoformat()} for paper, at in rows]
+            subscription = found.subscription
+            return {
+                "email": found.email,
+                "since": found.created.isoformat(),
+                **papers,
+                "saved_searches": [query for _, query in self.searches(person)],
+                "subscription": subscription
+                and {"frequency": subscription.frequency, "confirmed": subscription.confirmed is not None},
+            }
+
+    def export_bibtex(self, person: int) -> str:
+        """Return someone's reading list as BibTeX."""
+        ids = self.reading_list(person)
+        with self.store.session() as session:
+            found = {p.id: p for p in session.scalars(select(FeedPaper).where(FeedPaper.id.in_(ids)))}
+            return "\n".join(to_bibtex(found[i]) for i in ids)
+
+    def delete(self, person: int) -> None:
+        """Remove someone and all that is kept of them: votes, lists, searches, subscription and sends."""
+        with self.store.session() as session:
+            session.execute(delete(Person).where(Person.id == person))
+
+    def _mark(self, table: type[Vote] | type[ReadingItem], person: int, paper: int, wanted: bool) -> None:
+        try:
+            with self.store.session() as session:
+                found = session.get(table, (person, paper))
+                if wanted and found is None:
+                    _needs(session, FeedPaper, paper)
+                    _needs(session, Person, person)
+                    session.add(table(person_id=person, paper_id=paper, at=datetime.now(UTC)))
+                elif not wanted and found is not None:
+                    session.delete(found)
+        except IntegrityError:  # the same was done by another process in between
+            pass
+
+    def _marked(self, table: type[Vote] | type[ReadingItem], person: int) -> list[int]:
+        with self.store.session() as session:
+            mine = select(table.paper_id).where(table.person_id == person)
+            return list(session.scalars(mine.order_by(table.at.desc(), table.paper_id.desc())))
+
+
+def _needs(session: Session, table: type[FeedPaper] | type[Person], key: int) -> None:
+    if session.get(table, key) is None:
+        raise LookupError(f"there is no {'paper' if table is FeedPaper else 'person'} {key}")
+
+
+def _names(paper: FeedPaper) -> dict[str, Any]:
+    return {"title": paper.title, "arxiv": paper.arxiv_id, "doi": paper.doi, "slug": paper.slug}

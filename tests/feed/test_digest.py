@@ -1,0 +1,278 @@
+import email
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import AuthResult
+from sqlalchemy import select
+
+from paperworks.feed import Entry, FeedStore
+from paperworks.feed.digest import DigestRunning, _alone, send_digest, uncertain_sends
+from paperworks.feed.mail import Mailer, NotSent
+from paperworks.feed.people import People
+from paperworks.feed.schema import Send, Subscription
+from paperworks.feed.tokens import Tokens
+
+TOKENS = Tokens("x" * 40)
+URL = "https://papers.example.org"
+
+
+class Post:
+    """A mail server that keeps what it gets, and refuses, drops or waits where it is told to."""
+
+    def __init__(self):
+        self.got, self.refuse, self.drop_after_data, self.drop_at_rcpt, self.pause = [], {}, set(), set(), 0.0
+
+    async def handle_RCPT(self, server, session, envelope, address, options):
+        if address in self.drop_at_rcpt:
+            server.transport.abort()
+            return "421 gone"
+        if address in self.refuse:
+            return self.refuse[address]
+        envelope.rcpt_tos.append(address)
+        return "250 OK"
+
+    async def handle_DATA(self, server, session, envelope):
+        self.got.append((envelope.rcpt_tos[0], email.message_from_bytes(envelope.content)))
+        if self.pause:
+            import asyncio
+
+            await asyncio.sleep(self.pause)
+        if envelope.rcpt_tos[0] in self.drop_after_data:
+            server.transport.abort()
+        return "250 OK"
+
+    def addresses(self):
+        return [address for address, _ in self.got]
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def post():
+    handler = Post()
+    controller = Controller(handler, hostname="127.0.0.1", port=free_port())
+    controller.start()
+    handler.url = f"smtp://127.0.0.1:{controller.port}?starttls=no"
+    yield handler
+    controller.stop()
+
+
+@pytest.fixture
+def mailer(post):
+    with Mailer(post.url, "Daily Papers <papers@example.org>", timeout=5) as mailer:
+        yield mailer
+
+
+def subscribers(store, *names, frequency="daily", confirmed=True):
+    people = People(store)
+    for name in names:
+        person = people.of_email(f"{name}@example.org")
+        people.subscribe(person, frequency)
+        if confirmed:
+            people.confirm(person)
+
+
+@pytest.fixture
+def filled(store):
+    store.add([Entry(title="On <script>alert(1)</script> noise", abstract="What & why.", authors=["Ann Lee"])])
+    subscribers(store, "ann", "bo", "cy")
+    return store
+
+
+def states(store):
+    with store.session() as session:
+        return [send.state for send in session.scalars(select(Send).order_by(Send.person_id))]
+
+
+def later(**spans):
+    return datetime.now(UTC) + timedelta(minutes=1) + timedelta(**spans)
+
+
+class TestDigest:
+    def test_each_subscriber_gets_one_copy(self, filled, mailer, post):
+        subscribers(filled, "weekly", frequency="weekly")
+        subscribers(filled, "silent", confirmed=False)
+        assert str(send_digest(filled, mailer, TOKENS, URL, now=later())) == "3 sent, 0 put off, 0 refused, 0 uncertain"
+        assert str(send_digest(filled, mailer, TOKENS, URL, now=later())) == "0 sent, 0 put off, 0 refused, 0 uncertain"
+        assert post.addresses() == ["ann@example.org", "bo@example.org", "cy@example.org"]
+        assert send_digest(filled, mailer, TOKENS, URL, "weekly", now=later()).sent == 1
+        assert send_digest(filled, mailer, TOKENS, URL, now=later(days=1)).sent == 3
+
+    def test_a_copy_says_what_it_should(self, filled, mailer, post):
+        people = People(filled)
+        people.save_search(people.of_email("ann@example.org"), "noise")
+        send_digest(filled, mailer, TOKENS, URL, now=later())
+        message = post.got[0][1]
+        text, html = (part.get_payload(decode=True).decode() for part in message.walk() if not part.is_multipart())
+        assert "On <script>alert(1)</script> noise" in text
+        assert "<script>" not in html
+        assert "&lt;script&gt;" in html
+        assert "New for “noise”" in text
+        assert f"{URL}/paper/1" in html
+        assert message["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
+        token = message["List-Unsubscribe"].strip("<>").rpartition("/")[2]
+        assert TOKENS.read("unsubscribe", token) == {"person": people.of_email("ann@example.org")}
+        assert message["Message-ID"].endswith("@example.org>")
+        assert len({m["Message-ID"] for _, m in post.got}) == 3
+
+    def test_who_is_refused_for_now_is_tried_again_later(self, filled, mailer, post):
+        post.refuse["bo@example.org"] = "451 later"
+        sent = send_digest(filled, mailer, TOKENS, URL, now=later())
+        assert (sent.sent, sent.retry) == (2, 1)
+        assert "451 later" in sent.problems[0]
+        post.refuse.clear()
+        assert send_digest(filled, mailer, TOKENS, URL, now=later(minutes=2)).sent == 0
+        assert send_digest(filled, mailer, TOKENS, URL, now=later(minutes=6)).sent == 1
+        assert sorted(post.addresses()) == ["ann@example.org", "bo@example.org", "cy@example.org"]
+
+    def test_pauses_double_and_end(self, filled, mailer, post):
+        post.refuse["bo@example.org"] = "451 later"
+        moment, pauses = later(), []
+        for _ in range(5):
+            send_digest(filled, mailer, TOKENS, URL, now=moment)
+            with filled.session() as session:
+                bo = session.scalars(select(Send).order_by(Send.id)).all()[1]
+                pauses.append(bo.next_attempt and (bo.next_attempt - moment).total_seconds() / 60)
+                moment = bo.next_attempt or moment
+        assert pauses == [5, 10, 20, 40, None]
+        assert states(filled) == ["sent", "failed", "sent"]
+
+    def test_who_is_refused_for_good_is_unsubscribed_in_the_end(self, filled, mailer, post):
+        post.refuse["bo@example.org"] = "550 no such user"
+        for day in range(4):
+            send_digest(filled, mailer, TOKENS, URL, now=later(days=day))
+        assert states(filled).count("failed") == 3
+        with filled.session() as session:
+            assert len(session.scalars(select(Subscription)).all()) == 2
+
+    def test_a_lost_answer_is_uncertain_and_never_repeated(self, filled, mailer, post):
+        post.drop_after_data.add("bo@example.org")
+        assert str(send_digest(filled, mailer, TOKENS, URL, now=later())) == "2 sent, 0 put off, 0 refused, 1 uncertain"
+        post.drop_after_data.clear()
+        assert send_digest(filled, mailer, TOKENS, URL, now=later(hours=1)).sent == 0
+        assert post.addresses().count("bo@example.org") == 1
+        [left] = uncertain_sends(filled)
+        assert left["email"] == "bo@example.org"
+
+    def test_a_connection_lost_before_the_message_is_tried_again(self, filled, mailer, post):
+        post.drop_at_rcpt.add("bo@example.org")
+        sent = send_digest(filled, mailer, TOKENS, URL, now=later())
+        assert (sent.sent, sent.retry) == (2, 1)
+        post.drop_at_rcpt.clear()
+        assert send_digest(filled, mailer, TOKENS, URL, now=later(minutes=6)).sent == 1
+
+    def test_one_process_sends_at_a_time(self, filled, mailer):
+        with _alone(filled), pytest.raises(DigestRunning):
+            send_digest(FeedStore(filled.url), mailer, TOKENS, URL)
+
+
+def test_a_digest_that_was_killed_sends_the_rest_and_nobody_a_second_copy(tmp_path, post):
+    path = tmp_path / "feed.db"
+    store = FeedStore(path)
+    store.add([Entry(title="On noise")])
+    names = [f"p{i}" for i in range(12)]
+    subscribers(store, *names)
+    post.pause = 0.1
+    code = (
+        "import sys; from paperworks.feed import FeedStore; from paperworks.feed.mail import Mailer\n"
+        "from paperworks.feed.digest import send_digest; from paperworks.feed.tokens import Tokens\n"
+        "send_digest(FeedStore(sys.argv[1]), Mailer(sys.argv[2], 'a@example.org'), Tokens('x' * 40), 'https://x.example')"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(path), post.url])
+    deadline = time.monotonic() + 60
+    while len(post.got) < 4 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    post.pause = 0.0
+    time.sleep(0.3)
+    with Mailer(post.url, "a@example.org") as mailer:
+        sent = send_digest(store, mailer, TOKENS, URL, now=datetime.now(UTC))
+    counts = {name: post.addresses().count(f"{name}@example.org") for name in names}
+    assert max(counts.values()) == 1
+    assert sent.uncertain == 1
+    assert sum(counts.values()) >= 11  # all but, at most, the one whose fate is unknown
+    assert states(store).count("sent") == 11
+
+
+class TestMailer:
+    @pytest.mark.parametrize(
+        ("url", "sender", "message"),
+        [
+            ("http://x", "a@b.org", "smtp://"),
+            ("smtp://u:p@mail.example.org?starttls=no", "a@b.org", "no TLS"),
+            ("smtp://x", "nobody", "e-mail address"),
+            ("smtp://x", "a@b.org\nBcc: c@d.org", "e-mail address"),
+        ],
+    )
+    def test_settings_that_are_not_good_are_refused(self, url, sender, message):
+        with pytest.raises(ValueError, match=message):
+            Mailer(url, sender)
+
+    def test_a_server_that_is_not_there_is_not_sent(self):
+        with (
+            Mailer("smtp://127.0.0.1:9?starttls=no", "a@b.org", timeout=2) as mailer,
+            pytest.raises(NotSent, match="Refused") as caught,
+        ):
+            mailer.send(mailer.message("c@d.org", "S", "T"))
+        assert not caught.value.permanent
+
+    def test_dots_and_lines_arrive_as_they_are(self, mailer, post):
+        mailer.send(mailer.message("c@d.org", "Sübject", ".\n..two\nend ü"))
+        [(_, message)] = post.got
+        assert message.get_payload(decode=True).decode().replace("\r\n", "\n") == ".\n..two\nend ü\n"
+
+    def test_it_speaks_tls_and_signs_in(self, tmp_path):
+        import ssl
+
+        make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+        make += ["-addext", "subjectAltName=DNS:localhost", "-keyout", "key.pem", "-out", "cert.pem"]
+        try:
+            subprocess.run(make, cwd=tmp_path, check=True, capture_output=True)
+        except FileNotFoundError:
+            pytest.skip("openssl is not installed")
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+        signed = []
+
+        def check(server, session, envelope, mechanism, data):
+            signed.append((data.login, data.password))
+            return AuthResult(success=data.password == b"p@ss", handled=False)
+
+        handler = Post()
+        controller = Controller(
+            handler,
+            hostname="localhost",
+            port=free_port(),
+            tls_context=context,
+            require_starttls=True,
+            authenticator=check,
+        )
+        controller.start()
+        try:
+            port = controller.port
+            trust = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
+            with Mailer(f"smtp://me:p%40ss@localhost:{port}", "a@b.org", context=trust) as mailer:
+                mailer.send(mailer.message("c@d.org", "S", "T"))
+            assert signed[0] == (b"me", b"p@ss")
+            assert handler.addresses() == ["c@d.org"]
+            with (
+                Mailer(f"smtp://me:wrong@localhost:{port}", "a@b.org", context=trust) as mailer,
+                pytest.raises(NotSent, match="refuses the sign-in"),
+            ):
+                mailer.send(mailer.message("c@d.org", "S", "T"))
+            with Mailer(f"smtp://localhost:{port}", "a@b.org") as mailer, pytest.raises(NotSent, match="certificate"):
+                mailer.send(mailer.message("c@d.org", "S", "T"))
+        finally:
+            controller.stop()

@@ -1,0 +1,81 @@
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from paperworks.feed import Entry, FeedStore
+from paperworks.feed.people import People
+from paperworks.feed.schema import Activity, Vote
+from paperworks.feed.trending import record, trending, votes_of
+
+NOW = datetime(2023, 5, 8, 15, tzinfo=UTC)
+
+
+def feed(n=3):
+    store = FeedStore("sqlite://")
+    store.add([Entry(title=f"T {i}", published=NOW - timedelta(days=400)) for i in range(n)])
+    return store
+
+
+def vote(store, paper, age, email):
+    person = People(store).of_email(email)
+    with store.session() as session:
+        session.add(Vote(person_id=person, paper_id=paper, at=NOW - timedelta(days=age)))
+
+
+def test_the_formula():
+    store = feed()
+    vote(store, 2, 3.5, "a@example.org")
+    with store.session() as session:
+        session.add(Activity(paper_id=3, kind="read", day=(NOW - timedelta(days=7)).date(), count=5))
+        session.add(Activity(paper_id=3, kind="run", day=NOW.date(), count=1))
+    heat = dict(trending(store, "week", now=NOW))
+    assert heat[2] == pytest.approx(4 / 2)
+    assert heat[3] == pytest.approx(5 * 2 ** -((7 + 3 / 24) / 3.5) + 2 * 2 ** -(3 / 24 / 3.5))
+    assert heat[1] == 0
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    events=st.lists(st.tuples(st.integers(1, 3), st.floats(0, 20)), max_size=6),
+    paper=st.integers(1, 3),
+    age=st.floats(0, 20),
+    period=st.sampled_from(["day", "week", "month"]),
+)
+def test_one_more_vote_never_lowers_a_paper_and_an_older_one_lifts_it_no_more(events, paper, age, period):
+    def heat(votes):
+        store = feed()
+        for k, (voted, old) in enumerate(votes):
+            vote(store, voted, old, f"p{k}@example.org")
+        ranked = trending(store, period, now=NOW)
+        return [p for p, _ in ranked], dict(ranked)
+
+    order, before = heat(events)
+    newer_order, newer = heat([*events, (paper, age)])
+    _, older = heat([*events, (paper, age + 5)])
+    assert newer_order.index(paper) <= order.index(paper)
+    assert newer[paper] >= older[paper] >= before[paper]
+
+
+def test_ties_go_to_the_later_published_and_then_the_later_added():
+    store = FeedStore("sqlite://")
+    days = (3, 1, 1)
+    store.add([Entry(title=f"T {i}", published=NOW - timedelta(days=400 + d)) for i, d in enumerate(days)])
+    assert [p for p, _ in trending(store, now=NOW)] == [3, 2, 1]
+
+
+def test_reads_are_counted_by_the_day(store):
+    store.add([Entry(title="T", upvotes=2)])
+    record(store, "read", 1)
+    record(store, "read", 1, count=2)
+    with store.session() as session:
+        assert session.query(Activity).one().count == 3
+    People(store).vote(People(store).of_email("a@example.org"), 1, True)
+    assert votes_of(store, [1]) == {1: 3}
+
+
+@pytest.mark.usefixtures("untyped")
+def test_another_period_is_refused():
+    with pytest.raises(ValueError, match="period is 'year'"):
+        trending(feed(), "year")
