@@ -90,5 +90,17 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "sign_vote_accuracy",
             "thresholdout_scorer",
         ],
+        "invariance": [
+            "CausalGraph",
+            "DiscreteSCM",
+            "DiscreteWorstCase",
+            "EquivalenceClass",
+            "GraphComponents",
+            "core",
+            "equivalent",
+            "full_set_counterexample",
+            "parse_mutable",
+            "stable_equivalence_classes",
+        ],
     },
 )
