@@ -1,0 +1,379 @@
+"""What the paper claims of its evaluation, on garments with judges trained here, and on photographs."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from paperworks.evidence import Measurement, Run, Table, measures, races
+from paperworks.evidence.timing import interleaved
+from paperworks.papers.fmr.networks import (
+    KINDS,
+    Kind,
+    classifier,
+    held_out,
+    judges,
+    training_images,
+    vocabulary,
+)
+from paperworks.robustness import (
+    FMREvaluator,
+    FMRReport,
+    ImageGenerator,
+    LinearGenerator,
+    Oracle,
+    OracleConstrainedPerturber,
+    PerturbedBatch,
+    StyleGenerator,
+    learn_sparse_mask,
+    rank_agreement,
+)
+from paperworks.testbeds import fashion_mnist, imagenet_classifier, photographs, random_crops
+
+BUDGET = 15
+STEP = 0.25
+
+
+def garments(run: Run, n: int = 400) -> tuple[Tensor, Tensor]:
+    """Return test images in [0, 1] and their labels."""
+    data, n = fashion_mnist("test"), run.at(smoke=40, desk=n, full=10_000)
+    return (data[:n] + 1) / 2, data.labels[:n]
+
+
+@functools.cache
+def components() -> LinearGenerator:
+    """Return the generator of most experiments."""
+    return LinearGenerator.pca(training_images(), 100)
+
+
+def evaluator(
+    run: Run, oracle: Oracle, generator: ImageGenerator | None = None, budget: int = BUDGET, **options: Any
+) -> FMREvaluator:
+    """Return an evaluator with the step size of the record."""
+    size = STEP if isinstance(generator, LinearGenerator | None) else None
+    perturber = OracleConstrainedPerturber(generator or components(), oracle, size, budget, **options)
+    return FMREvaluator(perturber, held_out=held_out(run))
+
+
+@measures("f1-labels-kept")
+def labels_kept(run: Run) -> Measurement:
+    """Search with each budget, and ask the judges, and one that the search doesn't know, about the results."""
+    images, labels = garments(run, 1000)
+    model, oracle = classifier(run, "plain"), judges(run)
+    rows, violations, agreement = [], 0, 0.0
+    for budget in run.progress((0, 5, BUDGET, 40, 100), label="budgets"):
+        report = evaluator(run, oracle, budget=budget).evaluate(model, (images, labels))
+        violations += report.violations
+        if budget == BUDGET:
+            agreement = report.held_out_agreement
+        distance, steps = (float(report.diagnostics[name][report.validated].mean()) for name in ("l2", "steps"))
+        rows.append(
+            [budget, report.VR, report.violations, report.held_out_agreement, report.PA, report.FMR, steps, distance]
+        )
+    columns = ["budget", "validated", "violations", "held-out agreement", "PA", "FMR", "steps accepted", "distance"]
+    return Measurement(
+        {"violations": violations, "held_out_agreement": agreement},
+        table=Table(columns, rows),
+        figure=gallery(run, oracle, images, labels, model),
+    )
+
+
+def gallery(run: Run, oracle: Oracle, images: Tensor, labels: Tensor, model: nn.Module) -> Any:
+    """Draw images beside those made of them for a model."""
+    n = 8
+    made = evaluator(run, oracle).perturber.generate(model, images[:n], labels[:n])
+    names = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot")
+    with torch.no_grad():
+        seen = model(made.x).argmax(1).tolist()
+    figure, panels = run.figure(2, n, squeeze=False)
+    figure.set_size_inches(11, 3.2)
+    for column in range(n):
+        for row, picture in enumerate((images[column, 0], made.x[column, 0])):
+            panels[row, column].imshow(picture, cmap="gray_r", vmin=0, vmax=1)
+            panels[row, column].set(xticks=[], yticks=[])
+        panels[0, column].set_title(names[int(labels[column])], fontsize=9)
+        panels[1, column].set_title(names[seen[column]], fontsize=9)
+    panels[0, 0].set_ylabel("original")
+    panels[1, 0].set_ylabel("made for it")
+    figure.suptitle("Above each image its label, and what the evaluated network sees in the image made for it")
+    return figure
+
+
+def score_row(name: str, report: FMRReport) -> list[Any]:
+    """Return a row of a table of scores."""
+    low, high = report.ci["FMR"]
+    return [name, report.SA, report.SA_recon, report.PA, report.FMR, f"{low:.3f} to {high:.3f}", report.conditional]
+
+
+SCORES = ["network", "SA", "SA of reconstructions", "PA", "FMR", "95 % interval", "conditional"]
+
+
+@measures("f2-ranks-robustness")
+def ranks_robustness(run: Run) -> Measurement:
+    """Evaluate a plain network and one trained with noise, of each seed."""
+    data, oracle = garments(run), judges(run)
+    found: dict[str, list[float]] = {"score": [], "accuracy": []}
+    rows = []
+    for seed in run.progress(run.seeds, label="seeds"):
+        plain, noise = (
+            evaluator(run, oracle).evaluate(classifier(run, kind, seed), data) for kind in ("plain", "noise")
+        )
+        found["score"].append(noise.FMR - plain.FMR)
+        found["accuracy"].append(abs(noise.SA - plain.SA))
+        rows += [score_row(f"plain, seed {seed}", plain), score_row(f"noise, seed {seed}", noise)]
+    return Measurement.over_seeds(found, table=Table(SCORES, rows))
+
+
+@measures("f3-dynamic")
+def dynamic(run: Run) -> Measurement:
+    """Show the images made for each of four networks to all of them."""
+    kinds = KINDS[:4]
+    models = {kind: classifier(run, kind) for kind in kinds}
+    matrix = evaluator(run, judges(run)).transfer_matrix(models, garments(run, 1000))
+    worse = int((matrix.diagonal() > matrix.min(1)).sum())
+    figure, axes = run.figure()
+    shown_matrix = axes.imshow(matrix, cmap="viridis", vmin=0, vmax=1)
+    axes.set(
+        xticks=range(4), yticks=range(4), xticklabels=kinds, yticklabels=kinds,
+        xlabel="accuracy of", ylabel="on images made for",
+    )  # fmt: skip
+    axes.grid(False)
+    for (i, j), value in np.ndenumerate(matrix):
+        axes.text(j, i, f"{value:.2f}", ha="center", va="center", color="white" if value < 0.6 else "black")
+    figure.colorbar(shown_matrix, ax=axes)
+    rows = [[kind, *row] for kind, row in zip(kinds, matrix.tolist(), strict=True)]
+    return Measurement(worse, table=Table(["images made for", *kinds], rows), figure=figure)
+
+
+def generators(run: Run) -> dict[str, ImageGenerator]:
+    """Return three generators: components, low frequencies, and a vocabulary learned from the training images."""
+    return {"PCA": components(), "DCT": LinearGenerator.dct(28, 28, 10), "VQ": vocabulary(run)}
+
+
+@measures("f4-stable-ranking")
+def stable_ranking(run: Run) -> Measurement:
+    """Rank six networks in eighteen settings."""
+    data = garments(run)
+    models = {kind: classifier(run, kind) for kind in KINDS}
+    oracles = {"plain judges": judges(run), "judges trained with changes": judges(run, "mixed judge")}
+    settings = [
+        (generator_name, generator, judge_name, oracle, budget)
+        for generator_name, generator in generators(run).items()
+        for judge_name, oracle in oracles.items()
+        for budget in run.at(smoke=(2, 4), desk=(5, BUDGET, 40), full=(5, BUDGET, 40))
+    ]
+    rows, scores = [], []
+    for generator_name, generator, judge_name, oracle, budget in run.progress(settings, label="settings"):
+        judge = evaluator(run, oracle, generator, budget)
+        scores.append([judge.evaluate(model, data).FMR for model in models.values()])
+        rows.append([generator_name, judge_name, budget, *scores[-1]])
+    table = np.array(scores)
+    return Measurement(
+        rank_agreement(table),
+        table=Table(["generator", "judges", "budget", *KINDS], rows),
+        remark="; ".join(f"{name} {value:.2f}" for name, value in agreements(settings, table).items()),
+    )
+
+
+def agreements(settings: Sequence[tuple[Any, ...]], scores: np.ndarray) -> dict[str, float]:
+    """Return the mean rank correlation within each generator and within each oracle."""
+    groups: dict[str, list[int]] = {}
+    for number, (generator_name, _, judge_name, _, _) in enumerate(settings):
+        for name in (f"within {generator_name}", f"within {judge_name}"):
+            groups.setdefault(name, []).append(number)
+    return {name: rank_agreement(scores[numbers]) for name, numbers in groups.items()}
+
+
+@measures("f5-sparse-latents")
+def sparse_latents(run: Run) -> Measurement:
+    """Evaluate networks with all components and with the tenth that the judges' stand-in needs most."""
+    data = garments(run)
+    kinds: tuple[Kind, ...] = ("plain", "noise", "blur", "erased")
+    generator, oracle = components(), judges(run)
+    training = fashion_mnist("train")
+    n = run.at(smoke=100, desk=2000, full=20_000)
+    mask = learn_sparse_mask(
+        generator, classifier(run, "judge", 104), (training[:n] + 1) / 2, training.labels[:n],
+        keep=0.1, steps=run.at(smoke=5, desk=200, full=1000), random_state=run.seed,
+    )  # fmt: skip
+    reports: dict[str, list[FMRReport]] = {}
+    for name, allowed in (("all", None), ("a tenth", mask)):
+        judge = evaluator(run, oracle, generator, sparse_mask=allowed)
+        reports[name] = [judge.evaluate(classifier(run, kind), data) for kind in run.progress(kinds, label=name)]
+    scores = {name: np.array([report.FMR for report in found]) for name, found in reports.items()}
+    rows = [
+        [kind, *(getattr(found[i], part) for part in ("FMR", "PA") for found in reports.values())]
+        for i, kind in enumerate(kinds)
+    ]
+    columns = ["network", *(f"{part} with {name}" for part in ("FMR", "PA") for name in reports)]
+    change = np.abs(scores["all"] - scores["a tenth"])
+    same = bool((scores["all"].argsort() == scores["a tenth"].argsort()).all())
+    return Measurement({"score_change": float(change.max()), "same_ranking": same}, table=Table(columns, rows))
+
+
+class Resized(nn.Module):
+    """A network of ImageNet that is shown images in its own size."""
+
+    def __init__(self, network: nn.Module, side: int) -> None:
+        super().__init__()
+        self.network, self.side = network, side
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the logits."""
+        return self.network(functional.interpolate(images, (self.side, self.side), mode="bilinear", antialias=True))
+
+
+@measures("f6-imagenet")
+def imagenet(run: Run) -> Measurement:
+    """Evaluate EfficientNet-Lite0 on crops of photographs whose labels two larger ones agree on and keep."""
+    networks = [imagenet_classifier(name) for name in ("lite0", "lite1", "lite2")]
+    model, *larger = [network.to(memory_format=torch.channels_last) for network in networks]
+    oracle = Oracle([Resized(network, network.side) for network in larger], "unanimous")
+    photos = list(photographs().values())[: run.at(smoke=2, desk=10, full=10)]
+    crops = random_crops(photos, run.at(smoke=1, desk=6, full=100), model.side, run.torch_rng())
+    labels = torch.cat([oracle.predict(part) for part in crops.split(16)])
+    images, labels = crops[labels >= 0], labels[labels >= 0]
+    rows, violations = [], 0
+    budget = run.at(smoke=1, desk=10, full=40)
+    ways: dict[str, ImageGenerator] = {
+        "low frequencies": LinearGenerator.dct(model.side, model.side, 28),
+        "style": StyleGenerator(),
+    }
+    for name, generator in run.progress(list(ways.items()), label="generators"):
+        perturber = OracleConstrainedPerturber(generator, oracle, budget=budget)
+        report = FMREvaluator(perturber, batch_size=16).evaluate(model, (images, labels))
+        violations += report.violations
+        steps, similarity = (float(report.diagnostics[part].mean()) for part in ("steps", "ssim"))
+        rows.append([name, len(labels), *score_row("", report)[1:], steps, similarity])
+    columns = ["generator", "crops", *SCORES[1:], "steps accepted", "SSIM"]
+    return Measurement(violations, table=Table(columns, rows))
+
+
+# Races
+
+
+Attack = Callable[[float], Callable[[Tensor, Tensor], Tensor]]
+"""From a radius to a function that attacks images with their labels."""
+
+
+def attack_race(run: Run, name: str, attack_of: Callable[[nn.Module], Attack]) -> Measurement:
+    """Search, and attack as far in the mean by projected gradients; ask a held-out judge, and take the time of a step.
+
+    The attack knows nothing of labels that must stay, so an answer of the judges is added to the time of its steps.
+    """
+    images, labels = garments(run)
+    model, oracle, judge = classifier(run, "plain"), judges(run), held_out(run)
+    perturber = evaluator(run, oracle).perturber
+    made = perturber.generate(model, images, labels)
+    x, y = images[made.validated], labels[made.validated]
+    ours = made.x[made.validated]
+    attack = attack_of(model)
+
+    def distance(found: Tensor) -> float:
+        return float((found - x).flatten(1).norm(dim=1).mean())
+
+    def accuracy_on(found: Tensor) -> float:
+        with torch.no_grad():
+            return float((model(found).argmax(1) == y).double().mean())
+
+    far = radius(run, lambda r: distance(attack(r)(x, y)), distance(ours))
+    as_hard = radius(run, lambda r: -accuracy_on(attack(r)(x, y)), -accuracy_on(ours))
+    results = {
+        "ours": ours,
+        f"{name}, at equal distance": attack(far)(x, y),
+        f"{name}, at equal accuracy": attack(as_hard)(x, y),
+    }
+    agreement = {way: float(judge.accepts(found, y).double().mean()) for way, found in results.items()}
+    rows = [
+        [
+            way,
+            distance(found),
+            accuracy_on(found),
+            agreement[way],
+            float(oracle.accepts(found, y).double().mean()),
+        ]
+        for way, found in results.items()
+    ]
+    seconds = interleaved(
+        run,
+        {
+            "ours": lambda: perturber.generate(model, x, y),
+            "theirs": lambda: attack(far)(x, y),
+            "judges": lambda: oracle.predict(x),
+        },
+        repeats=run.at(smoke=1, desk=7, full=15),
+    )
+    step = seconds["ours"] / steps_tried(made)
+    their_step = (seconds["theirs"] / BUDGET + seconds["judges"]) / len(x)
+    way = f"{name}, at equal distance"
+    return Measurement(
+        {"agreement": agreement["ours"] - agreement[way], "step_time": step / their_step},
+        table=Table(["attack", "mean distance", "accuracy", "held-out agreement", "judges' agreement"], rows),
+        remark=f"A step of an image: {1e6 * step:.0f} µs of ours with its judges, {1e6 * their_step:.0f} µs of {name} "
+        f"with an answer of the judges.",
+    )
+
+
+def steps_tried(made: PerturbedBatch) -> int:
+    """Return how many steps a search took that stops at the first rejected one."""
+    return int((made.accepted_steps[made.validated] + 1).clamp(max=BUDGET).sum())
+
+
+def radius(run: Run, measure: Callable[[float], float], wanted: float) -> float:
+    """Return the radius at which an attack measures what is wanted, which rises with the radius, by bisection."""
+    low, high = 0.0, 8.0
+    for _ in range(run.at(smoke=2, desk=10, full=14)):
+        middle = (low + high) / 2
+        low, high = (middle, high) if measure(middle) < wanted else (low, middle)
+    return (low + high) / 2
+
+
+@races("torchattacks")
+def against_torchattacks(run: Run) -> Measurement:
+    """Attack with torchattacks, whose steps are 2.5 times the radius in all (arXiv 1706.06083)."""
+    from torchattacks import PGDL2
+
+    def attack_of(model: nn.Module) -> Attack:
+        return lambda r: PGDL2(model, eps=r, alpha=2.5 * r / BUDGET, steps=BUDGET, random_start=False)
+
+    return attack_race(run, "torchattacks", attack_of)
+
+
+@races("foolbox")
+def against_foolbox(run: Run) -> Measurement:
+    """Attack with foolbox, with the same steps."""
+    from foolbox import PyTorchModel
+    from foolbox.attacks import L2ProjectedGradientDescentAttack
+
+    def attack_of(model: nn.Module) -> Attack:
+        network = PyTorchModel(model, bounds=(0, 1), device="cpu")
+        method = L2ProjectedGradientDescentAttack(rel_stepsize=2.5 / BUDGET, steps=BUDGET, random_start=False)
+        return lambda r: lambda x, y: method.run(network, x, y, epsilon=r)
+
+    return attack_race(run, "foolbox", attack_of)
+
+
+@races("art")
+def against_art(run: Run) -> Measurement:
+    """Attack with the Adversarial Robustness Toolbox, with the same steps."""
+    from art.attacks.evasion import ProjectedGradientDescent
+    from art.estimators.classification import PyTorchClassifier
+
+    def attack_of(model: nn.Module) -> Attack:
+        estimator = PyTorchClassifier(
+            model, nn.CrossEntropyLoss(), input_shape=(1, 28, 28), nb_classes=10, clip_values=(0, 1), device_type="cpu"
+        )
+
+        def with_radius(r: float) -> Callable[[Tensor, Tensor], Tensor]:
+            method = ProjectedGradientDescent(
+                estimator, norm=2, eps=r, eps_step=2.5 * r / BUDGET, max_iter=BUDGET, batch_size=512, verbose=False
+            )
+            return lambda x, y: torch.from_numpy(method.generate(x.numpy(), y.numpy()))
+
+        return with_radius
+
+    return attack_race(run, "ART", attack_of)

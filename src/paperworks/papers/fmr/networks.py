@@ -1,0 +1,116 @@
+"""The networks of the experiments: small classifiers of garments to evaluate, judges, and a learned vocabulary."""
+
+import sys
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from paperworks.evidence import Run
+from paperworks.robustness import VQVAE, Oracle, StyleGenerator, VQGenerator
+from paperworks.testbeds import fashion_mnist, fit, trained_classifier
+from paperworks.testbeds.garments import erased
+from paperworks.testbeds.training import code_digest
+
+Kind = Literal["plain", "noise", "blur", "erased", "wide", "distilled", "judge", "mixed judge"]
+KINDS: tuple[Kind, ...] = ("plain", "noise", "blur", "erased", "wide", "distilled")
+
+
+class Network(nn.Sequential):
+    """A small convolutional classifier of garments in [0, 1]."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(
+            nn.Conv2d(1, width, 5, 2, 2), nn.SiLU(),
+            nn.Conv2d(width, 2 * width, 3, 2, 1), nn.SiLU(),
+            nn.Conv2d(2 * width, 2 * width, 3, 2, 1), nn.SiLU(),
+            nn.Flatten(), nn.Linear(32 * width, 64), nn.SiLU(), nn.Linear(64, 10),
+        )  # fmt: skip
+
+
+def shown(kind: Kind, images: Tensor, generator: torch.Generator) -> Tensor:
+    """Return images as a kind of network sees them in training."""
+    share = torch.rand(len(images), 1, 1, 1, generator=generator)
+    if kind == "noise":
+        return (images + 0.5 * share * torch.randn(images.shape, generator=generator)).clamp(0, 1)
+    if kind == "blur":
+        style = StyleGenerator()
+        latents = style.encode(images)
+        latents[:, 2] = 1.5 * share[:, 0, 0, 0]
+        return style.decode(latents, images).clamp(0, 1)
+    if kind == "erased":
+        return erased(images, generator)
+    if kind == "mixed judge":
+        drawn = torch.randint(4, share.shape, generator=generator)
+        for number, other in enumerate(("noise", "blur", "erased")):
+            images = torch.where(drawn == number, shown(other, images, generator), images)  # type: ignore[arg-type]
+    return images
+
+
+def classifier(run: Run, kind: Kind, seed: int | None = None) -> nn.Module:
+    """Return a trained and frozen classifier, from the cache or else training it now."""
+    seed = run.seed if seed is None else seed
+    strong = kind in ("wide", "judge", "mixed judge")
+    network = _untrained(32 if strong else 16, seed)
+    steps = run.at(smoke=10, desk=600 if "judge" in kind else 300, full=3000)
+
+    def build(folder: Path) -> None:
+        teacher = classifier(run, "judge", 1000 + seed) if kind == "distilled" else None
+
+        def loss(network: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+            images = (images + 1) / 2
+            if teacher is None:
+                return functional.cross_entropy(network(shown(kind, images, generator)), labels)
+            with torch.no_grad():
+                soft = (teacher(images) / 2).softmax(1)
+            return 4 * functional.cross_entropy(network(images) / 2, soft)
+
+        data = fashion_mnist("test" if run.scale == "smoke" else "train")
+        trained = fit(network, loss, data, steps=steps, seed=seed, progress=run.progress)
+        torch.save(trained.state_dict(), folder / "weights.pt")
+
+    inputs = {"kind": kind, "seed": seed, "steps": steps, "code": code_digest(sys.modules[__name__])}
+    folder = run.cache("fmr-classifier", build, **inputs)
+    network.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
+    return network.eval().requires_grad_(False)
+
+
+def _untrained(width: int, seed: int) -> Network:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Network(width)
+
+
+def judges(run: Run, kind: Kind = "judge") -> Oracle:
+    """Return three judges whose seeds no evaluated network has."""
+    return Oracle([classifier(run, kind, seed) for seed in (101, 102, 103)])
+
+
+def held_out(run: Run) -> Oracle:
+    """Return a judge of another architecture that no search asks."""
+    network = trained_classifier("fashion-mnist", size="smoke" if run.scale == "smoke" else "desk", seed=7)
+    return Oracle(lambda images: network(2 * images - 1))
+
+
+def training_images(n: int = 5000) -> Tensor:
+    """Return images that networks and generators learn from."""
+    return (fashion_mnist("train")[:n] + 1) / 2
+
+
+def vocabulary(run: Run) -> VQGenerator:
+    """Return a trained quantised autoencoder, from the cache or else training it now."""
+    steps, codes, dim, width = run.at(smoke=5, desk=600, full=10_000), 256, 16, run.at(smoke=8, desk=24, full=64)
+
+    def build(folder: Path) -> None:
+        trained = VQGenerator.fit(training_images(20_000), steps, width=width, codes=codes, dim=dim)
+        weights = trained.encoder.state_dict(), trained.codebook, trained.decoder.state_dict()
+        torch.save(weights, folder / "weights.pt")
+
+    folder = run.cache("fmr-vocabulary", build, steps=steps, codes=codes, dim=dim, width=width)
+    encoder, codebook, decoder = torch.load(folder / "weights.pt", weights_only=True)
+    network = VQVAE(width=width, codes=codes, dim=dim).eval().requires_grad_(False)
+    network.encoder.load_state_dict(encoder)
+    network.decoder.load_state_dict(decoder)
+    return VQGenerator(network.encoder, codebook, network.decoder)
