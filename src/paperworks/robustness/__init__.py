@@ -5,6 +5,17 @@ from paperworks.core.lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
+        "bounds": [
+            "BoundedModule",
+            "BoundedParameter",
+            "BoundedTensor",
+            "Perturbation",
+            "PerturbationL0Norm",
+            "PerturbationLpNorm",
+            "PerturbationSynonym",
+            "margin_spec",
+            "register_bound",
+        ],
         "evaluation": [
             "AutoencoderGenerator",
             "FMRAugmenter",

@@ -1,0 +1,128 @@
+"""What one computation of bounds knows: values, ends and linear bounds of the nodes met so far."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from paperworks.robustness.bounds.graph import Graph, Node
+from paperworks.robustness.bounds.options import Options
+from paperworks.robustness.bounds.perturbations import Perturbation
+from paperworks.robustness.bounds.registry import Interval, LinearBounds, batched, find_rule
+
+if TYPE_CHECKING:
+    from paperworks.robustness.bounds.alpha import Freedom
+
+_HELD = ("clean_mean", "clean_var")  # taken from the clean batch and held constant
+_MINUS_INFINITY = -1e9
+"""What stands for the minus infinity of attention masks: its exponential is 0 all the same, and 0 times it is 0."""
+
+
+class Call:
+    """One computation of bounds.
+
+    Attributes
+    ----------
+    ends
+        Intermediate bounds, node by node, as good as the method makes them.
+    linear
+        Linear bounds of the forward mode.
+    state
+        What a rule has to remember within the computation, by node.
+    lines
+        Lines of elementwise functions with the ends they were made for.
+    columns
+        Which coordinates of each root the forward mode's columns stand for, and which columns.
+    freedom
+        Parameters of the relaxations that α-CROWN optimises, if it is at work.
+    fixed
+        Intermediate bounds to be taken as they are.
+    start, part
+        Where the backward pass under way began, and which part of its rows it carries.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        leaves: Mapping[Node, Tensor],
+        perturbations: Mapping[Node, Perturbation],
+        batch: int,
+        options: Options,
+    ) -> None:
+        self.graph, self.perturbations, self.batch, self.options = graph, perturbations, batch, options
+        self._values: dict[Node, Any] = dict(leaves)
+        self._perturbed: set[Node] = set()
+        for node in graph:
+            if node in perturbations or (node.op not in _HELD and any(n in self._perturbed for n in node.inputs)):
+                self._perturbed.add(node)
+        self.roots = [node for node in graph if node in perturbations]
+        self.ends: dict[Node, Interval] = {}
+        self.linear: dict[Node, LinearBounds] = {}
+        self.state: dict[Node, Any] = {}
+        self.lines: dict[Node, Any] = {}
+        self.columns: dict[Node, tuple[Tensor, slice]] = {}
+        self.freedom: Freedom | None = None
+        self.fixed: dict[Node, Interval] = {}
+        self.start: Node | None = None
+        self.part = 0
+        self._relevant: dict[Node, list[Node]] = {}
+        self.affine: dict[Node, bool] = {}
+        self.sums: dict[Node, int] = {}
+
+    def perturbed(self, node: Node) -> bool:
+        """Return whether a node's value can move."""
+        return node in self._perturbed
+
+    def value(self, node: Node) -> Tensor:
+        """Return a node's clean value, (batch or 1, *shape)."""
+        if node not in self._values:
+            waiting = [node]
+            while waiting:  # no recursion: graphs can be deeper than Python's stack
+                top = waiting[-1]
+                missing = [n for n in top.inputs if n not in self._values]
+                if missing:
+                    waiting += missing
+                    continue
+                waiting.pop()
+                if top not in self._values:
+                    self._values[top] = self._evaluate(top)
+        return self._values[node]
+
+    def _evaluate(self, node: Node) -> Any:
+        args, kwargs = node.resolve(self._values.__getitem__), node.resolve_kwargs(self._values.__getitem__)
+        if node.op == "getitem":
+            return args[0][args[1]]
+        rule = find_rule(node.op)
+        return rule.value(node, args, kwargs) if rule is not None else batched(node.op, 1, args, kwargs)
+
+    def constant(self, node: Node) -> Tensor:
+        """Return the value of what is not perturbed, as a term of a sum: finite."""
+        value = self.value(node)
+        if value.is_floating_point() and not torch.is_grad_enabled():
+            return value.clamp(min=_MINUS_INFINITY)
+        # A clamp of what is already finite costs a gradient its bits at the border alone.
+        return torch.where(value.isneginf(), _MINUS_INFINITY, value) if value.is_floating_point() else value
+
+    def bounds(self, node: Node) -> Interval:
+        """Return the ends of a node."""
+        if not self.perturbed(node):
+            value = self.constant(node)
+            return Interval(value, value)
+        return self.ends[node]
+
+    def relevant(self, target: Node) -> list[Node]:
+        """Return the perturbed nodes on the way to a node, itself last, in topological order."""
+        if target not in self._relevant:
+            needed = {target}
+            for node in reversed(self.graph.nodes[: target.index + 1]):
+                if node in needed:
+                    needed.update(n for n in node.inputs if self.perturbed(n))
+            self._relevant[target] = [n for n in self.graph.nodes[: target.index + 1] if n in needed]
+        return self._relevant[target]
+
+    def bytes_per_row(self, start: Node) -> float:
+        """Return what a row of coefficients takes at its widest, with room for the intermediate results of a rule."""
+        widest = max(node.shape.numel() for node in self.relevant(start))
+        item = torch.finfo(self.value(self.roots[0]).dtype).bits / 8
+        return 4 * item * self.batch * widest

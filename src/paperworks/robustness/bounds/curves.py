@@ -1,0 +1,240 @@
+r"""Functions of one variable, and the lines that bound them on intervals.
+
+One idea serves them all: a line of *any* slope k bounds f on [l, u] once its intercept is the least (or greatest) value
+of f(x) - kx there, and that is found among l, u, the kinks of f and the points where f' = k. So the choice of a slope
+decides how tight a line is, and never whether it holds.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+Function = Callable[[Tensor], Tensor]
+_BISECTIONS = 32  # on a piece, for tangents and critical points that have no closed form
+_NARROW = 1e-8  # below this width a chord's slope is rounding error
+
+
+def _middle(lower: Tensor, upper: Tensor) -> Tensor:
+    return (lower + upper) / 2
+
+
+class Lines(NamedTuple):
+    """A lower and an upper line: slopes and intercepts."""
+
+    lower_slope: Tensor
+    lower_intercept: Tensor | None
+    upper_slope: Tensor
+    upper_intercept: Tensor | None
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch where a function is convex or concave.
+
+    Parameters
+    ----------
+    convex
+        Which of the two.
+    critical
+        The inverse of the derivative on the stretch, clamped to it for values the derivative doesn't take; found by
+        bisection where it is not given.
+    start, end
+        The stretch.
+    """
+
+    convex: bool
+    critical: Function | None = None
+    start: float = -math.inf
+    end: float = math.inf
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A function of one variable that is piecewise convex, concave or linear.
+
+    Parameters
+    ----------
+    f, df
+        The function and its derivative.
+    pieces
+        The stretches where it is curved.
+    kinks
+        Where linear pieces meet others.
+    increasing, decreasing
+        Whether it is monotone.
+    domain
+        Open interval where it is defined; `closed` includes the left end.
+    slopes
+        Slopes of its linear pieces.
+    s_shaped
+        Bound an interval around the inflection by a chord or the tangent through an end alone (the paper's rule); other
+        curves take the tangent at the middle into account as well.
+    slack
+        How far the implementation of `f` is from the curve described.
+    touch
+        Where the tangent touches a curve that is convex or concave everywhere, by default in the middle.
+
+    Examples
+    --------
+    >>> curve = Curve(torch.exp, torch.exp, [Piece(convex=True, critical=torch.log)], increasing=True)
+    >>> low, high = torch.tensor(-1.0), torch.tensor(1.0)
+    >>> lines = curve.lines(low, high)
+    >>> bool(lines.lower_slope <= 1.0 <= lines.upper_slope)
+    True
+    """
+
+    f: Function
+    df: Function
+    pieces: Sequence[Piece] = ()
+    kinks: Sequence[float] = ()
+    increasing: bool = False
+    decreasing: bool = False
+    domain: tuple[float, float] = (-math.inf, math.inf)
+    closed: bool = False
+    slopes: Sequence[float] = ()
+    s_shaped: bool = False
+    slack: float = 0.0
+    touch: Callable[[Tensor, Tensor], Tensor] = _middle
+
+    def check(self, lower: Tensor, upper: Tensor, where: str) -> None:
+        """Raise ValueError where an interval leaves the domain."""
+        low, high = self.domain
+        if low == -math.inf and high == math.inf:
+            return
+        least, greatest = float(lower.detach().min()), float(upper.detach().max())
+        if least < low or greatest > high or (not self.closed and (least == low or greatest == high)):
+            bracket = "[" if self.closed else "("
+            takes = f"an interval inside {bracket}{low:g}, {high:g})"
+            raise ValueError(f"{where} is bounded by [{least:g}, {greatest:g}]; it takes {takes}")
+
+    def image(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the least and greatest values on intervals."""
+        if self.increasing:
+            return self.f(lower) - self.slack, self.f(upper) + self.slack
+        if self.decreasing:
+            return self.f(upper) - self.slack, self.f(lower) + self.slack
+        flat = torch.zeros_like(lower)
+        return self.intercept(flat, lower, upper, False), self.intercept(flat, lower, upper, True)
+
+    def intercept(self, slope: Tensor, lower: Tensor, upper: Tensor, above: bool) -> Tensor:
+        """Return the greatest (`above`) or least value of f(x) - slope x on intervals."""
+        best = torch.maximum if above else torch.minimum
+        found = best(self.f(lower) - slope * lower, self.f(upper) - slope * upper)
+        for kink in self.kinks:
+            at = torch.clamp(torch.full_like(lower, kink), lower, upper)
+            found = best(found, self.f(at) - slope * at)
+        for piece in self.pieces:
+            if piece.convex != above:
+                with torch.no_grad():
+                    at = self._critical(piece, slope, lower, upper)
+                # By the envelope theorem its place can be held fixed, but where it is an end it moves with that.
+                at = torch.clamp(at, lower, upper)
+                found = best(found, self.f(at) - slope * at)
+        return found + self.slack if above else found - self.slack
+
+    def _critical(self, piece: Piece, slope: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+        if piece.critical is not None:
+            at = piece.critical(slope)
+            return torch.where(at.isnan(), lower, at)
+        low, high = lower.clamp(piece.start, piece.end), upper.clamp(piece.start, piece.end)
+        return _bisect(lambda x: (self.df(x) < slope) == piece.convex, *torch.broadcast_tensors(low, high + 0 * slope))
+
+    def _tangent(self, piece: Piece, through: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+        """Return the point of a piece inside [lower, upper] whose tangent passes through f(through), if any does."""
+        low, high = lower.clamp(piece.start, piece.end), upper.clamp(piece.start, piece.end)
+        value = self.f(through)
+
+        def short(x: Tensor) -> Tensor:
+            """Whether the point touched lies farther from `through`, seen along the axis, than x."""
+            misses = self.f(x) + self.df(x) * (through - x) < value
+            # Walking towards `through`, tangents of a convex piece rise at it.
+            return misses == ((through >= x) == piece.convex)
+
+        return _bisect(short, low, high)
+
+    def chord(self, lower: Tensor, upper: Tensor) -> Tensor:
+        """Return the slope between the ends of intervals, or the derivative where they nearly meet."""
+        width = upper - lower
+        narrow = width < _NARROW
+        slope = (self.f(upper) - self.f(lower)) / torch.where(narrow, 1.0, width)
+        if not narrow.any():
+            return slope
+        return torch.where(narrow, _finite(self.df((lower + upper) / 2)), slope)
+
+    def lines(self, lower: Tensor, upper: Tensor) -> Lines:
+        """Return the lines of least area among tangents and chords."""
+        found = []
+        chord = self.chord(lower, upper)
+        for above in (False, True):
+            slope = self.slope(lower, upper, chord, above)
+            found += [slope, self.intercept(slope, lower, upper, above)]
+        return Lines(*found)
+
+    def slope(self, lower: Tensor, upper: Tensor, chord: Tensor, above: bool) -> Tensor:
+        """Return, of the slopes worth trying, the one whose line is best in the middle of the interval."""
+        if len(self.pieces) == 1 and not self.kinks:
+            return chord if self.pieces[0].convex == above else _finite(self.df(self.touch(lower, upper)))
+        middle = (lower + upper) / 2
+        candidates = [chord, *(torch.full_like(chord, s) for s in self.slopes)]
+        if not self.pieces:
+            for kink in self.kinks:
+                at = torch.clamp(torch.full_like(lower, kink), lower, upper)
+                candidates += [self.chord(lower, at), self.chord(at, upper)]
+        else:
+            with torch.no_grad():
+                touched = [
+                    self._tangent(piece, end, lower, upper)
+                    for piece in self.pieces
+                    if piece.convex != above
+                    for end in (lower, upper)
+                ]
+            touched += self._kinks_inside(lower, upper)
+            candidates += [_finite(self.df(torch.clamp(x, lower, upper))) for x in touched]
+            candidates.append(self._tangent_in_the_middle(lower, upper, middle, chord))
+        sign = -1.0 if above else 1.0
+        values = torch.stack(
+            [sign * (k * middle + self.intercept(k, lower, upper, above)) for k in (c.detach() for c in candidates)]
+        )
+        best = values.argmax(0, keepdim=True)
+        return torch.stack(candidates).gather(0, best)[0]
+
+    def _tangent_in_the_middle(self, lower: Tensor, upper: Tensor, middle: Tensor, chord: Tensor) -> Tensor:
+        tangent = _finite(self.df(middle))
+        if not self.s_shaped:
+            return tangent
+        mixed = (lower < 0) & (upper > 0)
+        return torch.where(mixed, chord, tangent)
+
+    def _kinks_inside(self, lower: Tensor, upper: Tensor) -> list[Tensor]:
+        return [torch.clamp(torch.full_like(lower, kink), lower, upper) for kink in self.kinks]
+
+    def slope_range(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the least and greatest slopes worth trying, from the derivative at ends, kinks and inflections."""
+        marks = [lower, upper, *self._kinks_inside(lower, upper)]
+        marks += [
+            torch.clamp(torch.full_like(lower, p), lower, upper)
+            for piece in self.pieces
+            for p in (piece.start, piece.end)
+            if math.isfinite(p)
+        ]
+        slopes = [self.chord(lower, upper), *(_finite(self.df(x)) for x in marks)]
+        slopes += [torch.full_like(lower, s) for s in self.slopes]
+        stacked = torch.stack(slopes)
+        return stacked.amin(0), stacked.amax(0)
+
+
+def _finite(slope: Tensor) -> Tensor:
+    return torch.where(slope.isfinite(), slope, 0.0)
+
+
+def _bisect(right: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
+    """Return where a condition that holds on the left of a point stops holding."""
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        go = right(middle)
+        low, high = torch.where(go, middle, low), torch.where(go, high, middle)
+    return (low + high) / 2

@@ -1,0 +1,312 @@
+"""Operators that are recorded as simpler ones, each a few lines of the mathematics."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from paperworks.robustness.bounds.capture import Decomposition, emit, tighten
+from paperworks.robustness.bounds.options import Options
+from paperworks.robustness.bounds.reductions import log_softmax_ends, logsumexp_ends, softmax_ends
+
+aten = torch.ops.aten
+
+
+def decompositions(options: Options) -> dict[Any, Decomposition]:
+    """Return what to record operators as, under these options."""
+    table = dict(_TABLE)
+    if options.softmax == "composition":
+        table[aten._softmax.default] = softmax
+    if options.normalize == "no-var":
+        table[aten.native_layer_norm.default] = lambda x, shape, weight, bias, eps: (
+            _affine(x - x.mean(_last(shape), keepdim=True), weight, bias),
+            x,
+            x,
+        )
+    return table
+
+
+def softmax(x: Tensor, dim: int, half_to_float: bool = False) -> Tensor:
+    """Exponentials of shifted logits over their sum."""
+    shifted = emit("shift", lambda: x - x.amax(dim, keepdim=True), x, [dim])
+    powers = shifted.exp()
+    out = powers * powers.sum(dim, keepdim=True).reciprocal()
+    return tighten(out, lambda lower, upper: softmax_ends(lower, upper, dim % x.ndim - x.ndim), x)
+
+
+def logsumexp(x: Tensor, dim: Sequence[int], keepdim: bool = False) -> Tensor:
+    """The logarithm of the sum of shifted exponentials, shifted back."""
+    axes = [d % x.ndim - x.ndim for d in ([dim] if isinstance(dim, int) else dim)]
+    shifted = emit("shift", lambda: x - x.amax(axes, keepdim=True), x, axes)
+    log = shifted.exp().sum(axes, keepdim).log()
+    out = emit("unshift", lambda: log + x.amax(axes, keepdim), log, shifted, x, axes)
+    return tighten(out, lambda lower, upper: logsumexp_ends(lower, upper, axes, keepdim), x)
+
+
+def log_softmax(x: Tensor, dim: int, half_to_float: bool = False) -> Tensor:
+    """Logits minus their log-sum-exp."""
+    out = x - torch.logsumexp(x, [dim], keepdim=True)
+    return tighten(out, lambda lower, upper: log_softmax_ends(lower, upper, dim % x.ndim - x.ndim), x)
+
+
+def _last(shape: Sequence[int]) -> list[int]:
+    return list(range(-len(shape), 0))
+
+
+def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    if weight is not None:
+        x = x * weight
+    return x if bias is None else x + bias
+
+
+def _normalize(x: Tensor, axes: list[int], eps: float) -> Tensor:
+    """Mean 0 and variance 1 over axes; what comes out can't exceed the root of their number less one."""
+    centred = x - x.mean(axes, keepdim=True)
+    variance = centred.square().mean(axes, keepdim=True)
+    out = centred * (variance + eps).rsqrt()
+    limit = math.sqrt(max(torch.Size([x.shape[a] for a in axes]).numel() - 1, 0))
+
+    def ends(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.full_like(lower, -limit), torch.full_like(upper, limit)
+
+    return tighten(out, ends, x)
+
+
+def _layer_norm(x: Tensor, shape: Sequence[int], weight: Any, bias: Any, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    return _affine(_normalize(x, _last(shape), eps), weight, bias), x, x
+
+
+def _group_norm(
+    x: Tensor, weight: Any, bias: Any, n: int, channels: int, space: int, groups: int, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    out = _normalize(x.reshape(n, groups, -1), [-1], eps).reshape(x.shape)
+    return _per_channel(out, weight, bias), x, x
+
+
+def _per_channel(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    shape = (-1, *(1,) * (x.ndim - 2))
+    return _affine(x, *(None if t is None else t.reshape(shape) for t in (weight, bias)))
+
+
+def _batch_norm(
+    x: Tensor, weight: Any, bias: Any, mean: Any, var: Any, training: bool, momentum: float, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Scale and shift; in training mode by the statistics of the clean batch, held constant."""
+    if training or mean is None:
+        axes = [0, *range(2, x.ndim)]
+        mean = emit("clean_mean", lambda: x.mean(axes), x)
+        var = emit("clean_var", lambda: x.var(axes, correction=0), x)
+    scale = (var + eps).rsqrt()
+    if weight is not None:
+        scale = scale * weight
+    shift = -mean * scale
+    return _per_channel(x, scale, shift if bias is None else shift + bias), x, x
+
+
+def _without_training(x: Tensor, weight: Any, bias: Any, mean: Any, var: Any, momentum: float, eps: float) -> Any:
+    return _batch_norm(x, weight, bias, mean, var, False, momentum, eps)
+
+
+def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Any:
+    if bias is None:
+        return NotImplemented
+    out = aten.convolution(x, weight, None, *rest)
+    return out + bias.reshape(-1, *(1,) * (out.ndim - 2))
+
+
+def _with_bias(product: Callable[[Tensor, Tensor], Tensor]) -> Decomposition:
+    def decomposed(bias: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+        out = product(a, b)
+        return (out if alpha == 1 else out * alpha) + (bias if beta == 1 else bias * beta)
+
+    return decomposed
+
+
+def _matrix_vector(a: Tensor, b: Tensor) -> Tensor:
+    return torch.mm(a, b.unsqueeze(1)).squeeze(1)
+
+
+def _divide(a: Tensor, b: Any, *, rounding_mode: str | None = None) -> Tensor:
+    if rounding_mode is not None:
+        raise NotImplementedError(f"division rounded by {rounding_mode!r} has no rule to bound it")
+    return a * b.reciprocal() if isinstance(b, Tensor) else a * (1 / b)
+
+
+def _power(x: Tensor, exponent: Any) -> Tensor:
+    plain = {0.5: torch.sqrt, -0.5: torch.rsqrt, -1: torch.reciprocal, 1: torch.clone, 0: torch.ones_like}
+    if exponent in plain:
+        simpler: Any = plain[exponent]
+        return simpler(x)
+    if exponent == int(exponent) and exponent > 0:
+        return emit("power", lambda: x**exponent, x, int(exponent))
+    if exponent == int(exponent):
+        return emit("power", lambda: x**-exponent, x, int(-exponent)).reciprocal()
+    return (x.log() * exponent).exp()
+
+
+def _maximum(a: Tensor, b: Tensor) -> Tensor:
+    return b + torch.relu(a - b)
+
+
+def _minimum(a: Tensor, b: Tensor) -> Tensor:
+    return b - torch.relu(b - a)
+
+
+def _clamp(x: Tensor, min: Any = None, max: Any = None) -> Tensor:
+    if min is not None:
+        x = torch.maximum(x, min) if isinstance(min, Tensor) else aten.hardtanh(x, min, math.inf)
+    if max is not None:
+        x = torch.minimum(x, max) if isinstance(max, Tensor) else aten.hardtanh(x, -math.inf, max)
+    return x
+
+
+def _clamp_numbers(x: Tensor, min: Any = None, max: Any = None) -> Tensor:
+    return aten.hardtanh(x, -math.inf if min is None else min, math.inf if max is None else max)
+
+
+def _greatest(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    return x.amax(dim, keepdim), emit("index_of_maximum", lambda: x.argmax(dim, keepdim), x)
+
+
+def _least(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    return -(-x).amax(dim, keepdim), emit("index_of_minimum", lambda: x.argmin(dim, keepdim), x)
+
+
+def _pooled(kernel: Any) -> Decomposition:
+    def decomposed(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+        return (
+            emit("max_pool", lambda: kernel(x, *rest)[0], x, *rest),
+            emit("index_of_maximum", lambda: kernel(x, *rest)[1], x),
+        )
+
+    return decomposed
+
+
+def _parts(x: Tensor, sizes: Sequence[int], dim: int) -> list[Tensor]:
+    starts = [sum(sizes[:i]) for i in range(len(sizes))]
+    return [aten.slice(x, dim, start, start + size) for start, size in zip(starts, sizes, strict=True)]
+
+
+def _split(x: Tensor, size: int, dim: int = 0) -> list[Tensor]:
+    n = x.shape[dim]
+    return _parts(x, [min(size, n - i) for i in range(0, n, size)], dim)
+
+
+def _split_with_sizes(x: Tensor, sizes: Sequence[int], dim: int = 0) -> list[Tensor]:
+    return _parts(x, sizes, dim)
+
+
+def _unbind(x: Tensor, dim: int = 0) -> list[Tensor]:
+    return [aten.select(x, dim, i) for i in range(x.shape[dim])]
+
+
+def _variance(x: Tensor, dim: Any = None, *, correction: Any = None, keepdim: bool = False) -> Tensor:
+    axes = list(range(x.ndim)) if dim is None else [dim] if isinstance(dim, int) else list(dim)
+    n = torch.Size([x.shape[a] for a in axes]).numel()
+    centred = x - x.mean(axes, keepdim=True)
+    return centred.square().sum(axes, keepdim) * (1 / (n - (1 if correction is None else correction)))
+
+
+def _norm(x: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+    axes = list(range(x.ndim)) if dim is None else [dim] if isinstance(dim, int) else list(dim)
+    match ord:
+        case 2:
+            return x.square().sum(axes, keepdim).sqrt()
+        case 1:
+            return x.abs().sum(axes, keepdim)
+        case math.inf:
+            return x.abs().amax(axes, keepdim)
+    raise NotImplementedError(f"the norm of order {ord} has no rule to bound it; 1, 2 and infinity have")
+
+
+def _dropout(x: Tensor, p: float, train: bool | None) -> tuple[Tensor, Tensor]:
+    if train is not False and p > 0:
+        raise NotImplementedError("dropout is on: bounds take a module in evaluation mode, or p = 0")
+    return x.clone(), torch.ones_like(x)
+
+
+def _stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
+    return torch.cat([t.unsqueeze(dim) for t in tensors], dim)
+
+
+def _copy_into(into: Callable[..., Tensor]) -> Decomposition:
+    """Write a slice or a selection into a tensor: a sum of both, each with a mask."""
+
+    def decomposed(x: Tensor, source: Tensor, *where: Any) -> Tensor:
+        with torch.utils._python_dispatch._disable_current_modes():
+            mask = into(torch.zeros(x.shape, dtype=x.dtype), torch.ones(source.shape, dtype=x.dtype), *where)
+        index = tuple(mask.nonzero().T)
+        places = torch.zeros(x.shape, dtype=torch.long)
+        places[index] = torch.arange(source.numel())
+        return torch.where(mask.bool().to(x.device), source.reshape(-1)[places.to(x.device)], x)
+
+    return decomposed
+
+
+_TABLE: dict[Any, Decomposition] = {
+    aten._log_softmax.default: log_softmax,
+    aten._safe_softmax.default: lambda x, dim, dtype=None: aten._softmax.default(x, dim, False),
+    aten.logsumexp.default: logsumexp,
+    aten.logaddexp.default: lambda a, b: b + torch.nn.functional.softplus(a - b),
+    aten.native_layer_norm.default: _layer_norm,
+    aten.native_group_norm.default: _group_norm,
+    aten.native_batch_norm.default: _batch_norm,
+    aten._native_batch_norm_legit.default: _batch_norm,
+    aten._native_batch_norm_legit.no_stats: lambda x, w, b, *rest: _batch_norm(x, w, b, None, None, *rest),
+    aten._native_batch_norm_legit_no_training.default: _without_training,
+    aten.convolution.default: _convolution,
+    aten.addmm.default: _with_bias(torch.mm),
+    aten.addmv.default: _with_bias(_matrix_vector),
+    aten.baddbmm.default: _with_bias(torch.bmm),
+    aten.mv.default: _matrix_vector,
+    aten.dot.default: lambda a, b: (a * b).sum(),
+    aten.addcmul.default: lambda x, a, b, *, value=1: x + a * b * value,
+    aten.addcdiv.default: lambda x, a, b, *, value=1: x + a / b * value,
+    aten.lerp.Scalar: lambda a, b, weight: a + (b - a) * weight,
+    aten.lerp.Tensor: lambda a, b, weight: a + (b - a) * weight,
+    aten.rsub.Scalar: lambda x, other, alpha=1: other - x * alpha,
+    aten.rsub.Tensor: lambda x, other, *, alpha=1: other - x * alpha,
+    aten.div.Tensor: _divide,
+    aten.div.Scalar: _divide,
+    aten.div.Tensor_mode: _divide,
+    aten.pow.Tensor_Scalar: _power,
+    aten.pow.Scalar: lambda base, x: (x * math.log(base)).exp(),
+    aten.square.default: lambda x: emit("power", lambda: x * x, x, 2),
+    aten.exp2.default: lambda x: (x * math.log(2)).exp(),
+    aten.log2.default: lambda x: x.log() * (1 / math.log(2)),
+    aten.log10.default: lambda x: x.log() * (1 / math.log(10)),
+    aten.log1p.default: lambda x: (x + 1).log(),
+    aten.expm1.default: lambda x: x.exp() - 1,
+    aten.maximum.default: _maximum,
+    aten.minimum.default: _minimum,
+    aten.clamp.default: _clamp_numbers,
+    aten.clamp.Tensor: _clamp,
+    aten.clamp_min.default: lambda x, low: aten.hardtanh(x, low, math.inf),
+    aten.clamp_max.default: lambda x, high: aten.hardtanh(x, -math.inf, high),
+    aten.clamp_min.Tensor: torch.maximum,
+    aten.clamp_max.Tensor: torch.minimum,
+    aten.max.dim: _greatest,
+    aten.min.dim: _least,
+    aten.max.default: lambda x: x.amax(),
+    aten.min.default: lambda x: -(-x).amax(),
+    aten.amin.default: lambda x, dim=(), keepdim=False: -(-x).amax(dim, keepdim),
+    aten.max_pool2d_with_indices.default: _pooled(aten.max_pool2d_with_indices.default),
+    aten.max_pool3d_with_indices.default: _pooled(aten.max_pool3d_with_indices.default),
+    aten.split.Tensor: _split,
+    aten.unsafe_split.Tensor: _split,
+    aten.split_with_sizes.default: _split_with_sizes,
+    aten.unsafe_split_with_sizes.default: _split_with_sizes,
+    aten.unbind.int: _unbind,
+    aten.stack.default: _stack,
+    aten.var.correction: _variance,
+    aten.std.correction: lambda *args, **kwargs: _variance(*args, **kwargs).sqrt(),
+    aten.linalg_vector_norm.default: _norm,
+    aten.native_dropout.default: _dropout,
+    aten.glu.default: lambda x, dim=-1: x.chunk(2, dim)[0] * x.chunk(2, dim)[1].sigmoid(),
+    aten._prelu_kernel.default: lambda x, weight: torch.relu(x) - torch.relu(-x) * weight,
+    aten.log_sigmoid_forward.default: lambda x: (-torch.nn.functional.softplus(-x), x),
+    aten.select_scatter.default: _copy_into(aten.select_scatter.default),
+    aten.slice_scatter.default: _copy_into(aten.slice_scatter.default),
+}

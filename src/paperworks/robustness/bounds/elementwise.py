@@ -1,0 +1,176 @@
+"""Rules of functions that act on each element alone."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from paperworks.robustness.bounds.call import Call
+from paperworks.robustness.bounds.curves import Curve, Lines
+from paperworks.robustness.bounds.graph import Node
+from paperworks.robustness.bounds.perturbations import row_dot
+from paperworks.robustness.bounds.registry import Backward, Interval, LinearBounds, Rule
+
+
+class ElementwiseRule(Rule):
+    """A function of one variable, described by a `Curve`.
+
+    Parameters
+    ----------
+    make
+        Called with the operator's arguments behind the first (slopes, limits), returns the curve.
+
+    Examples
+    --------
+    >>> from paperworks.robustness import register_bound
+    >>> from paperworks.robustness.bounds import Curve, Piece
+    >>> def cube() -> Curve:
+    ...     root = lambda k: (k.clamp(min=0) / 3).sqrt()
+    ...     pieces = [Piece(False, lambda k: -root(k), end=0.0), Piece(True, root, start=0.0)]
+    ...     return Curve(lambda x: x**3, lambda x: 3 * x**2, pieces, increasing=True)
+    >>> rule = ElementwiseRule(cube)
+    """
+
+    def __init__(self, make: Callable[..., Curve]) -> None:
+        self._make = functools.lru_cache(maxsize=256)(make)
+
+    def curve(self, node: Node) -> Curve:
+        """Return the function at a node."""
+        return self._make(*node.args[1:], **node.kwargs)
+
+    def value(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        """Return the operator's value: it needs no mapping over samples."""
+        return node.op(*args, **kwargs) if callable(node.op) else self.curve(node).f(args[0])
+
+    def undecided(self, node: Node, bounds: Interval, call: Call) -> Tensor | None:
+        """Return where the function can bend: nowhere if its lines are exact."""
+        curve = self.curve(node)
+        if curve.pieces or not curve.kinks:
+            return None
+        marks = [(bounds.lower < kink) & (bounds.upper > kink) for kink in curve.kinks]
+        return functools.reduce(torch.logical_or, marks)
+
+    def interval(self, node: Node, call: Call) -> Interval:
+        """Return the exact image."""
+        bounds = call.bounds(node.inputs[0])
+        curve = self.curve(node)
+        curve.check(*bounds, f"the input of {node.name!r} ({node.op})")
+        return Interval(*curve.image(*bounds))
+
+    def lines(self, node: Node, bounds: Interval, call: Call) -> Lines:
+        """Return the lines that bound the function, by option and interval."""
+        curve = self.curve(node)
+        curve.check(*bounds, f"the input of {node.name!r} ({node.op})")
+        return curve.lines(*bounds)
+
+    def free_lines(self, node: Node, bounds: Interval, call: Call, rows: Tensor) -> Lines:
+        """Return the lines whose slopes are parameters to optimise, for each row."""
+        curve = self.curve(node)
+        low, high = curve.slope_range(*bounds)
+
+        def start() -> list[Tensor]:
+            lines = self.lines(node, bounds, call)
+            width = torch.where(high > low, high - low, 1.0)
+            chosen = torch.stack([lines.lower_slope, lines.upper_slope])
+            return [((chosen - low) / width).clamp(0, 1)]
+
+        assert call.freedom is not None
+        (share,) = call.freedom.of(call, node, rows, start)
+        slopes = low + share.clamp(0, 1) * (high - low)
+        bounds = Interval(*(end.expand_as(slopes[:, 0]) for end in bounds))
+        return Lines(
+            slopes[:, 0],
+            curve.intercept(slopes[:, 0], *bounds, False),
+            slopes[:, 1],
+            curve.intercept(slopes[:, 1], *bounds, True),
+        )
+
+    def _lines_at(self, node: Node, call: Call, rows: Tensor | None) -> Lines:
+        bounds = call.bounds(node.inputs[0])
+        if rows is not None and call.freedom is not None and call.freedom.covers(node):
+            return self.free_lines(node, bounds, call, rows)
+        kept = call.lines.get(node)
+        if kept is None or kept[0] is not bounds:
+            kept = call.lines[node] = (bounds, self.lines(node, bounds, call))
+        return kept[1]
+
+    def backward(self, node: Node, rows: Tensor, call: Call) -> Backward:
+        """Take the lower line where a coefficient is positive, and the upper one where it is negative."""
+        lines = self._lines_at(node, call, rows)
+        negative = rows.clamp(max=0)
+        found = torch.addcmul(rows * lines.lower_slope, negative, lines.upper_slope - lines.lower_slope)
+        constant: Tensor | float = 0.0
+        if lines.lower_intercept is not None:
+            constant = row_dot(rows - negative, lines.lower_intercept)
+        if lines.upper_intercept is not None:
+            constant = constant + row_dot(negative, lines.upper_intercept)
+        return Backward([(node.inputs[0], found)], constant)
+
+    def forward(self, node: Node, call: Call) -> LinearBounds:
+        """Pass linear bounds through the lines."""
+        lines = self._lines_at(node, call, None)
+        b = call.linear[node.inputs[0]]
+
+        def through(slope: Tensor, first: Tensor, second: Tensor) -> Tensor:
+            return slope.clamp(min=0) * first + slope.clamp(max=0) * second
+
+        lb = through(lines.lower_slope, b.lower_bias, b.upper_bias)
+        ub = through(lines.upper_slope, b.upper_bias, b.lower_bias)
+        return LinearBounds(
+            through(lines.lower_slope, b.lower_weight, b.upper_weight),
+            lb if lines.lower_intercept is None else lb + lines.lower_intercept,
+            through(lines.upper_slope, b.upper_weight, b.lower_weight),
+            ub if lines.upper_intercept is None else ub + lines.upper_intercept,
+        )
+
+
+class ReLURule(ElementwiseRule):
+    r"""max(0, x): upper line the chord, lower line of slope :math:`\alpha \in [0, 1]` through the origin.
+
+    References
+    ----------
+    Zhang et al. (2018), arXiv 1811.00866 (adaptive slopes); Xu et al. (2021), arXiv 2011.13824 (optimised ones).
+    """
+
+    def __init__(self) -> None:
+        super().__init__(lambda: Curve(torch.relu, lambda x: (x > 0).to(x), kinks=[0.0], increasing=True))
+
+    def lines(self, node: Node, bounds: Interval, call: Call) -> Lines:
+        """Return the chord, and the line that option `relu` names."""
+        lower, upper = bounds
+        slope, intercept = self._chord(lower, upper)
+        match call.options.relu:
+            case "adaptive":
+                alpha = (upper > -lower).to(slope)
+            case "reversed-adaptive":
+                alpha = torch.where((lower < 0) & (upper > 0), upper <= -lower, lower >= 0).to(slope)
+            case "same-slope":
+                alpha = slope
+            case "zero-lb":
+                alpha = (lower >= 0).to(slope)
+            case _:
+                alpha = (upper > 0).to(slope)
+        return Lines(alpha, None, slope, intercept)
+
+    @staticmethod
+    def _chord(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """Return slope and intercept of the upper line; exact where the sign is decided."""
+        left, right = lower.clamp(max=0), upper.clamp(min=0)
+        slope = right / (right - left).clamp(min=1e-8)
+        slope = torch.where(lower >= 0, 1.0, slope)
+        return slope, torch.where(lower >= 0, 0.0, torch.maximum(-slope * left, right - slope * right))
+
+    def free_lines(self, node: Node, bounds: Interval, call: Call, rows: Tensor) -> Lines:
+        """Return the chord, and lower lines of each row's own slopes."""
+        lower, upper = bounds
+        slope, intercept = self._chord(lower, upper)
+
+        def start() -> list[Tensor]:
+            return [self.lines(node, bounds, call).lower_slope[None]]
+
+        assert call.freedom is not None
+        (alpha,) = call.freedom.of(call, node, rows, start)
+        alpha = torch.where(lower >= 0, 1.0, torch.where(upper <= 0, 0.0, alpha[:, 0].clamp(0, 1)))
+        return Lines(alpha, None, slope, intercept)

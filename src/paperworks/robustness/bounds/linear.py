@@ -1,0 +1,368 @@
+"""Rules of operators that are linear in what is perturbed: exact in every mode."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from paperworks.robustness.bounds.call import Call
+from paperworks.robustness.bounds.graph import Node, nodes_in
+from paperworks.robustness.bounds.perturbations import row_dot
+from paperworks.robustness.bounds.registry import Backward, Interval, LinearBounds, Rule, batched
+
+Lookup = Callable[[Node], Tensor]
+
+
+def leading(tensor: Tensor, lead: int) -> Tensor:
+    """Return a value with batch in front with `lead` axes in front."""
+    return tensor[(None,) * (lead - 1)] if lead > 1 else tensor
+
+
+def align(tensor: Tensor, shape: Sequence[int], rank: int) -> Tensor:
+    """Give a value of `shape`, with axes in front, the rank it takes to broadcast with values of `rank`."""
+    missing = rank - len(shape)
+    if missing <= 0:
+        return tensor
+    lead = tensor.ndim - len(shape)
+    return tensor.reshape(*tensor.shape[:lead], *(1,) * missing, *shape)
+
+
+def unbroadcast(rows: Tensor, shape: Sequence[int], lead: int) -> Tensor:
+    """Sum coefficients of a broadcast value over the axes it was broadcast along."""
+    extra = rows.ndim - lead - len(shape)
+    axes = [lead + i for i in range(extra)]
+    axes += [lead + extra + i for i, n in enumerate(shape) if n == 1 and rows.shape[lead + extra + i] != 1]
+    if axes:
+        rows = rows.sum(axes)
+    return rows.reshape(*rows.shape[:lead], *shape)
+
+
+class LinearRule(Rule):
+    """An operator linear in its data arguments, taken together.
+
+    Parameters
+    ----------
+    data
+        Which arguments hold data; the others (indices, masks, sizes) may not be perturbed.
+    nonnegative
+        Whether all coefficients are >= 0, so that ends map to ends. An operator for which this is false must give
+        `ends` itself.
+    apply
+        The operator on arguments with `lead` axes in front, `apply(node, args, kwargs, lead)`; by default it is mapped
+        over them.
+
+    Examples
+    --------
+    >>> from paperworks.robustness import register_bound
+    >>> register_bound(torch.ops.aten.rot90.default, LinearRule())
+    """
+
+    diagonal = False
+    """Whether every element of the output takes one element of the data, and none is taken twice."""
+
+    def __init__(
+        self,
+        data: Sequence[int] = (0,),
+        nonnegative: bool = True,
+        apply: Callable[[Node, tuple[Any, ...], dict[str, Any], int], Tensor] | None = None,
+    ) -> None:
+        self.data, self.nonnegative, self._apply = tuple(data), nonnegative, apply
+
+    def apply(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], lead: int) -> Tensor:
+        """Apply the operator to arguments with `lead` axes in front."""
+        if self._apply is not None:
+            return self._apply(node, args, kwargs, lead)
+        return batched(node.op, lead, args, kwargs)
+
+    def value(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        """Return the operator's value."""
+        return self.apply(node, args, kwargs, 1)
+
+    def data_nodes(self, node: Node) -> tuple[Node, ...]:
+        """Return the nodes among the data arguments."""
+        return nodes_in([node.args[i] for i in self.data if i < len(node.args)])
+
+    def moving(self, node: Node, call: Call) -> list[Node]:
+        """Return the perturbed data; raise NotImplementedError where anything else is perturbed."""
+        data = self.data_nodes(node)
+        for source in node.inputs:
+            if call.perturbed(source) and source not in data:
+                raise NotImplementedError(
+                    f"operator {node.op} (node {node.name!r}): {source.name} is perturbed, and there is a rule for "
+                    "its other arguments only"
+                )
+        return [n for n in data if call.perturbed(n)]
+
+    def needs(self, node: Node, call: Call) -> tuple[Node, ...]:
+        """Return nothing: linear operators need no ends."""
+        return ()
+
+    def is_affine(self, node: Node, call: Call) -> bool:
+        """Return True."""
+        return True
+
+    def filled(self, node: Node, call: Call, moving: Lookup, lead: int, constants: bool) -> Tensor:
+        """Apply the operator with values for what is perturbed, and its constants or zeros for other data."""
+        data = set(self.data_nodes(node))
+
+        def value(n: Node) -> Tensor:
+            if n in data and call.perturbed(n):
+                return moving(n)
+            if n not in data:
+                return leading(call.value(n), lead)
+            constant = call.constant(n)
+            return leading(constant if constants else torch.zeros_like(constant[:1]), lead)
+
+        return self.apply(node, node.resolve(value), node.resolve_kwargs(value), lead)
+
+    def ends(
+        self, node: Node, call: Call, lower: Lookup, upper: Lookup, lead: int, constants: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Return the ends of the output from those of the perturbed data, with or without the constant part."""
+        if not self.nonnegative:
+            raise NotImplementedError(f"operator {node.op} (node {node.name!r}): its rule does not give ends")
+        low = self.filled(node, call, lower, lead, constants)
+        return low, low if lower is upper else self.filled(node, call, upper, lead, constants)
+
+    def interval(self, node: Node, call: Call) -> Interval:
+        """Return the exact image of a box (of each output for itself)."""
+        self.moving(node, call)
+        return Interval(*self.ends(node, call, lambda n: call.bounds(n).lower, lambda n: call.bounds(n).upper, 1, True))
+
+    def forward(self, node: Node, call: Call) -> LinearBounds:
+        """Apply the operator to weights, and with its constants to biases."""
+        self.moving(node, call)
+        linear = call.linear
+        lw, uw = self.ends(
+            node, call, lambda n: linear[n].lower_weight, lambda n: linear[n].upper_weight, 2, constants=False
+        )
+        lb, ub = self.ends(
+            node, call, lambda n: linear[n].lower_bias, lambda n: linear[n].upper_bias, 1, constants=True
+        )
+        return LinearBounds(lw, lb, uw, ub)
+
+    def has_offset(self, node: Node, call: Call) -> bool:
+        """Return whether there is a constant part."""
+        return any(not call.perturbed(n) for n in self.data_nodes(node))
+
+    def backward(self, node: Node, rows: Tensor, call: Call) -> Backward:
+        """Apply the adjoint; what the constants give falls out."""
+        moving = self.moving(node, call)
+        coefficients = self.adjoint(node, rows, moving, call)
+        if not self.has_offset(node, call):
+            return Backward(coefficients)
+        zero = {n: rows.new_zeros(1, *n.shape) for n in moving}
+        return Backward(coefficients, row_dot(rows, self.filled(node, call, zero.__getitem__, 1, constants=True)))
+
+    def adjoint(self, node: Node, rows: Tensor, moving: list[Node], call: Call) -> list[tuple[Node, Tensor]]:
+        """Return the coefficients of the perturbed data: by default, the operator's own vector-Jacobian product."""
+        zeros = [rows.new_zeros(*rows.shape[:2], *n.shape) for n in moving]
+
+        def run(*values: Tensor) -> Tensor:
+            return self.filled(node, call, dict(zip(moving, values, strict=True)).__getitem__, 2, constants=False)
+
+        out, pull, *_ = torch.func.vjp(run, *zeros)
+        return list(zip(moving, pull(rows.expand_as(out)), strict=True))
+
+
+class ReshapeRule(LinearRule):
+    """Anything that keeps elements in their order."""
+
+    diagonal = True
+
+    def apply(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], lead: int) -> Tensor:
+        """Reshape what is behind the leading axes."""
+        return args[0].reshape(*args[0].shape[:lead], *node.shape)
+
+    def adjoint(self, node: Node, rows: Tensor, moving: list[Node], call: Call) -> list[tuple[Node, Tensor]]:
+        """Shape back."""
+        return [(moving[0], rows.reshape(*rows.shape[:2], *moving[0].shape))]
+
+
+class CastRule(ReshapeRule):
+    """A change of precision; to whole numbers there is no bound."""
+
+    def moving(self, node: Node, call: Call) -> list[Node]:
+        """Refuse a type that rounds."""
+        if node.dtype is None or not node.dtype.is_floating_point:
+            raise NotImplementedError(
+                f"operator {node.op} (node {node.name!r}) casts to {node.dtype}: no rule bounds it"
+            )
+        return super().moving(node, call)
+
+    def apply(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], lead: int) -> Tensor:
+        """Cast."""
+        return super().apply(node, args, kwargs, lead).to(node.dtype)
+
+    def adjoint(self, node: Node, rows: Tensor, moving: list[Node], call: Call) -> list[tuple[Node, Tensor]]:
+        """Cast back."""
+        return [(n, part.to(n.dtype)) for n, part in super().adjoint(node, rows, moving, call)]
+
+
+class PermuteRule(LinearRule):
+    """Transposition and permutation; told how to find the order of axes from the arguments behind the first."""
+
+    diagonal = True
+
+    def __init__(self, order: Callable[..., Sequence[int]]) -> None:
+        super().__init__()
+        self.order = order
+
+    def _order(self, node: Node) -> list[int]:
+        rank = len(node.shape)
+        return [d % rank for d in self.order(rank, *node.args[1:])] if rank else []
+
+    def apply(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], lead: int) -> Tensor:
+        """Permute what is behind the leading axes."""
+        return args[0].permute(*range(lead), *(lead + d for d in self._order(node)))
+
+    def adjoint(self, node: Node, rows: Tensor, moving: list[Node], call: Call) -> list[tuple[Node, Tensor]]:
+        """Permute back."""
+        order = self._order(node)
+        back = sorted(range(len(order)), key=order.__getitem__)
+        return [(moving[0], rows.permute(0, 1, *(2 + d for d in back)))]
+
+
+class ExpandRule(LinearRule):
+    """Broadcasting to a shape."""
+
+    def apply(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], lead: int) -> Tensor:
+        """Broadcast what is behind the leading axes."""
+        x = align(args[0], args[0].shape[lead:], len(node.shape))
+        return x.expand(*x.shape[:lead], *node.shape)
+
+    def adjoint(self, node: Node, rows: Tensor, moving: list[Node], call: Call) -> list[tuple[Node, Tensor]]:
+        """Sum over what was broadcast."""
+        return [(moving[0], unbroadcast(rows, moving[0].shape, 2))]
+
+
+class SumRule(LinearRule):
+    """Sums and means over axes."""
+
+    def __init__(self, mean: bool = False) -> None:
+        super().__init__()
+        self.mean = mean
+
+    def _axes(self, node: Node) -> list[int]:
+        rank = len(node.inputs[0].shape)
+        axes = node.args[1] if len(node.args) > 1 else None
+        if isinstance(axes, int):
+            axes = [axes]
+        return [a % rank - rank for a in (axes or range(rank))] if rank else []
+
+    def apply(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], lead: int) -> Tensor:
+        """Sum or average over axes behind the leading ones."""
+        axes = self._axes(node)
+        if not axes:
+            return args[0]
+        out = args[0].mean(axes) if self.mean else args[0].sum(axes)
+        return out.reshape(*out.shape[:lead], *node.shape)
+
+    def adjoint(self, node: Node, rows: Tensor, moving: list[Node], call: Call) -> list[tuple[Node, Tensor]]:
+        """Spread over the axes."""
+        shape = moving[0].shape
+        axes = self._axes(node)
+        kept = [1 if i - len(shape) in axes else n for i, n in enumerate(shape)]
+        if self.mean and axes:
+            rows = rows / torch.Size([shape[a] for a in axes]).numel()
+        return [(moving[0], rows.reshape(*rows.shape[:2], *kept).expand(*rows.shape[:2], *shape))]
+
+
+class AddRule(LinearRule):
+    """a + alpha b and a - alpha b, with broadcasting; either may be a number."""
+
+    diagonal = True
+
+    def __init__(self, sign: int = 1) -> None:
+        super().__init__(data=(0, 1), nonnegative=False)
+        self.sign = sign
+
+    def _scale(self, node: Node, kwargs: dict[str, Any]) -> float:
+        return self.sign * kwargs.get("alpha", node.args[2] if len(node.args) > 2 else 1)
+
+    def apply(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], lead: int) -> Tensor:
+        """Add."""
+        a, b = (align(t, t.shape[lead:], len(node.shape)) if isinstance(t, Tensor) else t for t in args[:2])
+        scale = self._scale(node, kwargs)
+        return a + b if scale == 1 else a - b if scale == -1 else a + scale * b
+
+    def filled(self, node: Node, call: Call, moving: Lookup, lead: int, constants: bool) -> Tensor:
+        """Leave numbers out where constants are."""
+        if not constants and not all(isinstance(a, Node) for a in node.args[:2]):
+            number = next(i for i in (0, 1) if not isinstance(node.args[i], Node))
+            x = moving(node.args[1 - number])
+            return x if number == 1 else self._scale(node, node.kwargs) * x
+        return super().filled(node, call, moving, lead, constants)
+
+    def has_offset(self, node: Node, call: Call) -> bool:
+        """Return whether a term is constant."""
+        return any(not isinstance(a, Node) or not call.perturbed(a) for a in node.args[:2])
+
+    def ends(
+        self, node: Node, call: Call, lower: Lookup, upper: Lookup, lead: int, constants: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Add like ends, or unlike ones where the second term is subtracted."""
+        a, b = node.args[0], node.args[1]
+        if self._scale(node, node.kwargs) >= 0 or not isinstance(b, Node) or not call.perturbed(b):
+            return (
+                self.filled(node, call, lower, lead, constants),
+                self.filled(node, call, upper, lead, constants),
+            )
+        if a is b:  # (1 - s) x
+            first, second = (lower, upper) if self._scale(node, node.kwargs) >= -1 else (upper, lower)
+            return tuple(self.filled(node, call, ends, lead, constants) for ends in (first, second))  # type: ignore[return-value]
+
+        def crossed(first: Lookup, second: Lookup) -> Tensor:
+            return self.filled(node, call, lambda n: first(n) if n is a else second(n), lead, constants)
+
+        return crossed(lower, upper), crossed(upper, lower)
+
+    def adjoint(self, node: Node, rows: Tensor, moving: list[Node], call: Call) -> list[tuple[Node, Tensor]]:
+        """Hand the coefficients on, the second term's times its factor."""
+        scale = self._scale(node, node.kwargs)
+        found = []
+        for place, source in enumerate(node.args[:2]):
+            if isinstance(source, Node) and call.perturbed(source):
+                part = rows if place == 0 or scale == 1 else scale * rows
+                found.append((source, unbroadcast(part, source.shape, 2)))
+        return found
+
+
+class NegativeRule(LinearRule):
+    """-x."""
+
+    diagonal = True
+
+    def apply(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], lead: int) -> Tensor:
+        """Negate."""
+        return -args[0]
+
+    def ends(
+        self, node: Node, call: Call, lower: Lookup, upper: Lookup, lead: int, constants: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Change the ends' places."""
+        (source,) = node.inputs
+        return -upper(source), -lower(source)
+
+    def adjoint(self, node: Node, rows: Tensor, moving: list[Node], call: Call) -> list[tuple[Node, Tensor]]:
+        """Negate."""
+        return [(moving[0], -rows)]
+
+
+class CatRule(LinearRule):
+    """Concatenation along an axis."""
+
+    def apply(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], lead: int) -> Tensor:
+        """Concatenate behind the leading axes, which are first made equal."""
+        parts = args[0]
+        shape = torch.broadcast_shapes(*(p.shape[:lead] for p in parts))
+        parts = [p.expand(*shape, *p.shape[lead:]) for p in parts]
+        axis = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % len(node.shape)
+        return torch.cat(parts, axis + lead)
+
+    def adjoint(self, node: Node, rows: Tensor, moving: list[Node], call: Call) -> list[tuple[Node, Tensor]]:
+        """Cut into parts."""
+        axis = (node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)) % len(node.shape)
+        parts = rows.split([n.shape[axis] for n in node.args[0]], axis + 2)
+        return [(n, part) for n, part in zip(node.args[0], parts, strict=True) if call.perturbed(n)]

@@ -1,0 +1,130 @@
+"""The methods: which intermediate bounds are made, and how the output's follow from them."""
+
+from collections.abc import Callable, Container
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from paperworks.robustness.bounds import backward, forward
+from paperworks.robustness.bounds.call import Call
+from paperworks.robustness.bounds.graph import Node
+from paperworks.robustness.bounds.linear import LinearRule
+from paperworks.robustness.bounds.registry import Interval, rule_of
+
+Method = Literal["IBP", "forward", "forward+backward", "CROWN-IBP", "CROWN", "alpha-CROWN"]
+METHODS: tuple[Method, ...] = get_args(Method)
+_MERGE_UP_TO = 64  # classes, where a fused loss merges the rows of the last layer by default
+
+
+def intermediate(call: Call, target: Node, method: Method, refined: Callable[[Node], None] | None = None) -> None:
+    """Make the ends of every node on the way to `target`, and of it, in `call.ends`."""
+    if method.startswith("forward"):
+        forward.prepare(call)
+    path = call.relevant(target)
+    on_path = set(path)
+    merged = _merged(call, target)
+    for node in path:
+        if node in call.perturbations:
+            call.ends[node] = Interval(*call.perturbations[node].box(call.value(node)))
+            continue
+        if node in call.fixed:
+            call.ends[node] = call.fixed[node]
+            continue
+        call.ends[node] = interval(call, node)
+        if method.startswith("forward"):
+            forward.propagate(call, node)
+            ends = forward.concretize(call, call.linear[node])
+            call.ends[node] = meet(call.ends[node], ends) if call.options.intersect else ends
+            continue
+        consumers = [n for n in call.graph.consumers[node] if n in on_path and n is not node]
+        if _linear_in_ball(call, node) and (node is target or _wanted(call, node, consumers)):
+            _improve(call, node, consumers if node is not target else None)
+        elif node is merged:
+            index = torch.arange(node.shape.numel(), device=call.ends[node].lower.device)
+            call.ends[node] = backward.refine(call, node, index, nonlinear(call, node))
+        elif method in ("CROWN", "alpha-CROWN") and node is not target and not _exact(call, node):
+            _improve(call, node, consumers, refined)
+
+
+def interval(call: Call, node: Node) -> Interval:
+    """Return the ends of a node from those of its inputs, by its own rule and that of the operator it came from."""
+    ends = rule_of(node).interval(node, call)
+    if node in call.graph.intervals:
+        rule, sources = call.graph.intervals[node]
+        bounds = [call.bounds(n) for n in sources]
+        ends = meet(ends, Interval(*rule(*(end for pair in bounds for end in pair))))
+    return ends
+
+
+def meet(a: Interval, b: Interval) -> Interval:
+    """Return the intersection of two intervals that hold the same values."""
+    lower, upper = torch.maximum(a.lower, b.lower), torch.minimum(a.upper, b.upper)
+    return Interval(torch.minimum(lower, upper), torch.maximum(lower, upper))
+
+
+def _wanted(call: Call, node: Node, consumers: list[Node]) -> bool:
+    return any(node in rule_of(c).needs(c, call) for c in consumers)
+
+
+def _improve(call: Call, node: Node, consumers: list[Node] | None, done: Callable[[Node], None] | None = None) -> None:
+    """Improve the ends of a node by a backward pass where its consumers (or, without any, all) depend on them."""
+    if consumers is None:
+        index: Tensor | None = torch.arange(node.shape.numel(), device=call.ends[node].lower.device)
+    else:
+        index = backward.undecided(call, node, consumers)
+    if index is not None:
+        call.ends[node] = backward.refine(call, node, index)
+        if done is not None:
+            done(node)
+
+
+def nonlinear(call: Call, target: Node) -> Container[Node]:
+    """Return the nodes before `target` whose rules are not affine: where a linear merge ends."""
+    return {n for n in call.relevant(target) if n not in call.perturbations and not rule_of(n).is_affine(n, call)}
+
+
+def _affine_from_roots(call: Call, node: Node) -> bool:
+    if node not in call.affine:
+        call.affine[node] = node in call.perturbations or (
+            rule_of(node).is_affine(node, call)
+            and all(_affine_from_roots(call, n) for n in node.inputs if call.perturbed(n))
+        )
+    return call.affine[node]
+
+
+def _linear_in_ball(call: Call, node: Node) -> bool:
+    """Return whether a node is affine in roots that are no boxes: its exact bound then takes their dual norm."""
+    return any(not p.is_box for p in call.perturbations.values()) and _affine_from_roots(call, node)
+
+
+def _exact(call: Call, node: Node) -> bool:
+    """Return whether interval arithmetic is exact at a node: at most one sum lies between it and a box."""
+    return _sums_to_box(call, node) <= 1
+
+
+def _sums_to_box(call: Call, node: Node) -> int:
+    if node not in call.sums:
+        moving = [n for n in node.inputs if call.perturbed(n)]
+        if node in call.perturbations:
+            depth = 0 if call.perturbations[node].is_box else 2
+        elif len(moving) != 1 or not rule_of(node).is_affine(node, call):
+            depth = 2
+        else:
+            depth = _sums_to_box(call, moving[0])
+            rule = rule_of(node)
+            keeps = isinstance(rule, LinearRule) and rule.diagonal and node.shape.numel() <= moving[0].shape.numel()
+            depth += 0 if keeps else 1
+        call.sums[node] = depth
+    return call.sums[node]
+
+
+def _merged(call: Call, target: Node) -> Node | None:
+    """Return the node of a fused loss whose interval is made by merging rows of the last layer, if any."""
+    fused = next((n for n in reversed(call.relevant(target)) if n.op == "shift"), None)
+    if fused is None or call.graph.output.op != "unshift" or call.graph.output.args[1] is not fused:
+        return None
+    source: Node = fused.args[0]
+    classes = source.shape[-1]
+    choice = call.options.fusion
+    return source if choice == "merged" or (choice == "auto" and classes <= _MERGE_UP_TO) else None

@@ -1,0 +1,150 @@
+"""Which rule bounds which operator."""
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from paperworks.robustness.bounds.graph import Node
+
+if TYPE_CHECKING:
+    from paperworks.robustness.bounds.call import Call
+
+
+class Interval(NamedTuple):
+    """Elementwise ends of a value."""
+
+    lower: Tensor
+    upper: Tensor
+
+
+class LinearBounds(NamedTuple):
+    """Linear functions of the perturbed coordinates around a value: weights (d, batch, *shape), biases without d."""
+
+    lower_weight: Tensor
+    lower_bias: Tensor
+    upper_weight: Tensor
+    upper_bias: Tensor
+
+
+class Backward(NamedTuple):
+    """What a node hands to its inputs: coefficients for each, and what falls out as a constant (rows, batch)."""
+
+    coefficients: list[tuple[Node, Any]]
+    constant: Tensor | float = 0.0
+
+
+class Rule(ABC):
+    """How bounds pass through one operator.
+
+    Values, ends and coefficients are those of one sample with axes in front: the batch (or 1, where all samples have
+    the same), and before it, for coefficients, the rows of the specification. All coefficients belong to *lower*
+    bounds: an upper bound is the lower bound of the negative.
+    """
+
+    def value(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        """Return the operator's value; arguments have the batch (or 1) in front."""
+        return batched(node.op, 1, args, kwargs)
+
+    def needs(self, node: Node, call: "Call") -> tuple[Node, ...]:
+        """Return the inputs whose ends the linear rules use."""
+        return tuple(n for n in node.inputs if call.perturbed(n))
+
+    def undecided(self, node: Node, bounds: Interval, call: "Call") -> Tensor | None:
+        """Return where tighter ends of an input can change the linear rules; None for everywhere."""
+        return None
+
+    def is_affine(self, node: Node, call: "Call") -> bool:
+        """Return whether the operator is affine in its perturbed inputs, taken together."""
+        return False
+
+    @abstractmethod
+    def interval(self, node: Node, call: "Call") -> Interval:
+        """Return ends from the ends of the inputs."""
+
+    @abstractmethod
+    def backward(self, node: Node, rows: Tensor, call: "Call") -> Backward:
+        """Return coefficients of the inputs under which each row's lower bound still holds."""
+
+    @abstractmethod
+    def forward(self, node: Node, call: "Call") -> LinearBounds:
+        """Return linear bounds from those of the inputs."""
+
+
+def batched(op: Any, lead: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Apply an operator of one sample to arguments with `lead` axes in front, of equal lengths or 1."""
+    tensors = [t for t in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+    shape = torch.broadcast_shapes(*(t.shape[:lead] for t in tensors))
+    if shape.numel() == 1:
+        args, kwargs = torch.utils._pytree.tree_map_only(Tensor, lambda t: t[(0,) * lead], (args, kwargs))
+        return torch.utils._pytree.tree_map_only(Tensor, lambda t: t[(None,) * lead], op(*args, **kwargs))
+    alone = (1,) * lead
+
+    def flat(t: Tensor) -> Tensor:
+        return t[(0,) * lead] if t.shape[:lead] == alone else t.expand(*shape, *t.shape[lead:]).flatten(0, lead - 1)
+
+    flat_args, spec = torch.utils._pytree.tree_flatten((args, kwargs))
+    dims = tuple(0 if isinstance(t, Tensor) and t.shape[:lead] != alone else None for t in flat_args)
+    flat_args = [flat(t) if isinstance(t, Tensor) else t for t in flat_args]
+
+    def run(*values: Any) -> Any:
+        args, kwargs = torch.utils._pytree.tree_unflatten(list(values), spec)
+        return op(*args, **kwargs)
+
+    out = torch.vmap(run, in_dims=dims)(*flat_args)
+    return torch.utils._pytree.tree_map_only(Tensor, lambda t: t.unflatten(0, shape), out)
+
+
+_rules: dict[Any, Rule] = {}
+
+
+def register_bound(op: Any, handler: Rule) -> None:
+    """Tell how to bound an operator: an ATen overload, or one of your own made with `torch.library`.
+
+    Parameters
+    ----------
+    op
+        The overload that shows in the captured graph, such as `torch.ops.aten.relu.default`.
+    handler
+        Its rule: a `Rule` written out, or an `ElementwiseRule`, `LinearRule` or `BilinearRule` told what to do.
+        It replaces a rule that the operator has.
+
+    Raises
+    ------
+    TypeError
+        Where `op` is not an overload, or `handler` no rule.
+
+    Examples
+    --------
+    A function that rises everywhere and is convex, with the inverse of its derivative:
+
+    >>> from paperworks.robustness.bounds import Curve, ElementwiseRule, Piece
+    >>> curve = Curve(torch.expm1, torch.exp, [Piece(convex=True, critical=torch.log)], increasing=True)
+    >>> register_bound(torch.ops.aten.expm1.default, ElementwiseRule(lambda: curve))
+    """
+    if not isinstance(op, (torch._ops.OpOverload, str)):
+        raise TypeError(f"op is {op!r}; it takes an operator overload such as torch.ops.aten.relu.default")
+    if not isinstance(handler, Rule):
+        raise TypeError(f"handler is {type(handler).__name__}; it takes a Rule")
+    _rules[op] = handler
+
+
+def find_rule(op: Any) -> Rule | None:
+    """Return the rule of an operator, if there is one."""
+    return _rules.get(op)
+
+
+def rule_of(node: Node) -> Rule:
+    """Return a node's rule.
+
+    Raises
+    ------
+    NotImplementedError
+        Where its operator has none.
+    """
+    if (rule := _rules.get(node.op)) is None:
+        raise NotImplementedError(
+            f"operator {node.op} (node {node.name!r}) has no rule to bound it; `register_bound` can add one"
+        )
+    return rule
