@@ -1,4 +1,4 @@
-"""Randomized smoothing: certify any classifier under Gaussian noise."""
+"""Randomized smoothing: certify any classifier under Gaussian noise, and train one that is accurate there."""
 
 from paperworks.core.lazy import lazy_exports
 
@@ -7,6 +7,13 @@ __getattr__, __dir__, __all__ = lazy_exports(
     {
         "binomial": ["lower_confidence_bound", "two_sided_p_value"],
         "certify": ["CertificationResult", "Smooth"],
+        "contrast": ["RRCMLoss", "consistency_regularizer", "info_nce"],
+        "convnet": ["RRCMConvNet"],
         "curves": ["average_certified_radius", "certified_accuracy_curve", "certified_accuracy_envelope"],
+        "encoder": ["NoiseConditionedEncoder"],
+        "finetuning": ["RRCMClassifier", "finetune_step", "layerwise_groups"],
+        "pretraining": ["pretrain_encoder", "random_views", "update_target"],
+        "schedules": ["KarrasGrid", "ScaleSchedule", "TargetEMASchedule"],
+        "vit": ["RRCMViT"],
     },
 )
