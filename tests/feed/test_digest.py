@@ -1,7 +1,5 @@
-import email
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,6 +10,7 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult
 from sqlalchemy import select
 
+from mail_server import Post, free_port, mail_server
 from paperworks.feed import Entry, FeedStore
 from paperworks.feed.digest import DigestRunning, _alone, send_digest, uncertain_sends
 from paperworks.feed.mail import Mailer, NotSent
@@ -23,49 +22,10 @@ TOKENS = Tokens("x" * 40)
 URL = "https://papers.example.org"
 
 
-class Post:
-    """A mail server that keeps what it gets, and refuses, drops or waits where it is told to."""
-
-    def __init__(self):
-        self.got, self.refuse, self.drop_after_data, self.drop_at_rcpt, self.pause = [], {}, set(), set(), 0.0
-
-    async def handle_RCPT(self, server, session, envelope, address, options):
-        if address in self.drop_at_rcpt:
-            server.transport.abort()
-            return "421 gone"
-        if address in self.refuse:
-            return self.refuse[address]
-        envelope.rcpt_tos.append(address)
-        return "250 OK"
-
-    async def handle_DATA(self, server, session, envelope):
-        self.got.append((envelope.rcpt_tos[0], email.message_from_bytes(envelope.content)))
-        if self.pause:
-            import asyncio
-
-            await asyncio.sleep(self.pause)
-        if envelope.rcpt_tos[0] in self.drop_after_data:
-            server.transport.abort()
-        return "250 OK"
-
-    def addresses(self):
-        return [address for address, _ in self.got]
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture
 def post():
-    handler = Post()
-    controller = Controller(handler, hostname="127.0.0.1", port=free_port())
-    controller.start()
-    handler.url = f"smtp://127.0.0.1:{controller.port}?starttls=no"
-    yield handler
-    controller.stop()
+    with mail_server() as server:
+        yield server
 
 
 @pytest.fixture

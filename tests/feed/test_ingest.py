@@ -357,7 +357,8 @@ class TestSavedPage:
 def test_the_records_and_a_page_of_their_titles_are_the_same_papers(memory, tmp_path):
     assert ingest(memory, Records()).new == 51
     page = tmp_path / "page.txt"
-    page.write_text("\n\n".join(f"{p.title}\n\n{ABSTRACT}" for p in papers(memory)), encoding="utf-8")
+    page.write_text("\n\n".join(f"{p.title.upper()}\n\n{ABSTRACT}" for p in papers(memory)), encoding="utf-8")
     assert ingest(memory, SavedPage(Path(page))).changed == 51
+    assert ingest(memory, Records()).same == ingest(memory, SavedPage(Path(page))).same == 51
     assert memory.count() == 51
     assert all(p.slug and p.abstract for p in papers(memory))

@@ -57,4 +57,4 @@ def _root(
 
 
 # The commands register themselves with the application.
-from paperworks.cli import making, reading, running  # noqa: E402, F401
+from paperworks.cli import feed, making, reading, running  # noqa: E402, F401

@@ -272,7 +272,10 @@ def _difference(old: dict[str, Any], row: dict[str, Any], known: "_Known") -> di
     """Return what an entry changes in a paper that is known."""
     change: dict[str, Any] = {}
     newer = row["version"] >= old["version"]
+    known_by_title = not (row["arxiv_id"] or row["doi"] or row["slug"])
     for name in _KEPT:
+        if name == "title" and known_by_title:
+            continue  # spelt otherwise, no more
         if row[name] and row[name] != old[name] and (newer or not old[name]):
             change[name] = row[name]
     if "title" in change:
@@ -283,7 +286,7 @@ def _difference(old: dict[str, Any], row: dict[str, Any], known: "_Known") -> di
     for name in ("version", "upvotes"):
         if row[name] > old[name]:
             change[name] = row[name]
-    links = old["links"] | row["links"]
+    links = row["links"] | old["links"] if known_by_title else old["links"] | row["links"]
     if links != old["links"]:
         change["links"] = links
     return change

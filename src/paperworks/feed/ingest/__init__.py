@@ -10,7 +10,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "http": ["PoliteClient", "SourceError"],
         "huggingface": ["HuggingFaceDaily"],
         "page": ["SavedPage"],
-        "records": ["Records"],
+        "records": ["Records", "record_runs"],
         "source": ["Batch", "Ingested", "Source", "ingest"],
     },
 )

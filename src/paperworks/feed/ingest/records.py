@@ -1,13 +1,19 @@
 """The papers that Paperworks itself has: their records, and when their claims were last run."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
+from sqlalchemy import select
+
 from paperworks.evidence.record import Paper
+from paperworks.evidence.store import read_evidence
 from paperworks.feed.entry import Entry
 from paperworks.feed.ingest.source import Batch, in_batches
+from paperworks.feed.schema import Activity, FeedPaper
+from paperworks.feed.store import FeedStore
 from paperworks.papers import load_all
 
 
@@ -47,3 +53,27 @@ def read_record(paper: Paper) -> Entry:
         updated=published,
         links=paper.links,
     )
+
+
+def record_runs(store: FeedStore) -> int:
+    """Take in on which days claims of our papers were run, from the evidence, and return how many runs there are.
+
+    Examples
+    --------
+    >>> from paperworks.feed.ingest import ingest
+    >>> store = FeedStore("sqlite://")
+    >>> _ = ingest(store, Records())
+    >>> record_runs(store) == record_runs(store) > 0
+    True
+    """
+    with store.session() as session:
+        rows = session.execute(select(FeedPaper.id, FeedPaper.slug).where(FeedPaper.slug.is_not(None)))
+        ids = {row.slug: row.id for row in rows}
+        runs: Counter[tuple[int, date]] = Counter()
+        for paper in load_all():
+            if paper.slug in ids and not paper.planned:
+                for entry in read_evidence(paper.slug).entries.values():
+                    runs[ids[paper.slug], date.fromisoformat(entry.provenance.date[:10])] += 1
+        for (paper_id, day), count in runs.items():
+            session.merge(Activity(paper_id=paper_id, kind="run", day=day, count=count))
+    return runs.total()

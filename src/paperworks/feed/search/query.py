@@ -26,6 +26,11 @@ class BadQuery(ValueError):
     """
 
 
+_NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+_DIGITS = {word: str(number) for number, word in enumerate(_NUMBERS)}
+_SPELLINGS = _DIGITS | {digits: word for word, digits in _DIGITS.items()}
+
+
 @dataclass(frozen=True)
 class Clause:
     """Words that stand next to each other, in one column or in any, wanted or not; the last may be a beginning."""
@@ -34,6 +39,18 @@ class Clause:
     column: str = ""
     negated: bool = False
     prefix: bool = False
+
+    @property
+    def spellings(self) -> tuple[tuple[str, ...], ...]:
+        """The words, and a small number as digits or as a word.
+
+        Examples
+        --------
+        >>> Clause(("ten", "steps")).spellings
+        (('ten', 'steps'), ('10', 'steps'))
+        """
+        other = tuple(_SPELLINGS.get(word, word) for word in self.words)
+        return (self.words,) if other == self.words else (self.words, other)
 
 
 @dataclass(frozen=True)

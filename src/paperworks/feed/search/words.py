@@ -108,7 +108,9 @@ class _Sqlite(_Finder):
     @staticmethod
     def _clause(clause: Clause) -> str:
         columns = (clause.column,) if clause.column else _ANYWHERE
-        return f'{{{" ".join(columns)}}} : "{" ".join(clause.words)}"' + ("*" if clause.prefix else "")
+        star = "*" if clause.prefix else ""
+        either = " OR ".join(f'"{" ".join(words)}"{star}' for words in clause.spellings)
+        return f"{{{' '.join(columns)}}} : ({either})"
 
 
 class _Postgresql(_Finder):
@@ -127,10 +129,12 @@ class _Postgresql(_Finder):
     @staticmethod
     def _clause(clause: Clause) -> str:
         letters = _LETTERS[clause.column] if clause.column else "ABC"
-        words = [f"{word}:{letters}" for word in clause.words]
-        if clause.prefix:
-            words[-1] += "*"
-        return "(" + " <-> ".join(words) + ")"
+        star = "*" if clause.prefix else ""
+        phrases = (
+            " <-> ".join([*(f"{word}:{letters}" for word in words[:-1]), f"{words[-1]}:{letters}{star}"])
+            for words in clause.spellings
+        )
+        return "(" + " | ".join(f"({phrase})" for phrase in phrases) + ")"
 
 
 class _Ranker:
@@ -138,7 +142,7 @@ class _Ranker:
 
     def __init__(self, finder: _Finder, clauses: Sequence[Clause]) -> None:
         self._frequency: dict[Clause, float] = {}
-        self._terms: list[tuple[str, tuple[str, ...], float]] = []
+        self._terms: list[tuple[tuple[str, ...], tuple[str, ...], float]] = []
         newest = max(1, finder.newest())
         for clause in clauses:
             sample = finder.find([clause], Query((clause,)), _SAMPLE)
@@ -149,7 +153,8 @@ class _Ranker:
             self._frequency[clause] = count
             rarity = math.log1p((newest - count + 0.5) / (count + 0.5))
             columns = (clause.column,) if clause.column else _ANYWHERE
-            self._terms.append((" " + " ".join((*clause.words[:-1], _root(clause.words[-1]))), columns, rarity))
+            spelt = tuple(" " + " ".join((*words[:-1], _root(words[-1]))) for words in clause.spellings)
+            self._terms.append((spelt, columns, rarity))
 
     def frequency(self, clause: Clause) -> float:
         """Return about how many papers have it."""
@@ -167,10 +172,10 @@ class _Ranker:
             if value
         }
         total = 0.0
-        for term, columns, rarity in self._terms:
+        for spelt, columns, rarity in self._terms:
             count = 0.0
             for column in columns:
-                if (body := texts.get(column)) and (times := body.count(term)):
+                if (body := texts.get(column)) and (times := sum(map(body.count, spelt))):
                     count += _WEIGHTS[column] * times / (1 - B + B * len(body) / _LENGTHS[column])
             total += rarity * count / (K1 + count)
         return total

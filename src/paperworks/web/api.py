@@ -1,0 +1,200 @@
+"""The JSON API: all that the pages show to everyone."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, HTTPException, Path, Query, Request
+from pydantic import BaseModel
+
+from paperworks.feed.search.query import MAX_LENGTH, BadQuery
+from paperworks.feed.trending import votes_of
+from paperworks.papers import FIELDS, load_all
+from paperworks.web import lists
+from paperworks.web.cards import Card, cards, find_paper, href
+from paperworks.web.display import safe_links
+from paperworks.web.lists import Listing
+from paperworks.web.pages import PageNumber, site_of
+from paperworks.web.records import Row, record_of
+from paperworks.web.site import Site
+
+router = APIRouter(prefix="/api", tags=["papers"])
+Key = Annotated[str, Path(description="Short name, arXiv id or number of a paper", max_length=80)]
+
+
+class Verdicts(BaseModel):
+    """How many claims hold, and of how many."""
+
+    hold: int
+    of: int
+
+
+class PaperInList(BaseModel):
+    """A paper in a list."""
+
+    id: int
+    url: str
+    title: str
+    authors: str
+    text: str
+    published: datetime
+    categories: list[str]
+    votes: int
+    claims: Verdicts | None
+
+
+class PaperList(BaseModel):
+    """A page of a list of papers."""
+
+    title: str
+    page: int
+    more: bool
+    papers: list[PaperInList]
+
+
+class Claim(BaseModel):
+    """A claim or race with its verdict."""
+
+    id: str
+    says: str
+    reported: str
+    measured: str
+    bars: str
+    verdict: str
+    detail: str
+    notes: list[str]
+    headline: bool
+
+
+class PaperDetails(BaseModel):
+    """All that is known of a paper."""
+
+    id: int
+    url: str
+    slug: str | None
+    arxiv: str | None
+    version: int
+    doi: str | None
+    title: str
+    authors: list[str]
+    abstract: str
+    summary: str
+    categories: list[str]
+    published: datetime
+    updated: datetime
+    links: dict[str, str]
+    votes: int
+    methods: list[str]
+    usage: str
+    claims: list[Claim]
+    peers: list[Claim]
+
+
+class Result(BaseModel):
+    """What was measured of a paper of ours."""
+
+    slug: str
+    title: str
+    field: str
+    verdicts: dict[str, int]
+
+
+@router.get("/papers")
+def newest(request: Request, page: PageNumber = 1) -> PaperList:
+    """List the newest papers."""
+    site = site_of(request)
+    return _list(site, lists.newest(site.store, page))
+
+
+@router.get("/trending/{period}")
+def trending(request: Request, period: Literal["day", "week", "month"], page: PageNumber = 1) -> PaperList:
+    """List what is trending."""
+    site = site_of(request)
+    return _list(site, lists.hot(site.store, period, page))
+
+
+@router.get("/search")
+def search(request: Request, q: Annotated[str, Query(max_length=MAX_LENGTH)], page: PageNumber = 1) -> PaperList:
+    """Search by words and by meaning; a query takes "phrases", -without, author:, title:, field: and since:."""
+    site = site_of(request)
+    try:
+        return _list(site, lists.found(site.store, q, site.meaning, page))
+    except BadQuery as error:
+        raise HTTPException(400, str(error)) from None
+
+
+@router.get("/papers/{key:path}/similar")
+def similar(request: Request, key: Key) -> PaperList:
+    """List the papers whose meaning is nearest to a paper's."""
+    site = site_of(request)
+    paper = find_paper(site.store, key)
+    near = site.meaning.similar(paper.id, 10) if site.meaning else []
+    return _list(site, Listing(f"Similar to {paper.title}", [found for found, _ in near]))
+
+
+@router.get("/papers/{key:path}")
+def paper(request: Request, key: Key) -> PaperDetails:
+    """Show a paper, with its claims and races where it is ours."""
+    site = site_of(request)
+    paper = find_paper(site.store, key)
+    record = record_of(paper.slug)
+    return PaperDetails(
+        id=paper.id,
+        url=site.settings.base_url + href(paper),
+        slug=paper.slug,
+        arxiv=paper.arxiv_id,
+        version=paper.version,
+        doi=paper.doi,
+        title=paper.title,
+        authors=[name for name in paper.authors.split("\n") if name],
+        abstract=paper.abstract,
+        summary=paper.summary,
+        categories=paper.categories.split(),
+        published=paper.published,
+        updated=paper.updated,
+        links=safe_links(paper.links),
+        votes=votes_of(site.store, [paper.id])[paper.id],
+        methods=list(record.paper.methods) if record else [],
+        usage=record.paper.usage if record else "",
+        claims=_claims(record.claims) if record else [],
+        peers=_claims(record.peers) if record else [],
+    )
+
+
+@router.get("/fields")
+def fields() -> list[str]:
+    """List the fields of our papers."""
+    return list(FIELDS)
+
+
+@router.get("/fields/{field}")
+def field(request: Request, field: str, page: PageNumber = 1) -> PaperList:
+    """List the papers of a field, or of a category of arXiv such as cs.LG."""
+    site = site_of(request)
+    return _list(site, lists.of_field(site.store, field, page))
+
+
+@router.get("/results")
+def results() -> list[Result]:
+    """List our papers with the verdicts on their claims and races."""
+    records = [found for paper in load_all() if (found := record_of(paper.slug))]
+    return [
+        Result(slug=r.paper.slug, title=r.paper.title, field=r.paper.field, verdicts=dict(r.verdicts)) for r in records
+    ]
+
+
+def _list(site: Site, listing: Listing) -> PaperList:
+    shown = cards(site.store, listing.ids)
+    return PaperList(
+        title=listing.title, page=listing.page, more=listing.more, papers=[_in_list(site, card) for card in shown]
+    )
+
+
+def _in_list(site: Site, card: Card) -> PaperInList:
+    values: dict[str, Any] = {name: getattr(card, name) for name in ("id", "title", "authors", "text", "published")}
+    claims = Verdicts(hold=card.claims[0], of=card.claims[1]) if card.claims else None
+    url = site.settings.base_url + card.href
+    return PaperInList(**values, url=url, categories=list(card.categories), votes=card.votes, claims=claims)
+
+
+def _claims(rows: tuple[Row, ...]) -> list[Claim]:
+    return [Claim(**{**vars(row), "notes": list(row.notes)}) for row in rows]

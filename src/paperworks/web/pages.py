@@ -1,0 +1,226 @@
+"""The pages that need no account."""
+
+import functools
+from collections.abc import Callable
+from typing import Annotated, Any, cast
+
+from fastapi import APIRouter, HTTPException, Query, Request, Response
+from fastapi.responses import FileResponse, RedirectResponse
+from starlette.concurrency import run_in_threadpool
+
+from paperworks.feed.bibtex import to_bibtex
+from paperworks.feed.search.query import BadQuery
+from paperworks.feed.trending import votes_of
+from paperworks.papers import FIELDS, load_all
+from paperworks.web import lists
+from paperworks.web.cards import cards, find_paper, href
+from paperworks.web.lists import MAX_PAGE, Listing
+from paperworks.web.records import record_of
+from paperworks.web.site import Page, Site
+from paperworks.web.syndication import Format, as_feed
+
+router = APIRouter(include_in_schema=False)
+PageNumber = Annotated[int, Query(ge=1, le=MAX_PAGE)]
+SIMILAR = 6
+SINCE = {"7d": "the last week", "31d": "the last month", "366d": "the last year"}
+
+
+def site_of(request: Request) -> Site:
+    """Return the site that a request is for."""
+    return cast(Site, request.app.state.site)
+
+
+@router.get("/")
+async def newest(request: Request, page: PageNumber = 1) -> Response:
+    """Show the newest papers."""
+    return await _list(request, "newest", "/newest", lambda site: lists.newest(site.store, page))
+
+
+@router.get("/newest.{suffix}")
+def newest_feed(request: Request, suffix: Format) -> Response:
+    """Give the newest papers as a feed."""
+    site = site_of(request)
+    return as_feed(site, suffix, lists.newest(site.store), "/")
+
+
+@router.get("/search")
+async def search(request: Request, q: str = "", field: str = "", since: str = "", page: PageNumber = 1) -> Response:
+    """Show what a search finds; its results are swapped in while it is typed."""
+    site = site_of(request)
+    text = _with_filters(q, field, since)
+
+    def make(person: int | None) -> Page:
+        values = {"q": q, "field": field, "since": since, "text": text, "since_choices": SINCE, "problem": ""}
+        status, listing = 200, Listing("Search", [])
+        try:
+            if text:
+                listing = lists.found(site.store, text, site.meaning, page, as_typed="hx-request" in request.headers)
+        except BadQuery as error:
+            values["problem"], status = str(error), 400
+        shown = cards(site.store, listing.ids)
+        more = {"feed": "/search", "kind": "search", "cards": shown, "listing": listing, **marks(site, person)}
+        return Page("search.html", values | more, status=status)
+
+    return await site.page(request, make)
+
+
+@router.get("/search.{suffix}")
+def search_feed(request: Request, suffix: Format, q: str = "", field: str = "", since: str = "") -> Response:
+    """Give what a search finds as a feed, the newest first."""
+    site = site_of(request)
+    text = _with_filters(q, field, since)
+    listing = lists.found(site.store, text, None)
+    return as_feed(site, suffix, listing, f"/search?{request.url.query}")
+
+
+def _with_filters(q: str, field: str, since: str) -> str:
+    parts = [" ".join(q.split())]
+    if field in FIELDS:
+        parts.append(f"field:{field}")
+    if since in SINCE:
+        parts.append(f"since:{since}")
+    return " ".join(part for part in parts if part)
+
+
+def _add_lists() -> None:
+    def add(kind: str, listing: Callable[[Site, str, int], Listing]) -> None:
+        @router.get(f"/{kind}/{{name}}.{{suffix}}", name=f"{kind} as a feed")
+        async def feed(request: Request, name: str, suffix: str) -> Response:
+            if suffix not in ("atom", "rss"):  # a category such as cs.LG
+                return await page(request, f"{name}.{suffix}")
+            site = site_of(request)
+            return await run_in_threadpool(
+                lambda: as_feed(site, cast(Format, suffix), listing(site, name, 1), f"/{kind}/{name}")
+            )
+
+        @router.get(f"/{kind}/{{name}}", name=kind)
+        async def page(request: Request, name: str, page: PageNumber = 1) -> Response:
+            return await _list(request, kind, f"/{kind}/{name}", lambda site: listing(site, name, page), name=name)
+
+    for kind in ("day", "week", "month"):
+        add(kind, functools.partial(_span, kind))
+    add("trending", lambda site, name, page: lists.hot(site.store, name, page))
+    add("fields", lambda site, name, page: lists.of_field(site.store, name, page))
+
+
+def _span(kind: str, site: Site, name: str, page: int) -> Listing:
+    return lists.span(site.store, kind, name, page)
+
+
+_add_lists()
+
+
+async def _list(request: Request, kind: str, feed: str, listing: Callable[[Site], Listing], **more: Any) -> Response:
+    site = site_of(request)
+
+    def make(person: int | None) -> Page:
+        found = listing(site)
+        values = {"listing": found, "kind": kind, "feed": feed, "cards": cards(site.store, found.ids)}
+        return Page("list.html", values | marks(site, person) | {"name": "", **more})
+
+    return await site.page(request, make)
+
+
+def marks(site: Site, person: int | None) -> dict[str, set[int]]:
+    """Return which papers someone voted for, and which they keep."""
+    if person is None:
+        return {"voted": set(), "kept": set()}
+    return {"voted": set(site.people.votes(person)), "kept": set(site.people.reading_list(person))}
+
+
+@router.get("/trending")
+def trending() -> Response:
+    """Lead to what is trending this week."""
+    return RedirectResponse("/trending/week", 307)
+
+
+@router.get("/paper/{key:path}.bib")
+def bibtex(request: Request, key: str) -> Response:
+    """Give a paper as BibTeX."""
+    paper = find_paper(site_of(request).store, key)
+    return Response(to_bibtex(paper), media_type="application/x-bibtex; charset=utf-8")
+
+
+@router.get("/paper/{key:path}")
+async def paper(request: Request, key: str) -> Response:
+    """Show a paper."""
+    site = site_of(request)
+
+    def make(person: int | None) -> Page:
+        paper = find_paper(site.store, key)
+        near = site.meaning.similar(paper.id, SIMILAR) if site.meaning else []
+        values = {
+            "paper": paper,
+            "href": href(paper),
+            "record": record_of(paper.slug),
+            "votes": votes_of(site.store, [paper.id])[paper.id],
+            "similar": cards(site.store, [found for found, _ in near]),
+            "bibtex": to_bibtex(paper),
+            **marks(site, person),
+        }
+        return Page("paper.html", values, reads=paper.id)
+
+    return await site.page(request, make)
+
+
+@router.get("/figures/{slug}/{name}")
+def figure(slug: str, name: str) -> Response:
+    """Give a figure of a claim."""
+    record = record_of(slug)
+    if record is None or name not in record.paths:
+        raise HTTPException(404, "There is no such figure.")
+    policy = "default-src 'none'; style-src 'unsafe-inline'; sandbox"  # an SVG opened by itself may run nothing
+    headers = {"Content-Security-Policy": policy, "Cache-Control": "public, max-age=300"}
+    return FileResponse(record.paths[name], headers=headers)
+
+
+@router.get("/fields")
+async def fields(request: Request) -> Response:
+    """Show the fields, each with our papers in it."""
+
+    def make(person: int | None) -> Page:
+        papers = {field: [p for p in load_all() if p.field == field] for field in FIELDS}
+        return Page("fields.html", {"papers": papers})
+
+    return await site_of(request).page(request, make)
+
+
+@router.get("/results")
+async def results(request: Request) -> Response:
+    """Show what was measured of all our papers."""
+
+    def make(person: int | None) -> Page:
+        records = [found for paper in load_all() if (found := record_of(paper.slug))]
+        return Page("results.html", {"records": records})
+
+    return await site_of(request).page(request, make)
+
+
+@router.get("/about")
+async def about(request: Request) -> Response:
+    """Say what the site is."""
+    site = site_of(request)
+    return await site.page(request, lambda person: Page("about.html", {"count": site.store.count()}))
+
+
+@router.get("/api")
+async def api(request: Request) -> Response:
+    """Document the JSON API."""
+    calls = [
+        (path, call["get"].get("description", ""), [_parameter(found) for found in call["get"].get("parameters", [])])
+        for path, call in request.app.openapi()["paths"].items()
+    ]
+    return await site_of(request).page(request, lambda person: Page("api.html", {"calls": calls}))
+
+
+def _parameter(found: dict[str, Any]) -> tuple[str, str]:
+    """Return the name of a parameter and what it takes."""
+    schema = found["schema"]
+    takes = found.get("description") or ", ".join(schema.get("enum", [])) or schema.get("type", "")
+    return found["name"], takes if found["required"] else f"{takes}, optional"
+
+
+@router.get("/robots.txt")
+def robots() -> Response:
+    """Tell robots where not to go."""
+    return Response("User-agent: *\nDisallow: /search\nDisallow: /api/\nDisallow: /sign-in\n", media_type="text/plain")

@@ -1,0 +1,82 @@
+"""What whoever runs the site decides."""
+
+import os
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of the site.
+
+    Parameters
+    ----------
+    base_url
+        The address under which people reach it; links in mails begin with it.
+    feed
+        Path or URL of the feed's database, as `FeedStore` takes it.
+    smtp
+        The mail server, as `Mailer` takes it; without one, mails are written to the log.
+    sender
+        The address that mails come from.
+    meaning
+        Search by meaning, too; the sentence model is loaded in the background.
+    digests
+        Send digests when they are due; takes a mail server.
+
+    Raises
+    ------
+    ValueError
+        For a base URL that isn't one.
+
+    Examples
+    --------
+    >>> Settings(base_url="https://papers.example.org/").secure
+    True
+    """
+
+    base_url: str = "http://127.0.0.1:8000"
+    feed: str | None = None
+    smtp: str = ""
+    sender: str = "Daily Papers <daily-papers@localhost>"
+    meaning: bool = True
+    digests: bool = True
+
+    def __post_init__(self) -> None:
+        parts = urlsplit(self.base_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError(f"base_url is {self.base_url!r}; it takes one such as https://papers.example.org")
+        if parts.path not in ("", "/"):
+            raise ValueError(f"base_url is {self.base_url!r}; the site needs a host of its own, without a path")
+        object.__setattr__(self, "base_url", self.base_url.rstrip("/"))
+
+    @property
+    def host(self) -> str:
+        """The host name of the base URL."""
+        return urlsplit(self.base_url).hostname or ""
+
+    @property
+    def secure(self) -> bool:
+        """Whether people reach the site by TLS."""
+        return self.base_url.startswith("https:")
+
+    @property
+    def hosts(self) -> list[str]:
+        """The names that requests may ask for: no page elsewhere can point its own name at this machine."""
+        return [self.host, *LOOPBACK]
+
+
+def settings_from_environment(**given: object) -> Settings:
+    """Return settings of what is given and, where that is None, of ``$PAPERWORKS_BASE_URL`` and its like.
+
+    Examples
+    --------
+    >>> settings_from_environment(base_url="http://localhost:9000").host
+    'localhost'
+    """
+    names = {"base_url": "BASE_URL", "feed": "FEED", "smtp": "SMTP", "sender": "SENDER"}
+    values = {name: os.environ.get(f"PAPERWORKS_{variable}") for name, variable in names.items()}
+    values |= {name: value for name, value in given.items() if value is not None}  # type: ignore[misc]
+    return Settings(**{name: value for name, value in values.items() if value is not None})  # type: ignore[arg-type]

@@ -1,0 +1,253 @@
+"""The site's parts put together, and what it does beside answering."""
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.message import EmailMessage
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.responses import HTMLResponse
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from starlette.concurrency import run_in_threadpool
+
+from paperworks.feed.digest import DigestRunning, send_digest
+from paperworks.feed.ingest.records import Records, record_runs
+from paperworks.feed.ingest.source import ingest
+from paperworks.feed.mail import Mailer
+from paperworks.feed.people import People
+from paperworks.feed.search.meaning import Embed, MeaningIndex
+from paperworks.feed.store import FeedStore
+from paperworks.feed.tokens import LIVES, BadToken, Tokens, site_secret
+from paperworks.feed.trending import record
+from paperworks.web import display
+from paperworks.web.cache import MomentCache
+from paperworks.web.protection import Forms, set_cookie
+from paperworks.web.settings import Settings
+
+log = logging.getLogger("paperworks.web")
+SESSION = "paperworks_session"
+DIGEST_HOUR = 6
+"""From this hour on, UTC, the digests of the day are due; the weekly one on Mondays."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a page shows: its template, the values in it, and the paper that whoever sees it reads."""
+
+    template: str
+    values: dict[str, Any] = field(default_factory=dict)
+    reads: int | None = None
+    status: int = 200
+
+
+class Site:
+    """The feed with what its pages need.
+
+    Parameters
+    ----------
+    settings
+        Of the site.
+    embed
+        The sentence model; by default MiniLM's.
+    """
+
+    def __init__(self, settings: Settings, embed: Embed | None = None) -> None:
+        self.settings = settings
+        self.store = FeedStore(settings.feed)
+        self.people = People(self.store)
+        self.tokens = Tokens(site_secret(self.store))
+        self.forms = Forms(self.tokens, settings)
+        self._meaning = MeaningIndex(self.store, embed)
+        self._meaning_ready = False
+        self._pages: MomentCache[tuple[bytes, int, int | None]] = MomentCache()
+        self._reads = Reads(self.store)
+        self._stop = threading.Event()
+        self._templates = Environment(
+            loader=PackageLoader("paperworks.web"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._templates.filters |= display.FILTERS
+        self._templates.globals |= display.GLOBALS
+
+    @property
+    def meaning(self) -> MeaningIndex | None:
+        """The index of meanings, None until the model is loaded."""
+        return self._meaning if self._meaning_ready else None
+
+    def start(self) -> None:
+        """Take in our own papers, and begin what is done in the background."""
+        ingest(self.store, Records())
+        self._every(5, self._reads.flush)
+        self._every(300, lambda: record_runs(self.store))
+        if self.settings.meaning:
+            self._every(30, self._embed)
+        if self.settings.smtp and self.settings.digests:
+            self._every(60, lambda: self.send_digests(datetime.now(UTC)))
+
+    def stop(self) -> None:
+        """End what is done in the background, and write what is not written yet."""
+        self._stop.set()
+        self._reads.flush()
+        self.store.close()
+
+    # Pages
+
+    async def page(self, request: Request, make: Callable[[int | None], Page]) -> Response:
+        """Answer with a page; for those who aren't signed in it is made once in a moment, and not for each of them.
+
+        Parameters
+        ----------
+        request
+            The request.
+        make
+            Makes the page for a person, or for None.
+        """
+        person = await run_in_threadpool(self.person, request) if SESSION in request.cookies else None
+        if person is None:
+            key = f"{request.url.path}?{request.url.query}"
+            body, status, reads = await self._pages.get(key, lambda: run_in_threadpool(self._body, request, make, None))
+        else:
+            body, status, reads = await run_in_threadpool(self._body, request, make, person)
+        if reads is not None:
+            self._reads.count(reads, request.client.host if request.client else "")
+        response = HTMLResponse(body, status, headers={"Cache-Control": "private, no-cache", "Vary": "Cookie"})
+        self.forms.remember(request, response)
+        return response
+
+    def render(self, request: Request, page: Page) -> Response:
+        """Answer with a page that is this browser's only, such as one with a form."""
+        body, status, _ = self._body(request, lambda _: page, self.person(request))
+        response = HTMLResponse(body, status, headers={"Cache-Control": "no-store"})
+        self.forms.remember(request, response)
+        return response
+
+    def _body(
+        self, request: Request, make: Callable[[int | None], Page], person: int | None
+    ) -> tuple[bytes, int, int | None]:
+        page = make(person)
+        text = self._templates.get_template(page.template).render(
+            {
+                "request": request,
+                "path": request.url.path,
+                "base_url": self.settings.base_url,
+                "signed_in": person is not None,
+                "form_token": lambda: self.forms.token(request),
+                **page.values,
+            }
+        )
+        return text.encode(), page.status, page.reads
+
+    # People
+
+    def person(self, request: Request) -> int | None:
+        """Return who is signed in, None for nobody."""
+        if SESSION not in request.cookies:
+            return None
+        try:
+            said = self.tokens.read("session", request.cookies[SESSION])
+        except BadToken:
+            return None
+        known = self.people.sessions(said["person"])
+        return said["person"] if known is not None and known == said["sessions"] else None
+
+    def sign_in(self, response: Response, person: int) -> None:
+        """Sign someone in by a signed cookie."""
+        token = self.tokens.make("session", {"person": person, "sessions": self.people.sessions(person)})
+        age = int(LIVES["session"].total_seconds())
+        set_cookie(response, SESSION, token, secure=self.settings.secure, max_age=age)
+
+    def mail(self, to: str, subject: str, text: str) -> None:
+        """Send a mail, or write it to the log where there is no mail server.
+
+        Raises
+        ------
+        NotSent, Uncertain
+            As `Mailer.send`.
+        """
+        if not self.settings.smtp:
+            log.warning("No mail server is set up. To: %s\nSubject: %s\n\n%s", to, subject, text)
+            return
+        with self.mailer() as mailer:
+            mailer.send(_automatic(mailer.message(to, subject, text)))
+
+    def mailer(self) -> Mailer:
+        """Return a connection to the mail server."""
+        return Mailer(self.settings.smtp, self.settings.sender)
+
+    # Background
+
+    def _every(self, seconds: float, work: Callable[[], object]) -> None:
+        def run() -> None:
+            while not self._stop.is_set():
+                try:
+                    work()
+                except Exception:
+                    log.exception("A task in the background failed; it is tried again in %s s", seconds)
+                self._stop.wait(seconds)
+
+        threading.Thread(target=run, daemon=True).start()
+
+    def _embed(self) -> None:
+        self._meaning.embed_new()
+        self._meaning.nearest("warm up", 1)
+        self._meaning_ready = True
+
+    def send_digests(self, now: datetime) -> None:
+        """Send the digests that are due at a moment."""
+        try:
+            with self.mailer() as mailer:
+                if now.hour >= DIGEST_HOUR:
+                    send_digest(self.store, mailer, self.tokens, self.settings.base_url, "daily", now=now)
+                if now.weekday() or now.hour >= DIGEST_HOUR:
+                    send_digest(self.store, mailer, self.tokens, self.settings.base_url, "weekly", now=now)
+        except DigestRunning:
+            pass  # another process of this site is at it
+
+
+class Reads:
+    """Counts who reads what, once for each reader, paper and day, and writes the counts now and then.
+
+    Parameters
+    ----------
+    store
+        The feed.
+    """
+
+    MOST = 100_000
+
+    def __init__(self, store: FeedStore) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._seen: set[int] = set()
+        self._day = 0
+        self._counts: Counter[int] = Counter()
+
+    def count(self, paper_id: int, reader: str) -> None:
+        """Count a read."""
+        day = datetime.now(UTC).toordinal()
+        with self._lock:
+            if day != self._day or len(self._seen) >= self.MOST:
+                self._day, self._seen = day, set()
+            key = hash((paper_id, reader))  # salted anew in each process: the address is not kept
+            if key not in self._seen:
+                self._seen.add(key)
+                self._counts[paper_id] += 1
+
+    def flush(self) -> None:
+        """Write the counts."""
+        with self._lock:
+            counts, self._counts = self._counts, Counter()
+        for paper_id, count in counts.items():
+            record(self._store, "read", paper_id, count=count)
+
+
+def _automatic(message: EmailMessage) -> EmailMessage:
+    message["Auto-Submitted"] = "auto-generated"
+    return message

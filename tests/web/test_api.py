@@ -1,0 +1,53 @@
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+
+from site_visitor import HOME
+
+
+def test_no_call_fails_whatever_is_asked(client):
+    schema = schemathesis.openapi.from_asgi("/api/openapi.json", client.app, headers={"Host": "localhost"})
+    operations = [found.ok() for found in schema.get_all_operations()]
+    assert len(operations) == 8
+    for operation in operations:
+
+        @given(case=operation.as_strategy())
+        @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+        def ask(case):
+            response = case.call(headers={"Host": "localhost"})
+            assert response.status_code < 500, response.text
+
+        ask()
+
+
+def test_a_paper_of_ours_has_its_claims(client):
+    paper = client.get("/api/papers/dpm-solver").json()
+    assert paper["arxiv"] == "2206.00927"
+    assert {claim["verdict"] for claim in paper["claims"]} == {"holds"}
+    assert "DPMSolver" in paper["usage"]
+
+
+def test_lists_and_searches_are_the_pages_own(client):
+    assert client.get("/api/papers").json()["papers"][0]["url"] == f"{HOME}/paper/2611.00001"
+    found = client.get("/api/search", params={"q": "sample in ten steps"}).json()["papers"]
+    assert found[0]["url"] == f"{HOME}/paper/dpm-solver"
+    assert found[0]["claims"] == {"hold": 6, "of": 6}
+    assert client.get("/api/trending/week").json()["more"]
+    assert "diffusion" in client.get("/api/fields").json()
+    assert len(client.get("/api/results").json()) == 51
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/api/papers/none", 404),
+        ("/api/search?q=-a", 400),
+        ("/api/search", 422),
+        ("/api/trending/x", 422),
+        ("/api/x", 404),
+    ],
+)
+def test_errors_are_json(client, path, status):
+    answer = client.get(path)
+    assert answer.status_code == status
+    assert answer.json()["detail"]

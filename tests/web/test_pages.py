@@ -1,0 +1,223 @@
+import re
+import threading
+import time
+from datetime import UTC, datetime
+from urllib.parse import quote
+
+import defusedxml.ElementTree as ET
+import pytest
+from starlette.testclient import TestClient
+
+from paperworks.feed import Entry
+from paperworks.feed.schema import Activity
+from paperworks.feed.trending import trending
+from paperworks.web import Settings, create_app
+from paperworks.web.protection import MAX_BODY
+from site_visitor import HOME, embed
+
+
+def wait_for(condition):
+    until = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+class TestLists:
+    def test_a_fresh_site_has_our_papers_and_the_evidence_of_one(self, client):
+        pages = [client.get("/", params={"page": page}).text for page in (1, 2, 3)]
+        assert sum(page.count('<article class="card">') for page in pages) == 52
+        page = client.get("/paper/dpm-solver").text
+        assert "claims" in page
+        assert 'class="verdict holds"' in page
+        assert "/figures/dpm-solver/c1-orders.desk.svg" in page
+        assert 'from</span><span class="w"> </span><span class="nn">paperworks.diffusion' in page
+
+    def test_searching_for_what_a_paper_does_finds_it_first(self, client):
+        page = client.get("/search", params={"q": "sample in ten steps"}).text
+        assert re.search(r'<h2><a href="([^"]+)"', page)[1] == "/paper/dpm-solver"
+
+    @pytest.mark.parametrize("path", ["/day/2026-11-25", "/week/2026-W48", "/month/2026-11", "/fields/cs.LG"])
+    def test_a_paper_is_in_the_lists_of_its_time_and_field(self, client, path):
+        page = client.get(path).text
+        assert page.count('<article class="card">') == 1
+        assert "/paper/2611.00001" in page
+
+    def test_lists_lead_to_those_before_and_after(self, client):
+        page = client.get("/month/2026-10").text
+        assert 'rel="next" href="/month/2026-11"' in page
+        assert 'rel="prev" href="/month/2025-01"' in page
+
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "/day/2026-02-30",
+            "/day/x",
+            "/week/2026-W60",
+            "/month/2026-13",
+            "/trending/year",
+            "/fields/none",
+            "/fields/a%00",
+            "/paper/none",
+            "/paper/999999999999999999",
+            "/paper/a%00b",
+            "/figures/dpm-solver/..%2f..%2fREADME.md",
+            "/nowhere",
+        ],
+    )
+    def test_what_is_not_there_is_said_to_be_so(self, client, path):
+        answer = client.get(path)
+        assert answer.status_code == 404
+        assert 'role="alert"' in answer.text
+
+    def test_a_search_that_cannot_be_read_says_why(self, client):
+        answer = client.get("/search", params={"q": "-noise"})
+        assert answer.status_code == 400
+        assert "only words to leave out" in answer.text
+        assert client.get("/search", params={"q": "x" * 301}).status_code == 400
+
+    def test_pages_of_a_list_and_of_a_search_turn(self, client, site):
+        now = datetime(2026, 11, 26, tzinfo=UTC)
+        site.store.add([Entry(title=f"Lattice study {i}", published=now) for i in range(60)])
+        seen = []
+        for page in (1, 2, 3):
+            text = client.get("/search", params={"q": "lattice", "page": page}).text
+            seen += [part.split('"')[0] for part in text.split('<h2><a href="')[1:]]
+            assert ('rel="next"' in text) == (page < 3)
+        assert len(seen) == len(set(seen)) == 60
+
+    def test_filters_narrow_a_search(self, client):
+        assert "/paper/2611.00001" in client.get("/search", params={"q": "noise", "since": "366d"}).text
+        page = client.get("/search", params={"q": "noise", "field": "diffusion"}).text
+        assert "/paper/2611.00001" not in page
+        assert "/paper/ptq4dm" in page
+
+
+class TestSafety:
+    @pytest.mark.parametrize("path", ["/", "/search?q=noise", "/paper/2611.00001", "/fields/cs.LG", "/newest.atom"])
+    def test_what_papers_say_is_never_markup(self, client, path):
+        text = client.get(path).text
+        assert "alert(1)" in text
+        assert "<script>alert" not in text
+        assert "<img src=x" not in text
+
+    def test_what_is_asked_for_is_never_markup(self, client):
+        evil = "<script>alert(1)</script>"
+        for path in (
+            f"/search?q={quote(evil)}",
+            f"/day/{quote(evil)}",
+            f"/paper/{quote(evil)}",
+            f"/sign-in/{quote(evil)}",
+        ):
+            assert "<script>alert" not in client.get(path).text
+
+    def test_links_that_run_something_are_left_out(self, client, site):
+        site.store.add(
+            [Entry(title="Evil links", slug="evil", links={"code": "javascript:alert(1)", "data": "https://a.b"})]
+        )
+        with site.store.engine.begin() as connection:  # as if it had come in before links were checked
+            connection.exec_driver_sql(
+                """UPDATE papers SET links='{"code": "javascript:alert(1)"}' WHERE slug='evil'"""
+            )
+        assert "javascript:" not in client.get("/paper/evil").text
+        assert "javascript:" not in client.get("/api/papers/evil").text
+
+    @pytest.mark.parametrize("path", ["/", "/static/style.css", "/nowhere", "/api/papers", "/sign-in"])
+    def test_every_answer_is_protected(self, client, path):
+        headers = client.get(path).headers
+        assert "script-src 'self'" in headers["Content-Security-Policy"]
+        assert "unsafe" not in headers["Content-Security-Policy"]
+        assert headers["X-Content-Type-Options"] == "nosniff"
+
+    def test_pages_for_strangers_set_no_cookie_and_carry_no_token(self, client):
+        for path in ("/", "/paper/dpm-solver", "/search?q=noise"):
+            answer = client.get(path)
+            assert "set-cookie" not in answer.headers
+            assert "form_token" not in answer.text
+
+    def test_a_name_that_points_here_from_elsewhere_is_refused(self, client):
+        assert client.get("/", headers={"Host": "evil.example"}).status_code == 400
+
+    def test_huge_bodies_are_refused(self, client):
+        assert client.post("/sign-in", content=b"x" * (MAX_BODY + 1)).status_code == 413
+
+    @pytest.mark.parametrize(
+        "body", [b"\xff\xfe=%ff&email=%00", b"{", b"email=a&email=b", b"form_token=" + b"a" * 2000]
+    )
+    def test_bodies_that_are_no_forms_are_errors_of_use(self, client, body):
+        for kind in ("application/x-www-form-urlencoded", "multipart/form-data", "application/json"):
+            assert 400 <= client.post("/sign-in", content=body, headers={"Content-Type": kind}).status_code < 500
+
+    def test_a_failure_of_ours_tells_nothing_and_is_protected(self, app, monkeypatch):
+        with TestClient(app, base_url=HOME, raise_server_exceptions=False) as client:
+            monkeypatch.setattr(app.state.site.store, "count", lambda: 1 / 0)
+            answer = client.get("/about")
+        assert answer.status_code == 500
+        assert "division" not in answer.text
+        assert "Content-Security-Policy" in answer.headers
+
+
+class TestFeeds:
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "/newest",
+            "/trending/week",
+            "/fields/diffusion",
+            "/fields/cs.LG",
+            "/day/2026-11-25",
+            "/week/2026-W48",
+            "/month/2026-11",
+            "/search",
+        ],
+    )
+    def test_every_list_is_a_feed(self, client, path):
+        query = "?q=noise" if path == "/search" else ""
+        atom, rss = client.get(f"{path}.atom{query}"), client.get(f"{path}.rss{query}")
+        assert atom.headers["content-type"].startswith("application/atom+xml")
+        entries = ET.fromstring(atom.text).findall("{http://www.w3.org/2005/Atom}entry")
+        items = ET.fromstring(rss.text).findall("channel/item")
+        assert len(entries) == len(items) > 0
+        assert all(item.find("link").text.startswith(f"{HOME}/paper/") for item in items)
+
+
+class TestReads:
+    def test_a_reader_counts_once_a_day_whatever_is_cached(self, client, site):
+        for _ in range(3):
+            client.get("/paper/2611.00001")
+        site._reads.flush()
+        with site.store.session() as session:
+            counts = [row.count for row in session.query(Activity).filter_by(kind="read")]
+        assert counts == [1]
+
+    def test_runs_of_claims_make_a_paper_trend(self, client, site):
+        wait_for(lambda: trending(site.store, "month")[0][1] > 0)
+        with site.store.session() as session:
+            assert session.query(Activity).filter_by(kind="run").count() > 10
+
+
+class TestMeaning:
+    def test_similar_papers_show_once_the_model_is_there(self, tmp_path):
+        app = create_app(Settings(base_url=HOME, feed=str(tmp_path / "feed.db")), embed=embed)
+        with TestClient(app, base_url=HOME) as client:
+            wait_for(lambda: app.state.site.meaning is not None)
+            assert "Similar papers" in client.get("/paper/dpm-solver").text
+            assert len(client.get("/api/papers/dpm-solver/similar").json()["papers"]) == 10
+
+
+def test_a_page_that_many_ask_for_at_once_is_made_once(client, site, monkeypatch):
+    made = []
+    original = site._body
+
+    def slow(*arguments):
+        made.append(1)
+        time.sleep(0.2)
+        return original(*arguments)
+
+    monkeypatch.setattr(site, "_body", slow)
+    threads = [threading.Thread(target=client.get, args=("/about",)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 1
