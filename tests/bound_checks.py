@@ -13,10 +13,10 @@ def reached(f, ptb, x, n=60, steps=10):
     points = list(random_points(ptb, x, n, torch.Generator().manual_seed(0)))
     with torch.no_grad():
         outputs = [f(x), *(f(p) for p in points)]
-    size = outputs[0].flatten(1).shape[1]
+    size = outputs[0][0].numel()
     for i in range(min(size, 12)):
         for sign in (1, -1):
-            found = attacked(lambda z, i=i, s=sign: s * f(z).flatten(1)[:, i], ptb, x, steps)
+            found = attacked(lambda z, i=i, s=sign: s * f(z).reshape(len(z), -1)[:, i], ptb, x, steps)
             with torch.no_grad():
                 outputs.append(f(found))
     stacked = torch.stack(outputs)

@@ -150,7 +150,7 @@ class BilinearRule(LinearRule):
         r = call.options.product
         if call.freedom is None:
             return r, r
-        (mix,) = call.freedom.of(call, node, rows, lambda: [torch.full((2, call.batch, *node.shape), r)])
+        (mix,) = call.freedom.of(call, node, rows, lambda: [rows.new_full((2, call.batch, *node.shape), r)])
         mix = mix.clamp(0, 1)
         return mix[:, 0], mix[:, 1]
 

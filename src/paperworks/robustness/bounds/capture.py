@@ -64,6 +64,7 @@ class _Recorder(TorchDispatchMode):
         self._of: dict[int, Node] = {}
         self._live: list[Tensor] = []  # what nodes stand for: kept, so that an id is never used twice
         self._stale: set[int] = set()
+        self._written: dict[int, Tensor] = {}  # by its memory, what was changed in place
         self._moving: set[Node] = set()  # depend on an input
         self._numbers = itertools.count()
         self.paused = False
@@ -83,19 +84,23 @@ class _Recorder(TorchDispatchMode):
         self._live.append(tensor)
 
     def node_of(self, tensor: Tensor) -> Node:
-        if id(tensor) in self._stale:
+        known = self._of.get(id(tensor))
+        if id(tensor) in self._stale or (known is None and tensor.untyped_storage()._cdata in self._written):
+            name = "a tensor" if known is None else known.name
             raise NotImplementedError(
-                f"{self._of[id(tensor)].name} is read after a view of it was changed in place; write that out of place"
+                f"{name} is read after a view of it was changed in place; write that out of place"
             )
-        if id(tensor) not in self._of:
+        if known is None:
             # Cloned, as the model may go on to change it.
             return self.add(tensor, "constant", f"constant_{next(self._numbers)}", tensor=tensor.detach().clone())
-        return self._of[id(tensor)]
+        return known
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if self.paused or func in _FROM_SHAPES:
             return func(*args, **kwargs)
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            raise NotImplementedError(f"module draws random numbers ({func}); bounds take one in evaluation mode")
         tensors = [a for a in pytree.tree_leaves((args, kwargs)) if isinstance(a, Tensor)]
         moving = any(self._of.get(id(t)) in self._moving for t in tensors)
         if func is aten._local_scalar_dense.default and moving:
@@ -106,37 +111,53 @@ class _Recorder(TorchDispatchMode):
             )
         if not any(id(t) in self._of for t in tensors):
             return func(*args, **kwargs)
-        if moving and (simpler := self._simpler(func)) is not None:
-            with self:
-                found = simpler(*args, **kwargs)
-            if found is not NotImplemented:
+        changes = _changes_arguments(func)
+        op = _out_of_place(func) if changes else func
+        if op is None:
+            raise NotImplementedError(f"{func} changes its argument in place, and there is no operator that doesn't")
+        if moving and (simpler := self._simpler(op)) is not None:
+            found = self._run_simpler(simpler, args, kwargs)
+            if found is not NotImplemented and not changes:
                 return found
+            if found is not NotImplemented:
+                node = self.node_of(found)
+                out = func(*args, **kwargs)
+                self._spoil_views(out)
+                self.bind(out, node)
+                return out
         # Named before it runs: it may change its arguments.
         placed, named = pytree.tree_map_only(Tensor, self.node_of, (args, kwargs))
         out = func(*args, **kwargs)
-        self._record(func, placed, named, out)
+        if changes and torch.Tag.inplace_view not in func.tags:
+            self._spoil_views(out)
+        self._record(op, placed, named, out)
         return out
 
     def _simpler(self, func: Any) -> Decomposition | None:
         """Return how to record an operator as simpler ones: as the table says, else as torch does without a rule."""
         if (found := self.decompositions.get(func)) is not None:
             return found
-        if find_rule(func) is not None or _changes_arguments(func):
+        if find_rule(func) is not None:
             return None
         if func.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd):
             return func.decompose
         return torch._decomp.decomposition_table.get(func)
 
-    def _record(self, func: Any, args: Any, kwargs: Any, out: Any) -> None:
-        changed = _changes_arguments(func)
-        functional = _out_of_place(func) if changed else func
-        if changed and functional is None:
-            raise NotImplementedError(f"{func} changes its argument in place, and there is no operator that doesn't")
-        name = f"{func._schema.name.partition('::')[2]}_{next(self._numbers)}"
-        rest = {"op": functional, "args": tuple(args), "kwargs": kwargs}
+    def _run_simpler(self, simpler: Decomposition, args: Any, kwargs: Any) -> Any:
+        """Run simpler operators in place of one; NotImplemented where they are no better known than that one."""
+        before = len(self.nodes)
+        with self:
+            found = simpler(*args, **kwargs)
+        added = self.nodes[before:]
+        if any(callable(n.op) and find_rule(n.op) is None and n in self._moving for n in added):
+            del self.nodes[before:]
+            return NotImplemented
+        return found
+
+    def _record(self, op: Any, args: Any, kwargs: Any, out: Any) -> None:
+        name = f"{op._schema.name.partition('::')[2]}_{next(self._numbers)}"
+        rest = {"op": op, "args": tuple(args), "kwargs": kwargs}
         if isinstance(out, Tensor):
-            if changed and torch.Tag.inplace_view not in func.tags:
-                self._spoil_views(out)
             self.add(out, "operator", name, **rest)
             return
         whole = Node(len(self.nodes), name, "operator", torch.Size(), None, **rest)
@@ -150,6 +171,7 @@ class _Recorder(TorchDispatchMode):
 
     def _spoil_views(self, tensor: Tensor) -> None:
         """Forget what shares memory with a tensor that an operator changed: reading it later is an error."""
+        self._written[tensor.untyped_storage()._cdata] = tensor
         for other in self._live:
             if other is not tensor and other.untyped_storage()._cdata == tensor.untyped_storage()._cdata:
                 (a, b), (c, d) = _extent(tensor), _extent(other)
@@ -157,16 +179,18 @@ class _Recorder(TorchDispatchMode):
                     self._stale.add(id(other))
 
 
-class _InstanceNormsByGroups(TorchFunctionMode):
-    """Runs instance norms as group norms of one channel each.
+class _Rewritten(TorchFunctionMode):
+    """Runs functions otherwise that torch runs in a way no graph can show.
 
-    torch runs them as a batch norm in training mode with samples folded into channels, whose statistics would be taken
-    for those of the batch and held constant.
+    Instance norms are a batch norm in training mode with samples folded into channels, whose statistics would be taken
+    for those of the batch and held constant; circular padding writes into an empty tensor.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is nn.functional.instance_norm:
             return _instance_norm(*args, **(kwargs or {}))
+        if func is nn.functional.pad:
+            return _pad(*args, **(kwargs or {}))
         if func is torch.instance_norm:
             x, weight, bias, mean, var, of_input, momentum, eps, *_ = args
             return _instance_norm(x, mean, var, weight, bias, of_input, momentum, eps)
@@ -186,6 +210,15 @@ def _instance_norm(
     if use_input_stats:
         return nn.functional.group_norm(x, x.shape[1], weight, bias, eps)
     return nn.functional.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
+
+
+def _pad(x: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:
+    if mode != "circular":
+        return nn.functional.pad(x, pad, mode, value)
+    for i in range(len(pad) // 2):
+        size = x.shape[-1 - i]
+        x = x.index_select(-1 - i, torch.arange(-pad[2 * i], size + pad[2 * i + 1], device=x.device) % size)
+    return x
 
 
 def _extent(tensor: Tensor) -> tuple[int, int]:
@@ -253,7 +286,7 @@ def capture(
     def run(state: dict[str, Tensor], *inputs: Tensor) -> Any:
         return functional_call(module, state, inputs)
 
-    with warnings.catch_warnings(action="ignore"), _plain_kernels(), recorder, _InstanceNormsByGroups():
+    with warnings.catch_warnings(action="ignore"), _plain_kernels(), recorder, _Rewritten():
         _current.append(recorder)
         try:
             out = functionalize(run)(state, *inputs)

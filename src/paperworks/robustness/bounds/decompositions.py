@@ -221,10 +221,22 @@ def _norm(x: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False, *, dt
     raise NotImplementedError(f"the norm of order {ord} has no rule to bound it; 1, 2 and infinity have")
 
 
-def _dropout(x: Tensor, p: float, train: bool | None) -> tuple[Tensor, Tensor]:
-    if train is not False and p > 0:
-        raise NotImplementedError("dropout is on: bounds take a module in evaluation mode, or p = 0")
-    return x.clone(), torch.ones_like(x)
+def _padded(x: Tensor, pad: Sequence[int], value: float = 0.0) -> Any:
+    if not value:
+        return NotImplemented
+    border = aten.constant_pad_nd(torch.zeros_like(x), pad, value)
+    return aten.constant_pad_nd(x, pad, 0.0) + border
+
+
+def _trilinear(a: Tensor, b: Tensor, c: Tensor, *places: Any) -> Tensor:
+    """Multiply three tensors given the axes to insert into each, and sum over axes."""
+
+    def widened(x: Tensor, axes: Sequence[int]) -> Tensor:
+        for axis in sorted(axes):
+            x = x.unsqueeze(axis)
+        return x
+
+    return (widened(a, places[0]) * widened(b, places[1]) * widened(c, places[2])).sum(places[3])
 
 
 def _stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
@@ -266,8 +278,8 @@ _TABLE: dict[Any, Decomposition] = {
     aten.addcdiv.default: lambda x, a, b, *, value=1: x + a / b * value,
     aten.lerp.Scalar: lambda a, b, weight: a + (b - a) * weight,
     aten.lerp.Tensor: lambda a, b, weight: a + (b - a) * weight,
-    aten.rsub.Scalar: lambda x, other, alpha=1: other - x * alpha,
-    aten.rsub.Tensor: lambda x, other, *, alpha=1: other - x * alpha,
+    aten.rsub.Scalar: lambda x, other, alpha=1: x * -alpha + other,
+    aten.rsub.Tensor: lambda x, other, *, alpha=1: torch.sub(other, x, alpha=alpha),
     aten.div.Tensor: _divide,
     aten.div.Scalar: _divide,
     aten.div.Tensor_mode: _divide,
@@ -300,10 +312,12 @@ _TABLE: dict[Any, Decomposition] = {
     aten.unsafe_split_with_sizes.default: _split_with_sizes,
     aten.unbind.int: _unbind,
     aten.stack.default: _stack,
+    aten._trilinear.default: _trilinear,
+    aten.constant_pad_nd.default: _padded,
+    aten.copy.default: lambda x, source, non_blocking=False: source.to(x.dtype).expand(x.shape),
     aten.var.correction: _variance,
     aten.std.correction: lambda *args, **kwargs: _variance(*args, **kwargs).sqrt(),
     aten.linalg_vector_norm.default: _norm,
-    aten.native_dropout.default: _dropout,
     aten.glu.default: lambda x, dim=-1: x.chunk(2, dim)[0] * x.chunk(2, dim)[1].sigmoid(),
     aten._prelu_kernel.default: lambda x, weight: torch.relu(x) - torch.relu(-x) * weight,
     aten.log_sigmoid_forward.default: lambda x: (-torch.nn.functional.softplus(-x), x),

@@ -157,7 +157,10 @@ class LinearRule(Rule):
 
     def adjoint(self, node: Node, rows: Tensor, moving: list[Node], call: Call) -> list[tuple[Node, Tensor]]:
         """Return the coefficients of the perturbed data: by default, the operator's own vector-Jacobian product."""
-        zeros = [rows.new_zeros(*rows.shape[:2], *n.shape) for n in moving]
+        # Of each sample its own where an index or a mask is: the product would sum over samples that share an input.
+        given = [(1, len(call.value(n))) for n in node.inputs if n not in moving]
+        lead = torch.broadcast_shapes(rows.shape[:2], *given)
+        zeros = [rows.new_zeros(*lead, *n.shape) for n in moving]
 
         def run(*values: Tensor) -> Tensor:
             return self.filled(node, call, dict(zip(moving, values, strict=True)).__getitem__, 2, constants=False)

@@ -249,6 +249,7 @@ def _register_all() -> None:
         aten.abs.default: functions.absolute,
         aten.softplus.default: functions.softplus,
         aten.elu.default: functions.elu,
+        aten.celu.default: lambda alpha=1.0: functions.elu(alpha, 1.0, 1 / alpha),
         aten.gelu.default: functions.gelu,
         aten.silu.default: functions.silu,
         aten.mish.default: functions.mish,
