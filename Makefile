@@ -7,7 +7,7 @@ READY   := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt constraints
 WORKERS ?= auto
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run test lint evidence race setup data clean
+.PHONY: run test lint evidence race serve setup data clean
 
 run: setup  ## Re-measure the claims of the first two papers
 	@$(BIN)/paperworks run dpm-solver pndm
@@ -27,6 +27,9 @@ evidence: setup  ## Measure every paper that has claims, at desk scale, and writ
 race: setup  ## Race every method against its peers
 	@$(BIN)/paperworks race --all
 
+serve: setup  ## Show Daily Papers at http://127.0.0.1:8000
+	@$(BIN)/paperworks serve
+
 setup: $(READY) data
 
 $(READY):
@@ -38,7 +41,7 @@ $(READY):
 	@rm -f $(VENV)/.ready-* && touch $@
 
 data:
-	@sh scripts/install-data.sh
+	@sh scripts/install-packages.sh
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -15,7 +15,7 @@ from paperworks.feed.search.query import BadQuery
 from paperworks.web.cards import cards
 from paperworks.web.pages import marks, site_of
 from paperworks.web.protection import local_path
-from paperworks.web.site import SESSION, Page, Site
+from paperworks.web.site import SESSION, Page, Site, by_script
 
 router = APIRouter(include_in_schema=False)
 log = logging.getLogger("paperworks.web")
@@ -136,7 +136,7 @@ def mark(
     if mark not in ("vote", "keep") or paper >= 2**62:
         raise LookupError(f"there is no paper {paper}")
     (site.people.vote if mark == "vote" else site.people.keep)(person, paper, bool(wanted))
-    if "hx-request" in request.headers:
+    if by_script(request):
         [card] = cards(site.store, [paper])
         values = {"id": card.id, "votes": card.votes, "next": local_path(next), **marks(site, person)}
         return site.render(request, Page("_actions.html", values))

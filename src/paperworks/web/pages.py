@@ -16,7 +16,7 @@ from paperworks.web import lists
 from paperworks.web.cards import cards, find_paper, href
 from paperworks.web.lists import MAX_PAGE, Listing
 from paperworks.web.records import record_of
-from paperworks.web.site import Page, Site
+from paperworks.web.site import Page, Site, by_script
 from paperworks.web.syndication import Format, as_feed
 
 router = APIRouter(include_in_schema=False)
@@ -54,9 +54,9 @@ async def search(request: Request, q: str = "", field: str = "", since: str = ""
         status, listing = 200, Listing("Search", [])
         try:
             if text:
-                listing = lists.found(site.store, text, site.meaning, page, as_typed="hx-request" in request.headers)
+                listing = lists.found(site.store, text, site.meaning, page, as_typed=by_script(request))
         except BadQuery as error:
-            values["problem"], status = str(error), 400
+            values["problem"], status = str(error), 200 if by_script(request) else 400
         shown = cards(site.store, listing.ids)
         more = {"feed": "/search", "kind": "search", "cards": shown, "listing": listing, **marks(site, person)}
         return Page("search.html", values | more, status=status)

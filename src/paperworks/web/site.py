@@ -111,13 +111,15 @@ class Site:
         """
         person = await run_in_threadpool(self.person, request) if SESSION in request.cookies else None
         if person is None:
-            key = f"{request.url.path}?{request.url.query}"
+            key = (request.url.path, request.url.query, by_script(request))
             body, status, reads = await self._pages.get(key, lambda: run_in_threadpool(self._body, request, make, None))
         else:
             body, status, reads = await run_in_threadpool(self._body, request, make, person)
         if reads is not None:
             self._reads.count(reads, request.client.host if request.client else "")
-        response = HTMLResponse(body, status, headers={"Cache-Control": "private, no-cache", "Vary": "Cookie"})
+        response = HTMLResponse(
+            body, status, headers={"Cache-Control": "private, no-cache", "Vary": "Cookie, HX-Request"}
+        )
         self.forms.remember(request, response)
         return response
 
@@ -209,6 +211,11 @@ class Site:
                     send_digest(self.store, mailer, self.tokens, self.settings.base_url, "weekly", now=now)
         except DigestRunning:
             pass  # another process of this site is at it
+
+
+def by_script(request: Request) -> bool:
+    """Return whether a script on one of our pages asks, to swap a part of the page."""
+    return "hx-request" in request.headers
 
 
 class Reads:
