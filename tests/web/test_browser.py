@@ -1,0 +1,196 @@
+import re
+import shutil
+import threading
+import time
+
+import pytest
+import uvicorn
+from playwright.sync_api import expect, sync_playwright
+
+from mail_server import free_port
+from paperworks.web import Settings, create_app
+from site_visitor import EVIL, embed
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian: apt install chromium)")
+WIDTHS = (360, 768, 1440)
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def url(tmp_path, post):
+    port = free_port()
+    url = f"http://localhost:{port}"
+    feed = str(tmp_path / "feed.db")
+    settings = Settings(base_url=url, feed=feed, smtp=post.url, sender="papers@example.org", digests=False)
+    app = create_app(settings, embed=embed)
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    until = time.monotonic() + 30
+    while not server.started:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    app.state.site.store.add([EVIL])
+    yield url
+    server.should_exit = True
+    thread.join(20)
+
+
+@pytest.fixture
+def page(browser, url):
+    context = browser.new_context(base_url=url, viewport={"width": 1000, "height": 800})
+    context.set_default_timeout(15_000)
+    page = context.new_page()
+    page.problems = []
+    page.on("pageerror", lambda error: page.problems.append(str(error)))
+    page.on("console", lambda message: page.problems.append(message.text) if message.type == "error" else None)
+    yield page
+    context.close()
+    assert page.problems == []
+
+
+def link_to(post, url):
+    text = post.got[-1][1].get_payload(decode=True).decode()
+    return re.search(rf"{url}(/\S+)", text)[1]
+
+
+def sign_in(page, post, url, email="ann@example.org"):
+    page.goto("/sign-in")
+    page.get_by_label("E-mail address").fill(email)
+    page.get_by_role("button", name="Send me a link").click()
+    expect(page.get_by_role("heading", name="Look into your mail")).to_be_visible()
+    page.goto(link_to(post, url))
+    page.get_by_role("button", name=f"Sign in as {email}").click()
+    expect(page.get_by_role("link", name="Account")).to_be_visible()
+
+
+def test_results_come_while_a_search_is_typed(page):
+    page.goto("/search")
+    page.get_by_role("searchbox", name="Search", exact=True).press_sequentially("sample in ten ste")
+    expect(page.locator("#results article").first).to_contain_text("DPM-Solver")
+    assert "q=sample" in page.url
+    page.get_by_label("Field").select_option("audio")
+    expect(page.locator("#results")).not_to_contain_text("DPM-Solver")
+    page.get_by_label("Field").select_option("")
+    page.get_by_role("searchbox", name="Search", exact=True).fill("-noise")
+    expect(page.get_by_role("alert")).to_contain_text("only words to leave out")
+
+
+def test_a_vote_and_the_reading_list(page, post, url):
+    sign_in(page, post, url)
+    page.goto("/paper/dpm-solver")
+    page.get_by_role("button", name="▲ 0").click()
+    expect(page.get_by_role("button", name="▲ 1")).to_have_attribute("aria-pressed", "true")
+    page.get_by_role("button", name="+ Keep").click()
+    expect(page.get_by_role("button", name="✓ Kept")).to_be_visible()
+    page.get_by_role("link", name="Reading list").click()
+    expect(page.locator("article")).to_have_count(1)
+    page.get_by_role("button", name="✓ Kept").click()
+    expect(page.get_by_role("button", name="+ Keep")).to_be_visible()
+    page.reload()
+    expect(page.locator("article")).to_have_count(0)
+
+
+def test_subscribe_confirm_and_unsubscribe(page, post, url):
+    page.goto("/")
+    page.get_by_role("link", name="Get trending papers by e-mail").click()
+    page.get_by_label("E-mail address").fill("bo@example.org")
+    page.get_by_label("weekly").check()
+    page.get_by_role("button", name="Subscribe").click()
+    expect(page.get_by_role("heading", name="Look into your mail")).to_be_visible()
+    page.goto(link_to(post, url))
+    page.get_by_role("button", name="Send the weekly digest").click()
+    expect(page.get_by_role("heading", name="You are subscribed")).to_be_visible()
+    sign_in(page, post, url, "bo@example.org")
+    page.goto("/account")
+    expect(page.locator("#digest")).to_contain_text("You get the weekly digest")
+    page.get_by_role("button", name="Unsubscribe").click()
+    expect(page.locator("#digest")).to_contain_text("You get no digest")
+
+
+def test_dark_mode_is_kept(page):
+    page.goto("/")
+    light = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.get_by_role("button", name="Dark mode").click()
+    dark = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert light != dark
+    page.goto("/about")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == dark
+    expect(page.get_by_role("button", name="Dark mode")).to_have_attribute("aria-pressed", "true")
+
+
+def test_everything_works_without_scripts(browser, url, post):
+    context = browser.new_context(base_url=url, java_script_enabled=False)
+    page = context.new_page()
+    sign_in(page, post, url)
+    page.goto("/search?q=sample+in+ten+steps")
+    page.get_by_role("button", name="▲ 0").first.click()
+    expect(page.get_by_role("button", name="▲ 1")).to_be_visible()
+    page.get_by_role("button", name="Save this search").click()
+    expect(page.locator("#searches")).to_contain_text("sample in ten steps")
+    context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pages_fit_every_width_and_text_stands_out(browser, url, scheme):
+    context = browser.new_context(base_url=url, color_scheme=scheme)
+    page = context.new_page()
+    for path in ("/", "/paper/dpm-solver", "/search?q=noise", "/results", "/subscribe", "/fields", "/api", "/about"):
+        for width in WIDTHS:
+            page.set_viewport_size({"width": width, "height": 800})
+            page.goto(path)
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (path, width)
+        assert page.evaluate(LOW_CONTRAST) == [], path
+    context.close()
+
+
+def test_the_keyboard_reaches_the_content_first(page):
+    page.goto("/")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.querySelector('main').contains(document.activeElement)")
+
+
+LOW_CONTRAST = """() => {
+  // Texts whose contrast to what is behind them is under the 4.5 : 1 of WCAG AA.
+  const channels = (color) => color.match(/[\\d.]+/g).map(Number);
+  const luminance = ([r, g, b]) => [r, g, b].map((v) => v / 255)
+    .map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const behind = (element) => {
+    for (; element; element = element.parentElement) {
+      const color = channels(getComputedStyle(element).backgroundColor);
+      if (color.length === 3 || color[3] === 1) return color;
+    }
+    return [255, 255, 255];
+  };
+  const found = new Set();
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const element = walker.currentNode.parentElement;
+    if (!walker.currentNode.textContent.trim() || !element.checkVisibility()) continue;
+    const [a, b] = [channels(getComputedStyle(element).color), behind(element)].map(luminance);
+    const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    if (contrast < 4.5) found.add(`${element.tagName}.${element.className} ${contrast.toFixed(2)}`);
+  }
+  return [...found];
+}"""
