@@ -8,6 +8,10 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "classes": ["EquivalenceClass", "core", "equivalent", "stable_equivalence_classes"],
         "discrete": ["DiscreteSCM", "DiscreteWorstCase", "full_set_counterexample"],
         "graph": ["CausalGraph"],
+        "minimax": ["MinimaxInvariantRegressor", "SubsetRisk"],
         "mutable": ["GraphComponents", "parse_mutable"],
+        "predictor": ["StablePredictor"],
+        "regression": ["SmoothRegressor"],
+        "worst_case": ["WorstCase", "WorstCaseRisk"],
     },
 )

@@ -1,0 +1,144 @@
+"""Samples of what would have been had the mutable variables other mechanisms, from data and a causal graph."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from sklearn.base import clone
+from torch import Tensor
+
+from paperworks.inference.invariance.graph import Node
+from paperworks.inference.invariance.mutable import GraphComponents
+from paperworks.inference.invariance.regression import SmoothRegressor, TorchFunction, torch_function
+
+Columns = dict[Node, Float[np.ndarray, " n"]]
+
+
+class StructuralModel:
+    """Data with the fitted mechanisms of all that mutable variables reach: ``x = g(parents) + noise``.
+
+    Parameters
+    ----------
+    components
+        Parts of the causal graph.
+    data
+        One column for each variable and the target, environments pooled.
+    regressor
+        Fits each g; by default a `SmoothRegressor` of least leave-one-out error.
+    add_noise
+        Whether regenerated variables get the residuals of random samples, or are conditional means as in the released
+        code.
+    rng
+        Shuffles residuals and columns.
+
+    Examples
+    --------
+    >>> from paperworks.inference import CausalGraph, parse_mutable
+    >>> graph = CausalGraph.from_edges([("Y", "M"), ("Y", "S"), ("M", "S"), ("E", "M")])
+    >>> Y, noise = np.random.default_rng(0).normal(size=(2, 500))
+    >>> M = Y + noise
+    >>> model = StructuralModel(parse_mutable(graph), {"Y": Y, "M": M, "S": Y - M})
+    >>> cut = model.intervened()
+    >>> bool(abs(np.corrcoef(cut["Y"], cut["M"])[0, 1]) < 0.15), bool(np.std(cut["S"] + cut["M"] - cut["Y"]) < 0.05)
+    (True, True)
+    """
+
+    def __init__(
+        self,
+        components: GraphComponents,
+        data: Columns,
+        regressor: Any = None,
+        add_noise: bool = True,
+        rng: np.random.Generator | int | None = 0,
+    ) -> None:
+        self.components, self.data = components, data
+        self.graph = components.graph
+        self.rng = np.random.default_rng(rng)
+        self.n = len(data[components.target])
+        self._functions: dict[Node, TorchFunction] = {}
+        self._noise: Columns = {}
+        for node in self.graph.order:
+            if node in components.De_M:
+                inputs = self.stack(self.parents(node))
+                fitted = clone(SmoothRegressor(standard_errors=0) if regressor is None else regressor).fit(
+                    inputs, data[node]
+                )
+                self._functions[node] = torch_function(fitted, inputs)
+                residuals = data[node] - fitted.predict(inputs)
+                self._noise[node] = self.rng.permutation(residuals) if add_noise else np.zeros(self.n)
+
+    def parents(self, node: Node) -> tuple[Node, ...]:
+        """Return the parents of a variable without the environment."""
+        return tuple(parent for parent in self.graph.parents(node) if parent != self.components.env)
+
+    def stack(self, nodes: Iterable[Node], data: Mapping[Node, np.ndarray] | None = None) -> Float[np.ndarray, "n d"]:
+        """Return the columns of some nodes side by side."""
+        columns = [(self.data if data is None else data)[node] for node in nodes]
+        return np.stack(columns, axis=1) if columns else np.empty((self.n, 0))
+
+    def regenerate(
+        self,
+        mechanism: Callable[[Node, Float[Tensor, "... n p"]], Float[Tensor, "... n"]],
+        rows: Tensor | None = None,
+    ) -> dict[Node, Float[Tensor, "... n"]]:
+        """Return all variables once mutable ones follow other mechanisms.
+
+        Parameters
+        ----------
+        mechanism
+            Gives the values of a mutable variable from those of its parents; leading axes are carried along.
+        rows
+            Indices of the samples; by default all.
+        """
+        chosen = torch.arange(self.n) if rows is None else rows
+        values: dict[Node, Tensor] = {}
+        for node in self.graph.order:
+            if node in self.components.X_M:
+                values[node] = mechanism(node, stacked([values[p] for p in self.parents(node)], len(chosen)))
+            elif node in self._functions:
+                inputs = stacked([values[p] for p in self.parents(node)], len(chosen))
+                values[node] = self._functions[node](inputs) + torch.from_numpy(self._noise[node])[chosen]
+            elif node != self.components.env:
+                values[node] = torch.from_numpy(self.data[node])[chosen]
+        return values
+
+    def intervened(self) -> Columns:
+        """Return a sample where each mutable variable is independent of all its causes: shuffled on its own."""
+        shuffled = {m: torch.from_numpy(self.rng.permutation(self.data[m])) for m in self.components.X_M}
+        return {node: v.numpy() for node, v in self.regenerate(lambda node, _: shuffled[node]).items()}
+
+
+def stacked(columns: list[Float[Tensor, "... n"]], n: int) -> Float[Tensor, "... n p"]:
+    """Return columns side by side along a last axis, broadcast over leading ones."""
+    if not columns:
+        return torch.empty(n, 0, dtype=torch.float64)
+    return torch.stack(torch.broadcast_tensors(*columns), dim=-1)
+
+
+def columns_of(X: Any, nodes: Iterable[Node]) -> Columns:
+    """Return columns by name from a data frame or a mapping, or from an array with one column a node in their order.
+
+    Raises
+    ------
+    ValueError
+        For missing columns, a wrong number of them, or numbers that aren't finite.
+    """
+    names = tuple(nodes)
+    if hasattr(X, "columns") or isinstance(X, Mapping):
+        held = X.columns if hasattr(X, "columns") else X
+        if missing := [node for node in names if node not in held]:
+            raise ValueError(f"X has no column {missing[0]!r}; it takes {', '.join(map(repr, names))}")
+        columns = [np.asarray(X[node], dtype=float) for node in names]
+    else:
+        array = np.asarray(X, dtype=float)
+        if array.ndim != 2 or array.shape[1] != len(names):
+            raise ValueError(
+                f"X has shape {array.shape}; it takes a data frame or columns {', '.join(map(repr, names))}"
+            )
+        columns = list(array.T)
+    for node, column in zip(names, columns, strict=True):
+        if column.ndim != 1 or not np.all(np.isfinite(column)):
+            raise ValueError(f"X has NaN or infinite elements in column {node!r}; it takes finite numbers")
+    return {node: np.ascontiguousarray(column) for node, column in zip(names, columns, strict=True)}

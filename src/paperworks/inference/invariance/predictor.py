@@ -1,0 +1,139 @@
+"""Predictors that stay right under any mechanism of the mutable variables."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+from sklearn.base import BaseEstimator, RegressorMixin, clone
+from sklearn.dummy import DummyRegressor
+from sklearn.utils.validation import check_is_fitted
+
+from paperworks.inference.invariance.discrete import stable_subset
+from paperworks.inference.invariance.graph import CausalGraph, Node
+from paperworks.inference.invariance.interventions import Columns, StructuralModel, columns_of
+from paperworks.inference.invariance.mutable import parse_mutable
+from paperworks.inference.invariance.regression import SmoothRegressor, TorchFunction, torch_function
+
+
+class StablePredictor(RegressorMixin, BaseEstimator):
+    """``E[Y | x_subset, do(x_M)]``: a prediction from stable variables that no change of mutable mechanisms touches.
+
+    It is regressed on a sample in which the mutable variables are shuffled, each on its own, and all that they reach is
+    regenerated from fitted mechanisms: their dependence on their causes, which may change, is gone, and their effects
+    are kept. Mutable variables stay inputs of the prediction.
+
+    Parameters
+    ----------
+    graph
+        Over the variables, the target and the environment's node, whose children are the mutable variables.
+    subset
+        Stable variables to use; None for all.
+    regressor
+        Any regressor of scikit-learn; by default `SmoothRegressor`. It is cloned.
+    mechanism
+        The regressor of what mutable variables reach on its causes; by default `SmoothRegressor`.
+    target, env
+        Names of the target and of the environment's node.
+    add_noise
+        Whether regenerated variables get residuals; False is what the released code does.
+    random_state
+        Seed of the shuffles.
+
+    References
+    ----------
+    arXiv 2107.01876, proposition 3.2 and algorithm 1. The paper shuffles also what the target doesn't cause directly
+    and a mutable effect of it reaches, which is the same for the full set of stable variables only: a smaller set has
+    to learn from those variables.
+
+    Examples
+    --------
+    >>> graph = CausalGraph.from_edges([("Y", "M"), ("Y", "S"), ("M", "S"), ("E", "M")])
+    >>> Y, u, v = np.random.default_rng(0).normal(size=(3, 2000))
+    >>> M = Y + u
+    >>> model = StablePredictor(graph, ["S"]).fit({"M": M, "S": Y + M + v}, Y)
+    >>> model.predict({"M": [0.0, 1.0], "S": [1.0, 1.0]}).round(1)  # (S - M) / 2
+    array([0.5, 0. ])
+    """
+
+    def __init__(
+        self,
+        graph: CausalGraph,
+        subset: Iterable[Node] | None = None,
+        regressor: Any = None,
+        mechanism: Any = None,
+        target: Node = "Y",
+        env: Node = "E",
+        add_noise: bool = True,
+        random_state: int = 0,
+    ) -> None:
+        self.graph = graph
+        self.subset = subset
+        self.regressor = regressor
+        self.mechanism = mechanism
+        self.target = target
+        self.env = env
+        self.add_noise = add_noise
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: ArrayLike) -> "StablePredictor":
+        """Fit to all environments pooled.
+
+        Parameters
+        ----------
+        X
+            All variables but the target: a data frame or a mapping from names to columns, or an array of shape (n, d)
+            with columns in the order of the graph's nodes.
+        y
+            The target, of shape (n,).
+
+        Raises
+        ------
+        ValueError
+            For missing columns, lengths that don't match, numbers that aren't finite, or a subset with nodes that
+            aren't stable variables.
+        """
+        model = structural_model(self, X, y)
+        return self.fit_to(model, model.intervened())
+
+    def fit_to(self, model: StructuralModel, sample: Columns) -> "StablePredictor":
+        """Fit to a sample of an intervention on the mutable variables, drawn from `model`."""
+        parts = model.components
+        self.model_ = model
+        self.subset_ = parts.X_S if self.subset is None else stable_subset(parts, self.subset)
+        self.inputs_ = (*self.subset_, *parts.X_M)
+        self._inputs = model.stack(self.inputs_, sample)
+        chosen = SmoothRegressor() if self.regressor is None else self.regressor
+        self.regressor_ = clone(chosen) if self.inputs_ else DummyRegressor()
+        self.regressor_.fit(self._inputs, sample[parts.target])
+        return self
+
+    def predict(self, X: Any) -> Float[np.ndarray, " n"]:
+        """Predict; X is as in `fit`, but a data frame or mapping needs the columns `inputs_` only."""
+        check_is_fitted(self, "regressor_")
+        parts = self.model_.components
+        named = hasattr(X, "columns") or isinstance(X, dict)
+        columns = columns_of(X, self.inputs_ if named else variables(self.graph, parts.target, parts.env))
+        return self.regressor_.predict(np.stack([columns[node] for node in self.inputs_], axis=1))
+
+    def torch_function(self) -> TorchFunction:
+        """Return the prediction as a function of tensors (..., inputs), or a smooth stand-in for it."""
+        check_is_fitted(self, "regressor_")
+        return torch_function(self.regressor_, self._inputs)
+
+
+def variables(graph: CausalGraph, target: Node, env: Node) -> tuple[Node, ...]:
+    """Return the nodes that are columns of X."""
+    return tuple(node for node in graph.nodes if node not in (target, env))
+
+
+def structural_model(estimator: Any, X: Any, y: ArrayLike) -> StructuralModel:
+    """Fit the mechanisms that an estimator with `graph`, `target`, `env` and so on asks for."""
+    parts = parse_mutable(estimator.graph, estimator.target, estimator.env)
+    data = columns_of(X, variables(estimator.graph, estimator.target, estimator.env))
+    data |= columns_of({estimator.target: y}, [estimator.target])
+    if len({len(column) for column in data.values()}) > 1:
+        lengths = ", ".join(f"{len(column)} of {node!r}" for node, column in data.items())
+        raise ValueError(f"X and y have different lengths, {lengths}; they take the same number of samples")
+    return StructuralModel(parts, data, estimator.mechanism, estimator.add_noise, estimator.random_state)
