@@ -8,13 +8,13 @@ from paperworks.robustness import BoundedTensor
 METHODS = ("IBP", "forward", "forward+backward", "CROWN-IBP", "CROWN", "alpha-CROWN")
 
 
-def reached(f, ptb, x, n=60, steps=10):
+def reached(f, ptb, x, n=30, steps=5):
     """Return the least and greatest outputs (batch, *output) met on random points and by an attack on each output."""
     points = list(random_points(ptb, x, n, torch.Generator().manual_seed(0)))
     with torch.no_grad():
         outputs = [f(x), *(f(p) for p in points)]
     size = outputs[0][0].numel()
-    for i in range(min(size, 12)):
+    for i in range(min(size, 6)):
         for sign in (1, -1):
             found = attacked(lambda z, i=i, s=sign: s * f(z).reshape(len(z), -1)[:, i], ptb, x, steps)
             with torch.no_grad():

@@ -33,7 +33,7 @@ class First(nn.Module):
 class SelfAttention(nn.Module):
     def __init__(self):
         super().__init__()
-        self.inner = nn.MultiheadAttention(6, 2, batch_first=True)
+        self.inner = nn.MultiheadAttention(4, 2, batch_first=True)
 
     def forward(self, x):
         return self.inner(x, x, x)[0]
@@ -44,13 +44,13 @@ def normal(*shape, seed=0):
 
 
 SEQUENCES = {
-    "LSTM": lambda: First(nn.LSTM(6, 3, batch_first=True)),
-    "GRU in both directions": lambda: First(nn.GRU(6, 2, batch_first=True, bidirectional=True)),
-    "RNN of two layers": lambda: First(nn.RNN(6, 3, 2, batch_first=True)),
+    "LSTM": lambda: First(nn.LSTM(4, 2, batch_first=True)),
+    "GRU in both directions": lambda: First(nn.GRU(4, 2, batch_first=True, bidirectional=True)),
+    "RNN of two layers": lambda: First(nn.RNN(4, 2, 2, batch_first=True)),
     "multi-head attention": SelfAttention,
-    "transformer": lambda: nn.TransformerEncoderLayer(6, 2, 8, batch_first=True),
+    "transformer": lambda: nn.TransformerEncoderLayer(4, 2, 6, batch_first=True),
     "transformer, norms first": lambda: nn.TransformerEncoderLayer(
-        6, 2, 8, batch_first=True, norm_first=True, activation="gelu"
+        4, 2, 6, batch_first=True, norm_first=True, activation="gelu"
     ),
 }
 
@@ -58,8 +58,8 @@ SEQUENCES = {
 @pytest.mark.parametrize("name", SEQUENCES)
 def test_modules_of_torch_are_captured(name):
     torch.manual_seed(0)
-    module, x = SEQUENCES[name]().double().eval(), normal(1, 3, 6)
-    widths = check_bounds(BoundedModule(module, x), module, BALL, x, ("CROWN-IBP", "CROWN"), n=20, steps=3)
+    module, x = SEQUENCES[name]().double().eval(), normal(1, 2, 4)
+    widths = check_bounds(BoundedModule(module, x), module, BALL, x, ("CROWN-IBP", "CROWN"), n=10, steps=3)
     assert widths["CROWN"] < 2 * widths["reached"]
 
 

@@ -38,7 +38,7 @@ def propagate(call: Call, start: Node, rows: Tensor, stop: Container[Node] = ())
     for node in reversed(call.graph.nodes[: start.index + 1]):
         if (arrived := pending.pop(node, None)) is None:
             continue
-        if not call.perturbed(node):
+        if node not in call.perturbed:
             constant = constant + row_dot(arrived, call.constant(node))
         elif node in call.perturbations or (node in stop and node is not start):
             found[node] = arrived

@@ -66,11 +66,11 @@ class BilinearRule(LinearRule):
         return pull(rows.expand(*lead, *node.shape))[0]
 
     def _both(self, node: Node, call: Call) -> bool:
-        return all(isinstance(a, Node) and call.perturbed(a) for a in node.args[:2])
+        return all(isinstance(a, Node) and a in call.perturbed for a in node.args[:2])
 
     def _sides(self, node: Node, call: Call) -> tuple[int, Node, Tensor]:
         """Return the place of the perturbed factor, its node and the value of the constant one."""
-        side = 0 if isinstance(node.args[0], Node) and call.perturbed(node.args[0]) else 1
+        side = 0 if isinstance(node.args[0], Node) and node.args[0] in call.perturbed else 1
         other = node.args[1 - side]
         moving = node.args[side]
         if isinstance(other, Node):

@@ -24,6 +24,8 @@ class Call:
 
     Attributes
     ----------
+    perturbed
+        Nodes whose values can move.
     ends
         Intermediate bounds, node by node, as good as the method makes them.
     linear
@@ -52,10 +54,10 @@ class Call:
     ) -> None:
         self.graph, self.perturbations, self.batch, self.options = graph, perturbations, batch, options
         self._values: dict[Node, Any] = dict(leaves)
-        self._perturbed: set[Node] = set()
+        self.perturbed: set[Node] = set()
         for node in graph:
-            if node in perturbations or (node.op not in _HELD and any(n in self._perturbed for n in node.inputs)):
-                self._perturbed.add(node)
+            if node in perturbations or (node.op not in _HELD and any(n in self.perturbed for n in node.inputs)):
+                self.perturbed.add(node)
         self.roots = [node for node in graph if node in perturbations]
         self.ends: dict[Node, Interval] = {}
         self.linear: dict[Node, LinearBounds] = {}
@@ -69,10 +71,6 @@ class Call:
         self._relevant: dict[Node, list[Node]] = {}
         self.affine: dict[Node, bool] = {}
         self.sums: dict[Node, int] = {}
-
-    def perturbed(self, node: Node) -> bool:
-        """Return whether a node's value can move."""
-        return node in self._perturbed
 
     def value(self, node: Node) -> Tensor:
         """Return a node's clean value, (batch or 1, *shape)."""
@@ -106,7 +104,7 @@ class Call:
 
     def bounds(self, node: Node) -> Interval:
         """Return the ends of a node."""
-        if not self.perturbed(node):
+        if node not in self.perturbed:
             value = self.constant(node)
             return Interval(value, value)
         return self.ends[node]
@@ -117,7 +115,7 @@ class Call:
             needed = {target}
             for node in reversed(self.graph.nodes[: target.index + 1]):
                 if node in needed:
-                    needed.update(n for n in node.inputs if self.perturbed(n))
+                    needed.update(n for n in node.inputs if n in self.perturbed)
             self._relevant[target] = [n for n in self.graph.nodes[: target.index + 1] if n in needed]
         return self._relevant[target]
 

@@ -71,7 +71,7 @@ class _Recorder(TorchDispatchMode):
 
     def add(self, value: Tensor, kind: Any, name: str, **rest: Any) -> Node:
         node = Node(len(self.nodes), name, kind, value.shape, value.dtype, **rest)
-        node.inputs = nodes_in(node.args, node.kwargs)
+        node.inputs = nodes_in((*node.args, *node.kwargs.values()))
         self.nodes.append(node)
         if kind == "input" or any(n in self._moving for n in node.inputs):
             self._moving.add(node)
@@ -161,7 +161,7 @@ class _Recorder(TorchDispatchMode):
             self.add(out, "operator", name, **rest)
             return
         whole = Node(len(self.nodes), name, "operator", torch.Size(), None, **rest)
-        whole.inputs = nodes_in(whole.args, whole.kwargs)
+        whole.inputs = nodes_in((*whole.args, *whole.kwargs.values()))
         self.nodes.append(whole)
         if any(n in self._moving for n in whole.inputs):
             self._moving.add(whole)

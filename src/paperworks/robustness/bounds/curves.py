@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 Function = Callable[[Tensor], Tensor]
-_BISECTIONS = 32  # on a piece, for tangents and critical points that have no closed form
+_BISECTIONS = 32  # for critical points that have no closed form: an error of theirs enters intercepts squared
+_ROUGH = 16  # for tangents: any slope bounds
 _NARROW = 1e-8  # below this width a chord's slope is rounding error
 
 
@@ -154,7 +155,7 @@ class Curve:
             # Walking towards `through`, tangents of a convex piece rise at it.
             return misses == ((through >= x) == piece.convex)
 
-        return _bisect(short, low, high)
+        return _bisect(short, low, high, _ROUGH)
 
     def chord(self, lower: Tensor, upper: Tensor) -> Tensor:
         """Return the slope between the ends of intervals, or the derivative where they nearly meet."""
@@ -231,9 +232,9 @@ def _finite(slope: Tensor) -> Tensor:
     return torch.where(slope.isfinite(), slope, 0.0)
 
 
-def _bisect(right: Callable[[Tensor], Tensor], low: Tensor, high: Tensor) -> Tensor:
+def _bisect(right: Callable[[Tensor], Tensor], low: Tensor, high: Tensor, steps: int = _BISECTIONS) -> Tensor:
     """Return where a condition that holds on the left of a point stops holding."""
-    for _ in range(_BISECTIONS):
+    for _ in range(steps):
         middle = (low + high) / 2
         go = right(middle)
         low, high = torch.where(go, middle, low), torch.where(go, high, middle)

@@ -1,12 +1,11 @@
 """The computational graph that bounds are propagated on: operators on values of one sample."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 IntervalRule = Callable[..., tuple[Tensor, Tensor]]
 Kind = Literal["input", "parameter", "constant", "operator"]
@@ -67,9 +66,13 @@ def _replace(argument: Any, value: Callable[[Node], Any]) -> Any:
     return argument
 
 
-def nodes_in(*trees: Any) -> tuple[Node, ...]:
-    """Return the distinct nodes among arguments, in order."""
-    found = dict.fromkeys(leaf for leaf in pytree.tree_leaves(trees) if isinstance(leaf, Node))
+def nodes_in(arguments: Iterable[Any]) -> tuple[Node, ...]:
+    """Return the distinct nodes among arguments and in lists of them, in order."""
+    found: dict[Node, None] = {}
+    for argument in arguments:
+        for item in argument if isinstance(argument, (list, tuple)) else (argument,):
+            if isinstance(item, Node):
+                found[item] = None
     return tuple(found)
 
 

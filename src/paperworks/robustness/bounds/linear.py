@@ -87,12 +87,12 @@ class LinearRule(Rule):
         """Return the perturbed data; raise NotImplementedError where anything else is perturbed."""
         data = self.data_nodes(node)
         for source in node.inputs:
-            if call.perturbed(source) and source not in data:
+            if source in call.perturbed and source not in data:
                 raise NotImplementedError(
                     f"operator {node.op} (node {node.name!r}): {source.name} is perturbed, and there is a rule for "
                     "its other arguments only"
                 )
-        return [n for n in data if call.perturbed(n)]
+        return [n for n in data if n in call.perturbed]
 
     def needs(self, node: Node, call: Call) -> tuple[Node, ...]:
         """Return nothing: linear operators need no ends."""
@@ -107,7 +107,7 @@ class LinearRule(Rule):
         data = set(self.data_nodes(node))
 
         def value(n: Node) -> Tensor:
-            if n in data and call.perturbed(n):
+            if n in data and n in call.perturbed:
                 return moving(n)
             if n not in data:
                 return leading(call.value(n), lead)
@@ -144,7 +144,7 @@ class LinearRule(Rule):
 
     def has_offset(self, node: Node, call: Call) -> bool:
         """Return whether there is a constant part."""
-        return any(not call.perturbed(n) for n in self.data_nodes(node))
+        return any(n not in call.perturbed for n in self.data_nodes(node))
 
     def backward(self, node: Node, rows: Tensor, call: Call) -> Backward:
         """Apply the adjoint; what the constants give falls out."""
@@ -300,14 +300,14 @@ class AddRule(LinearRule):
 
     def has_offset(self, node: Node, call: Call) -> bool:
         """Return whether a term is constant."""
-        return any(not isinstance(a, Node) or not call.perturbed(a) for a in node.args[:2])
+        return any(not isinstance(a, Node) or a not in call.perturbed for a in node.args[:2])
 
     def ends(
         self, node: Node, call: Call, lower: Lookup, upper: Lookup, lead: int, constants: bool
     ) -> tuple[Tensor, Tensor]:
         """Add like ends, or unlike ones where the second term is subtracted."""
         a, b = node.args[0], node.args[1]
-        if self._scale(node, node.kwargs) >= 0 or not isinstance(b, Node) or not call.perturbed(b):
+        if self._scale(node, node.kwargs) >= 0 or not isinstance(b, Node) or b not in call.perturbed:
             return (
                 self.filled(node, call, lower, lead, constants),
                 self.filled(node, call, upper, lead, constants),
@@ -326,7 +326,7 @@ class AddRule(LinearRule):
         scale = self._scale(node, node.kwargs)
         found = []
         for place, source in enumerate(node.args[:2]):
-            if isinstance(source, Node) and call.perturbed(source):
+            if isinstance(source, Node) and source in call.perturbed:
                 part = rows if place == 0 or scale == 1 else scale * rows
                 found.append((source, unbroadcast(part, source.shape, 2)))
         return found
@@ -368,4 +368,4 @@ class CatRule(LinearRule):
         """Cut into parts."""
         axis = (node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)) % len(node.shape)
         parts = rows.split([n.shape[axis] for n in node.args[0]], axis + 2)
-        return [(n, part) for n, part in zip(node.args[0], parts, strict=True) if call.perturbed(n)]
+        return [(n, part) for n, part in zip(node.args[0], parts, strict=True) if n in call.perturbed]

@@ -88,7 +88,7 @@ def _affine_from_roots(call: Call, node: Node) -> bool:
     if node not in call.affine:
         call.affine[node] = node in call.perturbations or (
             rule_of(node).is_affine(node, call)
-            and all(_affine_from_roots(call, n) for n in node.inputs if call.perturbed(n))
+            and all(_affine_from_roots(call, n) for n in node.inputs if n in call.perturbed)
         )
     return call.affine[node]
 
@@ -105,7 +105,7 @@ def _exact(call: Call, node: Node) -> bool:
 
 def _sums_to_box(call: Call, node: Node) -> int:
     if node not in call.sums:
-        moving = [n for n in node.inputs if call.perturbed(n)]
+        moving = [n for n in node.inputs if n in call.perturbed]
         if node in call.perturbations:
             depth = 0 if call.perturbations[node].is_box else 2
         elif len(moving) != 1 or not rule_of(node).is_affine(node, call):

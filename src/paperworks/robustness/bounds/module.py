@@ -213,7 +213,7 @@ class BoundedModule(nn.Module):
         if not sets:
             raise ValueError("x: nothing is perturbed; wrap an input in BoundedTensor or a weight in BoundedParameter")
         call = Call(graph, leaves, sets, len(inputs[0]), self.options)
-        if not call.perturbed(graph.output):
+        if graph.output not in call.perturbed:
             raise ValueError("x: the output does not depend on what is perturbed")
         return call, shape
 

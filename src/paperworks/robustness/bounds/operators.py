@@ -120,9 +120,29 @@ class IndexOfExtreme(Unsupported):
 
 
 class PartRule(LinearRule):
-    """Slices and selections."""
+    """Slices and selections, told the adjoint: it takes rows, the shape behind the leading axes, and the arguments."""
 
     diagonal = True
+
+    def __init__(self, apply: Callable[..., Tensor], back: Callable[..., Tensor]) -> None:
+        super().__init__(apply=apply)
+        self.back = back
+
+    def adjoint(self, node: Node, rows: Tensor, moving: list[Node], call: Call) -> list[tuple[Node, Tensor]]:
+        """Put rows in their place among zeros."""
+        return [(moving[0], self.back(rows, moving[0].shape, *node.args[1:]))]
+
+
+def _unslice(
+    rows: Tensor, shape: Sequence[int], dim: int = 0, start: Any = None, end: Any = None, step: int = 1
+) -> Tensor:
+    whole, n = [*rows.shape[:2], *shape], shape[dim]
+    start, end, _ = slice(start, end).indices(n)
+    return aten.slice_backward(rows, whole, 2 + dim % len(shape), start, end, step)
+
+
+def _unselect(rows: Tensor, shape: Sequence[int], dim: int, index: int) -> Tensor:
+    return aten.select_backward(rows, [*rows.shape[:2], *shape], 2 + dim % len(shape), index)
 
 
 def _slice(node: Node, args: Any, kwargs: Any, lead: int) -> Tensor:
@@ -201,8 +221,8 @@ def _register_all() -> None:
     _register(AddRule(-1), aten.sub.Tensor, aten.sub.Scalar)
     _register(NegativeRule(), aten.neg.default)
     _register(CatRule(), aten.cat.default)
-    _register(PartRule(apply=_slice), aten.slice.Tensor)
-    _register(PartRule(apply=_select), aten.select.int)
+    _register(PartRule(_slice, _unslice), aten.slice.Tensor)
+    _register(PartRule(_select, _unselect), aten.select.int)
     _register(LinearRule(apply=_index_select), aten.index_select.default)
     _register(LinearRule(data=(1, 2), apply=_where), aten.where.self)
     _register(MaskedFillRule(), aten.masked_fill.Scalar, aten.masked_fill.Tensor)

@@ -49,7 +49,7 @@ class Rule(ABC):
 
     def needs(self, node: Node, call: "Call") -> tuple[Node, ...]:
         """Return the inputs whose ends the linear rules use."""
-        return tuple(n for n in node.inputs if call.perturbed(n))
+        return tuple(n for n in node.inputs if n in call.perturbed)
 
     def undecided(self, node: Node, bounds: Interval, call: "Call") -> Tensor | None:
         """Return where tighter ends of an input can change the linear rules; None for everywhere."""
