@@ -12,7 +12,7 @@ def reached(f, ptb, x, n=30, steps=5):
     """Return the least and greatest outputs (batch, *output) met on random points and by an attack on each output."""
     points = list(random_points(ptb, x, n, torch.Generator().manual_seed(0)))
     with torch.no_grad():
-        outputs = [f(x), *(f(p) for p in points)]
+        outputs = [f(p) for p in points]
     size = outputs[0][0].numel()
     for i in range(min(size, 6)):
         for sign in (1, -1):
@@ -31,7 +31,7 @@ def check_bounds(bounded, f, ptb, x, methods=METHODS, tolerance=1e-10, **options
     for method in methods:
         lower, upper = bounded.compute_bounds(BoundedTensor(x, ptb), method)
         assert lower.shape == least.shape
-        assert (lower <= least + slack).all(), (method, float((lower - least).max()))
-        assert (upper >= greatest - slack).all(), (method, float((greatest - upper).max()))
+        assert (lower <= least + slack).all(), (method, float((lower - least).detach().max()))
+        assert (upper >= greatest - slack).all(), (method, float((greatest - upper).detach().max()))
         widths[method] = float((upper - lower).mean().detach())
     return widths

@@ -25,7 +25,7 @@ def extreme_point(ptb: Perturbation, center: Tensor, direction: Tensor) -> Tenso
     if ptb.is_box:
         lower, upper = ptb.box(center)
         return torch.where(direction > 0, lower, upper)
-    eps = torch.as_tensor(ptb.eps).to(center).reshape(-1, 1)
+    eps = torch.as_tensor(ptb.eps, dtype=center.dtype).reshape(-1, 1)
     if ptb.norm == 1:
         place = d.abs().argmax(1, keepdim=True)
         step = torch.zeros_like(d).scatter_(1, place, d.gather(1, place).sign())
@@ -64,7 +64,7 @@ def random_points(ptb: Perturbation, center: Tensor, n: int, generator: torch.Ge
 
 def attacked(f: Function, ptb: Perturbation, center: Tensor, steps: int) -> Tensor:
     """Return points that are low in f (batch) -> (batch), by walking to extreme points along its gradient."""
-    x = center.clone()
+    x = extreme_point(ptb, center, torch.zeros_like(center))  # the center may be outside of a box
     best, least = x, f(x).detach()
     convex = isinstance(ptb, PerturbationLpNorm)
     for step in range(steps):

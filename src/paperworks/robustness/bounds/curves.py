@@ -15,7 +15,7 @@ from torch import Tensor
 
 Function = Callable[[Tensor], Tensor]
 _BISECTIONS = 32  # for critical points that have no closed form: an error of theirs enters intercepts squared
-_ROUGH = 16  # for tangents: any slope bounds
+_ROUGH = 20  # for tangents: any slope bounds
 _NARROW = 1e-8  # below this width a chord's slope is rounding error
 
 
@@ -56,6 +56,8 @@ class Piece:
 @dataclass(frozen=True)
 class Curve:
     """A function of one variable that is piecewise convex, concave or linear.
+
+    Lines are differentiable in the ends of intervals, but for points of tangency found by bisection, which are held.
 
     Parameters
     ----------

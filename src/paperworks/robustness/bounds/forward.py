@@ -19,7 +19,8 @@ def prepare(call: Call) -> None:
         weight = value.new_zeros(total, node.shape.numel())
         weight[torch.arange(start, start + count), mask.nonzero().flatten()] = 1
         weight = weight.reshape(total, 1, *node.shape).expand(-1, value.shape[0], *node.shape)
-        bias = torch.where(mask.reshape(node.shape), 0.0, value)
+        fixed = call.perturbations[node].box(value)[0]  # need not be the clean value: a box may be elsewhere
+        bias = torch.where(mask.reshape(node.shape), 0.0, fixed)
         call.linear[node] = LinearBounds(weight, bias, weight, bias)
         call.columns[node] = (mask, slice(start, start + count))
         start += count

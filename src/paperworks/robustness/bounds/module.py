@@ -16,7 +16,7 @@ from paperworks.robustness.bounds.decompositions import decompositions
 from paperworks.robustness.bounds.elementwise import ElementwiseRule
 from paperworks.robustness.bounds.graph import Graph, Node
 from paperworks.robustness.bounds.linear import ReshapeRule
-from paperworks.robustness.bounds.methods import METHODS, Method, intermediate, interval, nonlinear
+from paperworks.robustness.bounds.methods import METHODS, Method, intermediate, interval, meet, nonlinear
 from paperworks.robustness.bounds.options import Options
 from paperworks.robustness.bounds.perturbations import Perturbation
 from paperworks.robustness.bounds.reductions import UnshiftRule
@@ -275,7 +275,8 @@ def bounds_of(
         return _backward(call, output, C, sides, stop=True)
     if C is not None:
         intermediate(call, output, method)
-        return _backward(call, output, C, sides)
+        found = _backward(call, output, C, sides)
+        return _better(found, _backward(call, output, C, sides, stop=True)) if call.options.intersect else found
     # What a function of one variable does to bounds it does exactly: the backward pass begins before it.
     base, chain = _peeled(output)
     intermediate(call, base, method)
@@ -283,12 +284,20 @@ def bounds_of(
     eye = torch.eye(base.shape.numel(), dtype=call.ends[base].lower.dtype, device=call.ends[base].lower.device)
     found = _backward(call, base, eye.reshape(-1, 1, *base.shape), wanted)
     kept = call.ends[base]
-    call.ends[base] = Interval(
-        *(k if f is None else f.reshape(-1, *base.shape) for k, f in zip(kept, found, strict=True))
-    )
+    ends = Interval(*(k if f is None else f.reshape(-1, *base.shape) for k, f in zip(kept, found, strict=True)))
+    call.ends[base] = meet(ends, kept) if call.options.intersect else ends
     for node in chain:
         call.ends[node] = interval(call, node) if node in call.graph.intervals else rule_of(node).interval(node, call)
     return tuple(end if side else None for end, side in zip(call.ends[output], sides, strict=True))  # type: ignore[return-value]
+
+
+def _better(a: Sequence[Tensor | None], b: Sequence[Tensor | None]) -> tuple[Tensor | None, Tensor | None]:
+    """Return the greater of two lower bounds, and the lesser of two upper ones."""
+    (low, up), (low_too, up_too) = a, b
+    return (
+        low if low is None or low_too is None else torch.maximum(low, low_too),
+        up if up is None or up_too is None else torch.minimum(up, up_too),
+    )
 
 
 def _peeled(output: Node) -> tuple[Node, list[Node]]:

@@ -25,7 +25,8 @@ class Options:
     product
         Which mix of the two McCormick planes bounds a product from each side, in [0, 1]; 1 by default, ½ the middle.
     intersect
-        Keep the better of intervals and linear bounds for every intermediate value (default).
+        Keep the better of intervals and linear bounds for every value (default). Without it, bounds are those of the
+        linear functions that `return_A` returns.
     fusion
         Intervals of the differences of logits in a fused loss: from the rows' differences of the last layer (merged),
         from the logits' own intervals (separate), or the first up to 64 classes (auto, default).

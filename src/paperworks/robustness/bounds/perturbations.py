@@ -39,6 +39,12 @@ class Perturbation(ABC):
         check_finite("x", center)
 
 
+def _expands(shape: torch.Size, target: torch.Size) -> bool:
+    """Return whether a shape broadcasts to another."""
+    ends = zip(reversed(shape), reversed(target), strict=False)
+    return len(shape) <= len(target) and all(n in (1, m) for n, m in ends)
+
+
 def row_dot(rows: Tensor, values: Tensor) -> Tensor:
     """Return the inner product of rows (rows, batch or 1, *shape) with values (batch or 1, *shape), (rows, batch).
 
@@ -112,7 +118,7 @@ class PerturbationLpNorm(Perturbation):
         """Raise ValueError where ends or radii do not fit the clean value."""
         super().check(center)
         for name, end in (("x_L", self.x_L), ("x_U", self.x_U)):
-            if end is not None and torch.broadcast_shapes(end.shape, center.shape) != center.shape:
+            if end is not None and not _expands(end.shape, center.shape):
                 raise ValueError(f"{name} has shape {tuple(end.shape)}; it takes one that fits {tuple(center.shape)}")
         if isinstance(self.eps, Tensor) and self.eps.ndim and self.eps.shape != center.shape[:1]:
             raise ValueError(f"eps has shape {tuple(self.eps.shape)}; it takes one number or ({center.shape[0]},)")
