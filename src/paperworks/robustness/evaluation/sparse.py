@@ -18,15 +18,16 @@ def learn_sparse_mask(
     keep: float = 0.1,
     *,
     penalty: float = 1e-3,
-    steps: int = 100,
+    steps: int = 300,
     rate: float = 0.05,
-    batch: int = 64,
+    batch: int = 256,
     random_state: int = 0,
 ) -> Bool[Tensor, " *latent"]:
     """Learn which latents a model needs to recognise images, to restrict the search to those.
 
     One mask is shared by all images: ``min_m mean loss(model(G(m E(x))), y) + penalty |m|_1`` over m in [0, 1], by Adam
-    from ones; the largest are kept.
+    from ones; the largest are kept. The penalty rises by a twentieth while more than `keep` of the mask is above a
+    half, and falls otherwise, so that what is kept is what the model gives up last.
 
     Parameters
     ----------
@@ -39,7 +40,7 @@ def learn_sparse_mask(
     keep
         Fraction of the latents to keep; 0.1 suits principal components, 0.01 a quantised autoencoder's.
     penalty
-        Weight of the mask's sum.
+        Weight of the mask's sum in the first step.
     steps, rate, batch
         Of Adam: number of steps, rate, and images in each.
     random_state
@@ -70,7 +71,7 @@ def learn_sparse_mask(
              [False, False]]])
     """
     check_number("keep", keep, gt=0, le=1)
-    check_number("penalty", penalty, ge=0)
+    check_number("penalty", penalty, gt=0)
     check_number("rate", rate, gt=0)
     for name, value in (("steps", steps), ("batch", batch)):
         check_count(name, value)
@@ -81,6 +82,7 @@ def learn_sparse_mask(
         raise ValueError("generator has latents that are all zero for images as they are; it takes one with others")
     mask = torch.ones_like(latents[0], requires_grad=True)
     optimizer = torch.optim.Adam([mask], rate)
+    kept = max(1, round(keep * mask.numel()))
     with evaluating(model):
         for _ in range(steps):
             chosen = torch.randint(len(x), (batch,), generator=draw)
@@ -90,7 +92,7 @@ def learn_sparse_mask(
             optimizer.step()
             with torch.no_grad():
                 mask.clamp_(0, 1)
-    kept = max(1, round(keep * mask.numel()))
+            penalty *= 1.05 if int((mask > 0.5).sum()) > kept else 1 / 1.05
     return torch.zeros_like(mask, dtype=torch.bool).flatten().index_fill_(
         0, mask.detach().flatten().topk(kept).indices, True
     ).view(mask.shape)  # fmt: skip
