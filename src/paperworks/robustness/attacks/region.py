@@ -1,0 +1,110 @@
+"""The observations an attacker may show: near the true one, in range, and equal to it where they can't be changed."""
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Region:
+    """A ball around each observation, cut with a box and with where features are fixed.
+
+    Parameters
+    ----------
+    center
+        The true observations.
+    eps
+        Radius of each ball.
+    norm
+        1, 2 or infinity.
+    allowed
+        Ones where features may change.
+    low, high
+        The box, which holds the centers.
+
+    Examples
+    --------
+    >>> center = torch.tensor([[0.5, 0.1]])
+    >>> ones = torch.ones_like(center)
+    >>> region = Region(center, torch.tensor([[0.2]]), math.inf, ones[0], 0 * ones, ones)
+    >>> region.project(center + torch.tensor([[1.0, -1.0]]))
+    tensor([[0.7000, 0.0000]])
+    """
+
+    center: Float[Tensor, "batch features"]
+    eps: Float[Tensor, "batch 1"]
+    norm: float
+    allowed: Float[Tensor, " features"]
+    low: Float[Tensor, "batch features"]
+    high: Float[Tensor, "batch features"]
+
+    def __getitem__(self, rows: Tensor) -> "Region":
+        """Return the regions of some observations."""
+        parts = {name: getattr(self, name)[rows] for name in ("center", "eps", "low", "high")}
+        return replace(self, **parts)
+
+    def project(self, x: Float[Tensor, "batch features"]) -> Float[Tensor, "batch features"]:
+        """Return points of the regions: onto the ball, then into the box, which keeps them in the ball."""
+        moved = (x - self.center) * self.allowed
+        return torch.clamp(self.center + self._onto_ball(moved), self.low, self.high)
+
+    def steepest(
+        self, gradient: Float[Tensor, "batch features"], x: Float[Tensor, "batch features"]
+    ) -> Float[Tensor, "batch features"]:
+        """Return the step of length 1 that raises a linear function most; zeros for a gradient of zeros.
+
+        With norm 1 it changes one feature, the best of those that have room.
+        """
+        gradient = gradient * self.allowed
+        if self.norm == math.inf:
+            return gradient.sign()
+        if self.norm == 2:
+            return gradient / gradient.norm(dim=1, keepdim=True).clamp_min(1e-30)
+        room = torch.where(gradient > 0, x < self.high, x > self.low) & (gradient != 0)
+        best = torch.where(room, gradient.abs(), -1).argmax(1, keepdim=True)
+        chosen = torch.zeros_like(gradient).scatter(1, best, gradient.gather(1, best).sign())
+        return chosen * room
+
+    def random(self, generator: torch.Generator) -> Float[Tensor, "batch features"]:
+        """Return random points of the regions."""
+        like = self.center
+        noise = 2 * torch.rand(like.shape, generator=generator, dtype=like.dtype).to(like.device) - 1
+        if self.norm != math.inf:
+            share = torch.rand(len(like), 1, generator=generator, dtype=like.dtype).to(like.device)
+            noise = share * noise / lengths(noise * self.allowed, self.norm)[:, None].clamp_min(1e-30)
+        # Where the ball is without an end, the box is what there is.
+        return self.project(self.center + noise * self.eps.clamp_max(1e6))
+
+    def size(self, x: Float[Tensor, "batch features"]) -> Float[Tensor, " batch"]:
+        """Return how far points are from the centers."""
+        return lengths(x - self.center, self.norm)
+
+    def _onto_ball(self, moved: Tensor) -> Tensor:
+        if self.norm == math.inf:
+            return torch.clamp(moved, -self.eps, self.eps)
+        if self.norm == 2:
+            return moved * (self.eps / moved.norm(dim=1, keepdim=True).clamp_min(1e-30)).clamp_max(1)
+        return torch.where(lengths(moved, 1)[:, None] <= self.eps, moved, _onto_simplex(moved, self.eps))
+
+
+def lengths(vectors: Float[Tensor, "batch features"], norm: float) -> Float[Tensor, " batch"]:
+    """Return norms of vectors."""
+    return torch.linalg.vector_norm(vectors, ord=norm, dim=1)
+
+
+def _onto_simplex(moved: Tensor, eps: Tensor) -> Tensor:
+    """Project onto the ball of norm 1 (Duchi and others, 2008)."""
+    sizes = moved.abs()
+    ordered = sizes.sort(dim=1, descending=True).values
+    count = torch.arange(1, moved.shape[1] + 1, device=moved.device)
+    excess = (ordered.cumsum(1) - eps.clamp_max(1e30)) / count
+    last = (ordered > excess).sum(1, keepdim=True).clamp_min(1) - 1
+    return moved.sign() * (sizes - excess.gather(1, last).clamp_min(0)).clamp_min(0)
+
+
+def inside(x: Tensor, low: Tensor, high: Tensor) -> Bool[Tensor, ""]:
+    """Say whether all points are in a box."""
+    return ((x >= low) & (x <= high)).all()
