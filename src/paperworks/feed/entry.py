@@ -66,8 +66,8 @@ def title_key(title: str) -> str:
     >>> title_key("PDE-Refiner: Achieving …") == title_key("pde refiner  achieving")
     True
     """
-    plain = unicodedata.normalize("NFKD", title).casefold()
-    return "".join(c for c in plain if c.isalnum())[:200]
+    plain = title if title.isascii() else unicodedata.normalize("NFKD", title)
+    return re.sub(r"[\W_]", "", plain.casefold())[:200]
 
 
 def web_link(url: str) -> str:
@@ -128,13 +128,15 @@ class Entry:
     updated: datetime | None = None
     upvotes: int = 0
     links: Mapping[str, str] = field(default_factory=dict)
+    title_key: str = field(init=False)
 
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:
             object.__setattr__(self, name, value)
 
         put("title", one_line(self.title))
-        if not self.title or not title_key(self.title):
+        put("title_key", title_key(self.title))
+        if not self.title_key:
             raise MalformedEntry("title is empty")
         if len(self.title) > MAX_TITLE:
             raise MalformedEntry(f"title has {len(self.title)} characters; it takes at most {MAX_TITLE}")
@@ -163,8 +165,12 @@ def one_line(text: str) -> str:
     >>> one_line("  two\n words\x00 ")
     'two words'
     """
-    text = unicodedata.normalize("NFC", text.encode("utf-8", "replace").decode())
-    return " ".join("".join(c if c.isprintable() or c.isspace() else " " for c in text).split())
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text.encode("utf-8", "replace").decode())
+    text = " ".join(text.split())
+    if not text.isprintable():
+        text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return text
 
 
 def moment(text: str) -> datetime:

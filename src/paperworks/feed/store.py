@@ -29,7 +29,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session
 
-from paperworks.feed.entry import Entry, title_key
+from paperworks.feed.entry import Entry
 from paperworks.feed.schema import Embedding, FeedPaper, Harvest
 
 HEAD = "0001"
@@ -120,6 +120,7 @@ class FeedStore:
         while batch or state:
             following = list(islice(rest, _BATCH))
             with self.engine.begin() as connection:
+                _one_writer(connection)
                 if batch:
                     total += _merge(connection, batch)
                 if state and not following:
@@ -220,7 +221,7 @@ def _row(entry: Entry, now: datetime) -> dict[str, Any]:
         "doi": entry.doi or None,
         "slug": entry.slug or None,
         "title": entry.title,
-        "title_key": title_key(entry.title),
+        "title_key": entry.title_key,
         "authors": "\n".join(entry.authors),
         "abstract": entry.abstract,
         "summary": entry.summary,
@@ -258,7 +259,7 @@ def _merge(connection: Connection, entries: Sequence[Entry]) -> Added:
                 meant.add(old["id"])
             changes[old["id"]] = {"row_id": old["id"], **{name: old[name] for name in row if name != "added"}}
     if fresh:
-        connection.execute(insert(FeedPaper), fresh)
+        _insert(connection, fresh)
     if changes:
         columns = [name for name in next(iter(changes.values())) if name != "row_id"]
         statement = update(FeedPaper).where(FeedPaper.id == bindparam("row_id"))
@@ -266,6 +267,26 @@ def _merge(connection: Connection, entries: Sequence[Entry]) -> Added:
     if meant:
         connection.execute(delete(Embedding).where(Embedding.paper_id.in_(meant)))
     return Added(new, len(changes), len(entries) - new - len(changes))
+
+
+def _one_writer(connection: Connection) -> None:
+    """Let one process add papers at a time: what it finds to be new stays so until it is written."""
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    else:
+        connection.execute(text("SELECT pg_advisory_xact_lock(782205)"))
+
+
+def _insert(connection: Connection, rows: list[dict[str, Any]]) -> None:
+    if connection.dialect.name != "sqlite":
+        connection.execute(insert(FeedPaper), rows)
+        return
+    last = connection.scalar(select(func.max(FeedPaper.id))) or 0
+    connection.execute(insert(FeedPaper), rows)
+    # One statement for all: a trigger for each row would write a piece of the index for each, four times as slow.
+    columns = "title, authors, abstract, summary, categories"
+    words = f"INSERT INTO paper_words(rowid, {columns}) SELECT id, {columns} FROM papers WHERE id > :last"
+    connection.execute(text(words), {"last": last})
 
 
 def _difference(old: dict[str, Any], row: dict[str, Any], known: "_Known") -> dict[str, Any]:
@@ -301,7 +322,7 @@ class _Known:
             FeedPaper.arxiv_id: {e.arxiv_id for e in entries if e.arxiv_id},
             FeedPaper.doi: {e.doi for e in entries if e.doi},
             FeedPaper.slug: {e.slug for e in entries if e.slug},
-            FeedPaper.title_key: {title_key(e.title) for e in entries},
+            FeedPaper.title_key: {e.title_key for e in entries},
         }
         found = or_(*(column.in_(names) for column, names in wanted.items() if names))
         for row in connection.execute(select(FeedPaper.__table__).where(found)).mappings():

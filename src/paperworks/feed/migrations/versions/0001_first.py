@@ -13,12 +13,6 @@ _SQLITE_WORDS = (
     )
     """,
     """
-    CREATE TRIGGER paper_words_insert AFTER INSERT ON papers BEGIN
-        INSERT INTO paper_words(rowid, title, authors, abstract, summary, categories)
-        VALUES (new.id, new.title, new.authors, new.abstract, new.summary, new.categories);
-    END
-    """,
-    """
     CREATE TRIGGER paper_words_delete AFTER DELETE ON papers BEGIN
         INSERT INTO paper_words(paper_words, rowid, title, authors, abstract, summary, categories)
         VALUES ('delete', old.id, old.title, old.authors, old.abstract, old.summary, old.categories);
