@@ -1,0 +1,425 @@
+"""What the paper reports of many expectations from one sample, measured against exact values and plain sampling."""
+
+import contextlib
+import importlib
+import io
+import math
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from scipy import special, stats
+from scipy.stats import qmc
+
+from paperworks.evidence import Measurement, Run, Table, measures, races
+from paperworks.evidence.timing import interleaved
+from paperworks.inference import (
+    ExpectationsResult,
+    GaussianComponents,
+    ISCVEstimator,
+    multiple_expectations,
+    sobol_indices,
+)
+from paperworks.papers.ais_cv.beam import MEANS, VARIATIONS, BeamLaws, deflection, marginals
+
+IndexEstimator = Callable[[np.random.Generator, int], np.ndarray]
+"""Estimates the beam's first-order indices from a number of base points."""
+
+POWERS = 2 * np.arange(1, 11)
+MOMENTS = special.factorial2(POWERS - 1)
+NORMAL = GaussianComponents([[0.0]], [[[1.0]]])
+
+
+def powers(X: Float[np.ndarray, "n 1"]) -> Float[np.ndarray, "n 10"]:
+    """Return the ten even powers."""
+    return X**POWERS
+
+
+def estimate_moments(n_max: int, seed: Any) -> ExpectationsResult:
+    """Estimate the ten even moments of a normal law as in the paper, errors weighed as relative ones."""
+    return multiple_expectations(powers, NORMAL, n_max, weights=1 / MOMENTS**2, rng=seed)
+
+
+def monte_carlo_moments(n: int) -> Float[np.ndarray, " 10"]:
+    """Return the exact relative variances of the moments by n plain draws."""
+    return (special.factorial2(2 * POWERS - 1) / MOMENTS**2 - 1) / n
+
+
+@measures("a1-gaussian-moments")
+def gaussian_moments(run: Run) -> Measurement:
+    """Estimate ten moments many times, and compare their spread with that of plain sampling."""
+    n, repeats, rng = 20_000, run.at(smoke=4, desk=400, full=1000), run.rng()
+    results = [estimate_moments(n, rng) for _ in run.progress(range(repeats), label="repeats")]
+    relative = np.array([result.estimate for result in results]) / MOMENTS - 1
+    ours, plain = relative.var(axis=0, ddof=1), monte_carlo_moments(n)
+    bias = relative.mean(axis=0) / np.sqrt(ours / repeats)
+    adapted = np.mean([n - len(result.sample) for result in results])
+    figure, axes = run.figure()
+    axes.semilogy(POWERS, plain, "o-", label="plain Monte Carlo (exact)")
+    axes.semilogy(POWERS, ours, "s-", label="one adaptive sample")
+    axes.set(xlabel="moment", ylabel="relative variance")
+    axes.legend()
+    columns = ["moment", "relative variance", "of plain Monte Carlo", "gain", "bias in standard errors"]
+    rows = zip(POWERS.tolist(), ours.tolist(), plain.tolist(), (plain / ours).tolist(), bias.tolist(), strict=True)
+    return Measurement(
+        {
+            "criterion": float(ours.sum()),
+            "gain": float(plain.sum() / ours.sum()),
+            "worst_bias": float(np.abs(bias).max()),
+        },
+        table=Table(columns, [list(row) for row in rows]),
+        figure=figure,
+        remark=(
+            f"{repeats} repetitions, {adapted:.0f} of {n} evaluations spent on adaptation. The squared standard errors "
+            f"that the runs report add up to {np.mean([np.sum((r.std_error / MOMENTS) ** 2) for r in results]):.3g}."
+        ),
+    )
+
+
+@measures("a2-many-input-laws")
+def many_input_laws(run: Run) -> Measurement:
+    """Estimate the mean deflection under 100 laws from one sample, and from samples of their own or of the mixture."""
+    J, n = run.at(smoke=10, desk=100, full=100), run.at(smoke=2000, desk=20_000, full=20_000)
+    repeats, draws = run.at(smoke=3, desk=100, full=200), run.at(smoke=10_000, desk=400_000, full=1_000_000)
+    rng = run.rng()
+    laws = BeamLaws.design(J, rng)
+    estimates = [
+        multiple_expectations(deflection, laws, n, rng=rng).estimate
+        for _ in run.progress(range(repeats), label="repeats")
+    ]
+    ours = np.var(estimates, axis=0, ddof=1)
+    individual, mixture = _plain_variances(laws, n, draws, rng)
+    gains = {"individual": individual / ours, "mixture": mixture / ours}
+    rows = [
+        [name, float(variance.sum()), float(variance.sum() / ours.sum()), float((variance / ours).min())]
+        for name, variance in {"own samples": individual, "the mixture": mixture, "one adaptive sample": ours}.items()
+    ]
+    figure, axes = run.figure()
+    axes.hist(
+        [np.log10(gains["individual"]), np.log10(gains["mixture"])],
+        bins=20,
+        label=["over own samples", "over the mixture"],
+    )
+    axes.set(xlabel="log10 of the gain in variance", ylabel=f"laws of {J}")
+    axes.legend()
+    return Measurement(
+        {
+            "over_individual": float(individual.sum() / ours.sum()),
+            "over_mixture": float(mixture.sum() / ours.sum()),
+            "least_gain": float(gains["individual"].min()),
+        },
+        table=Table(["sample", "summed variance", "ours is smaller by", "for the worst law"], rows),
+        figure=figure,
+        remark=f"The mean gain over own samples is {gains['individual'].mean():.0f}.",
+    )
+
+
+def _plain_variances(
+    laws: BeamLaws, n: int, draws: int, rng: np.random.Generator
+) -> tuple[Float[np.ndarray, " J"], Float[np.ndarray, " J"]]:
+    """Return the variances of the means by n / J draws of each law, and by n draws of their mixture, from many draws.
+
+    Both follow from moments under the mixture h: the weights f_j / h turn them into moments under f_j.
+    """
+    sums = np.zeros((3, len(laws)))
+    for _ in range(draws // 10_000):
+        X = laws.rvs(10_000, rng)
+        log_f = laws.logpdf(X)
+        W = np.exp(log_f - special.logsumexp(log_f, axis=1, keepdims=True) + math.log(len(laws)))
+        phi = deflection(X)[:, None]
+        sums += [(W * phi).sum(0), (W * phi**2).sum(0), (W**2 * phi**2).sum(0)]
+    mean, square, weighted = sums / (draws // 10_000 * 10_000)
+    return (square - mean**2) / (n / len(laws)), (weighted - mean**2) / n
+
+
+@measures("a3-sobol-indices")
+def beam_indices(run: Run) -> Measurement:
+    """Estimate first-order indices of the beam by the adaptive sample and by plain pick-freeze, with as many calls."""
+    n, repeats, rng = run.at(smoke=2000, desk=20_000, full=20_000), run.at(smoke=3, desk=200, full=400), run.rng()
+    ours, plain = [], []
+    for _ in run.progress(range(repeats), label="repeats"):
+        ours.append(sobol_indices(deflection, marginals(), n, rng=rng).S1)
+        plain.append(pick_freeze(rng, n))
+    variances = np.var(ours, axis=0, ddof=1), np.var(plain, axis=0, ddof=1)
+    gains = variances[1] / variances[0]
+    names = ["F_X", "F_Y", "E", "w", "t", "L"]
+    columns = ["input", "index", "variance", "of pick-freeze", "gain"]
+    rows = zip(names, np.mean(ours, axis=0).tolist(), *(v.tolist() for v in (*variances, gains)), strict=True)
+    return Measurement(
+        {"total": float(variances[1].sum() / variances[0].sum()), "least": float(gains.min())},
+        table=Table(columns, [list(row) for row in rows]),
+    )
+
+
+def pick_freeze(rng: np.random.Generator, n: int) -> Float[np.ndarray, " 6"]:
+    """Estimate the beam's first-order indices from n plain draws and seven calls each, as the paper's rival does."""
+    X, other = (np.stack([m.rvs(n, rng) for m in marginals()], axis=1) for _ in range(2))
+    Y = deflection(X)
+    products = []
+    for i in range(6):
+        mixed = other.copy()
+        mixed[:, i] = X[:, i]
+        products.append(np.mean(Y * deflection(mixed)))
+    return (np.array(products) - Y.mean() ** 2) / Y.var(ddof=1)
+
+
+def directions(rng: np.random.Generator, J: int, d: int, length: float) -> Float[np.ndarray, "J d"]:
+    """Return random vectors of a given length."""
+    a = rng.standard_normal((J, d))
+    return length * a / np.linalg.norm(a, axis=1, keepdims=True)
+
+
+@measures("a4-zero-variance")
+def zero_variance(run: Run) -> Measurement:
+    """Estimate four exponentials with the densities that are ideal for them, and with adapted ones."""
+    J, d, n, rng = 4, 3, 10_000, run.rng()
+    a, law = directions(rng, J, d, 1.5), GaussianComponents(np.zeros((1, d)), np.eye(d)[None])
+    exact = np.exp((a**2).sum(axis=1) / 2)
+    ideal = GaussianComponents(a, np.broadcast_to(np.eye(d), (J, d, d)))
+    errors = []
+    for alpha in rng.dirichlet(np.ones(J), size=20):
+        estimator = ISCVEstimator(ideal, alpha, exact)
+        X = estimator.rvs(1000, rng)
+        found = estimator.estimate(X, law.logpdf(X), np.exp(X @ a.T)).estimate
+        errors.append(float(np.abs(found / exact - 1).max()))
+    relative = [
+        multiple_expectations(lambda X: np.exp(X @ a.T), law, n, weights=1 / exact**2, rng=rng).estimate / exact - 1
+        for _ in run.progress(range(run.at(smoke=3, desk=200, full=1000)), label="repeats")
+    ]
+    ours = np.var(relative, axis=0, ddof=1)
+    plain = (np.exp((a**2).sum(axis=1)) - 1) / n
+    return Measurement(
+        {"relative_error": max(errors), "adapted_gain": float(plain.sum() / ours.sum())},
+        table=Table(
+            ["expectation", "exact", "relative variance", "of plain Monte Carlo"],
+            [[j + 1, float(exact[j]), float(ours[j]), float(plain[j])] for j in range(J)],
+        ),
+    )
+
+
+@measures("a5-unbiased")
+def unbiased(run: Run) -> Measurement:
+    """Estimate the moments with few evaluations, many times, and look for a bias and for budgets spent too soon."""
+    n, repeats, rng = 5000, run.at(smoke=20, desk=1000, full=3000), run.rng()
+    results = [estimate_moments(n, rng) for _ in run.progress(range(repeats), label="repeats")]
+    relative = np.array([result.estimate for result in results]) / MOMENTS - 1
+    z = relative.mean(axis=0) / (relative.std(axis=0, ddof=1) / math.sqrt(repeats))
+    batches, counts = np.unique([len(result.history) for result in results], return_counts=True)
+    return Measurement(
+        {
+            "worst_z": float(np.abs(z).max()),
+            "least_share": min(len(result.sample) / n for result in results),
+        },
+        table=Table(["moment", "mean relative error", "z"], [
+            [int(p), float(e), float(s)] for p, e, s in zip(POWERS, relative.mean(axis=0), z, strict=True)
+        ]),
+        remark="Runs that stopped after "
+        + ", ".join(f"{b} batches: {c}" for b, c in zip(batches, counts, strict=True))
+        + ".",
+    )  # fmt: skip
+
+
+@measures("a6-real-data")
+def real_data(run: Run) -> Measurement:
+    """Estimate exponentials under a kernel density of two columns of the diabetes data."""
+    from sklearn.datasets import load_diabetes
+
+    data = load_diabetes(as_frame=False)
+    columns = [data.feature_names.index(name) for name in ("bmi", "bp")]
+    points = data.data[:, columns] / data.data[:, columns].std(axis=0)
+    n, rng, bandwidth = 10_000, run.rng(), 0.4
+    law = GaussianComponents(points[None], np.broadcast_to(bandwidth**2 * np.eye(2), (1, len(points), 2, 2)))
+    a = directions(rng, 6, 2, 1.5)
+
+    def exact(b: Float[np.ndarray, "J 2"]) -> Float[np.ndarray, " J"]:
+        return np.mean(np.exp(points @ b.T), axis=0) * np.exp(bandwidth**2 * (b**2).sum(axis=1) / 2)
+
+    means, repeats = exact(a), run.at(smoke=2, desk=100, full=200)
+    plain = (exact(2 * a) / means**2 - 1) / n
+    gains = {}
+    for family in ("gm", "sg"):
+        relative = [
+            multiple_expectations(lambda X: np.exp(X @ a.T), law, n, 1 / means**2, family=family, rng=rng).estimate
+            / means
+            for _ in run.progress(range(repeats), label=family)
+        ]
+        ours = np.var(relative, axis=0, ddof=1)
+        gains[family] = plain / ours, float(plain.sum() / ours.sum())
+    rows = [[j + 1, float(plain[j]), *(float(gains[f][0][j]) for f in ("gm", "sg"))] for j in range(6)]
+    return Measurement(
+        gains["gm"][1],
+        table=Table(["expectation", "relative variance, plain", "gain, mixtures", "gain, Gaussians"], rows),
+        remark=f"Single Gaussians gain {gains['sg'][1]:.1f} in total.",
+    )
+
+
+def _index_race(
+    run: Run, rivals: dict[str, Callable[[np.random.Generator, int], np.ndarray]], first: str
+) -> Measurement:
+    """Compare the variances of the beam's first-order indices at equal calls of the model.
+
+    A rival takes a number of base points, each with eight calls; ours makes seven for each of its points.
+    """
+    n, repeats, rng = run.at(smoke=1024, desk=16_384, full=16_384), run.at(smoke=3, desk=100, full=200), run.rng()
+    everyone: dict[str, IndexEstimator] = {"ours": _our_indices, **rivals}
+    found: dict[str, list[np.ndarray]] = {name: [] for name in everyone}
+    for _ in run.progress(range(repeats), label="repeats"):
+        for name, estimate in everyone.items():
+            found[name].append(estimate(rng, n))
+    variances = {name: np.var(values, axis=0, ddof=1) for name, values in found.items()}
+    total = {name: float(variance.sum()) for name, variance in variances.items()}
+    rows = [
+        [name, v, total["ours"] / v, float((variances["ours"] / variances[name]).max())] for name, v in total.items()
+    ]
+    best = min(rivals, key=lambda name: total[name])
+    return Measurement(
+        total["ours"] / total[first],
+        table=Table(["estimator", "summed variance", "ours / its", "for the worst index"], rows),
+        remark=f"The rival of least variance is {best}, ours / its {total['ours'] / total[best]:.3g}.",
+    )
+
+
+def _our_indices(rng: np.random.Generator, n: int) -> np.ndarray:
+    return np.asarray(sobol_indices(deflection, marginals(), n * 8 // 7, rng=rng).S1)
+
+
+@races("salib", exclusive=False)
+def against_salib(run: Run) -> Measurement:
+    """Analyse the beam by SALib, on random samples and on scrambled Sobol' sequences."""
+    from SALib.analyze import sobol
+
+    problem = {"num_vars": 6, "names": list("abcdef"), "bounds": [[0, 1]] * 6}
+
+    def analyse(units: Float[np.ndarray, "n 12"], rng: np.random.Generator) -> np.ndarray:
+        A, B = (_transform(half) for half in np.split(units, 2, axis=1))
+        blocks = [A]
+        for i in range(6):
+            mixed = A.copy()
+            mixed[:, i] = B[:, i]
+            blocks.append(mixed)
+        # SALib's order: for each base point A, then A with one column of B at a time, then B.
+        Y = np.stack([*(deflection(block) for block in blocks), deflection(B)], axis=1).ravel()
+        seed = int(rng.integers(2**31))
+        return sobol.analyze(problem, Y, calc_second_order=False, num_resamples=2, seed=seed)["S1"]
+
+    return _index_race(
+        run,
+        {
+            "SALib on random samples": lambda rng, n: analyse(rng.random((n, 12)), rng),
+            "SALib on scrambled Sobol' sequences": lambda rng, n: analyse(qmc.Sobol(12, rng=rng).random(n), rng),
+        },
+        "SALib on random samples",
+    )
+
+
+def _transform(units: Float[np.ndarray, "n 6"]) -> Float[np.ndarray, "n 6"]:
+    return np.stack([m.ppf(np.clip(u, 1e-16, None)) for m, u in zip(marginals(), units.T, strict=True)], axis=1)
+
+
+@races("openturns", exclusive=False)
+def against_openturns(run: Run) -> Measurement:
+    """Analyse the beam by the four pick-freeze estimators of OpenTURNS."""
+    import openturns as ot
+
+    lognormal, normal = slice(0, 3), slice(3, 6)
+    sigma = np.sqrt(np.log1p(VARIATIONS[lognormal] ** 2))
+    mu = np.log(MEANS[lognormal]) - sigma**2 / 2
+    inputs = [ot.LogNormal(m, s) for m, s in zip(mu, sigma, strict=True)]
+    inputs += [ot.Normal(m, c * m) for m, c in zip(MEANS[normal], VARIATIONS[normal], strict=True)]
+    law = ot.JointDistribution(inputs)
+
+    def estimator(name: str) -> Callable[[np.random.Generator, int], np.ndarray]:
+        def estimate(rng: np.random.Generator, n: int) -> np.ndarray:
+            ot.RandomGenerator.SetSeed(int(rng.integers(2**31)))
+            X = ot.SobolIndicesExperiment(law, n, False).generate()
+            Y = ot.Sample(deflection(np.array(X))[:, None])
+            algorithm = getattr(ot, f"{name}SensitivityAlgorithm")(X, Y, n)
+            algorithm.setUseAsymptoticDistribution(True)
+            return np.array(algorithm.getFirstOrderIndices())
+
+        return estimate
+
+    names = ("Saltelli", "MauntzKucherenko", "Jansen", "Martinez")
+    return _index_race(run, {name: estimator(name) for name in names}, "Saltelli")
+
+
+@races("vegas", exclusive=False)
+def against_vegas(run: Run) -> Measurement:
+    """Integrate the ten moments by vegas, adapted to their sum, with as many evaluations."""
+    import gvar
+    import vegas
+
+    n, repeats, rng = 20_000, run.at(smoke=2, desk=100, full=400), run.rng()
+
+    @vegas.batchintegrand
+    def integrand(X: np.ndarray) -> np.ndarray:
+        relative = powers(X) / MOMENTS * stats.norm.pdf(X)
+        return np.concatenate([relative.sum(axis=1, keepdims=True), relative], axis=1)  # it adapts to the first
+
+    found: dict[str, list[np.ndarray]] = {"ours": [], "vegas": []}
+    calls = []
+    for _ in run.progress(range(repeats), label="repeats"):
+        found["ours"].append(estimate_moments(n, rng).estimate / MOMENTS)
+        gvar.ranseed(int(rng.integers(2**31)))
+        integrator = vegas.Integrator([[-14, 14]])
+        first = integrator(integrand, nitn=5, neval=n // 10)
+        result = integrator(integrand, nitn=5, neval=n // 10, adapt=False)
+        calls.append(first.sum_neval + result.sum_neval)
+        found["vegas"].append(np.array([value.mean for value in result[1:]]))
+    variances = {name: np.var(values, axis=0, ddof=1) for name, values in found.items()}
+    rows = [[int(p), float(a), float(b), float(a / b)] for p, a, b in zip(POWERS, *variances.values(), strict=True)]
+    return Measurement(
+        float(variances["ours"].sum() / variances["vegas"].sum()),
+        table=Table(["moment", "ours", "vegas", "ours / vegas"], rows),
+        remark=f"vegas made {np.mean(calls):.0f} evaluations, ours {n}.",
+    )
+
+
+@races("official")
+def against_official(run: Run) -> Measurement:
+    """Estimate the Gaussian moments by the authors' code."""
+    import openturns as ot
+
+    estimate, n = load_official(), run.at(smoke=500, desk=20_000, full=20_000)
+    law, function = ot.Normal(1), ot.PythonFunction(1, 10, lambda x: (x[0] ** POWERS).tolist())
+
+    def theirs() -> np.ndarray:
+        ot.RandomGenerator.SetSeed(0)
+        with contextlib.redirect_stdout(io.StringIO()):
+            return estimate(function, 1 / MOMENTS**2, law, N_max=n, cross_entropy="SG")[0]
+
+    seconds = interleaved(
+        run, {"ours": lambda: estimate_moments(n, 0), "theirs": theirs}, run.at(smoke=1, desk=3, full=5)
+    )
+    errors = {"ours": estimate_moments(n, 0).estimate / MOMENTS - 1, "theirs": np.asarray(theirs()) / MOMENTS - 1}
+    rows = [[name, s, s / seconds["theirs"], float(np.sum(errors[name] ** 2))] for name, s in seconds.items()]
+    return Measurement(
+        seconds["ours"] / seconds["theirs"],
+        table=Table(["code", "seconds", "over theirs", "summed squared relative error"], rows),
+    )
+
+
+def load_official() -> Callable[..., Any]:
+    """Load the authors' algorithm from the folder that PAPERWORKS_AIS_CV names.
+
+    Raises
+    ------
+    ImportError
+        Where the variable isn't set, or the folder holds no such file.
+    """
+    folder = os.environ.get("PAPERWORKS_AIS_CV", "")
+    found = sorted(Path(folder).rglob("aISCV_algorithm.py")) if folder else []
+    if not found:
+        raise ImportError(
+            f"PAPERWORKS_AIS_CV is {folder!r}; it takes the folder of a checkout of "
+            "github.com/Julien6431/Multiple_expectation_estimation"
+        )
+    sys.path.insert(0, str(found[0].parent))
+    try:
+        return importlib.import_module("aISCV_algorithm").multiple_expectations_iscv
+    finally:
+        sys.path.remove(str(found[0].parent))
