@@ -196,7 +196,8 @@ def charge(stored: Array, action: Array, capacity: float, power: float, efficien
     """
     root = math.sqrt(efficiency)
     energy = (action.clip(-1, 1) * power).clip(-root * stored, capacity - stored)
-    return stored + root * energy.clip(0, None) + energy.clip(None, 0) / root, energy
+    after = stored + root * energy.clip(0, None) + energy.clip(None, 0) / root
+    return after.clip(0, capacity), energy  # but for rounding it is within
 
 
 def kpis(

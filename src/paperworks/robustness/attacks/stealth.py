@@ -76,7 +76,7 @@ def holm(pvalues: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     return adjusted
 
 
-def ks_test(x: Series, y: Series) -> FeatureTestResult:
+def ks_test(x: Series, y: Float[np.ndarray, "others features"]) -> FeatureTestResult:
     """Test of each feature whether two samples have one distribution, by Kolmogorov and Smirnov.
 
     Examples
@@ -98,7 +98,7 @@ def ks_test(x: Series, y: Series) -> FeatureTestResult:
     )
 
 
-def change_test(x: Series, y: Series) -> FeatureTestResult:
+def change_test(x: Series, y: Float[np.ndarray, "others features"]) -> FeatureTestResult:
     """Test of each feature whether its changes from step to step have one distribution, ``|o_t - o_{t-1}|``.
 
     Examples
