@@ -26,24 +26,27 @@ class Freedom:
     def __init__(self, shared: bool) -> None:
         self.shared = shared
         self.parameters: dict[Key, list[Tensor]] = {}
+        self.paces: dict[Key, float] = {}
 
-    def covers(self, node: Node) -> bool:
-        """Return whether a node's relaxation is optimised."""
-        return True
+    def of(
+        self, call: Call, node: Node, rows: Tensor, initial: Callable[[], list[Tensor]], pace: float = 1.0
+    ) -> list[Tensor]:
+        """Return the parameters of a node in the pass under way, rows in front; the first are `initial`'s.
 
-    def of(self, call: Call, node: Node, rows: Tensor, initial: Callable[[], list[Tensor]]) -> list[Tensor]:
-        """Return the parameters of a node in the pass under way, rows in front; the first are `initial`'s."""
+        `pace` is the share of the learning rate they move by.
+        """
         key = (call.start, call.part, node)
         if key not in self.parameters:
             count = 1 if self.shared else len(rows)
             with torch.no_grad():
                 made = [t.expand(count, *t.shape).contiguous() for t in initial()]
+            self.paces[key] = pace
             self.parameters[key] = [t.detach().clone().requires_grad_() for t in made]
         return self.parameters[key]
 
-    def leaves(self) -> list[Tensor]:
-        """Return all parameters made so far."""
-        return [t for made in self.parameters.values() for t in made]
+    def leaves(self) -> list[tuple[Tensor, float]]:
+        """Return all parameters made so far, and their paces."""
+        return [(t, self.paces[key]) for key, made in self.parameters.items() for t in made]
 
 
 def optimized(
@@ -87,20 +90,24 @@ def _evaluate(call: Call, C: Tensor | None, sides: tuple[bool, bool], first: dic
 
     call.linear.clear()
     call.lines.clear()
-    if not call.options.optimize_intermediate:
-        call.fixed = first
+    call.first = first
+    call.fixed = {} if call.options.optimize_intermediate else first
     found = bounds_of(call, "alpha-CROWN", C, sides)
-    call.fixed = {}
+    call.first = call.fixed = {}
     return found
 
 
 def _adam(
-    parameters: list[Tensor], objective: Tensor, moments: dict[int, tuple[Tensor, Tensor]], step: int, rate: float
+    parameters: list[tuple[Tensor, float]],
+    objective: Tensor,
+    moments: dict[int, tuple[Tensor, Tensor]],
+    step: int,
+    rate: float,
 ) -> None:
     """Take a step of Adam uphill, and go back to [0, 1]."""
-    gradients = torch.autograd.grad(objective, parameters, allow_unused=True)
+    gradients = torch.autograd.grad(objective, [p for p, _ in parameters], allow_unused=True)
     with torch.no_grad():
-        for p, g in zip(parameters, gradients, strict=True):
+        for (p, pace), g in zip(parameters, gradients, strict=True):
             if g is None:
                 continue
             g = g.nan_to_num(0.0, 0.0, 0.0)
@@ -108,7 +115,7 @@ def _adam(
             m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g * g
             moments[id(p)] = (m, v)
             m_hat, v_hat = m / (1 - 0.9 ** (step + 1)), v / (1 - 0.999 ** (step + 1))
-            p.add_(rate * m_hat / (v_hat.sqrt() + 1e-8)).clamp_(0, 1)
+            p.add_(pace * rate * m_hat / (v_hat.sqrt() + 1e-8)).clamp_(0, 1)
 
 
 def _with_gradient(
@@ -121,9 +128,9 @@ def _with_gradient(
     snapshot: dict[Key, list[Tensor]],
 ) -> Any:
     """Return the best bounds with the gradient, if there is one to have, of those of the best parameters."""
-    if not any(b is not None and b.requires_grad for b in start):
-        return tuple(best)
     assert call.freedom is not None
     call.freedom.parameters = snapshot
+    if not any(b is not None and b.requires_grad for b in start):
+        return tuple(best)
     final = _evaluate(call, C, sides, first)
     return tuple(None if b is None else f + (b - f).detach() for f, b in zip(final, best, strict=True))

@@ -38,8 +38,10 @@ class Call:
         Which coordinates of each root the forward mode's columns stand for, and which columns.
     freedom
         Parameters of the relaxations that α-CROWN optimises, if it is at work.
-    fixed
-        Intermediate bounds to be taken as they are.
+    fixed, first
+        Intermediate bounds to be taken as they are, and ones to keep where they are better.
+    refined
+        Which flat elements of a node a backward pass improves: the same in every step of an optimisation.
     start, part
         Where the backward pass under way began, and which part of its rows it carries.
     """
@@ -66,6 +68,8 @@ class Call:
         self.columns: dict[Node, tuple[Tensor, slice]] = {}
         self.freedom: Freedom | None = None
         self.fixed: dict[Node, Interval] = {}
+        self.first: dict[Node, Interval] = {}
+        self.refined: dict[Node, Tensor | None] = {}
         self.start: Node | None = None
         self.part = 0
         self._relevant: dict[Node, list[Node]] = {}

@@ -19,12 +19,6 @@ def decompositions(options: Options) -> dict[Any, Decomposition]:
     table = dict(_TABLE)
     if options.softmax == "composition":
         table[aten._softmax.default] = softmax
-    if options.normalize == "no-var":
-        table[aten.native_layer_norm.default] = lambda x, shape, weight, bias, eps: (
-            _affine(x - x.mean(_last(shape), keepdim=True), weight, bias),
-            x,
-            x,
-        )
     return table
 
 

@@ -1,10 +1,9 @@
 """The methods: which intermediate bounds are made, and how the output's follow from them."""
 
-from collections.abc import Callable, Container
+from collections.abc import Container
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor
 
 from paperworks.robustness.bounds import backward, forward
 from paperworks.robustness.bounds.call import Call
@@ -17,7 +16,7 @@ METHODS: tuple[Method, ...] = get_args(Method)
 _MERGE_UP_TO = 64  # classes, where a fused loss merges the rows of the last layer by default
 
 
-def intermediate(call: Call, target: Node, method: Method, refined: Callable[[Node], None] | None = None) -> None:
+def intermediate(call: Call, target: Node, method: Method) -> None:
     """Make the ends of every node on the way to `target`, and of it, in `call.ends`."""
     if method.startswith("forward"):
         forward.prepare(call)
@@ -44,7 +43,7 @@ def intermediate(call: Call, target: Node, method: Method, refined: Callable[[No
             index = torch.arange(node.shape.numel(), device=call.ends[node].lower.device)
             call.ends[node] = backward.refine(call, node, index, nonlinear(call, node))
         elif method in ("CROWN", "alpha-CROWN") and node is not target and not _exact(call, node):
-            _improve(call, node, consumers, refined)
+            _improve(call, node, consumers)
 
 
 def interval(call: Call, node: Node) -> Interval:
@@ -67,16 +66,18 @@ def _wanted(call: Call, node: Node, consumers: list[Node]) -> bool:
     return any(node in rule_of(c).needs(c, call) for c in consumers)
 
 
-def _improve(call: Call, node: Node, consumers: list[Node] | None, done: Callable[[Node], None] | None = None) -> None:
+def _improve(call: Call, node: Node, consumers: list[Node] | None) -> None:
     """Improve the ends of a node by a backward pass where its consumers (or, without any, all) depend on them."""
-    if consumers is None:
-        index: Tensor | None = torch.arange(node.shape.numel(), device=call.ends[node].lower.device)
-    else:
-        index = backward.undecided(call, node, consumers)
+    if node not in call.refined:
+        if consumers is None:
+            call.refined[node] = torch.arange(node.shape.numel(), device=call.ends[node].lower.device)
+        else:
+            call.refined[node] = backward.undecided(call, node, consumers)
+    index = call.refined[node]
     if index is not None:
         call.ends[node] = backward.refine(call, node, index)
-        if done is not None:
-            done(node)
+        if node in call.first:
+            call.ends[node] = meet(call.ends[node], call.first[node])
 
 
 def nonlinear(call: Call, target: Node) -> Container[Node]:

@@ -183,11 +183,16 @@ class BoundedModule(nn.Module):
         if return_A and method in ("IBP", "forward"):
             raise ValueError(f"return_A is True with method {method!r}; it takes one with a backward pass")
         call, shape = self._call(x)
-        C = None if C is None else self._specification(C, call, shape)
+        rows = None if C is None else self._specification(C, call, shape)
+        if return_A and rows is None:
+            rows = _identity(call, call.graph.output)
         sides = (bound_lower, bound_upper)
-        if method == "alpha-CROWN":
-            return self._finish(call, shape, C, optimized(call, C, sides), sides, return_A)
-        return self._finish(call, shape, C, bounds_of(call, method, C, sides), sides, return_A)
+        found = optimized(call, rows, sides) if method == "alpha-CROWN" else bounds_of(call, method, rows, sides)
+        final = shape if C is None else C.shape[1:2]
+        lower, upper = (None if b is None else b.reshape(call.batch, *final) for b in found)
+        if rows is None or not return_A:
+            return lower, upper
+        return lower, upper, _linear_bounds(call, rows, sides)
 
     def _call(self, x: Inputs) -> tuple[Call, tuple[int, ...]]:
         graph, shape = self._graph()
@@ -228,21 +233,6 @@ class BoundedModule(nn.Module):
             )
         return C.to(call.value(call.roots[0]).dtype).transpose(0, 1).reshape(C.shape[1], -1, *output.shape)
 
-    @staticmethod
-    def _finish(
-        call: Call,
-        shape: tuple[int, ...],
-        C: Tensor | None,
-        bounds: tuple[Tensor | None, Tensor | None],
-        sides: tuple[bool, bool],
-        return_A: bool,
-    ) -> Any:
-        final = shape if C is None else (len(C),)
-        lower, upper = (None if b is None else b.reshape(call.batch, *final) for b in bounds)
-        if not return_A:
-            return lower, upper
-        return lower, upper, _linear_bounds(call, C, sides)
-
 
 class _Behind(Perturbation):
     """The set of an input whose values carry an axis of length 1 behind the batch."""
@@ -281,8 +271,7 @@ def bounds_of(
     base, chain = _peeled(output)
     intermediate(call, base, method)
     wanted = sides if all(_is_increasing(n) for n in chain) else (True, True)
-    eye = torch.eye(base.shape.numel(), dtype=call.ends[base].lower.dtype, device=call.ends[base].lower.device)
-    found = _backward(call, base, eye.reshape(-1, 1, *base.shape), wanted)
+    found = _backward(call, base, _identity(call, base), wanted)
     kept = call.ends[base]
     ends = Interval(*(k if f is None else f.reshape(-1, *base.shape) for k, f in zip(kept, found, strict=True)))
     call.ends[base] = meet(ends, kept) if call.options.intersect else ends
@@ -319,8 +308,7 @@ def _backward(
     call: Call, start: Node, rows: Tensor, sides: tuple[bool, bool], stop: bool = False
 ) -> tuple[Tensor | None, Tensor | None]:
     stops = nonlinear(call, start) if stop else ()
-    parts = [sign * rows for sign, side in ((1, sides[0]), (-1, sides[1])) if side]
-    found = backward.lower_bounds(call, start, torch.cat(parts), stops).T
+    found = backward.lower_bounds(call, start, _signed(rows, sides), stops).T
     pieces = list(found.split(len(rows), 1))
     lower = pieces.pop(0) if sides[0] else None
     return lower, -pieces[0] if sides[1] else None
@@ -355,25 +343,30 @@ def _of_linear(
     return ends.lower if sides[0] else None, ends.upper if sides[1] else None
 
 
-def _linear_bounds(call: Call, C: Tensor | None, sides: tuple[bool, bool]) -> dict[str, Linear]:
-    """Return the linear bounds of the output by root, from the intermediate bounds that are there."""
-    output = call.graph.output
+def _identity(call: Call, node: Node) -> Tensor:
+    """Return rows that read out each element of a node."""
     like = call.value(call.roots[0])
-    if C is None:
-        C = torch.eye(output.shape.numel(), dtype=like.dtype, device=like.device).reshape(-1, 1, *output.shape)
-    call.freedom = None
-    found: dict[str, list[Tensor | None]] = {node.name: [] for node in call.roots}
-    for sign, side in ((1, sides[0]), (-1, sides[1])):
-        if not side:
-            for parts in found.values():
-                parts += [None, None]
-            continue
-        coefficients, constant = backward.propagate(call, output, sign * C)
-        for node in call.roots:
-            rows = coefficients.get(node, like.new_zeros(len(C), 1, *node.shape))
-            rows = sign * rows.expand(-1, call.batch, *node.shape).transpose(0, 1)
-            found[node.name] += [rows.squeeze(2) if node.kind == "input" else rows, sign * constant.T]
-    return {name: tuple(parts) for name, parts in found.items()}  # type: ignore[misc]
+    return torch.eye(node.shape.numel(), dtype=like.dtype, device=like.device).reshape(-1, 1, *node.shape)
+
+
+def _signed(rows: Tensor, sides: tuple[bool, bool]) -> Tensor:
+    """Return rows for the lower bounds asked for, and behind them the negatives for the upper ones."""
+    return torch.cat([sign * rows for sign, side in ((1, sides[0]), (-1, sides[1])) if side])
+
+
+def _linear_bounds(call: Call, rows: Tensor, sides: tuple[bool, bool]) -> dict[str, Linear]:
+    """Return the linear bounds of rows of the output by root, from the intermediate bounds that are there."""
+    coefficients, constant = backward.propagate(call, call.graph.output, _signed(rows, sides))
+    count = len(rows)
+    found: dict[str, Linear] = {}
+    for node in call.roots:
+        arrived = coefficients.get(node, rows.new_zeros(len(constant), 1, *node.shape))
+        weights = arrived.expand(-1, call.batch, *node.shape).transpose(0, 1)
+        weights = weights.squeeze(2) if node.kind == "input" else weights
+        lower = (weights[:, :count], constant[:count].T) if sides[0] else (None, None)
+        upper = (-weights[:, -count:], -constant[-count:].T) if sides[1] else (None, None)
+        found[node.name] = (*lower, *upper)
+    return found
 
 
 def _as_inputs(x: Inputs) -> list[Tensor]:

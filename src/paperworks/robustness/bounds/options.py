@@ -30,12 +30,8 @@ class Options:
     fusion
         Intervals of the differences of logits in a fused loss: from the rows' differences of the last layer (merged),
         from the logits' own intervals (separate), or the first up to 64 classes (auto, default).
-    normalize
-        "no-var" leaves the division by the standard deviation out of layer norms, as is done for certified training.
     memory
         Bytes that the coefficients of one backward pass may take; larger ones are done in parts. 512 MB by default.
-    patches
-        Keep coefficients of convolutions on their receptive fields while those are smaller than half the image.
     iterations, lr, decay, optimize_intermediate, share_alpha
         Of α-CROWN: Adam's steps (20), its rate (0.5) and decay a step (0.98), whether intermediate bounds are optimised
         too (yes), and whether rows share their parameters (no).
@@ -46,9 +42,7 @@ class Options:
     product: float = 1.0
     intersect: bool = True
     fusion: Fusion = "auto"
-    normalize: Literal["full", "no-var"] = "full"
     memory: float = 512e6
-    patches: bool = True
     iterations: int = 20
     lr: float = 0.5
     decay: float = 0.98
@@ -65,7 +59,6 @@ class Options:
         check_choice("relu", options.relu, get_args(ReLU))
         check_choice("softmax", options.softmax, get_args(Softmax))
         check_choice("fusion", options.fusion, get_args(Fusion))
-        check_choice("normalize", options.normalize, ("full", "no-var"))
         check_number("product", options.product, ge=0, le=1)
         check_number("memory", options.memory, gt=0)
         check_number("iterations", options.iterations, ge=0)
