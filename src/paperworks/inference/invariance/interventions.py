@@ -1,7 +1,7 @@
 """Samples of what would have been had the mutable variables other mechanisms, from data and a causal graph."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,6 +13,8 @@ from paperworks.inference.invariance.graph import Node
 from paperworks.inference.invariance.mutable import GraphComponents
 from paperworks.inference.invariance.regression import SmoothRegressor, TorchFunction, torch_function
 
+Cut = Literal["X_M", "X_do"]
+"""Variables whose mechanism an intervention replaces: the mutable ones, or those of the paper's algorithm."""
 Columns = dict[Node, Float[np.ndarray, " n"]]
 
 
@@ -82,32 +84,37 @@ class StructuralModel:
         self,
         mechanism: Callable[[Node, Float[Tensor, "... n p"]], Float[Tensor, "... n"]],
         rows: Tensor | None = None,
+        cut: Cut = "X_M",
     ) -> dict[Node, Float[Tensor, "... n"]]:
-        """Return all variables once mutable ones follow other mechanisms.
+        """Return all variables once some follow other mechanisms.
 
         Parameters
         ----------
         mechanism
-            Gives the values of a mutable variable from those of its parents; leading axes are carried along.
+            Gives the values of such a variable from those of its parents; leading axes are carried along.
         rows
             Indices of the samples; by default all.
+        cut
+            Which these are: the mutable ones, or the paper's ``X_do``.
         """
         chosen = torch.arange(self.n) if rows is None else rows
+        parts = self.components
+        changed, reached = (parts.X_M, parts.De_M) if cut == "X_M" else (parts.X_do, parts.De_do)
         values: dict[Node, Tensor] = {}
         for node in self.graph.order:
-            if node in self.components.X_M:
+            if node in changed:
                 values[node] = mechanism(node, stacked([values[p] for p in self.parents(node)], len(chosen)))
-            elif node in self._functions:
+            elif node in reached:
                 inputs = stacked([values[p] for p in self.parents(node)], len(chosen))
                 values[node] = self._functions[node](inputs) + torch.from_numpy(self._noise[node])[chosen]
-            elif node != self.components.env:
+            elif node != parts.env:
                 values[node] = torch.from_numpy(self.data[node])[chosen]
         return values
 
-    def intervened(self) -> Columns:
+    def intervened(self, cut: Cut = "X_M") -> Columns:
         """Return a sample where each mutable variable is independent of all its causes: shuffled on its own."""
-        shuffled = {m: torch.from_numpy(self.rng.permutation(self.data[m])) for m in self.components.X_M}
-        return {node: v.numpy() for node, v in self.regenerate(lambda node, _: shuffled[node]).items()}
+        values = self.regenerate(lambda node, _: torch.from_numpy(self.rng.permutation(self.data[node])), cut=cut)
+        return {node: value.numpy() for node, value in values.items()}
 
 
 def stacked(columns: list[Float[Tensor, "... n"]], n: int) -> Float[Tensor, "... n p"]:

@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from paperworks.core.validation import check_choice
 from paperworks.inference.invariance.classes import EquivalenceClass, core, stable_equivalence_classes
 from paperworks.inference.invariance.graph import CausalGraph, Node
+from paperworks.inference.invariance.interventions import Cut
 from paperworks.inference.invariance.predictor import StablePredictor, structural_model
 from paperworks.inference.invariance.worst_case import WorstCase, WorstCaseRisk
 
@@ -48,7 +49,7 @@ class MinimaxInvariantRegressor(RegressorMixin, BaseEstimator):
         ``full``: the full set, whatever the graph says.
     worst_case
         The maximisation; by default `WorstCaseRisk` as it is.
-    regressor, mechanism, target, env, add_noise, random_state
+    regressor, mechanism, target, env, add_noise, cut, random_state
         As in `StablePredictor`.
 
     Attributes
@@ -88,6 +89,7 @@ class MinimaxInvariantRegressor(RegressorMixin, BaseEstimator):
         target: Node = "Y",
         env: Node = "E",
         add_noise: bool = True,
+        cut: Cut = "X_M",
         random_state: int = 0,
     ) -> None:
         self.graph = graph
@@ -98,17 +100,18 @@ class MinimaxInvariantRegressor(RegressorMixin, BaseEstimator):
         self.target = target
         self.env = env
         self.add_noise = add_noise
+        self.cut = cut
         self.random_state = random_state
 
     def fit(self, X: Any, y: ArrayLike) -> "MinimaxInvariantRegressor":
         """Fit to all environments pooled; X and y are as in `StablePredictor.fit`, with the same errors."""
         check_choice("search", self.search, get_args(Search))
         model = structural_model(self, X, y)
-        parts, sample = model.components, model.intervened()
+        parts, sample = model.components, model.intervened(check_choice("cut", self.cut, get_args(Cut)))
 
         def fitted(subset: Iterable[Node]) -> StablePredictor:
             predictor = StablePredictor(
-                self.graph, subset, self.regressor, self.mechanism, self.target, self.env, self.add_noise,
+                self.graph, subset, self.regressor, self.mechanism, self.target, self.env, self.add_noise, self.cut,
                 self.random_state,
             )  # fmt: skip
             return predictor.fit_to(model, sample)

@@ -1,7 +1,7 @@
 """Predictors that stay right under any mechanism of the mutable variables."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from jaxtyping import Float
@@ -10,9 +10,10 @@ from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.dummy import DummyRegressor
 from sklearn.utils.validation import check_is_fitted
 
+from paperworks.core.validation import check_choice
 from paperworks.inference.invariance.discrete import stable_subset
 from paperworks.inference.invariance.graph import CausalGraph, Node
-from paperworks.inference.invariance.interventions import Columns, StructuralModel, columns_of
+from paperworks.inference.invariance.interventions import Columns, Cut, StructuralModel, columns_of
 from paperworks.inference.invariance.mutable import parse_mutable
 from paperworks.inference.invariance.regression import SmoothRegressor, TorchFunction, torch_function
 
@@ -38,14 +39,16 @@ class StablePredictor(RegressorMixin, BaseEstimator):
         Names of the target and of the environment's node.
     add_noise
         Whether regenerated variables get residuals; False is what the released code does.
+    cut
+        What is shuffled. ``X_M``: the mutable variables. ``X_do``: those of the paper's algorithm, mutable effects of
+        the target and all they reach but other effects of it. Both are right for all stable variables together. For
+        fewer only the first is, as these have to learn from what the second shuffles.
     random_state
         Seed of the shuffles.
 
     References
     ----------
-    arXiv 2107.01876, proposition 3.2 and algorithm 1. The paper shuffles also what the target doesn't cause directly
-    and a mutable effect of it reaches, which is the same for the full set of stable variables only: a smaller set has
-    to learn from those variables.
+    arXiv 2107.01876, algorithm 1.
 
     Examples
     --------
@@ -66,6 +69,7 @@ class StablePredictor(RegressorMixin, BaseEstimator):
         target: Node = "Y",
         env: Node = "E",
         add_noise: bool = True,
+        cut: Cut = "X_M",
         random_state: int = 0,
     ) -> None:
         self.graph = graph
@@ -75,6 +79,7 @@ class StablePredictor(RegressorMixin, BaseEstimator):
         self.target = target
         self.env = env
         self.add_noise = add_noise
+        self.cut = cut
         self.random_state = random_state
 
     def fit(self, X: Any, y: ArrayLike) -> "StablePredictor":
@@ -95,7 +100,7 @@ class StablePredictor(RegressorMixin, BaseEstimator):
             aren't stable variables.
         """
         model = structural_model(self, X, y)
-        return self.fit_to(model, model.intervened())
+        return self.fit_to(model, model.intervened(check_choice("cut", self.cut, get_args(Cut))))
 
     def fit_to(self, model: StructuralModel, sample: Columns) -> "StablePredictor":
         """Fit to a sample of an intervention on the mutable variables, drawn from `model`."""

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.neural_network import MLPRegressor
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
@@ -128,8 +129,8 @@ class _RidgePath:
 def torch_function(regressor: Any, X: Float[np.ndarray, "n d"]) -> TorchFunction:
     """Return a fitted regressor as a function of tensors.
 
-    One that has a `torch_function` of its own or is linear is exact; any other is replaced by a `SmoothRegressor` that
-    is fitted to its predictions at X.
+    One that has a `torch_function` of its own, is linear or one of scikit-learn's networks is exact; any other is
+    replaced by a `SmoothRegressor` that is fitted to its predictions at X.
     """
     if hasattr(regressor, "torch_function"):
         return regressor.torch_function()
@@ -137,4 +138,26 @@ def torch_function(regressor: Any, X: Float[np.ndarray, "n d"]) -> TorchFunction
     if coef.size == X.shape[1] and np.size(getattr(regressor, "intercept_", ())) == 1:
         weights, constant = torch.from_numpy(coef), float(np.squeeze(regressor.intercept_))
         return lambda inputs: inputs @ weights + constant
+    if isinstance(regressor, MLPRegressor):
+        return _network(regressor)
     return SmoothRegressor(n_features=300).fit(X, np.asarray(regressor.predict(X), dtype=float)).torch_function()
+
+
+def _network(regressor: MLPRegressor) -> TorchFunction:
+    activations: dict[str, TorchFunction] = {
+        "identity": lambda x: x,
+        "logistic": torch.sigmoid,
+        "tanh": torch.tanh,
+        "relu": torch.relu,
+    }
+    layers = [
+        (torch.from_numpy(W), torch.from_numpy(b)) for W, b in zip(regressor.coefs_, regressor.intercepts_, strict=True)
+    ]
+
+    def predict(X: Tensor) -> Tensor:
+        for W, b in layers[:-1]:
+            X = activations[regressor.activation](X @ W + b)
+        W, b = layers[-1]
+        return (X @ W + b)[..., 0]
+
+    return predict
