@@ -5,6 +5,7 @@ from paperworks.core.lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
+        "buildings": ["Building", "citylearn_building"],
         "data": ["DatasetMissing", "Images", "digits", "fashion_mnist"],
         "denoisers": ["Denoiser", "trained_denoiser"],
         "garments": ["PastedGarments", "SmallResNet", "pasted_garments", "trained_garment_classifier"],
