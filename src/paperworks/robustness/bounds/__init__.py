@@ -9,7 +9,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "curves": ["Curve", "Piece"],
         "elementwise": ["ElementwiseRule"],
         "linear": ["LinearRule"],
-        "losses": ["margin_spec"],
+        "losses": ["CrossEntropyWrapper", "margin_spec", "robust_cross_entropy"],
         "module": ["BoundedModule"],
         "options": ["Options"],
         "perturbations": [
@@ -19,6 +19,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "PerturbationSynonym",
         ],
         "registry": ["Backward", "Interval", "LinearBounds", "Rule", "register_bound"],
+        "schedulers": ["AdaptiveScheduler", "LinearScheduler", "SmoothedScheduler"],
         "tensors": ["BoundedParameter", "BoundedTensor"],
     },
 )
