@@ -12,6 +12,7 @@ import typer
 from paperworks.cli.app import app, errors_of_use, fail
 
 if TYPE_CHECKING:
+    from paperworks.evidence.benchmark import Benchmark
     from paperworks.feed.ingest import Source
     from paperworks.web import Settings
 
@@ -19,6 +20,8 @@ ingest_app = typer.Typer(help="Take papers into the feed; what is there already 
 digest_app = typer.Typer(help="Send the digest of Daily Papers, and see what became of it.")
 app.add_typer(ingest_app, name="ingest", no_args_is_help=True)
 app.add_typer(digest_app, name="digest", no_args_is_help=True)
+benchmark_app = typer.Typer(help="Measure the feed and its site under load on this machine.")
+app.add_typer(benchmark_app, name="benchmark", no_args_is_help=True)
 
 Feed = Annotated[
     str | None,
@@ -227,3 +230,47 @@ def digest_uncertain(feed: Feed = None) -> None:
             when = row["changed"].isoformat(timespec="minutes")
             table.add_row(f"{row['frequency']} {row['period']}", escape(row["email"]), when, escape(row["error"]))
         Console().print(table)
+
+
+@benchmark_app.command("feed")
+def benchmark_feed_command(
+    folder: Annotated[Path, typer.Argument(help="An empty folder for papers and database: 6 GB for a million.")],
+    papers: Annotated[int, typer.Option(min=1, help="How many papers.")] = 1_000_000,
+    page: Annotated[Path | None, typer.Option(help="A saved Daily Papers page, for more titles and abstracts.")] = None,
+    peer: Annotated[Path | None, typer.Option(help="A checkout of arxiv-sanity-lite to measure beside.")] = None,
+) -> None:
+    """Measure ingest and search with a million papers recombined from real ones, and write the figures."""
+    from rich.console import Console
+
+    with needs_site():
+        from paperworks.feed.benchmark import benchmark_feed
+
+        with Console(stderr=True).status("Starting ...") as status:
+            benchmark = benchmark_feed(folder, papers, page=page, peer=peer, progress=status.update)
+        _print_benchmark(benchmark)
+
+
+@benchmark_app.command("site")
+def benchmark_site_command(
+    readers: Annotated[int, typer.Option(min=1, help="How many readers at once.")] = 200,
+    seconds: Annotated[float, typer.Option(min=1.0, help="How long.")] = 60.0,
+) -> None:
+    """Measure how long many readers at once wait for pages, and write the figures."""
+    with needs_site():
+        from paperworks.web.benchmark import benchmark_site
+
+        _print_benchmark(benchmark_site(readers, seconds))
+
+
+def _print_benchmark(benchmark: "Benchmark") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from paperworks.evidence.benchmark import write_benchmark
+
+    table = Table("figure", "measured", "bar", "verdict", title=benchmark.title, box=None)
+    for figure in benchmark.figures:
+        table.add_row(figure.name, figure.text, figure.bar, figure.verdict)
+    Console().print(table)
+    typer.echo(f"Wrote {write_benchmark(benchmark)}")
+    raise typer.Exit(any(figure.verdict == "falls short" for figure in benchmark.figures))

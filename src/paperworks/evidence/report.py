@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from paperworks.evidence import formatting
+from paperworks.evidence.benchmark import Benchmark, read_benchmarks
 from paperworks.evidence.entry import Entry, Kind
 from paperworks.evidence.files import write_atomically
 from paperworks.evidence.record import Paper
@@ -47,6 +48,8 @@ def markdown_report(papers: Sequence[Paper], folder: Path | None = None, beside:
     lines = ["# Results", "", _INTRODUCTION, "", f"**{_summary(shown)}**", ""]
     for results in shown:
         lines += _markdown_paper(results, beside)
+    for benchmark in read_benchmarks(folder):
+        lines += _markdown_benchmark(benchmark)
     if planned:
         lines += ["## Planned", "", *(f"- **{field}**: {', '.join(slugs)}" for field, slugs in planned.items()), ""]
     return "\n".join(lines)
@@ -73,6 +76,7 @@ def html_report(papers: Sequence[Paper], folder: Path | None = None, beside: Pat
             f"<p>{escape(_INTRODUCTION)}</p><p><strong>{escape(_summary(shown))}</strong></p>",
             f"<ul class=contents>{contents}</ul>",
             *(_html_paper(results, beside) for results in shown),
+            *map(_html_benchmark, read_benchmarks(folder)),
             f"<h2>Planned</h2><dl>{listed}</dl>" if planned else "",
             "</body></html>",
             "",
@@ -204,6 +208,26 @@ def _markdown_row(judgement: Judgement, results: _Results, beside: Path) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def _markdown_benchmark(benchmark: Benchmark) -> list[str]:
+    rows = [
+        f"| {_md(f.name)} | {_md(f.text)} | {f'`{f.bar}`' if f.bar else ''} | {f.verdict} |" for f in benchmark.figures
+    ]
+    note = [_md(benchmark.note), ""] if benchmark.note else []
+    return [
+        f"## {_md(benchmark.title)}",
+        "",
+        _md(benchmark.says),
+        "",
+        f"<sub>{_md(benchmark.origin)} · `paperworks benchmark {benchmark.id}`</sub>",
+        "",
+        "| figure | measured | bar | verdict |",
+        "|---|---|---|---|",
+        *rows,
+        "",
+        *note,
+    ]
+
+
 def _md(text: str) -> str:
     """Take from characters that Markdown gives a meaning to that meaning."""
     return re.sub(r"([\\`*_\[\]|<>#$~])", r"\\\1", " ".join(text.split()))
@@ -243,6 +267,20 @@ def _html_paper(results: _Results, beside: Path) -> str:
             *(_html_details(judgement, results, beside) for judgement in results.all if judgement.entry),
             "</section>",
         ]
+    )
+
+
+def _html_benchmark(benchmark: Benchmark) -> str:
+    rows = "".join(
+        f"<tr><td>{escape(f.name)}</td><td class=number>{escape(f.text)}</td><td>{escape(f.bar)}</td>"
+        f'<td><span class="verdict {f.verdict.replace(" ", "-")}">{f.verdict}</span></td></tr>'
+        for f in benchmark.figures
+    )
+    head = "".join(f"<th scope=col>{column}</th>" for column in ("figure", "measured", "bar", "verdict"))
+    return (
+        f"<section><h2>{escape(benchmark.title)}</h2><p>{escape(benchmark.says)} {escape(benchmark.note)}</p>"
+        f"<p class=origin>{escape(benchmark.origin)}</p>"
+        f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div></section>"
     )
 
 
