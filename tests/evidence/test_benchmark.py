@@ -9,7 +9,7 @@ def test_a_benchmark_is_kept_and_stands_on_the_results_page(tmp_path):
     assert read_benchmarks(tmp_path) == [written]
     assert [figure.verdict for figure in written.figures] == ["", "falls short", "holds"]
     markdown, html = markdown_report([], tmp_path), html_report([], tmp_path)
-    assert "| wait, p95 | 70 ms | \\< 60 | falls short |" in markdown
+    assert "| wait, p95 | 70 ms | `< 60` | falls short |" in markdown
     assert "It was \\| busy." in markdown
     assert "The &lt;feed&gt;" in html
     assert '<span class="verdict falls-short">' in html
