@@ -1,3 +1,4 @@
+import sys
 import textwrap
 
 import numpy as np
@@ -23,6 +24,8 @@ def test_papers_are_recombined_the_same_each_time_and_differ():
 
 
 def test_it_measures_the_feed_and_a_peer(tmp_path, monkeypatch):
+    for name in ("serve", "aslite", "aslite.db"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setattr(benchmark, "SentenceModel", lambda: embed)
     (tmp_path / "peer" / "aslite").mkdir(parents=True)
     (tmp_path / "peer" / "aslite" / "db.py").write_text(
@@ -49,5 +52,8 @@ def test_it_measures_the_feed_and_a_peer(tmp_path, monkeypatch):
     assert figures["papers"].value == 200
     assert all(figure.value > 0 for figure in figures.values())
     assert any("arxiv-sanity-lite" in name for name in figures)
+    (tmp_path / "peer" / "serve.py").write_text("search_rank = None")
+    sys.modules.pop("serve")
+    assert "did not run" in benchmark_feed(tmp_path / "b", 200, peer=tmp_path / "peer", queries=5).note
     with pytest.raises(ValueError, match="choose another"):
         benchmark_feed(tmp_path / "a", 200, queries=5)
