@@ -3,9 +3,9 @@
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import chdir
-from functools import partial
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import networkx as nx
 import numpy as np
 from scipy import stats
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LinearRegression, RidgeCV
 from sklearn.neural_network import MLPRegressor
 
@@ -95,11 +96,11 @@ def class_search(run: Run) -> Measurement:
     counts = []
     for _ in run.progress(range(graphs), label="random graphs"):
         graph = random_graph(rng, most)
-        found = {subset: one.core for one in stable_equivalence_classes(graph) for subset in one}
+        members = {subset: one.core for one in stable_equivalence_classes(graph) for subset in one}
         nodes = [node for node in graph.nodes if node != "Y"]
         brute = {subset: core(graph, "Y", subset) for subset in powerset(nodes)}
-        mismatches += found != brute
-        counts.append((len(set(found.values())), len(brute)))
+        mismatches += members != brute
+        counts.append((len(set(members.values())), len(brute)))
     work = rows[0][-1] / rows[0][-2]
     return Measurement(
         {
@@ -292,8 +293,10 @@ def worst_environment(run: Run) -> Measurement:
         raw = pooled(environments[i] for i in chosen)
         train = standardised(raw, raw)
         tests = [standardised(environments[i], raw) for i in range(20) if i not in chosen]
-        for recipe in learners:
-            outcomes[recipe.name].append(select_and_test(recipe, train, tests))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the paper's networks have a fixed number of steps
+            for recipe in learners:
+                outcomes[recipe.name].append(select_and_test(recipe, train, tests))
         for name, error in _rival_errors(train, np.repeat(chosen, n), tests).items():
             rivals.setdefault(name, []).append(error)
     rows: list[list[Any]] = []
@@ -303,7 +306,7 @@ def worst_environment(run: Run) -> Measurement:
         rows += [[f"{name}, selected", mean[0], rank], [f"{name}, full set", mean[1], rank]]
         rows += [[f"{name}, best class by its test errors", mean[2], rank]]
     rows += [[name, float(np.mean(errors)), None] for name, errors in rivals.items()]
-    decisive = outcomes["ours"]
+    decisive = outcomes["the paper's"]
     return Measurement.over_seeds(
         {
             "selected_minus_full": [o.selected - o.full for o in decisive],
@@ -311,9 +314,8 @@ def worst_environment(run: Run) -> Measurement:
         },
         table=Table(["predictor", "largest test error", "rank correlation of risk and test error"], rows),
         remark=(
-            f"Standardised errors; predicting the mean has the error {np.mean(rivals['mean of training data']):.2f}. By the "
-            f"paper's recipe the selected set is better by "
-            f"{np.mean([o.full - o.selected for o in outcomes['the paper' + chr(39) + 's']]):.2f} than its full set."
+            f"Standardised errors. By the paper's recipe predicted worst cases are above those met in "
+            f"{np.mean([o.covered for o in decisive]):.0%} of classes."
         ),
     )
 
@@ -364,18 +366,16 @@ def real_data(run: Run) -> Measurement:
     rows = []
     for held_out in run.progress(range(3), label="thirds"):
         train, test = third != held_out, third == held_out
-        named = {
-            mask: {name: column[rows_] for name, column in columns.items()} for mask, rows_ in ((0, train), (1, test))
-        }
-        stable = MinimaxInvariantRegressor(graph, regressor=LinearRegression(), env="age").fit(named[0], y[train])
+        seen, unseen = ({name: column[mask] for name, column in columns.items()} for mask in (train, test))
+        stable = MinimaxInvariantRegressor(graph, regressor=LinearRegression(), env="age").fit(seen, y[train])
         X = np.stack(list(columns.values()), axis=1)
         ridge = RidgeCV(np.logspace(-4, 2, 13)).fit(X[train], y[train])
-        predictions = {"ours": stable.predict(named[1]), "ridge": ridge.predict(X[test])}
+        predictions = {"ours": stable.predict(unseen), "ridge": ridge.predict(X[test])}
         errors = {name: float(np.mean((y[test] - p) ** 2)) for name, p in predictions.items()}
         rows.append([["youngest", "middle", "oldest"][held_out], len(stable.subset_), *errors.values()])
     worst = [max(row[k] for row in rows) for k in (2, 3)]
     return Measurement(
-        True,
+        {"reported": True},
         table=Table(["third held out", "stable variables used", "error, ours", "error, ridge"], rows),
         remark=f"Largest standardised error: ours {worst[0]:.3f}, ridge {worst[1]:.3f}.",
     )
@@ -394,7 +394,8 @@ def against_networkx(run: Run) -> Measurement:
         return [_count_classes(reference, frozenset(), frozenset()) for reference in references]
 
     same = ours() == theirs()
-    seconds = interleaved(run, {"ours": ours, "theirs": theirs}, run.at(smoke=1, desk=5, full=10))
+    jobs: dict[str, Callable[[], Any]] = {"ours": ours, "theirs": theirs}
+    seconds = interleaved(run, jobs, run.at(smoke=1, desk=5, full=10))
     return Measurement(
         seconds["ours"] / seconds["theirs"],
         table=Table(["job", "seconds"], [[name, s] for name, s in seconds.items()]),
@@ -425,7 +426,10 @@ def against_released(run: Run) -> Measurement:
         with chdir(folder):
             return recover(graph)
 
-    jobs = {"ours": partial(lambda: list(stable_equivalence_classes(STABLE_GRAPH))), "theirs": theirs}
+    jobs: dict[str, Callable[[], Any]] = {
+        "ours": lambda: list(stable_equivalence_classes(STABLE_GRAPH)),
+        "theirs": theirs,
+    }
     seconds = interleaved(run, jobs, run.at(smoke=1, desk=3, full=5))
     return Measurement(
         seconds["ours"] / seconds["theirs"],

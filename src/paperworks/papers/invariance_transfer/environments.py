@@ -95,7 +95,7 @@ def invariant_risk(
         total.backward()
         return total
 
-    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    optimizer.step(loss)
     found = w.detach().numpy()
     return lambda inputs: inputs @ found
 
