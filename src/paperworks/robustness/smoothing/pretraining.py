@@ -150,7 +150,7 @@ def pretrain_encoder(
     Returns
     -------
     averaged
-        The moving average of the encoder, in evaluation mode.
+        The moving average of the encoder, in evaluation mode and ready to be fine-tuned.
 
     Raises
     ------
@@ -175,7 +175,7 @@ def pretrain_encoder(
     generator = torch.Generator(device).manual_seed(check_count("seed", seed, at_least=0))
     encoder.train()
     target = copy.deepcopy(encoder).requires_grad_(False)
-    averaged = copy.deepcopy(target)
+    averaged = copy.deepcopy(encoder)
     optimizer = torch.optim.AdamW(encoder.parameters(), lr, weight_decay=weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_cosine(step, warmup, steps))
     for step in progress(range(steps)):
