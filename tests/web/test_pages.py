@@ -13,7 +13,7 @@ from paperworks.feed.schema import Activity
 from paperworks.feed.trending import trending
 from paperworks.web import Settings, create_app
 from paperworks.web.protection import MAX_BODY
-from site_visitor import HOME, embed
+from site_visitor import EVIL, HOME, embed
 
 
 def wait_for(condition):
@@ -221,3 +221,17 @@ def test_a_page_that_many_ask_for_at_once_is_made_once(client, site, monkeypatch
     for thread in threads:
         thread.join()
     assert len(made) == 1
+
+
+def test_the_site_runs_on_postgresql_as_well(empty_postgresql):
+    app = create_app(Settings(base_url=HOME, feed=empty_postgresql, meaning=False), embed=embed)
+    with TestClient(app, base_url=HOME) as client:
+        app.state.site.store.add([EVIL])
+        found = client.get("/search", params={"q": "sample in ten steps"}).text
+        assert re.search(r'<h2><a href="([^"]+)"', found)[1] == "/paper/dpm-solver"
+        for path in ("/", "/month/2026-11", "/trending/week", "/fields/cs.LG", "/paper/2611.00001", "/newest.atom"):
+            answer = client.get(path)
+            assert answer.status_code == 200
+            assert "alert(1)" in answer.text
+        assert client.get("/paper/a%00b").status_code == client.get("/fields/a%00").status_code == 404
+        assert client.get("/search", params={"q": "a\x00b"}).status_code == 200
