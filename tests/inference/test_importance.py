@@ -96,6 +96,16 @@ def test_mixtures_find_two_modes():
     np.testing.assert_allclose(fitted.covariances[0, order, 0, 0], [0.09, 0.04], rtol=0.15)
 
 
+def test_one_heavy_point_makes_no_spike():
+    X = np.random.default_rng(0).normal(size=(500, 2))
+    p = np.ones(500)
+    p[0] = 200.0
+    for seed in range(5):
+        fitted = fit_cross_entropy(X, p, "gm", rng=seed)
+        used = fitted.covariances[fitted.weights > 0.01]
+        assert np.linalg.eigvalsh(used).min() > 0.05
+
+
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10**6), J=st.integers(2, 6), scale=st.sampled_from([1e-20, 1.0, 1e20]))
 def test_alpha_minimises_the_criterion(seed, J, scale):

@@ -145,7 +145,8 @@ def fit_cross_entropy(
 
     References
     ----------
-    arXiv 2212.00568, section 4; 1e-6 of the points' variances is added to those of the Gaussians.
+    arXiv 2212.00568, section 4; 1e-6 of the points' variances is added to those of the Gaussians. In mixtures the
+    covariance of a Gaussian with few effective points is drawn to that of the whole target, so that none is a spike.
 
     Examples
     --------
@@ -204,7 +205,8 @@ def _em(
     rng: np.random.Generator,
 ) -> tuple[Float[np.ndarray, "J K d"], Float[np.ndarray, "J K d d"], Float[np.ndarray, "J K"]]:
     """Fit mixtures to all targets together, each until its own log-likelihood settles."""
-    J = len(masses)
+    J, prior = len(masses), X.shape[1] + 1
+    pooled = _moments(X, masses[:, None], ridge, diag)[1]
     responsibilities = np.stack([_nearest_seed(X, m, ridge, K, rng) for m in masses])
     means, covariances = np.zeros((J, K, X.shape[1])), np.zeros((J, K, X.shape[1], X.shape[1]))
     weights, likelihood = np.zeros((J, K)), np.full(J, -np.inf)
@@ -215,7 +217,12 @@ def _em(
         fullest = (belonging == belonging.max(axis=1, keepdims=True)) & (masses[active] > 0)[:, None]
         joint = np.where(fullest.any(axis=2, keepdims=True), belonging, 0.0) * masses[active][:, None]
         weights[active] = joint.sum(axis=2) / joint.sum(axis=(1, 2))[:, None]
-        means[active], covariances[active] = _moments(X, joint, ridge, diag)
+        means[active], fitted = _moments(X, joint, ridge, diag)
+        # A few heavy points would draw a component together until it is a spike, which makes the ratio f phi / g_alpha
+        # unbounded: where little else supports it, a covariance is drawn to that of the whole target.
+        support = joint.sum(axis=2) ** 2 / np.maximum((joint**2).sum(axis=2), np.finfo(float).tiny)
+        share = (prior / (prior + support))[..., None, None]
+        covariances[active] = (1 - share) * fitted + share * pooled[active]
         parts = GaussianComponents(means[active], covariances[active], weights[active]).log_parts(X)
         density = special.logsumexp(parts, axis=2)
         responsibilities[active] = np.exp(parts - density[..., None]).transpose(1, 2, 0)
