@@ -200,6 +200,7 @@ class Site:
         self._meaning.embed_new()
         self._meaning.nearest("warm up", 1)
         self._meaning_ready = True
+        self._meaning.save()
 
     def send_digests(self, now: datetime) -> None:
         """Send the digests that are due at a moment."""

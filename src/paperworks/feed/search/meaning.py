@@ -129,6 +129,8 @@ class MeaningIndex:
                 return None
             folder = self.store.folder
             part, path = folder / f"meaning.{os.getpid()}.part", folder / f"meaning.{self._last}.faiss"
+            if path.exists():
+                return path
             faiss.write_index(self._index, str(part))
             for old in folder.glob("meaning.*.faiss"):
                 old.unlink(missing_ok=True)
