@@ -51,11 +51,11 @@ def mlp(*sizes: int, seed: int = 0) -> nn.Sequential:
         return nn.Sequential(*layers[:-1])
 
 
-def simulated_cost(network: nn.Module, env: BatteryDispatchEnv, starts: Tensor, hours: int) -> Tensor:
-    """Return the mean cost of an hour, through which gradients flow to the network."""
+def simulated_cost(network: nn.Module, env: BatteryDispatchEnv, starts: Tensor, charged: Tensor, hours: int) -> Tensor:
+    """Return the mean cost of an hour, through which gradients flow to the network, from given states of charge."""
     table, price, demand = (torch.from_numpy(v).float() for v in (env.table, env.price, env.demand))
     soc = env.feature_names.index("soc")
-    stored, consumption, cost = torch.zeros(len(starts)), demand[starts], torch.zeros(())
+    stored, consumption, cost = env.capacity * charged, demand[starts], torch.zeros(())
     for hour in range(hours):
         row = table[starts + hour]
         own = torch.stack([stored / env.capacity, (consumption - env.least) / (env.most - env.least)], dim=1)
@@ -90,8 +90,10 @@ def simulated_policy(run: Run, seed: int | None = None) -> Policy:
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
         for _ in run.progress(range(steps), label="simulated policy"):
             starts = torch.randint(TRAINING_HOURS, (64,), generator=generator)
+            # Batteries that are always empty at first give no gradient to discharging, and some agents never charge.
+            charged = torch.rand(64, generator=generator)
             optimizer.zero_grad()
-            simulated_cost(network, env, starts, hours).backward()
+            simulated_cost(network, env, starts, charged, hours).backward()
             nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimizer.step()
             schedule.step()
