@@ -13,6 +13,9 @@ from paperworks.robustness.bounds.perturbations import row_dot
 from paperworks.robustness.bounds.registry import Backward, Interval, LinearBounds
 
 Apply = Callable[[Node, Any, Any, int], Tensor]
+_DENSE_AT_MOST = (
+    1 << 17
+)  # elements of a convolution as a matrix, which is fast where there are many rows and few pixels
 _EXPAND_AT_MOST = 1 << 22  # products that an interval of a matrix product may lay out
 
 
@@ -267,6 +270,12 @@ class ConvolutionRule(BilinearRule):
             return super().adjoint_of(node, side, rows, other)
         stride, padding, dilation, transposed, _, groups = node.args[3:9]
         weight = other[0]
+        source: Node = node.args[0]
+        size = source.shape.numel()
+        if size * node.shape.numel() <= _DENSE_AT_MOST and size < rows.shape[:2].numel():
+            eye = torch.eye(size, dtype=rows.dtype, device=rows.device).reshape(1, size, *source.shape)
+            matrix = self._convolve(node, eye, other[None], 2).flatten(2)[0]
+            return (rows.flatten(2) @ matrix.T).reshape(*rows.shape[:2], *source.shape)
         into, out = node.args[0].shape[2:], node.shape[2:]
         back = [0] * len(into)
         if not transposed:

@@ -102,7 +102,8 @@ class ElementwiseRule(Rule):
         """Take the lower line where a coefficient is positive, and the upper one where it is negative."""
         lines = self._lines_at(node, call, rows)
         negative = rows.clamp(max=0)
-        found = torch.addcmul(rows * lines.lower_slope, negative, lines.upper_slope - lines.lower_slope)
+        found = rows * lines.lower_slope
+        found.addcmul_(negative, lines.upper_slope - lines.lower_slope)  # in place: memory is what this costs
         constant: Tensor | float = 0.0
         if lines.lower_intercept is not None:
             constant = row_dot(rows - negative, lines.lower_intercept)
