@@ -8,6 +8,7 @@ from fastapi import APIRouter, HTTPException, Query, Request, Response
 from fastapi.responses import FileResponse, RedirectResponse
 from starlette.concurrency import run_in_threadpool
 
+from paperworks.evidence.benchmark import read_benchmarks
 from paperworks.feed.bibtex import to_bibtex
 from paperworks.feed.search.query import BadQuery
 from paperworks.feed.trending import votes_of
@@ -191,7 +192,7 @@ async def results(request: Request) -> Response:
 
     def make(person: int | None) -> Page:
         records = [found for paper in load_all() if (found := record_of(paper.slug))]
-        return Page("results.html", {"records": records})
+        return Page("results.html", {"records": records, "benchmarks": read_benchmarks()})
 
     return await site_of(request).page(request, make)
 
