@@ -21,6 +21,7 @@ from paperworks.robustness import (
     finetune_step,
     info_nce,
     layerwise_groups,
+    mix_images,
     pretrain_encoder,
     random_views,
     update_target,
@@ -472,6 +473,38 @@ def test_one_copy_is_cross_entropy_and_entropy():
     assert terms["consistency"] == pytest.approx(math.log(3), rel=1e-4)
 
 
+# Mixtures.
+
+
+def test_mixtures_hold_the_shares_of_their_labels():
+    """An image's pixels are all its class, so what it holds of each class can be read off the mixture."""
+    labels = torch.tensor([0, 1, 2, 3])
+    x = labels.double()[:, None, None, None].expand(4, 1, 16, 16)
+    overlaid, amounts = 0, []
+    for seed in range(60):
+        mixed, shares = mix_images(x, labels, 4, generator=rng(seed))
+        held = torch.stack([(mixed == k).double().mean((1, 2, 3)) for k in range(4)], 1)
+        if len(mixed[0].unique()) == 1 and mixed[0, 0, 0, 0] not in (0, 3):
+            overlaid += 1
+            torch.testing.assert_close(mixed[:, 0, 0, 0], (shares * torch.arange(4)).sum(1))
+        else:
+            torch.testing.assert_close(held, shares)
+        torch.testing.assert_close(shares[0, 0] + shares[0, 3], torch.tensor(1.0, dtype=torch.float64))
+        amounts.append(float(shares[0, 0]))
+    assert 20 < overlaid < 45
+    assert 0.35 < sum(amounts) / 60 < 0.75
+    assert min(amounts) < 0.2
+    assert max(amounts) > 0.9
+
+
+def test_smoothed_labels_of_mixtures():
+    labels = torch.tensor([0, 1])
+    for seed in range(8):
+        _, shares = mix_images(batch(2), labels, 4, label_smoothing=0.2, generator=rng(seed))
+        _, plain = mix_images(batch(2), labels, 4, generator=rng(seed))
+        torch.testing.assert_close(shares, 0.8 * plain + 0.05)
+
+
 # Bad input.
 
 
@@ -516,6 +549,11 @@ def test_one_copy_is_cross_entropy_and_entropy():
         (lambda: update_target(small(), small(), 1.5), "decay is 1.5"),
         (lambda: pretrain_encoder(small(), batch(), RRCMLoss(ScaleSchedule(1)), batch_size=1), "batch_size is 1"),
         (lambda: pretrain_encoder(small(), batch(), RRCMLoss(ScaleSchedule(1)), batch_size=7), "batch_size is 7"),
+        (lambda: mix_images(batch(), torch.arange(6), 6, mixup=0.0), "mixup is 0.0"),
+        (lambda: mix_images(batch(), torch.arange(6), 6, cutmix=-1.0), "cutmix is -1.0"),
+        (lambda: mix_images(batch(), torch.arange(6), 6, label_smoothing=1.0), "label_smoothing is 1.0"),
+        (lambda: mix_images(batch(), torch.arange(6), 1), "num_classes is 1"),
+        (lambda: mix_images(batch(), torch.arange(5), 6), "labels has shape"),
         (lambda: RRCMClassifier(small(), 3, sigma=0.0), "sigma is 0.0"),
         (lambda: RRCMClassifier(small(), 3, sigma=50.0), "t is 100.0"),
         (lambda: RRCMClassifier(small(), 1, sigma=0.5), "num_classes is 1"),

@@ -131,6 +131,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "info_nce",
             "layerwise_groups",
             "lower_confidence_bound",
+            "mix_images",
             "pretrain_encoder",
             "random_views",
             "two_sided_p_value",

@@ -12,6 +12,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "curves": ["average_certified_radius", "certified_accuracy_curve", "certified_accuracy_envelope"],
         "encoder": ["NoiseConditionedEncoder"],
         "finetuning": ["RRCMClassifier", "finetune_step", "layerwise_groups"],
+        "mixing": ["mix_images"],
         "pretraining": ["pretrain_encoder", "random_views", "update_target"],
         "schedules": ["KarrasGrid", "ScaleSchedule", "TargetEMASchedule"],
         "vit": ["RRCMViT"],
