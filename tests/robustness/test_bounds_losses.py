@@ -73,6 +73,22 @@ def test_fusing_is_never_worse_given_the_same_intervals(classes, eps):
     assert (fused <= robust_cross_entropy(lower) + 1e-9).all()
 
 
+@pytest.mark.parametrize("method", ["IBP", "CROWN-IBP", "CROWN", "forward", "alpha-CROWN"])
+def test_exponentials_that_underflow_are_no_trouble(method):
+    model, (x, labels) = nn.Linear(6, 5), data()
+    x = x.float()
+    with torch.no_grad():
+        model.weight.mul_(200)
+    fused = BoundedModule(CrossEntropyWrapper(model), (x, labels), {"iterations": 2})
+    ball = PerturbationLpNorm(0.3)
+    lower, upper = fused.compute_bounds((BoundedTensor(x, ball), labels), method)
+    least, greatest = reached(lambda z: F.cross_entropy(model(z), labels, reduction="none"), ball, x)
+    assert (lower <= least + 1e-3).all()
+    assert (upper >= greatest - 1e-3).all()
+    assert upper.isfinite().all()
+    assert (upper > 100).any(), "some sums underflow"
+
+
 def test_the_gradient_of_the_fused_loss_is_right():
     model, (x, labels) = classifier(), data()
     fused = BoundedModule(CrossEntropyWrapper(model), (x, labels))

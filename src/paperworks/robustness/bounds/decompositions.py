@@ -34,7 +34,9 @@ def logsumexp(x: Tensor, dim: Sequence[int], keepdim: bool = False) -> Tensor:
     """The logarithm of the sum of shifted exponentials, shifted back."""
     axes = [d % x.ndim - x.ndim for d in ([dim] if isinstance(dim, int) else dim)]
     shifted = emit("shift", lambda: x - x.amax(axes, keepdim=True), x, axes)
-    log = shifted.exp().sum(axes, keepdim).log()
+    total = shifted.exp().sum(axes, keepdim)
+    log = emit("log_of_sum", total.log, total)
+    log = tighten(log, lambda lower, upper: logsumexp_ends(lower, upper, axes, keepdim), shifted)
     out = emit("unshift", lambda: log + x.amax(axes, keepdim), log, shifted, x, axes)
     return tighten(out, lambda lower, upper: logsumexp_ends(lower, upper, axes, keepdim), x)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from paperworks.robustness.bounds import functions
 from paperworks.robustness.bounds.bilinear import ConvolutionRule, MatmulRule, MultiplyRule
 from paperworks.robustness.bounds.call import Call
-from paperworks.robustness.bounds.curves import Curve
+from paperworks.robustness.bounds.curves import Curve, Lines
 from paperworks.robustness.bounds.elementwise import ElementwiseRule, ReLURule
 from paperworks.robustness.bounds.graph import Node
 from paperworks.robustness.bounds.linear import (
@@ -67,6 +67,36 @@ class ReciprocalRule(ElementwiseRule):
     def free_lines(self, node: Node, bounds: Interval, call: Call, rows: Tensor) -> Any:
         """Return lines of free slopes."""
         return _AtCurve(self._signed(node, bounds)).free_lines(node, bounds, call, rows)
+
+
+class LogOfSumRule(ElementwiseRule):
+    """The logarithm of a sum of exponentials, whose lower end may underflow: its own lower end then bounds instead."""
+
+    def __init__(self) -> None:
+        super().__init__(functions.logarithm)
+
+    def _underflows(self, bounds: Interval) -> tuple[Tensor, Interval]:
+        tiny = torch.finfo(bounds.lower.dtype).tiny
+        return bounds.lower < tiny, Interval(bounds.lower.clamp(min=tiny), bounds.upper.clamp(min=tiny))
+
+    def interval(self, node: Node, call: Call) -> Interval:
+        """Return the image, without a lower end where that is lost; the sum's own rule knows it."""
+        lost, bounds = self._underflows(call.bounds(node.inputs[0]))
+        return Interval(torch.where(lost, -1e9, bounds.lower.log()), bounds.upper.log())
+
+    def lines(self, node: Node, bounds: Interval, call: Call) -> Lines:
+        """Return tangent and chord, or a constant below."""
+        lost, bounds = self._underflows(bounds)
+        lines = self.curve(node).lines(*bounds)
+        assert lines.lower_intercept is not None
+        return lines._replace(
+            lower_slope=torch.where(lost, 0.0, lines.lower_slope),
+            lower_intercept=torch.where(lost, call.ends[node].lower, lines.lower_intercept),
+        )
+
+    def free_lines(self, node: Node, bounds: Interval, call: Call, rows: Tensor) -> Lines:
+        """Return the same lines: nothing is free."""
+        return self.lines(node, bounds, call)
 
 
 class _AtCurve(ElementwiseRule):
@@ -247,6 +277,7 @@ def _register_all() -> None:
     _register(SoftmaxRule(), aten._softmax.default)
     _register(ShiftRule(), "shift")
     _register(UnshiftRule(), "unshift")
+    _register(LogOfSumRule(), "log_of_sum")
     _register(BatchStatistic(variance=False), "clean_mean")
     _register(BatchStatistic(variance=True), "clean_var")
     _register(IndexOfExtreme(), "index_of_maximum", "index_of_minimum")
