@@ -116,7 +116,7 @@ def more_impact(run: Run) -> Measurement:
     for column, name in enumerate(("cross-entropy", "group difference of logits")):
         axes.plot(EPS, np.mean(curves, axis=0)[:, column], "o-", label=name)
     axes.set(xlabel="greatest change of a feature", ylabel="decisions for the other group", ylim=(0, 1))
-    axes.set_title("Charging turned into discharging, or the other way round")
+    axes.set_title("Charging turned into discharging, or back")
     axes.legend()
     columns = ["agent", "distortion", "flips, cross-entropy", "flips, GDL", "|change|, cross-entropy", "|change|, GDL"]
     return Measurement.over_seeds(found, table=Table(columns, rows), figure=figure)
