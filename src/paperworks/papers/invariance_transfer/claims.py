@@ -25,6 +25,7 @@ from paperworks.inference import (
     EquivalenceClass,
     MinimaxInvariantRegressor,
     StablePredictor,
+    WorstCaseRisk,
     core,
     full_set_counterexample,
     parse_mutable,
@@ -231,10 +232,10 @@ class Recipe(NamedTuple):
     cut: str
 
 
-def recipes(steps: int) -> list[Recipe]:
+def recipes(steps: int, samples: int) -> list[Recipe]:
     """Return the paper's way to learn predictors, and the one that is default here."""
     network = MLPRegressor(
-        hidden_layer_sizes=(12,), activation="logistic", alpha=0, batch_size=10**6, learning_rate_init=0.02,
+        hidden_layer_sizes=(12,), activation="logistic", alpha=0, batch_size=samples, learning_rate_init=0.02,
         max_iter=steps, tol=0, n_iter_no_change=10**9, random_state=0,
     )  # fmt: skip
     return [Recipe("ours", None, "X_M"), Recipe("the paper's", network, "X_do")]
@@ -260,11 +261,11 @@ def worst_test_error(predict: Callable[[Columns], np.ndarray], tests: list[Colum
     return max(float(np.mean((test["Y"] - predict(test)) ** 2)) for test in tests)
 
 
-def select_and_test(recipe: Recipe, train: Columns, tests: list[Columns]) -> Outcome:
+def select_and_test(recipe: Recipe, ascent: WorstCaseRisk, train: Columns, tests: list[Columns]) -> Outcome:
     """Choose stable variables on the training environments; test the choice, all classes and the full set."""
     graph = paper_graph()
     options = {"regressor": recipe.regressor, "cut": recipe.cut}
-    chosen = MinimaxInvariantRegressor(graph, **options).fit(train, train["Y"])
+    chosen = MinimaxInvariantRegressor(graph, worst_case=ascent, **options).fit(train, train["Y"])
     model = chosen.predictor_.model_
     sample = model.intervened(recipe.cut)
     errors = {
@@ -285,7 +286,8 @@ def worst_environment(run: Run) -> Measurement:
     """Train in ten of the paper's twenty environments, and test in the other ten."""
     splits, rng = run.at(smoke=1, desk=5, full=20), run.rng()
     n = run.at(smoke=30, desk=100, full=100)
-    learners = recipes(run.at(smoke=50, desk=300, full=10_000))
+    learners = recipes(run.at(smoke=50, desk=300, full=10_000), samples=10 * n)
+    ascent = WorstCaseRisk(steps=run.at(smoke=10, desk=100, full=300))
     outcomes: dict[str, list[Outcome]] = {recipe.name: [] for recipe in learners}
     rivals: dict[str, list[float]] = {}
     for _ in run.progress(range(splits), label="splits"):
@@ -297,7 +299,7 @@ def worst_environment(run: Run) -> Measurement:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # the paper's networks have a fixed number of steps
             for recipe in learners:
-                outcomes[recipe.name].append(select_and_test(recipe, train, tests))
+                outcomes[recipe.name].append(select_and_test(recipe, ascent, train, tests))
         for name, error in _rival_errors(train, np.repeat(chosen, n), tests).items():
             rivals.setdefault(name, []).append(error)
     rows: list[list[Any]] = []
@@ -312,7 +314,7 @@ def worst_environment(run: Run) -> Measurement:
     for axes, (name, each) in zip(panels, outcomes.items(), strict=True):
         for o in each:
             axes.plot(o.predicted, o.met, "o", markersize=3, alpha=0.6)
-        axes.set(xlabel="predicted worst case", title=f"{name} recipe")
+        axes.set(xlabel="predicted worst case", title=f"recipe: {name}")
     panels[0].set_ylabel("largest test error")
     return Measurement.over_seeds(
         {
