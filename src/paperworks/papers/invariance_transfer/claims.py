@@ -32,6 +32,7 @@ from paperworks.inference import (
     stable_equivalence_classes,
 )
 from paperworks.inference.invariance.graph import Node
+from paperworks.inference.invariance.predictor import structural_model
 from paperworks.papers.invariance_transfer.environments import (
     STABLE_EDGES,
     Columns,
@@ -266,7 +267,7 @@ def select_and_test(recipe: Recipe, ascent: WorstCaseRisk, train: Columns, tests
     graph = paper_graph()
     options = {"regressor": recipe.regressor, "cut": recipe.cut}
     chosen = MinimaxInvariantRegressor(graph, worst_case=ascent, **options).fit(train, train["Y"])
-    model = chosen.predictor_.model_
+    model = structural_model(chosen, train, train["Y"])  # the one that it was fitted with, before its shuffles
     sample = model.intervened(recipe.cut)
     errors = {
         subset: worst_test_error(StablePredictor(graph, subset, **options).fit_to(model, sample).predict, tests)
