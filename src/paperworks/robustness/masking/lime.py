@@ -166,7 +166,7 @@ class LayerMaskLimeImageExplainer:
         outputs = np.concatenate(
             [
                 classifier_fn(np.broadcast_to(image, (len(rows), *image.shape)), rows[:, place])
-                for rows in np.split(data, range(batch_size, num_samples, batch_size))
+                for rows in np.split(data.astype(np.int8), range(batch_size, num_samples, batch_size))
             ]
         )
         explained = list(labels) if top_labels is None else [int(i) for i in np.argsort(outputs[0])[::-1][:top_labels]]
