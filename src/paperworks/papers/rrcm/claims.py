@@ -70,8 +70,8 @@ def sound_certificate(run: Run) -> Measurement:
     return Measurement(
         {"violations": violations(once), "radius_to_true": float(radius) / sigma},
         table=Table(["certificate", f"violations of {points}", "abstentions", "mean draws"], rows),
-        remark=f"At a failure probability of {alpha} {binom.ppf(0.999, points, alpha):.0f} violations or fewer are "
-        "99.9 % sure; early abstention and the points where few draws fail keep the number far below.",
+        remark=f"At a failure probability of {alpha} no more than {binom.ppf(0.999, points, alpha):.0f} of {points} is "
+        "99.9 % sure.",
     )
 
 
