@@ -210,6 +210,7 @@ def test_a_search_over_classes_finds_what_all_subsets_do():
     risks = [risk.risk for risk in classes.risks_]
     assert risks == sorted(risks)
     assert classes.worst_case_.risk == risks[0]
+    assert [predictor.subset_ for predictor in classes.predictors_] == [risk.subset for risk in classes.risks_]
     np.testing.assert_array_equal(classes.predict(X), classes.predictor_.predict(X))
     assert clone(classes).get_params()["search"] == "classes"
 

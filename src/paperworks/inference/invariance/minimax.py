@@ -59,6 +59,8 @@ class MinimaxInvariantRegressor(RegressorMixin, BaseEstimator):
     risks_
         List of `SubsetRisk`, the smallest risk first, which ``pandas.DataFrame`` takes as rows. Empty where nothing was
         searched.
+    predictors_
+        The fitted `StablePredictor` of each of them.
     worst_case_
         The `WorstCase` of the choice, or None.
     predictor_
@@ -134,6 +136,7 @@ class MinimaxInvariantRegressor(RegressorMixin, BaseEstimator):
             found.sort(key=lambda pair: pair[1].risk)
             self.predictor_, self.worst_case_ = found[0]
         self.subset_ = self.predictor_.subset_
+        self.predictors_ = [predictor for predictor, _ in found]
         self.risks_ = [SubsetRisk(predictor.subset_, worst.risk) for predictor, worst in found]
         return self
 

@@ -28,11 +28,10 @@ from paperworks.inference import (
     WorstCaseRisk,
     core,
     full_set_counterexample,
-    parse_mutable,
     stable_equivalence_classes,
 )
 from paperworks.inference.invariance.graph import Node
-from paperworks.inference.invariance.predictor import structural_model
+from paperworks.inference.invariance.interventions import Cut
 from paperworks.papers.invariance_transfer.environments import (
     STABLE_EDGES,
     Columns,
@@ -230,7 +229,7 @@ class Recipe(NamedTuple):
 
     name: str
     regressor: Any
-    cut: str
+    cut: Cut
 
 
 def recipes(steps: int, samples: int) -> list[Recipe]:
@@ -267,18 +266,14 @@ def select_and_test(recipe: Recipe, ascent: WorstCaseRisk, train: Columns, tests
     graph = paper_graph()
     options = {"regressor": recipe.regressor, "cut": recipe.cut}
     chosen = MinimaxInvariantRegressor(graph, worst_case=ascent, **options).fit(train, train["Y"])
-    model = structural_model(chosen, train, train["Y"])  # the one that it was fitted with, before its shuffles
-    sample = model.intervened(recipe.cut)
-    errors = {
-        subset: worst_test_error(StablePredictor(graph, subset, **options).fit_to(model, sample).predict, tests)
-        for subset in [*(risk.subset for risk in chosen.risks_), parse_mutable(graph).X_S]
-    }
+    met = np.array([worst_test_error(predictor.predict, tests) for predictor in chosen.predictors_])
+    full = StablePredictor(graph, **options).fit(train, train["Y"])
     return Outcome(
         selected=worst_test_error(chosen.predict, tests),
-        full=errors[parse_mutable(graph).X_S],
-        best=min(errors.values()),
+        full=worst_test_error(full.predict, tests),
+        best=float(met.min()),
         predicted=np.array([risk.risk for risk in chosen.risks_]),
-        met=np.array([errors[risk.subset] for risk in chosen.risks_]),
+        met=met,
     )
 
 
