@@ -73,7 +73,7 @@ class _AutoStep(Attack):
                 length = torch.where(again, length / 2, length)
                 losses = torch.where(halved_then, best[0], losses)
                 x, gradient = torch.where(again, best[1], x), torch.where(again, best[2], gradient)
-                before, direction = torch.where(again, x, before), torch.where(again, gradient, direction)
+                direction = torch.where(again, gradient, direction)
                 last, best_then = step, best[0]
                 improved = torch.zeros_like(improved)
         return best[1], best[0]
