@@ -9,7 +9,7 @@ from torch import Tensor
 from paperworks.robustness.bounds.call import Call
 from paperworks.robustness.bounds.graph import Node
 from paperworks.robustness.bounds.linear import LinearRule, align, leading, unbroadcast
-from paperworks.robustness.bounds.perturbations import row_dot
+from paperworks.robustness.bounds.perturbations import PerturbationLpNorm, row_dot
 from paperworks.robustness.bounds.registry import Backward, Interval, LinearBounds
 
 Apply = Callable[[Node, Any, Any, int], Tensor]
@@ -235,6 +235,21 @@ class MatmulRule(BilinearRule):
             return other @ rows
         return rows @ other[0] if other.ndim == 3 and other.shape[0] == 1 else rows @ other
 
+    def interval(self, node: Node, call: Call) -> Interval:
+        """Return the image of the box, or of the ball where the right factor is a weight that ranges over one.
+
+        Every column of the product sees a column of the weight alone, so that its radius is that of the ball times
+        the dual norm of a row of the left factor.
+        """
+        ball = None if self._both(node, call) else _ball_of(node.args[1], call)
+        if ball is None or node.args[0] in call.perturbed:
+            return super().interval(node, call)
+        value = call.value(node)
+        size = torch.linalg.vector_norm(call.value(node.args[0]), ord=ball.dual, dim=-1, keepdim=True)
+        radius = ball.eps * size
+        call.exact.add(node)
+        return Interval(value - radius, value + radius)
+
     def corners(self, node: Node, a: Interval, b: Interval) -> Interval:
         """Sum the exact ends of each product where they fit in memory."""
         rows, inner, columns = a.lower.shape[-2], a.lower.shape[-1], b.lower.shape[-1]
@@ -245,6 +260,13 @@ class MatmulRule(BilinearRule):
         lower = torch.minimum(torch.minimum(products[0], products[1]), torch.minimum(products[2], products[3]))
         upper = torch.maximum(torch.maximum(products[0], products[1]), torch.maximum(products[2], products[3]))
         return Interval(lower.sum(-2), upper.sum(-2))
+
+
+def _ball_of(factor: Node, call: Call) -> PerturbationLpNorm | None:
+    """Return the ball that a matrix ranges over, if it is a perturbed weight or its transpose and no box."""
+    root = factor.inputs[0] if factor.op is torch.ops.aten.t.default else factor
+    ball = call.perturbations.get(root) if root.kind == "parameter" and len(root.shape) == 2 else None
+    return ball if isinstance(ball, PerturbationLpNorm) and not ball.is_box else None
 
 
 class ConvolutionRule(BilinearRule):

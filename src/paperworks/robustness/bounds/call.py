@@ -34,6 +34,8 @@ class Call:
         What a rule has to remember within the computation, by node.
     lines
         Lines of elementwise functions with the ends they were made for.
+    exact
+        Nodes whose intervals are exact though they depend on a ball.
     columns
         Which coordinates of each root the forward mode's columns stand for, and which columns.
     freedom
@@ -75,6 +77,7 @@ class Call:
         self._relevant: dict[Node, list[Node]] = {}
         self.affine: dict[Node, bool] = {}
         self.sums: dict[Node, int] = {}
+        self.exact: set[Node] = set()
 
     def value(self, node: Node) -> Tensor:
         """Return a node's clean value, (batch or 1, *shape)."""

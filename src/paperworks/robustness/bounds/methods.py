@@ -96,7 +96,18 @@ def _affine_from_roots(call: Call, node: Node) -> bool:
 
 def _linear_in_ball(call: Call, node: Node) -> bool:
     """Return whether a node is affine in roots that are no boxes: its exact bound then takes their dual norm."""
-    return any(not p.is_box for p in call.perturbations.values()) and _affine_from_roots(call, node)
+    if all(p.is_box for p in call.perturbations.values()) or not _affine_from_roots(call, node):
+        return False
+    # The box around a root is exact element by element, and a bias or a change of shape keeps an exact interval exact.
+    while node not in call.exact and node not in call.perturbations:
+        moving = [n for n in node.inputs if n in call.perturbed]
+        if len(moving) != 1 or node.shape.numel() > moving[0].shape.numel():
+            return True
+        rule = rule_of(node)
+        if not isinstance(rule, LinearRule) or not rule.diagonal:
+            return True
+        node = moving[0]
+    return False
 
 
 def _exact(call: Call, node: Node) -> bool:

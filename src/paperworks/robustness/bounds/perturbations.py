@@ -146,13 +146,17 @@ class PerturbationLpNorm(Perturbation):
             upper = torch.minimum(upper, x_U) if has_radius else x_U
         return lower, upper
 
+    @property
+    def dual(self) -> float:
+        """The order q of the dual norm, 1/p + 1/q = 1."""
+        return math.inf if self.norm == 1 else 1.0 if self.is_box else self.norm / (self.norm - 1)
+
     def minimum(self, coefficients: Tensor, center: Tensor) -> Tensor:
         """Return center value minus radius times dual norm."""
         if self.is_box:
             lower, upper = self.box(center)
             return row_dot(coefficients, (lower + upper) / 2) - row_dot(coefficients.abs(), (upper - lower) / 2)
-        dual = math.inf if self.norm == 1 else self.norm / (self.norm - 1)
-        size = torch.linalg.vector_norm(coefficients.flatten(2), ord=dual, dim=-1)
+        size = torch.linalg.vector_norm(coefficients.flatten(2), ord=self.dual, dim=-1)
         eps = self._radius(center)
         return row_dot(coefficients, center) - size * (eps.reshape(1, -1) if isinstance(eps, Tensor) else eps)
 
