@@ -170,12 +170,12 @@ class Curve:
 
     def lines(self, lower: Tensor, upper: Tensor) -> Lines:
         """Return the lines of least area among tangents and chords."""
-        found = []
-        chord = self.chord(lower, upper)
-        for above in (False, True):
-            slope = self.slope(lower, upper, chord, above)
-            found += [slope, self.intercept(slope, lower, upper, above)]
-        return Lines(*found)
+        return Lines(*self.line(lower, upper, False), *self.line(lower, upper, True))
+
+    def line(self, lower: Tensor, upper: Tensor, above: bool) -> tuple[Tensor, Tensor]:
+        """Return slope and intercept of one of the two."""
+        slope = self.slope(lower, upper, self.chord(lower, upper), above)
+        return slope, self.intercept(slope, lower, upper, above)
 
     def slope(self, lower: Tensor, upper: Tensor, chord: Tensor, above: bool) -> Tensor:
         """Return, of the slopes worth trying, the one whose line is best in the middle of the interval."""

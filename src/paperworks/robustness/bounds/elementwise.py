@@ -100,6 +100,12 @@ class ElementwiseRule(Rule):
 
     def backward(self, node: Node, rows: Tensor, call: Call) -> Backward:
         """Take the lower line where a coefficient is positive, and the upper one where it is negative."""
+        if type(self) is ElementwiseRule and len(rows) == 1 and call.freedom is None and not bool((rows > 0).any()):
+            # A single row that asks for nothing but upper lines: that of a fused loss.
+            bounds = call.bounds(node.inputs[0])
+            self.curve(node).check(*bounds, f"the input of {node.name!r} ({node.op})")
+            slope, intercept = self.curve(node).line(*bounds, True)
+            return Backward([(node.inputs[0], rows * slope)], row_dot(rows, intercept))
         lines = self._lines_at(node, call, rows)
         negative = rows.clamp(max=0)
         found = rows * lines.lower_slope

@@ -197,6 +197,24 @@ def _where(node: Node, args: Any, kwargs: Any, lead: int) -> Tensor:
     return torch.where(condition, a, b)
 
 
+class GatherRule(LinearRule):
+    """Elements at an index of each sample's own, along an axis."""
+
+    def apply(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], lead: int) -> Tensor:
+        """Gather behind the leading axes, which are first made equal."""
+        x, dim, index = args[:3]
+        shape = torch.broadcast_shapes(x.shape[:lead], index.shape[:lead])
+        x, index = (t.expand(*shape, *t.shape[lead:]) for t in (x, index))
+        return x.gather(lead + dim % len(node.shape), index)
+
+    def adjoint(self, node: Node, rows: Tensor, moving: list[Node], call: Call) -> list[tuple[Node, Tensor]]:
+        """Add rows up where their elements came from."""
+        dim, index = node.args[1] % len(node.shape), leading(call.value(node.args[2]), 2)
+        lead = torch.broadcast_shapes(rows.shape[:2], index.shape[:2])
+        rows, index = (t.expand(*lead, *t.shape[2:]) for t in (rows, index))
+        return [(moving[0], rows.new_zeros(*lead, *moving[0].shape).scatter_add(2 + dim, index, rows))]
+
+
 class MaskedFillRule(LinearRule):
     """x where a mask is off, a number where it is on."""
 
@@ -255,10 +273,11 @@ def _register_all() -> None:
     _register(PartRule(_select, _unselect), aten.select.int)
     _register(LinearRule(apply=_index_select), aten.index_select.default)
     _register(LinearRule(data=(1, 2), apply=_where), aten.where.self)
+    _register(GatherRule(), aten.gather.default)
     _register(MaskedFillRule(), aten.masked_fill.Scalar, aten.masked_fill.Tensor)
     _register(
         LinearRule(),
-        *(aten.gather.default, aten.index.Tensor, aten.flip.default, aten.roll.default, aten.repeat.default),
+        *(aten.index.Tensor, aten.flip.default, aten.roll.default, aten.repeat.default),
         *(aten.constant_pad_nd.default, aten.reflection_pad1d.default, aten.reflection_pad2d.default),
         *(aten.replication_pad1d.default, aten.replication_pad2d.default, aten.cumsum.default),
         *(aten.avg_pool1d.default, aten.avg_pool2d.default, aten.avg_pool3d.default),
