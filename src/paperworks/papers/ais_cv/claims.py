@@ -238,7 +238,7 @@ def real_data(run: Run) -> Measurement:
     def exact(b: Float[np.ndarray, "J 2"]) -> Float[np.ndarray, " J"]:
         return np.mean(np.exp(points @ b.T), axis=0) * np.exp(bandwidth**2 * (b**2).sum(axis=1) / 2)
 
-    means, repeats = exact(a), run.at(smoke=2, desk=40, full=200)
+    means, repeats = exact(a), run.at(smoke=2, desk=20, full=200)
     plain = (exact(2 * a) / means**2 - 1) / n
     gains = {}
     for family in ("gm", "sg"):
