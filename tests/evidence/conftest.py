@@ -19,6 +19,11 @@ from paperworks.evidence.record import Paper, read_paper
 PREAMBLE = "import os, signal, sys, time\nfrom paperworks.evidence import *\n"
 
 
+def _hear_interrupts():
+    """Undo what a shell does to whatever it starts in the background: it would not hear Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture
 def make_paper(tmp_path: Path) -> Callable[..., Paper]:
     """Make a paper in a folder of its own: its claims' source, and for each id the keys that matter."""
@@ -120,6 +125,7 @@ def start_endless_run(tmp_path: Path, wait_until: Callable[..., None]) -> Iterat
             text=True,
             env={**os.environ, "TMPDIR": str(scratch)},
             start_new_session=True,
+            preexec_fn=_hear_interrupts,
         )
         runs.append(run)
         wait_until(lambda: pid.exists() and pid.read_text() and (evidence / "fixture.json").exists())
