@@ -8,14 +8,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from mail_server import Post, free_port, mail_server
 from paperworks.feed import Entry, FeedStore
 from paperworks.feed.digest import DigestRunning, _alone, send_digest, uncertain_sends
 from paperworks.feed.mail import Mailer, NotSent
 from paperworks.feed.people import People
-from paperworks.feed.schema import Send, Subscription
+from paperworks.feed.schema import FeedPaper, Send, Subscription
 from paperworks.feed.tokens import Tokens
 
 TOKENS = Tokens("x" * 40)
@@ -60,6 +60,18 @@ def later(**spans):
 
 
 class TestDigest:
+    def test_what_is_new_for_a_search_is_told_though_older_papers_fit_better(self, store, mailer, post):
+        store.add([Entry(title=f"Lattice lattice {i}") for i in range(250)])
+        with store.session() as session:
+            session.execute(update(FeedPaper).values(added=datetime(2020, 1, 1, tzinfo=UTC)))
+        store.add([Entry(title="A long title about many other things, and a lattice", abstract="Other. " * 50)])
+        people = People(store)
+        subscribers(store, "ann")
+        people.save_search(people.of_email("ann@example.org"), "lattice")
+        send_digest(store, mailer, TOKENS, URL, now=later())
+        text = post.got[0][1].get_payload()[0].get_payload(decode=True).decode()
+        assert "many other things" in " ".join(text.partition("New for")[2].split())
+
     def test_each_subscriber_gets_one_copy(self, filled, mailer, post):
         subscribers(filled, "weekly", frequency="weekly")
         subscribers(filled, "silent", confirmed=False)

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import re
+import string
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -31,6 +32,13 @@ class TestSignIn:
         again = client.post(link, data={"form_token": form_token(client, link)})
         assert again.status_code == 400
         assert "used already" in again.text
+
+    def test_a_used_link_spelt_otherwise_stays_used(self, client, post):
+        sign_in(client, post)
+        link = link_in(post.got[-1][1])
+        token = form_token(client, "/sign-in")
+        for last in string.ascii_letters + string.digits + "-_":
+            assert client.post(link[:-1] + last, data={"form_token": token}).status_code == 400
 
     def test_only_opening_the_link_signs_nobody_in(self, client, post):
         client.post("/sign-in", data={"email": "ann@example.org", "form_token": form_token(client, "/sign-in")})

@@ -27,6 +27,8 @@ TRENDING, PER_SEARCH = 10, 5
 MAX_ATTEMPTS = 5
 MAX_BOUNCES = 3
 """An address that refuses this many digests for good is unsubscribed."""
+_RANKED = 3000
+"""All that a search ranks, the newest matches among them: what is new need not be what fits best."""
 _FIRST_PAUSE = timedelta(minutes=5)
 _PERIODS: dict[str, tuple[Any, timedelta]] = {
     "daily": ("day", timedelta(days=1)),
@@ -257,7 +259,7 @@ def _papers(store: FeedStore, ids: list[int]) -> list[FeedPaper]:
 
 def _found(store: FeedStore, query: str, issue: Digest) -> list[FeedPaper]:
     try:
-        found = search(store, query, limit=200).ids
+        found = search(store, query, limit=_RANKED).ids
     except BadQuery:
         return []
     return [paper for paper in _papers(store, found) if issue.since < paper.added <= issue.until][:PER_SEARCH]

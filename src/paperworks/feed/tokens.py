@@ -71,15 +71,19 @@ class Tokens:
         BadToken
             For one that isn't good.
         """
+        data = self._load(purpose, token)
+        data.pop("nonce", None)
+        return data
+
+    def _load(self, purpose: str, token: str) -> dict[str, Any]:
         try:
             if len(token) > MAX_LENGTH:
                 raise BadSignature("too long")
-            data = self._serializer(purpose).loads(token, max_age=int(LIVES[purpose].total_seconds()))
+            data: dict[str, Any] = self._serializer(purpose).loads(token, max_age=int(LIVES[purpose].total_seconds()))
         except SignatureExpired:
             raise BadToken("this link is too old; ask for a new one") from None
         except BadSignature:
             raise BadToken("this link is not valid") from None
-        data.pop("nonce", None)
         return data
 
     def spend(self, store: FeedStore, purpose: str, token: str) -> dict[str, Any]:
@@ -90,8 +94,9 @@ class Tokens:
         BadToken
             For one that isn't good, or was used.
         """
-        data, now = self.read(purpose, token), datetime.now(UTC)
-        digest = hashlib.sha256(token.encode()).hexdigest()
+        data, now = self._load(purpose, token), datetime.now(UTC)
+        # What was signed, not how it is spelt: the last character of a signature has bits that nobody reads.
+        digest = hashlib.sha256(f"{purpose}:{data.pop('nonce')}".encode()).hexdigest()
         try:
             with store.session() as session:
                 session.execute(delete(SpentToken).where(SpentToken.expires < now))
