@@ -6,6 +6,7 @@ second. So the index gives the newest matches of each kind, and those are ranked
 
 import math
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,15 +69,15 @@ def search_words(connection: Connection, query: Query) -> list[Scored]:
     return every + ranker.rank(finder.texts(some - found))
 
 
-class _Finder:
+class _Finder(ABC):
     """What the two databases do alike."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
 
+    @abstractmethod
     def find(self, wanted: Sequence[Clause], query: Query, limit: int) -> list[int]:
         """Return the newest papers that have all that is wanted and nothing that isn't."""
-        raise NotImplementedError
 
     def texts(self, ids: Iterable[int]) -> list[tuple[Any, ...]]:
         """Return what is ranked of some papers: the id, then the columns."""
