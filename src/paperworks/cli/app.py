@@ -2,11 +2,16 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from paperworks import __version__
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_PIPED_WIDTH = 240  # so that what is piped to another program has each row on one line
 
 app = typer.Typer(
     name="paperworks",
@@ -34,6 +39,14 @@ def errors_of_use() -> Iterator[None]:
         fail(str(error))
 
 
+def console_for_output() -> "Console":
+    """Return a console for standard output, wide where that is no terminal."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=max(console.width, _PIPED_WIDTH))
+
+
 def complete_slug(incomplete: str) -> list[str]:
     """Offer the slugs that begin with what is typed."""
     from paperworks.papers import slugs
@@ -57,4 +70,4 @@ def _root(
 
 
 # The commands register themselves with the application.
-from paperworks.cli import feed, making, reading, running  # noqa: E402, F401
+from paperworks.cli import comparing, feed, making, reading, running  # noqa: E402, F401

@@ -3,19 +3,22 @@
 import json
 from collections.abc import Iterable
 from enum import Enum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from paperworks.cli.app import JsonOption, app, complete_slug, errors_of_use
+from paperworks.cli.app import JsonOption, app, complete_slug, console_for_output, errors_of_use
 from paperworks.evidence.record import Paper
-from paperworks.evidence.store import read_evidence
-from paperworks.evidence.verdicts import Judgement, judgements
+from paperworks.evidence.store import own_folder, read_evidence
+from paperworks.evidence.views import ClaimView, views
 from paperworks.papers import FIELDS, load, load_all
 
+Folder = Annotated[
+    Path | None, typer.Option("--evidence", help="Show the evidence of this folder, not the committed one.")
+]
 Field = Enum("Field", {name: name for name in FIELDS})  # type: ignore[misc]
 
 
@@ -43,12 +46,13 @@ def list_papers(
     status: Annotated[Status | None, typer.Option(help="Only papers that are this far.")] = None,
     search: Annotated[str, typer.Option("--search", "-s", help="Only papers that these words find.")] = "",
     sort: Annotated[Sort, typer.Option(help="The order of the list.")] = Sort.slug,
+    evidence: Folder = None,
     as_json: JsonOption = False,
 ) -> None:
     """List the papers, with how many of their claims hold."""
     with errors_of_use():
         papers = _find(search) if search else load_all()
-        rows = [_row(paper) for paper in papers if field is None or field.value == paper.field]
+        rows = [_row(paper, evidence) for paper in papers if field is None or field.value == paper.field]
     rows = [row for row in rows if status is None or status.value == row["status"]]
     if not search or sort is not Sort.slug:  # found papers come best first
         rows.sort(key=lambda row: (row[sort.value], row["slug"]))
@@ -70,12 +74,18 @@ def search_papers(
 @app.command()
 def show(
     slug: Annotated[str, typer.Argument(help="The paper's short name.", autocompletion=complete_slug)],
+    evidence: Folder = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show a paper: summary, methods to import, claims with their last evidence, usage."""
     with errors_of_use():
         paper = load(slug)
-        found = list(judgements(paper, read_evidence(slug)))
+        stored = read_evidence(slug, evidence)
+        own = read_evidence(slug, own_folder()) if evidence is None else None
+        found = list(views(paper, stored, own))
+    for history in filter(None, (stored, own)):
+        if history.problem:
+            typer.echo(history.problem, err=True)
     if as_json:
         _print_json(_details(paper, found))
     else:
@@ -88,9 +98,13 @@ def _find(words: str) -> list[Paper]:
     return search(load_all(), words)
 
 
-def _row(paper: Paper) -> dict[str, Any]:
-    claims = [j for j in judgements(paper, read_evidence(paper.slug)) if j.kind == "claim"]
-    measured = any(claim.entry for claim in claims)
+def _row(paper: Paper, folder: Path | None = None) -> dict[str, Any]:
+    evidence = read_evidence(paper.slug, folder)
+    if evidence.problem:
+        typer.echo(evidence.problem, err=True)
+    found = list(views(paper, evidence)) if not paper.planned else []
+    claims = [view for view in found if view.kind == "claim"]
+    measured = any(view.date for view in claims)
     status = Status.planned if paper.planned else Status.measured if measured else Status.unmeasured
     return {
         "slug": paper.slug,
@@ -98,8 +112,10 @@ def _row(paper: Paper) -> dict[str, Any]:
         "field": paper.field,
         "year": paper.year,
         "status": status.value,
-        "claims": len(claims),
-        "holds": sum(claim.verdict.name == "holds" for claim in claims),
+        "claims": len(paper.claims),
+        "holds": sum(view.verdict == "holds" for view in claims),
+        "undecided": sum(view.verdict == "undecided" for view in claims),
+        "outdated": sum(bool(view.outdated) for view in found),
         "tags": list(paper.tags),
     }
 
@@ -118,19 +134,20 @@ def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
     table.add_column("title", overflow="fold")
     for row in rows:
         held = f"{row['holds']} of {row['claims']}" if row["status"] == "measured" else row["status"]
+        held += f", {row['outdated']} outdated" if row["outdated"] else ""
         table.add_row(row["slug"], row["field"], held, escape(row["title"]))
-    console = Console()
+    console = console_for_output()
     console.print(table)
     console.print(f"{len(rows)} papers; `paperworks show PAPER` tells more", style="dim", highlight=False)
 
 
-def _print_paper(paper: Paper, found: list[Judgement]) -> None:
+def _print_paper(paper: Paper, found: list[ClaimView]) -> None:
     from rich.padding import Padding
     from rich.syntax import Syntax
 
-    from paperworks.evidence.tables import judgements_table
+    from paperworks.evidence.tables import claims_table
 
-    console = Console()
+    console = console_for_output()
 
     def section(title: str, *blocks: Any) -> None:
         console.print(f"\n[bold]{title}[/bold]")
@@ -150,7 +167,7 @@ def _print_paper(paper: Paper, found: list[Judgement]) -> None:
     section("Methods", *(Syntax(line, "python", theme="ansi_dark") for line in import_lines(paper.methods)))
     for title, kind in (("Claims", "claim"), ("Peers", "peer")):
         if of_kind := [j for j in found if j.kind == kind]:
-            section(title, judgements_table(of_kind))
+            section(title, claims_table(of_kind))
     if paper.usage:
         section("Usage", Syntax(paper.usage.strip(), "python", theme="ansi_dark"))
 
@@ -160,8 +177,8 @@ def import_lines(methods: Iterable[str]) -> list[str]:
     return [f"from {package} import {name}" for package, _, name in (method.rpartition(".") for method in methods)]
 
 
-def _details(paper: Paper, found: list[Judgement]) -> dict[str, Any]:
-    from paperworks.evidence.tables import judgements_data
+def _details(paper: Paper, found: list[ClaimView]) -> dict[str, Any]:
+    from paperworks.evidence.tables import claims_data
 
     return {
         "slug": paper.slug,
@@ -177,8 +194,8 @@ def _details(paper: Paper, found: list[Judgement]) -> dict[str, Any]:
         "links": dict(paper.links),
         "methods": list(paper.methods),
         "planned": paper.planned,
-        "claims": judgements_data([j for j in found if j.kind == "claim"]),
-        "peers": judgements_data([j for j in found if j.kind == "peer"]),
+        "claims": claims_data([j for j in found if j.kind == "claim"]),
+        "peers": claims_data([j for j in found if j.kind == "peer"]),
         "usage": paper.usage,
     }
 

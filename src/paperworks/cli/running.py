@@ -1,13 +1,16 @@
-"""`paperworks run`, `race` and `report`."""
+"""`paperworks run`, `race`, `renew` and `report`."""
 
-from collections.abc import Sequence
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from paperworks.cli.app import JsonOption, app, complete_slug, errors_of_use, fail
+from paperworks.cli.app import JsonOption, app, complete_slug, console_for_output, errors_of_use, fail
 from paperworks.evidence.entry import Kind
 from paperworks.evidence.record import Paper
 
@@ -15,6 +18,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from paperworks.evidence.runner import RunReport
+    from paperworks.evidence.views import ClaimView
+
+_TERMINATED = 128 + signal.SIGTERM
+_TYPICAL, _MOST, _PAPER = 60.0, 300.0, 600.0  # budgets at desk scale, in seconds of processor time
 
 
 class ScaleName(StrEnum):
@@ -38,80 +45,143 @@ Slugs = Annotated[
 ]
 All = Annotated[bool, typer.Option("--all", help="Every paper that has claims to measure.")]
 ScaleOption = Annotated[ScaleName, typer.Option(help="smoke: seconds; desk: two cores; full: the paper's own size.")]
-Seeds = Annotated[int | None, typer.Option(min=1, help="How many seeds; by default 1, 3 or 5 by scale.")]
+Seeds = Annotated[
+    int | None,
+    typer.Option(min=1, max=1000, help="How many seeds to begin with; by default 1, 3 or 5 by scale."),
+]
 EngineOption = Annotated[EngineName, typer.Option(help="Where tasks run.")]
 Address = Annotated[str | None, typer.Option(help="Address of the Dask or Ray cluster.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Skip what is measured for the same code, scale and seeds.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Skip what is measured for the same code, versions, scale and seeds.")
+]
+Commit = Annotated[
+    bool, typer.Option("--commit", help="Write to the checkout's evidence, from committed code, not to your own.")
+]
 Jobs = Annotated[int | None, typer.Option("--jobs", "-j", min=1, help="Tasks at once; by default one a core.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of each task.")]
-TimeLimit = Annotated[float | None, typer.Option(help="Seconds for each task; by default 120 (smoke), 900 (desk).")]
-MemoryLimit = Annotated[float, typer.Option(help="GiB for each task.")]
+Budget = Annotated[
+    float | None,
+    typer.Option(min=0, help="Seconds of processor time for deciding a claim by more seeds; by default 120 (desk)."),
+]
+TimeLimit = Annotated[
+    float | None, typer.Option(help="Seconds of processor time for each task; by default 120 (smoke), 900 (desk).")
+]
+MemoryLimit = Annotated[float | None, typer.Option(help="GiB for each task; by default 8, or what the machine has.")]
 Folder = Annotated[Path | None, typer.Option("--evidence", help="Folder of the evidence.")]
+
+
+def _complete_id(kind: Kind) -> Callable[[typer.Context, str], list[str]]:
+    """Return what offers the ids of the claims or peers of the papers that are named, or of all."""
+
+    def complete(ctx: typer.Context, incomplete: str) -> list[str]:
+        from paperworks.evidence.verdicts import items_of
+        from paperworks.papers import load, load_all, slugs
+
+        named = [slug for slug in ctx.params.get("slugs") or () if slug in slugs()]
+        papers = [load(slug) for slug in named] or load_all()
+        ids = {item.id for paper in papers if not paper.planned for item in items_of(paper, kind)}
+        return sorted(id for id in ids if id.startswith(incomplete))
+
+    return complete
 
 
 def _add_command(name: str, kind: Kind, summary: str) -> None:
     """Add the command that measures what is of one kind: claims or races."""
+    ids_option = typer.Option(
+        f"--{kind}", help=f"Only this {kind}; repeat for more.", autocompletion=_complete_id(kind)
+    )
 
     @app.command(name, help=summary)
     def command(
         slugs: Slugs = None,
         every: All = False,
-        ids: Annotated[list[str] | None, typer.Option(f"--{kind}", help=f"Only this {kind}; repeat for more.")] = None,
+        ids: Annotated[list[str] | None, ids_option] = None,
         scale: ScaleOption = ScaleName.desk,
         seeds: Seeds = None,
         engine: EngineOption = EngineName.local,
         address: Address = None,
         resume: Resume = False,
+        commit: Commit = False,
         jobs: Jobs = None,
         threads: Threads = 1,
+        budget: Budget = None,
         time_limit: TimeLimit = None,
-        memory_limit: MemoryLimit = 8.0,
+        memory_limit: MemoryLimit = None,
         evidence: Folder = None,
         as_json: JsonOption = False,
     ) -> None:
-        from rich.console import Console
-
-        from paperworks.evidence.display import open_display
-        from paperworks.evidence.runner import run_papers
-        from paperworks.evidence.tables import judgements_json
-
-        console = Console()
-        with errors_of_use():
-            papers = _papers(slugs, every)
-            with open_display(console, silent=as_json) as display:
-                report = run_papers(
-                    papers,
-                    kinds=[kind],
-                    ids=ids or (),
-                    scale=scale.value,
-                    seeds=seeds,
-                    engine=engine.value,
-                    address=address,
-                    resume=resume,
-                    folder=evidence,
-                    n_jobs=jobs,
-                    threads=threads,
-                    time_limit=time_limit,
-                    memory_limit=memory_limit,
-                    on_event=display,
-                )
+        papers = _papers(slugs, every)
+        console = console_for_output()
+        report = measure(
+            console,
+            papers,
+            silent=as_json,
+            kinds=[kind],
+            ids=ids or (),
+            scale=scale.value,
+            seeds=seeds,
+            engine=engine.value,
+            address=address,
+            resume=resume,
+            commit=commit,
+            folder=evidence,
+            n_jobs=jobs,
+            threads=threads,
+            budget=budget,
+            time_limit=time_limit,
+            memory_limit=memory_limit,
+        )
         if as_json:
-            typer.echo(judgements_json(report.judgements))
+            from paperworks.evidence.tables import claims_json
+
+            typer.echo(claims_json(report.views))
         else:
             _print_report(console, report, papers)
+        _say_unwritten(report)
+        if report.views and all(found.verdict == "not run" for found in report.views):
+            typer.echo("Nothing was raced: every peer is missing. pip install 'paperworks[peers]'", err=True)
         raise typer.Exit(report.exit_code)
 
 
 _EXIT_CODES = (
-    "Exit code 0: every bar that was measured holds, or its shortfall is explained in the record; "
-    "1: one falls short unexplained, or a task erred; 2: what was asked for can't be done, or its data are missing."
+    "Exit code 0: every bar that was measured holds, or a note in the record explains why not; 1: one doesn't, or a "
+    "task erred; 2: what was asked for can't be done, data or every peer are missing, or the machine was too slow."
 )
 _add_command(
-    "run", "claim", f"Re-measure the claims of papers on this machine and write the evidence.\n\n{_EXIT_CODES}"
+    "run", "claim", f"Re-measure the claims of papers on this machine into your own evidence.\n\n{_EXIT_CODES}"
 )
 _add_command(
     "race", "peer", f"Race the methods of papers against their peers, in one run on this machine.\n\n{_EXIT_CODES}"
 )
+
+
+@app.command()
+def renew(
+    slugs: Slugs = None,
+    every: All = False,
+    jobs: Jobs = None,
+    budget: Budget = None,
+) -> None:
+    """Bring the checkout's evidence up to date: measure what is outdated or missing, write the pages, tell what is long.
+
+    What changed code gives the same smoke-scale values for is carried over; what measures time, or races, is measured
+    again. It takes committed code. Exit code as of `run`.
+    """
+    from paperworks.evidence.report import write_reports
+    from paperworks.evidence.store import committed_folder
+    from paperworks.papers import load_all
+
+    papers = _papers(slugs, every)
+    console = console_for_output()
+    report = measure(console, papers, kinds=["claim", "peer"], resume=True, commit=True, n_jobs=jobs, budget=budget)
+    with errors_of_use():
+        write_reports(load_all(), markdown=committed_folder().parent / "RESULTS.md")
+    new = len(report.views) - report.resumed - report.carried
+    console.print(f"{report.resumed} up to date, {report.carried} carried over, {new} measured.", highlight=False)
+    for line in over_budget(report.views):
+        console.print(line, highlight=False)
+    _say_unwritten(report)
+    raise typer.Exit(report.exit_code)
 
 
 @app.command()
@@ -120,32 +190,81 @@ def report(
     html: Annotated[Path | None, typer.Option(help="Where the static HTML page goes, if it is wanted.")] = None,
     evidence: Folder = None,
 ) -> None:
-    """Write the results page of all papers from their evidence."""
+    """Write the results page of all papers, and a page for each beside its evidence."""
     from paperworks.evidence.report import write_reports
     from paperworks.papers import load_all
 
     with errors_of_use():
-        write_reports(load_all(), folder=evidence, markdown=markdown, html=html)
-    for path in filter(None, (markdown, html)):
+        written = write_reports(load_all(), folder=evidence, markdown=markdown, html=html)
+    for path in written:
         typer.echo(f"Wrote {path}")
 
 
+def measure(console: "Console", papers: Sequence[Paper], *, silent: bool = False, **options: Any) -> "RunReport":
+    """Run papers with a display of what goes on; a run that is told to end, ends cleanly."""
+    from paperworks.evidence.display import open_display
+    from paperworks.evidence.runner import run_papers
+
+    with errors_of_use(), _termination_as_interrupt(), open_display(console, silent=silent) as display:
+        return run_papers(papers, on_event=display, **options)
+
+
+def over_budget(views: "Sequence[ClaimView]") -> list[str]:
+    """Say which claims and papers take longer than they should at desk scale, in processor time."""
+    from paperworks.evidence.formatting import duration
+
+    lines = []
+    for slug in dict.fromkeys(found.paper for found in views):
+        of_paper = [found for found in views if found.paper == slug]
+        if (total := sum(found.processor_seconds for found in of_paper)) > _PAPER:
+            lines.append(f"{slug}: {duration(total)} of processor time in all, over {duration(_PAPER)}")
+        for found in of_paper:
+            if found.processor_seconds > _TYPICAL:
+                most = _MOST if found.processor_seconds > _MOST else _TYPICAL
+                lines.append(f"{slug} {found.id}: {duration(found.processor_seconds)}, over {duration(most)}")
+    return lines
+
+
+@contextmanager
+def _termination_as_interrupt() -> Iterator[None]:
+    """Have SIGTERM end a run as Ctrl-C does, with an exit code of its own."""
+    terminated = False
+
+    def interrupt(number: int, frame: object) -> None:
+        nonlocal terminated
+        terminated = True
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        if terminated:
+            sys.stdout.flush()
+            raise typer.Exit(_TERMINATED)
+
+
 def _print_report(console: "Console", report: "RunReport", papers: Sequence[Paper]) -> None:
-    from paperworks.evidence.tables import judgements_table
+    from paperworks.evidence.tables import claims_table
 
     for paper in papers:
-        of_paper = [judgement for judgement in report.judgements if judgement.paper.slug == paper.slug]
+        of_paper = [found for found in report.views if found.paper == paper.slug]
         if not of_paper:
             continue
         console.print()
-        console.print(judgements_table(of_paper, title=f"{paper.slug} – {paper.title}"))
-        for judgement in of_paper:
-            for figure in judgement.entry.figures if judgement.entry else ():
-                if figure.endswith(".png"):
-                    console.print(f"  figure  {report.folder / figure}", highlight=False, soft_wrap=True)
+        console.print(claims_table(of_paper, title=f"{paper.slug} – {paper.title}"))
+        for found in of_paper:
+            if figure := found.figure(".png"):
+                console.print(f"  figure  {figure}", highlight=False, soft_wrap=True)
     slug = papers[0].slug
     console.print(f"\nEvidence is in {report.folder}", highlight=False, soft_wrap=True)
-    console.print(f"Next: paperworks show {slug} · paperworks race {slug} · paperworks report", highlight=False)
+    console.print(f"Next: paperworks compare {slug} · paperworks show {slug} · paperworks race {slug}", highlight=False)
+
+
+def _say_unwritten(report: "RunReport") -> None:
+    for line in report.unwritten:
+        typer.echo(line, err=True)
 
 
 def _papers(slugs: Sequence[str] | None, every: bool) -> list[Paper]:
@@ -153,6 +272,7 @@ def _papers(slugs: Sequence[str] | None, every: bool) -> list[Paper]:
 
     if every == bool(slugs):
         fail("name the papers, or take --all; `paperworks list` shows them")
-    if every:
-        return [paper for paper in load_all() if not paper.planned]
-    return [load(slug) for slug in dict.fromkeys(slugs or ())]
+    with errors_of_use():
+        if every:
+            return [paper for paper in load_all() if not paper.planned]
+        return [load(slug) for slug in dict.fromkeys(slugs or ())]

@@ -10,16 +10,22 @@ __getattr__, __dir__, __all__ = lazy_exports(
     {
         "bars": ["Bar"],
         "display": ["open_display"],
-        "entry": ["Entry", "EntryKey", "Provenance"],
+        "entry": ["Entry", "Provenance", "Value"],
         "errors": ["EvidenceError", "UsageError"],
+        "estimates": [
+            "Estimate", "bootstrap", "difference", "every", "exact", "mean", "median", "normal", "proportion", "ratio",
+        ],
         "events": ["Event", "TaskName"],
         "measurement": ["Measurement", "NotAtThisScale", "Table"],
         "record": ["Claim", "Paper", "Peer", "RecordError", "read_paper"],
-        "report": ["html_report", "markdown_report", "write_reports"],
+        "report": ["PaperResults", "results_of", "write_reports"],
         "run": ["Run", "measures", "races"],
         "runner": ["RunReport", "run_papers"],
-        "store": ["Evidence", "default_evidence_folder", "read_evidence"],
-        "tables": ["judgements_json", "judgements_table"],
-        "verdicts": ["Decision", "Judgement", "Verdict", "judge", "judgements"],
+        "same": ["Compared", "compare"],
+        "store": ["Evidence", "committed_folder", "own_folder", "read_evidence"],
+        "tables": ["claims_json", "claims_table"],
+        "timing": ["Times", "interleaved"],
+        "verdicts": ["Decision", "Verdict", "judge", "outdated"],
+        "views": ["ClaimView", "ValueView", "view", "views"],
     },
-)
+)  # fmt: skip

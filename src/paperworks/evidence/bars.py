@@ -65,5 +65,24 @@ class Bar:
             return self.low <= number <= self.high
         return bool(_COMPARISONS[self.comparison](number, self.low))
 
+    def decide(self, low: float, high: float) -> bool | None:
+        """Tell whether all values of an interval clear the bar (True), none does (False), or it is open (None).
+
+        Examples
+        --------
+        >>> bar = Bar.parse(">= 2.8")
+        >>> bar.decide(2.9, 3.1), bar.decide(2.5, 2.7), bar.decide(2.7, 2.9)
+        (True, False, None)
+        """
+        if math.isnan(low) or math.isnan(high):
+            return False
+        least, greatest = self.low, self.high
+        if self.comparison in ("==", "between", "true"):
+            if least <= low and high <= greatest:
+                return True
+            return False if high < least or low > greatest else None
+        ends = self.holds(low), self.holds(high)
+        return ends[0] if ends[0] == ends[1] else None
+
     def __str__(self) -> str:
         return self.text

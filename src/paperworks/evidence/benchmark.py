@@ -10,7 +10,7 @@ from paperworks.evidence.bars import Bar
 from paperworks.evidence.files import write_atomically
 from paperworks.evidence.formatting import number
 from paperworks.evidence.provenance import machine, now
-from paperworks.evidence.store import SHIPPED, default_evidence_folder
+from paperworks.evidence.store import committed_folder, own_folder
 
 FOLDER = "benchmarks"
 
@@ -63,7 +63,7 @@ class Benchmark:
 
 def write_benchmark(benchmark: Benchmark, folder: Path | None = None) -> Path:
     """Write a benchmark in the place of its last run, and return where."""
-    path = (folder or default_evidence_folder()) / FOLDER / f"{benchmark.id}.json"
+    path = (folder or own_folder()) / FOLDER / f"{benchmark.id}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, (json.dumps(asdict(benchmark), indent=1, ensure_ascii=False) + "\n").encode())
     return path
@@ -72,7 +72,7 @@ def write_benchmark(benchmark: Benchmark, folder: Path | None = None) -> Path:
 def read_benchmarks(folder: Path | None = None) -> list[Benchmark]:
     """Return all benchmarks that were run, by their ids."""
     found: dict[str, Path] = {}
-    for place in [folder] if folder else [SHIPPED, default_evidence_folder()]:
+    for place in [folder] if folder else [committed_folder(), own_folder()]:
         found |= {path.name: path for path in sorted((place / FOLDER).glob("*.json"))}
     benchmarks = []
     for _, path in sorted(found.items()):

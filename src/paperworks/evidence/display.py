@@ -14,10 +14,12 @@ STYLES = {
     "holds": "green",
     "falls short": "bold red",
     "known shortfall": "yellow",
+    "undecided": "yellow",
     "not at this scale": "dim",
     "not run": "dim",
     "missing data": "bold red",
     "not measured": "dim",
+    "stopped": "yellow",
     "error": "bold red",
 }
 
@@ -46,7 +48,8 @@ class PlainDisplay(Display):
         if event.what == "planned":
             self.planned += 1
         elif event.what == "started":
-            self._print(Text(f"{event.task}: started"))
+            last = f" (took {formatting.duration(event.expected)} last time)" if event.expected else ""
+            self._print(Text(f"{event.task}: started{last}"))
         elif event.what == "finished":
             self.finished += 1
             self._print(Text(f"[{self.finished}/{self.planned}] ") + outcome_line(event))
@@ -94,7 +97,9 @@ class LiveDisplay(Display):
             if event.task not in self.bars:
                 self.bars[event.task] = self.progress.add_task(str(event.task), total=None, label="")
             told = event.progress
-            self.progress.update(self.bars[event.task], completed=told.done, total=told.total, label=told.label)
+            bar = next(task for task in self.progress.tasks if task.id == self.bars[event.task])
+            label = " · ".join(filter(None, [told.label, remaining(event.expected, bar.elapsed or 0.0)]))
+            self.progress.update(self.bars[event.task], completed=told.done, total=told.total, label=label)
 
 
 def open_display(console: Console, *, silent: bool = False) -> Display:
@@ -104,14 +109,29 @@ def open_display(console: Console, *, silent: bool = False) -> Display:
     return LiveDisplay(console) if console.is_terminal else PlainDisplay(console)
 
 
+def remaining(expected: float, elapsed: float) -> str:
+    """Say how much longer a task takes if it takes as long as last time, empty where that isn't known.
+
+    Examples
+    --------
+    >>> remaining(403, 3), remaining(10, 12), remaining(0, 5)
+    ('about 6 min 40 s left', 'longer than last time', '')
+    """
+    if not expected:
+        return ""
+    left = expected - elapsed
+    return f"about {formatting.duration(left)} left" if left > 0 else "longer than last time"
+
+
 def outcome_line(event: Event) -> Text:
     """Write what became of a task in one line."""
     line = Text(f"{event.task}: ")
-    if (judgement := event.judgement) is None or (entry := judgement.entry) is None:
+    if (found := event.view) is None:
         return line
-    line.append(str(judgement.verdict), style=STYLES[judgement.verdict.name])
-    if judgement.verdict.name == "holds":
-        values, bars = formatting.measured(entry), formatting.bars(judgement.item.bars)
-        line.append(f" ({', '.join(values)}; bar {', '.join(bars)})")
-    line.append(", measured before" if event.resumed else f", {formatting.duration(entry.seconds)}", style="dim")
+    line.append(f"{found.verdict}: {found.detail}" if found.detail else found.verdict, style=STYLES[found.verdict])
+    if found.verdict == "holds":
+        told = [f"{value.label}: {value.text}" if value.label else value.text for value in found.values]
+        line.append(f" ({', '.join(told)}; bar {', '.join(value.bar for value in found.values)})")
+    before = "carried over" if found.carried and event.resumed else "measured before"
+    line.append(f", {before}" if event.resumed else f", {formatting.duration(found.seconds)}", style="dim")
     return line

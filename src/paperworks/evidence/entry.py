@@ -8,36 +8,104 @@ from paperworks.core.validation import check_choice
 from paperworks.evidence.record import SCALES, Scale
 
 Kind = Literal["claim", "peer"]
-Outcome = Literal["measured", "not at this scale", "not run", "missing data", "error"]
+Outcome = Literal["measured", "not at this scale", "not run", "missing data", "stopped", "error"]
 KINDS: tuple[Kind, ...] = ("claim", "peer")
-OUTCOMES: tuple[Outcome, ...] = ("measured", "not at this scale", "not run", "missing data", "error")
+OUTCOMES: tuple[Outcome, ...] = ("measured", "not at this scale", "not run", "missing data", "stopped", "error")
 
 
 class EntryKey(NamedTuple):
-    """What an entry is of; a paper's evidence holds one entry for each."""
+    """What tells entries apart: the history of a paper keeps the newest with each key, and the newest without a value."""
 
     kind: Kind
     id: str
     scale: Scale
+    seeds: tuple[int, ...]
+    digest: str
+    machine: tuple[str, ...]
+    measured: bool
+
+
+@dataclass(frozen=True)
+class Value:
+    """A measured value as it is stored.
+
+    Parameters
+    ----------
+    value
+        The number or truth value.
+    low, high
+        The ends of its interval; None where it was measured without one.
+    method
+        How the interval was found.
+    samples
+        The values one by one (seeds, repetitions, rounds), where they were kept.
+    """
+
+    value: float | bool
+    low: float | None = None
+    high: float | None = None
+    method: str = ""
+    samples: tuple[float, ...] = ()
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "Value":
+        """Read a value that `dataclasses.asdict` gave."""
+        low, high = (None if data.get(name) is None else float(data[name]) for name in ("low", "high"))
+        samples = tuple(float(v) for v in data.get("samples", ()))
+        return cls(_number(data["value"]), low, high, str(data.get("method", "")), samples)
 
 
 @dataclass(frozen=True)
 class Provenance:
     """Where an entry came from: enough to tell whether it still speaks of the code at hand.
 
-    `sources` are the files, relative to the package, that the measurement had loaded besides the
-    paper's `claims.py`; `digest` is taken over all of them. `revision` is the commit of the checkout,
-    with `+dirty` where a file that was loaded differs from it, and empty outside a checkout.
+    Parameters
+    ----------
+    date
+        When it was measured, in UTC.
+    revision
+        The commit of the checkout, taken before measuring; `+dirty` where a file that the measurement can reach
+        differed from it, empty outside a checkout.
+    digest
+        Of all code that the measurement can reach, taken before measuring.
+    versions
+        Of every installed distribution that the measurement imported.
+    machine
+        Processor, cores and system.
+    python, blas
+        The interpreter, and the libraries of linear algebra that were loaded.
+    engine, threads
+        Where it ran, with how many threads.
+    lock
+        A digest of the lock that the environment was installed from, empty outside a checkout.
     """
 
     date: str
     revision: str
     digest: str
-    sources: tuple[str, ...]
     versions: Mapping[str, str]
     machine: Mapping[str, str | int]
     engine: str
     threads: int
+    python: str = ""
+    blas: tuple[str, ...] = ()
+    lock: str = ""
+
+
+@dataclass(frozen=True)
+class Smoke:
+    """What a claim gives at smoke scale: small enough to tell, in seconds, whether changed code still gives the same."""
+
+    values: Mapping[str, float | bool]
+    rows: tuple[tuple[Any, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class Carried:
+    """That an entry was not measured again for changed code, since the smoke-scale values came out the same."""
+
+    revision: str  # of the code that the values were measured with
+    date: str  # when they were measured
 
 
 @dataclass(frozen=True)
@@ -46,18 +114,24 @@ class Entry:
 
     Parameters
     ----------
-    values, unit, per_seed, table, remark
+    values
+        By name, as in `Measurement`.
+    unit, table, remark, settings, floor
         As in `Measurement`; a table is a mapping of `columns` and `rows`.
-    interval
-        For values with two seeds or more, both ends of the 95 % confidence interval of their mean.
+    level
+        The level of confidence of the intervals.
     figures
         Paths relative to the folder of the evidence.
-    seconds
-        How long the measurement took; for an error, how long until it was lost.
+    seconds, processor_seconds
+        How long it took by the clock, and in processor time; for an error, until it was lost.
     memory
         The largest memory seen, in bytes.
     reason, traceback
         Why there is no measurement, where there is none.
+    smoke
+        The values at smoke scale of the same code, for entries of larger scales.
+    carried
+        Set where the values were measured with earlier code.
     """
 
     kind: Kind
@@ -66,53 +140,67 @@ class Entry:
     seeds: tuple[int, ...]
     outcome: Outcome
     provenance: Provenance
-    values: Mapping[str, float | bool] = field(default_factory=dict)
+    values: Mapping[str, Value] = field(default_factory=dict)
     unit: str = ""
-    per_seed: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    interval: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    level: float = 0.95
     table: Mapping[str, Any] | None = None
     remark: str = ""
+    settings: str = ""
+    floor: float | None = None
     figures: tuple[str, ...] = ()
     seconds: float = 0.0
+    processor_seconds: float = 0.0
     memory: int = 0
     reason: str = ""
     traceback: str = ""
+    smoke: Smoke | None = None
+    carried: Carried | None = None
+
+    @property
+    def measured(self) -> bool:
+        """Whether there are values."""
+        return self.outcome == "measured"
 
     @property
     def key(self) -> EntryKey:
-        """What this entry is of."""
-        return EntryKey(self.kind, self.id, self.scale)
+        """What tells this entry from others."""
+        machine = tuple(str(self.provenance.machine.get(name, "")) for name in ("cpu", "cores", "system"))
+        return EntryKey(self.kind, self.id, self.scale, self.seeds, self.provenance.digest, machine, self.measured)
 
     def to_json(self) -> dict[str, Any]:
-        """Give the entry as strict JSON: fields at their defaults are left out, NaN and infinities are text."""
-        defaults = {"unit": "", "remark": "", "reason": "", "traceback": "", "memory": 0, "seconds": 0.0, "table": None}
+        """Give the entry as JSON values, without what is empty; infinite numbers become text."""
+        data = asdict(self)
+        kept = {f.name for f in fields(self) if f.name in ("kind", "id", "scale", "seeds", "outcome", "provenance")}
         return {
             name: plain(value)
-            for name, value in asdict(self).items()
-            if value != defaults.get(name, ...) and value not in ({}, ())
+            for name, value in data.items()
+            if name in kept or value not in (None, "", 0, 0.0, (), {}) or (name == "floor" and value is not None)
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Entry":
-        """Read what `to_json` gave.
+        """Read an entry.
 
         Raises
         ------
         ValueError, TypeError, KeyError
-            Where the data is not of this form.
+            Where it is malformed.
         """
-        if unknown := sorted(data.keys() - {f.name for f in fields(cls)}):
-            raise ValueError(f"an entry has an unknown key '{unknown[0]}'")
         for name, known in (("kind", KINDS), ("scale", SCALES), ("outcome", OUTCOMES)):
             check_choice(name, data[name], known)
-        texts = dict(data)
-        texts["seeds"] = tuple(data["seeds"])
-        texts["provenance"] = Provenance(**{**data["provenance"], "sources": tuple(data["provenance"]["sources"])})
-        texts["figures"] = tuple(data.get("figures", ()))
-        texts["values"] = {name: _number(value) for name, value in data.get("values", {}).items()}
-        for name in ("per_seed", "interval"):
-            texts[name] = {key: tuple(float(v) for v in values) for key, values in data.get(name, {}).items()}
-        return cls(**texts)
+        found: dict[str, Any] = dict(data)
+        origin = dict(data["provenance"])
+        origin["blas"] = tuple(origin.get("blas", ()))
+        found["seeds"] = tuple(int(seed) for seed in data["seeds"])
+        found["provenance"] = Provenance(**origin)
+        found["values"] = {str(name): Value.from_json(value) for name, value in data.get("values", {}).items()}
+        found["figures"] = tuple(data.get("figures", ()))
+        if data.get("smoke"):
+            values, rows = data["smoke"]["values"], data["smoke"].get("rows", ())
+            found["smoke"] = Smoke({n: _number(v) for n, v in values.items()}, tuple(tuple(row) for row in rows))
+        if data.get("carried"):
+            found["carried"] = Carried(**data["carried"])
+        return cls(**found)
 
 
 def plain(value: Any) -> Any:

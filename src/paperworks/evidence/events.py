@@ -5,7 +5,7 @@ from typing import Literal
 
 from paperworks.evidence.entry import Kind
 from paperworks.evidence.spool import Progress
-from paperworks.evidence.verdicts import Judgement
+from paperworks.evidence.views import ClaimView
 
 Happening = Literal["planned", "started", "progress", "finished"]
 NOTHING_DONE = Progress()
@@ -28,11 +28,13 @@ class Event:
     """Something that happened in a run.
 
     `what` is "planned" (once for each task, before the first starts), "started", "progress" or
-    "finished"; `judgement` comes with "finished", and `resumed` tells that it was measured before.
+    "finished"; `view` comes with "finished", and `resumed` tells that it was measured before. `expected` is how many
+    seconds the task took when it was last measured, 0 where that isn't known.
     """
 
     what: Happening
     task: TaskName
     progress: Progress = NOTHING_DONE
-    judgement: Judgement | None = None
+    view: ClaimView | None = None
     resumed: bool = False
+    expected: float = 0.0

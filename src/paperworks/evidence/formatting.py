@@ -1,11 +1,9 @@
-"""How numbers, values and bars are written, the same in terminal, Markdown and HTML."""
+"""How numbers, values and times are written, the same in terminal, Markdown and HTML."""
 
 import math
-from collections.abc import Mapping
+from datetime import UTC, datetime
 
-from paperworks.evidence.bars import Bar
-from paperworks.evidence.entry import Entry
-from paperworks.evidence.measurement import SINGLE
+from paperworks.evidence.entry import Value
 
 
 def number(value: float | bool) -> str:
@@ -23,25 +21,31 @@ def number(value: float | bool) -> str:
     return f"{value:.4g}"
 
 
-def measured(entry: Entry | None) -> list[str]:
-    """Write an entry's values, one line for each: the value, its unit and the interval of its mean over seeds."""
-    return [] if entry is None else [_named(name, measured_value(entry, name)) for name in entry.values]
-
-
-def measured_value(entry: Entry, name: str = SINGLE) -> str:
-    """Write one of an entry's values, with its unit and the interval of its mean over seeds."""
-    return number(entry.values[name]) + (f" {entry.unit}" if entry.unit else "") + _spread(entry, name)
-
-
-def bars(bars: Mapping[str, Bar]) -> list[str]:
-    """Write a claim's bars, one line for each.
+def value(value: Value, unit: str = "") -> str:
+    """Write a value with its unit and its interval, where it has one that is more than a point.
 
     Examples
     --------
-    >>> bars({"order": Bar.parse(">= 2.8"), "exact": Bar.parse("true")})
-    ['order: >= 2.8', 'exact: true']
+    >>> value(Value(3.0, 3.0, 3.0, "exact")), value(Value(0.25, 0.2, 0.31, "bootstrap"), "s")
+    ('3', '0.25 s [0.2, 0.31]')
     """
-    return [_named(name, str(bar)) for name, bar in bars.items()]
+    text = number(value.value) + (f" {unit}" if unit else "")
+    spread = interval(value)
+    return f"{text} {spread}" if spread and value.low != value.high else text
+
+
+def interval(value: Value) -> str:
+    """Write an interval, empty where there is none.
+
+    Examples
+    --------
+    >>> interval(Value(1.0, 0.5, 2.0)), interval(Value(1.0)), interval(Value(1.0, float("-inf"), float("inf")))
+    ('[0.5, 2]', '', '[-∞, ∞]')
+    """
+    if value.low is None or value.high is None:
+        return ""
+    ends = [number(end).replace("inf", "∞") for end in (value.low, value.high)]
+    return f"[{', '.join(ends)}]"
 
 
 def duration(seconds: float) -> str:
@@ -60,17 +64,13 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s"
 
 
-def _named(name: str, text: str) -> str:
-    return text if name == SINGLE else f"{name}: {text}"
+def age(date: str, now: datetime | None = None) -> str:
+    """Write how long ago something was measured, by its date in ISO 8601.
 
-
-def _spread(entry: Entry, name: str) -> str:
-    """Write ± half the interval, with the mean where it isn't the value itself."""
-    if name not in entry.interval:
-        return ""
-    low, high = entry.interval[name]
-    mean, half = (low + high) / 2, (high - low) / 2
-    spread = f"± {half:.2g}"
-    if math.isclose(mean, float(entry.values[name]), rel_tol=1e-9, abs_tol=1e-12):
-        return f" {spread}"
-    return f" (mean {number(mean)} {spread})"
+    Examples
+    --------
+    >>> age("2026-11-06T09:30:00Z", datetime(2026, 11, 8, 9, 30, tzinfo=UTC))
+    '2 days ago'
+    """
+    days = ((now or datetime.now(UTC)) - datetime.fromisoformat(date)).days
+    return "today" if days < 1 else "yesterday" if days == 1 else f"{days} days ago"

@@ -1,9 +1,10 @@
 """What one run of a claim's function returns."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from paperworks.evidence.estimates import Estimate, mean
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,58 +37,61 @@ class Table:
 
 @dataclass(frozen=True)
 class Measurement:
-    """The measured value of a claim with what stands behind it.
+    """The measured values of a claim with what stands behind them.
 
     Parameters
     ----------
     value
-        One number or truth value, or one per name of the claim's bars.
+        One estimate, or one per name of the claim's bars; `paperworks.evidence.estimates` makes them.
     unit
         Unit of the value, empty where it has none.
-    per_seed
-        The values seed by seed (for several named values, a mapping of the same names).
     table
         Rows that show where the value comes from.
     figure
         A matplotlib figure, best made with `Run.figure`.
     remark
         One sentence on what was seen in this run, where numbers don't say it.
+    settings
+        Of a race: the settings at which the peer ran, in words.
+    floor
+        Of a race: what the kernel that both sides share costs alone, as a ratio like the value; none can go below it.
+
+    Raises
+    ------
+    TypeError
+        Where a value is no estimate: a bare number doesn't say how far chance moves it.
 
     Examples
     --------
-    >>> Measurement(3.02).values
-    {'': 3.02}
-    >>> Measurement.over_seeds([1.0, 2.0, 3.0]).value
+    >>> from paperworks.evidence.estimates import exact
+    >>> Measurement(exact(3.02)).values[""].value
+    3.02
+    >>> Measurement.over_seeds([1.0, 2.0, 3.0]).values[""].value
     2.0
     """
 
-    value: float | bool | Mapping[str, float | bool]
+    value: Estimate | Mapping[str, Estimate]
     unit: str = ""
-    per_seed: Sequence[float] | Mapping[str, Sequence[float]] = ()
     table: Table | None = None
     figure: "Figure | None" = field(default=None, compare=False)
     remark: str = ""
+    settings: str = ""
+    floor: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in self.values.items():
+            if not isinstance(value, Estimate):
+                where = f"value {name!r}" if name else "value"
+                raise TypeError(f"{where} is {value!r}; it takes an Estimate, such as exact(…) or mean([…])")
 
     @classmethod
-    def over_seeds(cls, per_seed: Sequence[float] | Mapping[str, Sequence[float]], **kwargs: Any) -> "Measurement":
-        """Make a measurement whose value is the mean over seeds."""
-        if isinstance(per_seed, Mapping):
-            return cls(value={name: _mean(v) for name, v in per_seed.items()}, per_seed=per_seed, **kwargs)
-        return cls(value=_mean(per_seed), per_seed=per_seed, **kwargs)
+    def over_seeds(cls, samples: Sequence[float] | Mapping[str, Sequence[float]], **kwargs: Any) -> "Measurement":
+        """Make a measurement whose values are means over seeds; `kwargs` are those of a measurement."""
+        if isinstance(samples, Mapping):
+            return cls({name: mean(values) for name, values in samples.items()}, **kwargs)
+        return cls(mean(samples), **kwargs)
 
     @property
-    def values(self) -> dict[str, float | bool]:
-        """The values by name; a single value is named by the empty string."""
+    def values(self) -> dict[str, Estimate]:
+        """The estimates by name; a single one is named by the empty string."""
         return dict(self.value) if isinstance(self.value, Mapping) else {SINGLE: self.value}
-
-    @property
-    def seed_values(self) -> dict[str, list[float]]:
-        """The per-seed values by name, for the names that have any."""
-        named = self.per_seed if isinstance(self.per_seed, Mapping) else {SINGLE: self.per_seed}
-        return {name: [float(v) for v in values] for name, values in named.items() if len(values)}
-
-
-def _mean(values: Sequence[float]) -> float:
-    if not len(values):
-        raise ValueError("per_seed: got no values; it takes at least one")
-    return math.fsum(float(v) for v in values) / len(values)

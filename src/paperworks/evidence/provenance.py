@@ -1,4 +1,4 @@
-"""Where a measurement came from: sources, versions, machine, code revision."""
+"""Where a measurement came from: code, versions, machine."""
 
 import datetime
 import functools
@@ -7,14 +7,12 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+import sys
 import sysconfig
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import ModuleType
 
-PACKAGE = Path(__file__).parents[1]
-_PACKAGES = ("torch", "numpy", "scipy", "paperworks")
-_MACHINERY = ("evidence", "cli", "feed", "web")
+from paperworks.core.code import PACKAGE
 
 
 def checkout() -> Path | None:
@@ -27,41 +25,12 @@ def checkout() -> Path | None:
     return root if 'name = "paperworks"' in project else None
 
 
-def loaded_sources(modules: Mapping[str, ModuleType]) -> list[str]:
-    """List the source files, relative to the package, of the methods, testbeds and core modules among `modules`.
-
-    The package itself and its first-level packages are left out: they only re-export, and would
-    make every paper's evidence stale when a method is added beside the one it measures.
-    """
-    found = set()
-    for name, module in modules.items():
-        parts = name.split(".")
-        if parts[0] != "paperworks" or len(parts) < 3 or parts[1] in _MACHINERY:
-            continue
-        if file := getattr(module, "__file__", None):
-            found.add(Path(file).relative_to(PACKAGE).as_posix())
-    return sorted(found)
-
-
-def digest_of(folder: Path, sources: Iterable[str]) -> str:
-    """Digest the paper's `claims.py` and the sources; empty where one of them can't be read."""
-    digest = hashlib.sha256()
-    for path in [folder / "claims.py", *(PACKAGE / source for source in sorted(sources))]:
-        try:
-            content = path.read_bytes()
-        except OSError:
-            return ""
-        digest.update(hashlib.sha256(content).digest())
-    return digest.hexdigest()
-
-
-def revision_of(folder: Path, sources: Iterable[str]) -> str:
-    """Return the commit of the checkout, marked `+dirty` where `claims.py` or one of the sources differs from it."""
+def revision_of(files: Iterable[Path]) -> str:
+    """Return the commit of the checkout, marked `+dirty` where one of the files differs from it."""
     root = checkout()
     if root is None:
         return ""
-    paths = [folder / "claims.py", *(PACKAGE / source for source in sources)]
-    inside = [str(path) for path in paths if path.resolve().is_relative_to(root.resolve())]
+    inside = [str(path) for path in files if path.resolve().is_relative_to(root.resolve())]
     try:
         commit = _git(root, "rev-parse", "HEAD")
         return commit + ("+dirty" if inside and _git(root, "status", "--porcelain", "--", *inside) else "")
@@ -69,15 +38,71 @@ def revision_of(folder: Path, sources: Iterable[str]) -> str:
         return ""
 
 
-def versions_of(packages: Iterable[str] = ()) -> dict[str, str]:
-    """Return the versions of the packages that every measurement stands on, and of `packages`, as far as installed."""
-    found = {}
-    for package in (*_PACKAGES, *packages):
-        try:
-            found[package] = importlib.metadata.version(package)
-        except (importlib.metadata.PackageNotFoundError, ValueError):
-            continue
-    return found
+@functools.cache
+def version_of(distribution: str) -> str:
+    """Return the version of an installed distribution, empty where it isn't installed."""
+    try:
+        return importlib.metadata.version(distribution)
+    except (importlib.metadata.PackageNotFoundError, ValueError):
+        return ""
+
+
+def changed_versions(measured: Mapping[str, str]) -> list[str]:
+    """Say which libraries have another major or minor version here than when something was measured.
+
+    Libraries that are not installed here are left out, and so is this package, whose code has a digest.
+
+    Examples
+    --------
+    >>> changed_versions({"numpy": "0.9.1", "a-package-of-nobody": "1.0"})[0].startswith("numpy 0.9 → ")
+    True
+    """
+    changed = []
+    for name, before in sorted(measured.items()):
+        now = version_of(name) if name.lower() != "paperworks" else ""
+        if now and _minor(now) != _minor(before):
+            changed.append(f"{name} {_minor(before)} → {_minor(now)}")
+    return changed
+
+
+def imported_distributions(modules: Iterable[str]) -> dict[str, str]:
+    """Return the versions of the distributions that hold the top-level modules of these names."""
+    owners = _owners()
+    names = {owner for module in modules for owner in owners.get(module, ())}
+    return {name: version for name in sorted(names, key=str.lower) if (version := version_of(name))}
+
+
+def top_level_modules() -> list[str]:
+    """List the top-level modules imported so far that don't belong to Python itself."""
+    found = {name.partition(".")[0] for name in sys.modules}
+    return sorted(name for name in found if name not in sys.stdlib_module_names and not name.startswith("__"))
+
+
+def loaded_blas() -> list[str]:
+    """Describe the libraries of linear algebra that are loaded."""
+    try:
+        from threadpoolctl import threadpool_info
+    except ImportError:
+        return []
+    found = [
+        f"{info['internal_api']} {info.get('version') or '?'} {info.get('architecture') or ''}".strip()
+        for info in threadpool_info()
+        if info.get("user_api") == "blas"
+    ]
+    return sorted(set(found))
+
+
+def python() -> str:
+    """Name the interpreter and its version."""
+    return f"{platform.python_implementation()} {platform.python_version()}"
+
+
+@functools.cache
+def lock() -> str:
+    """Digest the files that pin the versions of the environment, empty outside a checkout."""
+    root = checkout()
+    files = sorted([*root.glob("constraints*.txt"), *root.glob("*.lock")]) if root else []
+    return hashlib.sha256(b"\n".join(path.read_bytes() for path in files)).hexdigest()[:16] if files else ""
 
 
 @functools.cache
@@ -90,6 +115,15 @@ def machine() -> dict[str, str | int]:
     }
 
 
+@functools.cache
+def package_digest() -> str:
+    """Digest all sources of this package, by which a run and a worker on another machine compare themselves."""
+    digest = hashlib.sha256()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
 def without_paths(text: str, *folders: Path) -> str:
     """Shorten the paths of an error to what says something on another machine."""
     for folder in (*folders, PACKAGE.parent, Path(sysconfig.get_path("purelib")), Path(sysconfig.get_path("stdlib"))):
@@ -100,6 +134,15 @@ def without_paths(text: str, *folders: Path) -> str:
 def now() -> str:
     """Return the time in UTC, to the second, in ISO 8601."""
     return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+@functools.cache
+def _owners() -> Mapping[str, list[str]]:
+    return importlib.metadata.packages_distributions()
+
+
+def _minor(version: str) -> str:
+    return ".".join(version.partition("+")[0].split(".")[:2])
 
 
 def _git(root: Path, *arguments: str) -> str:

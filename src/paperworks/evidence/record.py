@@ -22,8 +22,9 @@ class RecordError(ValueError):
 class Claim:
     """One sentence of what the paper reports, and the bars that decide it.
 
-    `bars` maps the name of each measured value to its bar; a claim with one value uses the empty name.
-    `scale` is the least scale at which the bars decide. `note` explains a known shortfall.
+    `where` is the place in the paper that says so. `bars` maps the name of each measured value to its bar, and
+    `labels` to words for a reader; a claim with one value uses the empty name. `scale` is the least scale at which
+    the bars decide. `note` explains a known shortfall.
     """
 
     id: str
@@ -34,6 +35,8 @@ class Claim:
     scale: Scale = "desk"
     headline: bool = False
     note: str = ""
+    where: str = ""
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Peer:
     bars: Mapping[str, Bar]
     scale: Scale = "desk"
     note: str = ""
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -83,8 +87,8 @@ class Paper:
 _TEXT = {"title", "field", "summary", "arxiv", "doi", "note"}
 _TEXTS = {"authors", "methods", "tags"}
 _PAPER_KEYS = _TEXT | _TEXTS | {"year", "links", "claims", "peers"}
-_CLAIM_KEYS = {"id", "says", "reported", "measure", "bar", "scale", "headline", "note"}
-_PEER_KEYS = {"id", "package", "says", "bar", "scale", "note"}
+_CLAIM_KEYS = {"id", "says", "reported", "where", "measure", "bar", "labels", "scale", "headline", "note"}
+_PEER_KEYS = {"id", "package", "says", "bar", "labels", "scale", "note"}
 
 
 def read_paper(folder: Path) -> Paper:
@@ -144,12 +148,15 @@ def _paper(folder: Path, data: dict[str, Any]) -> Paper:
 def _claim(data: dict[str, Any]) -> Claim:
     where = _entry(data, "claim", _CLAIM_KEYS, ("id", "says", "reported", "measure", "bar"))
     headline = _typed(data.get("headline", False), bool, f"{where}: headline")
-    return Claim(headline=headline, bars=_bars(data["bar"], where), **_texts(data, where, "bar", "headline"))
+    bars = _bars(data["bar"], where)
+    labels = _labels(data, bars, where)
+    return Claim(headline=headline, bars=bars, labels=labels, **_texts(data, where, "bar", "labels", "headline"))
 
 
 def _peer(data: dict[str, Any]) -> Peer:
     where = _entry(data, "peer", _PEER_KEYS, ("id", "package", "says", "bar"))
-    return Peer(bars=_bars(data["bar"], where), **_texts(data, where, "bar"))
+    bars = _bars(data["bar"], where)
+    return Peer(bars=bars, labels=_labels(data, bars, where), **_texts(data, where, "bar", "labels"))
 
 
 def _entry(data: dict[str, Any], kind: str, keys: set[str], required: tuple[str, ...]) -> str:
@@ -176,6 +183,13 @@ def _bars(bar: Any, where: str) -> dict[str, Bar]:
         return {SINGLE: Bar.parse(_typed(bar, str, "bar"))}
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
+
+
+def _labels(data: dict[str, Any], bars: Mapping[str, Bar], where: str) -> dict[str, str]:
+    labels = _typed(data.get("labels", {}), dict, f"{where}: labels")
+    if unknown := sorted(labels.keys() - bars.keys()):
+        raise ValueError(f"{where}: labels names '{unknown[0]}', which has no bar; it takes {', '.join(bars)}")
+    return {name: _typed(text, str, f"{where}: labels.{name}") for name, text in labels.items()}
 
 
 def _only(data: dict[str, Any], keys: set[str], where: str) -> None:

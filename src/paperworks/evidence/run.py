@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from paperworks.core.cache import cached_folder
+from paperworks.core.cache import cached, trained
 from paperworks.evidence.measurement import Measurement
 from paperworks.evidence.record import Scale
 
@@ -26,6 +26,23 @@ def _silent(done: float, total: float | None, label: str) -> None: ...
 class Run:
     """One run of one claim or race: how much to do, from which seeds, and where to report.
 
+    Where a verdict is still undecided, the function runs again with twice the `seeds` and twice the `effort`.
+
+    Parameters
+    ----------
+    scale
+        "smoke", "desk" or "full".
+    seeds
+        What is random is measured once for each of them.
+    effort
+        By what the repetitions are multiplied that `repeats` gives.
+    report
+        Told how far the function got.
+    log
+        For what only a developer wants to see.
+    cache_folder
+        Where `cached` and `trained` keep things; the user's cache folder by default.
+
     Examples
     --------
     >>> run = Run(scale="smoke", seeds=(0,))
@@ -37,6 +54,7 @@ class Run:
 
     scale: Scale = "desk"
     seeds: tuple[int, ...] = (0,)
+    effort: int = 1
     report: Callable[[float, float | None, str], None] = _silent
     log: logging.Logger = field(default_factory=lambda: logging.getLogger("paperworks.run"))
     cache_folder: Path | None = None
@@ -47,17 +65,21 @@ class Run:
         return self.seeds[0]
 
     def at(self, *, smoke: T, desk: T, full: T) -> T:
-        """Choose a setting by the scale of the run."""
+        """Return the setting of the run's scale."""
         return {"smoke": smoke, "desk": desk, "full": full}[self.scale]
 
+    def repeats(self, *, smoke: int, desk: int, full: int) -> int:
+        """Return how many repetitions or rounds to take: those of the run's scale, times its effort."""
+        return self.effort * self.at(smoke=smoke, desk=desk, full=full)
+
     def rng(self, seed: int | None = None) -> "np.random.Generator":
-        """Make a NumPy generator from `seed`, by default the run's first."""
+        """Return a NumPy generator from `seed`, by default the run's first."""
         import numpy as np
 
         return np.random.default_rng(self.seed if seed is None else seed)
 
     def torch_rng(self, seed: int | None = None, device: str = "cpu") -> "torch.Generator":
-        """Make a torch generator from `seed`, by default the run's first."""
+        """Return a torch generator from `seed`, by default the run's first."""
         import torch
 
         return torch.Generator(device).manual_seed(self.seed if seed is None else seed)
@@ -72,14 +94,20 @@ class Run:
             self.report(done, total, label)
 
     def figure(self, nrows: int = 1, ncols: int = 1, **kwargs: Any) -> tuple["Figure", Any]:
-        """Make a figure and its axes in the house style; `kwargs` go to `Figure.subplots`."""
+        """Return a figure and its axes in the house style; `kwargs` go to `Figure.subplots`."""
         from paperworks.evidence.figures import new_figure
 
         return new_figure(nrows, ncols, **kwargs)
 
-    def cache(self, name: str, build: Callable[[Path], None], **inputs: Any) -> Path:
-        """Return the folder that `build` fills, made once for these inputs and kept between runs."""
-        return cached_folder(name, inputs, build, root=self.cache_folder)
+    def cached(self, name: str, make: Callable[[], T], **inputs: Any) -> T:
+        """Return what `make` returns, made once for these inputs and this code: see `paperworks.core.cache.cached`."""
+        return cached(name, make, inputs, root=self.cache_folder)
+
+    def trained(
+        self, name: str, network: "torch.nn.Module", train: "Callable[[torch.nn.Module], Any]", **inputs: Any
+    ) -> "torch.nn.Module":
+        """Return a network trained once for these inputs and this code: see `paperworks.core.cache.trained`."""
+        return trained(name, network, train, inputs, root=self.cache_folder)
 
 
 Measure = Callable[[Run], Measurement]

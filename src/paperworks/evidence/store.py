@@ -1,69 +1,97 @@
-"""The evidence of a paper on disk: one JSON file, and its figures beside it."""
+"""The evidence of a paper on disk: a history of entries, one JSON object a line, and the figures of the newest."""
 
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from paperworks.evidence.entry import Entry, EntryKey, Kind
+from paperworks.core.code import PACKAGE
+from paperworks.evidence.entry import Entry, Kind, plain
 from paperworks.evidence.errors import EvidenceError, UsageError
 from paperworks.evidence.files import write_atomically
-from paperworks.evidence.provenance import PACKAGE, checkout
+from paperworks.evidence.provenance import checkout
 from paperworks.evidence.record import SCALES, Scale
 
-SCHEMA = 1
-SHIPPED = PACKAGE / "_evidence"
+SCHEMA = 2
+HISTORY = "history.jsonl"
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """The stored entries of one paper, each with the folder that its figures are in."""
+    """The stored entries of one paper, oldest first, and the folder that its figures are in.
+
+    `problem` says in one line why the history, or a part of it, can't be read; it is empty where all is well.
+    """
 
     slug: str
-    entries: Mapping[EntryKey, Entry] = field(default_factory=dict)
-    folders: Mapping[EntryKey, Path] = field(default_factory=dict)
+    entries: tuple[Entry, ...] = ()
+    folder: Path = field(default_factory=Path)
+    problem: str = ""
 
-    def entry(self, kind: Kind, id: str, scale: Scale | None = None) -> Entry | None:
-        """Return the entry at `scale`, by default at the largest scale that there is one for."""
-        for candidate in [scale] if scale else reversed(SCALES):
-            if found := self.entries.get(EntryKey(kind, id, candidate)):
-                return found
-        return None
+    def newest(self, kind: Kind, id: str, scale: Scale | None = None) -> Entry | None:
+        """Return the newest entry with values, at `scale` or else the largest there is; without any, the newest."""
+        of_item = self._of(kind, id, scale)
+        measured = [entry for entry in of_item if entry.measured]
+        if scale is None and measured:
+            largest = max(measured, key=lambda entry: SCALES.index(entry.scale)).scale
+            measured = [entry for entry in measured if entry.scale == largest]
+        found = measured or of_item
+        return found[-1] if found else None
+
+    def newest_failure(self, kind: Kind, id: str, scale: Scale | None = None) -> Entry | None:
+        """Return the newest entry without values, where it is newer than what `newest` returns."""
+        shown = self.newest(kind, id, scale)
+        later = [e for e in self._of(kind, id, scale) if not e.measured and shown is not None and shown.measured]
+        later = [e for e in later if shown and e.provenance.date > shown.provenance.date]
+        return later[-1] if later else None
 
     def figure_paths(self, entry: Entry) -> list[Path]:
         """Return where the entry's figures are."""
-        return [self.folders[entry.key] / figure for figure in entry.figures]
+        return [self.folder / figure for figure in entry.figures]
+
+    def _of(self, kind: Kind, id: str, scale: Scale | None) -> list[Entry]:
+        return [e for e in self.entries if e.kind == kind and e.id == id and scale in (None, e.scale)]
 
 
-def default_evidence_folder() -> Path:
-    """Return where evidence is kept: `$PAPERWORKS_EVIDENCE`, the checkout's `evidence`, or the user's data folder."""
+def committed_folder() -> Path:
+    """Return where the evidence is that the project vouches for: the checkout's, else what came with the package."""
+    root = checkout()
+    return root / "evidence" if root else PACKAGE / "_evidence"
+
+
+def own_folder() -> Path:
+    """Return where a person's own evidence is kept: `$PAPERWORKS_EVIDENCE`, or a folder of their data."""
     if chosen := os.environ.get("PAPERWORKS_EVIDENCE"):
         return Path(chosen)
-    if root := checkout():
-        return root / "evidence"
     import platformdirs
 
     return Path(platformdirs.user_data_dir("paperworks")) / "evidence"
 
 
 def read_evidence(slug: str, folder: Path | None = None) -> Evidence:
-    """Read a paper's evidence; empty where there is none.
+    """Read a paper's history, the committed one by default; empty where there is none.
 
-    Without `folder` it is read from the default one, and what is not there from the evidence that
-    came with the package.
-
-    Raises
-    ------
-    EvidenceError
-        Where the file can't be read or was written by a newer version.
+    What can't be read is left out, and `problem` of what is returned says why.
     """
-    if folder is not None:
-        return _read(slug, folder)
-    own, shipped = _read(slug, default_evidence_folder()), _read(slug, SHIPPED)
-    return Evidence(slug, {**shipped.entries, **own.entries}, {**shipped.folders, **own.folders})
+    folder = committed_folder() if folder is None else folder
+    path = folder / slug / HISTORY
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return Evidence(slug, folder=folder)
+    except (OSError, UnicodeDecodeError) as error:
+        return Evidence(slug, folder=folder, problem=f"{path}: can't be read: {error}")
+    entries, problem = [], ""
+    for number, line in enumerate(lines, start=1):
+        try:
+            entries.append(_entry(line))
+        except EvidenceError as error:
+            problem = f"{path}, line {number}: {error}"
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            problem = f"{path}, line {number}: malformed, left out: {' '.join(repr(error).split())[:200]}"
+    return Evidence(slug, tuple(entries), folder, problem)
 
 
 def check_writable(folder: Path) -> None:
@@ -77,57 +105,65 @@ def check_writable(folder: Path) -> None:
 
 
 def add_entry(slug: str, folder: Path, entry: Entry, figures: Mapping[str, bytes] | None = None) -> Entry:
-    """Put an entry, with its figure's content by suffix, in the place of the one with the same key.
+    """Add an entry to a paper's history, with its figure's content by suffix; any number of processes may do so.
 
-    Any number of processes may do so at once. Returns the entry with the paths of its figures.
+    An earlier entry goes if it has the same key, or if it has no values and this one has none either. Figures are
+    kept of the newest measurement of each claim and scale. Nothing that was measured goes for an entry without values.
+
+    Returns
+    -------
+    Entry
+        With the paths of its figures.
 
     Raises
     ------
     EvidenceError
-        Where the file that is there can't be read; it is left as it is.
+        Where the history that is there can't be read; it is left as it is.
+    OSError
+        Where the disk is full or the folder can't be written; the history is as it was.
     """
     from filelock import FileLock
 
+    home = folder / slug
+    home.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):
-        entries = dict(_read(slug, folder).entries)
+        before = read_evidence(slug, folder)
+        if before.problem:
+            raise EvidenceError(f"{before.problem}; move the file away or restore it")
         stem = f"{'race-' if entry.kind == 'peer' else ''}{entry.id}.{entry.scale}"
         names = {f"{slug}/{stem}{suffix}": content for suffix, content in sorted((figures or {}).items())}
         for name, content in names.items():
             write_atomically(folder / name, content)
-        before = entries.get(entry.key)
-        entries[entry.key] = entry = replace(entry, figures=tuple(names))
-        write_atomically(folder / f"{slug}.json", _dump(slug, list(entries.values())))
-        for name in set(before.figures if before else ()) - set(names):
-            (folder / name).unlink(missing_ok=True)
+        entry = replace(entry, figures=entry.figures or tuple(names))
+        kept = [_without_figures(old, entry) for old in before.entries if not _replaced(old, entry)]
+        write_atomically(home / HISTORY, b"".join(map(_line, [*kept, entry])))
+        still_shown = {figure for e in [*kept, entry] for figure in e.figures}
+        for figure in {figure for e in before.entries for figure in e.figures} - still_shown:
+            (folder / figure).unlink(missing_ok=True)
     return entry
 
 
-def _read(slug: str, folder: Path) -> Evidence:
-    path = folder / f"{slug}.json"
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return Evidence(slug)
-    except OSError as error:
-        raise EvidenceError(f"{path}: can't be read: {error.strerror}") from None
-    except ValueError as error:
-        raise EvidenceError(f"{path}: not JSON: {error}; move it away or restore it") from None
-    schema = data.get("schema") if isinstance(data, dict) else None
+def _replaced(old: Entry, new: Entry) -> bool:
+    if old.key == new.key:
+        return True
+    return not old.measured and not new.measured and (old.kind, old.id, old.scale) == (new.kind, new.id, new.scale)
+
+
+def _without_figures(old: Entry, new: Entry) -> Entry:
+    same = (old.kind, old.id, old.scale) == (new.kind, new.id, new.scale)
+    return replace(old, figures=()) if same and new.measured and old.figures else old
+
+
+def _line(entry: Entry) -> bytes:
+    data = {"schema": SCHEMA, **plain(entry.to_json())}
+    return (json.dumps(data, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n").encode()
+
+
+def _entry(line: str) -> Entry:
+    data = json.loads(line)
+    schema = data.pop("schema", None) if isinstance(data, dict) else None
     if isinstance(schema, int) and schema > SCHEMA:
-        raise EvidenceError(f"{path}: written by a newer paperworks (schema {schema}, this one reads {SCHEMA})")
-    if schema != SCHEMA or not isinstance(data.get("entries"), list):
-        raise EvidenceError(f"{path}: not evidence of schema {SCHEMA}; move it away or restore it")
-    try:
-        entries = {entry.key: entry for entry in map(Entry.from_json, data["entries"])}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise EvidenceError(f"{path}: an entry is malformed: {error!r}; move it away or restore it") from None
-    return Evidence(slug, entries, dict.fromkeys(entries, folder))
-
-
-def _dump(slug: str, entries: Sequence[Entry]) -> bytes:
-    data: dict[str, Any] = {
-        "schema": SCHEMA,
-        "paper": slug,
-        "entries": [entry.to_json() for entry in sorted(entries, key=lambda e: e.key)],
-    }
-    return (json.dumps(data, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n").encode()
+        raise EvidenceError(f"written by a newer paperworks (schema {schema}, this one reads {SCHEMA})")
+    if schema != SCHEMA:
+        raise EvidenceError(f"not evidence of schema {SCHEMA}")
+    return Entry.from_json(data)

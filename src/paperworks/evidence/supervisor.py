@@ -9,20 +9,24 @@ import sys
 import tempfile
 import time
 import traceback
+import uuid
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from paperworks.core.code import PACKAGE
+from paperworks.core.processes import ProcessTree
 from paperworks.evidence import provenance
-from paperworks.evidence.entry import Entry, Provenance
+from paperworks.evidence.entry import Entry
 from paperworks.evidence.spec import TaskSpec, paper_folder
 from paperworks.evidence.spool import Progress, write_progress
 
 _POLL = 0.2
-_GRACE = 0.5  # seconds for a hung process to write where it hangs
 _TAIL = 6000  # characters of a lost process's output that are kept
+_WORK = 0.5  # seconds of processor time; a process that uses less within its idle limit hangs
+_MARK = "PAPERWORKS_TASK"  # an environment variable by which whatever a task started is found again
 _THREADS = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -38,8 +42,17 @@ def supervise(spec: TaskSpec) -> dict[str, Any]:
     Returns
     -------
     dict
-        `number` of the task, `entry` as JSON, `figures`: content by suffix.
+        `number` of the task, `entry` as JSON, `figures`: content by suffix; or `number` and `refused`, why nothing
+        was measured on a worker that isn't the run's like.
     """
+    if spec["code"] and spec["code"] != provenance.package_digest():
+        from paperworks import __version__
+
+        return {
+            "number": spec["number"],
+            "refused": f"a worker's Paperworks (version {__version__}) is not the one that this run was started with; "
+            "install the same one there and start the worker again",
+        }
     started = time.perf_counter()
     result: dict[str, Any]
     figures: dict[str, bytes] = {}
@@ -53,9 +66,10 @@ def supervise(spec: TaskSpec) -> dict[str, Any]:
         ) as name:
             folder = Path(name)
             lost, memory = _run_process(spec, folder)
-            if lost or not (folder / "result.json").exists():
-                reason = lost or "the process ended with no result"
-                result = {"outcome": "error", "reason": reason, "traceback": _tail(folder / "output.txt", spec)}
+            if lost is None and not (folder / "result.json").exists():
+                lost = {"outcome": "error", "reason": "the process ended with no result"}
+            if lost is not None:
+                result = {**lost, "traceback": _tail(folder / "output.txt", spec)}
             else:
                 result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
                 figures = {path.suffix: path.read_bytes() for path in sorted(folder.glob("figure.*"))}
@@ -66,93 +80,106 @@ def supervise(spec: TaskSpec) -> dict[str, Any]:
             "traceback": provenance.without_paths(traceback.format_exc()),
         }
     result.setdefault("seconds", time.perf_counter() - started)
-    return {"number": spec["number"], "entry": entry_of(spec, result, memory).to_json(), "figures": figures}
+    return {"number": spec["number"], "entry": entry_of(spec, result, memory), "figures": figures}
 
 
-def entry_of(spec: TaskSpec, result: dict[str, Any], memory: int = 0) -> Entry:
-    """Make the entry of a task from what its process told, or from why it told nothing."""
+def entry_of(spec: TaskSpec, result: dict[str, Any], memory: int = 0) -> dict[str, Any]:
+    """Make the entry of a task, as JSON, from what its process told, or from why it told nothing."""
+    from paperworks.evidence.digests import reached
+
     result = dict(result)
-    sources = result.pop("sources", [])
-    origin = Provenance(
-        date=provenance.now(),
-        revision=provenance.revision_of(paper_folder(spec), sources),
-        digest=result.pop("digest", ""),
-        sources=tuple(sources),
-        versions=provenance.versions_of([spec["package"]] if spec["package"] else []),
-        machine=provenance.machine(),
-        engine=spec["engine"],
-        threads=spec["threads"],
-    )
-    result["seconds"] = round(result.get("seconds", 0.0), 3)
-    return Entry(
-        kind=spec["kind"],
-        id=spec["id"],
-        scale=spec["scale"],
-        seeds=tuple(spec["seeds"]),
-        provenance=origin,
-        memory=memory,
-        **result,
-    )
+    if "digest" not in result:  # the process was lost before it could say
+        code = reached(paper_folder(spec), spec["kind"], spec["id"])
+        result |= {"digest": code.digest, "revision": provenance.revision_of(code.files)}
+    origin = {
+        "date": provenance.now(),
+        "revision": result.pop("revision"),
+        "digest": result.pop("digest"),
+        "versions": provenance.imported_distributions(result.pop("modules", ["paperworks"])),
+        "machine": provenance.machine(),
+        "python": provenance.python(),
+        "blas": result.pop("blas", []),
+        "lock": provenance.lock(),
+        "engine": spec["engine"],
+        "threads": spec["threads"],
+    }
+    for name in ("seconds", "processor_seconds"):
+        result[name] = round(result.get(name, 0.0), 3)
+    known = {"kind": spec["kind"], "id": spec["id"], "scale": spec["scale"], "seeds": spec["seeds"]}
+    return Entry.from_json({**known, "provenance": origin, "memory": memory, **result}).to_json()
 
 
-def _run_process(spec: TaskSpec, folder: Path) -> tuple[str, int]:
-    """Run the process to its end or to its limits; return why it was lost (empty if it was not) and its memory."""
+def _run_process(spec: TaskSpec, folder: Path) -> tuple[dict[str, str] | None, int]:
+    """Run the process to its end or to its limits; return why it was lost (None if it was not) and its memory."""
     (folder / "spec.json").write_text(json.dumps(spec), encoding="utf-8")
     command = [sys.executable, "-P", "-m", "paperworks.evidence.task", str(folder)]
+    mark = uuid.uuid4().hex
     with open(folder / "output.txt", "wb") as output:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,  # never written to: the task's process dies when our end closes
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            cwd=folder,
-            env=_environment(spec["threads"]),
-            start_new_session=True,
+        tree = ProcessTree(
+            command, stdout=output, stderr=subprocess.STDOUT, cwd=folder, env=_environment(spec["threads"], mark)
         )
-    tree = psutil.Process(process.pid)
-    deadline = time.monotonic() + (spec["time_limit"] or math.inf)
-    largest = 0
+    watch = _Watch(spec, tree)
     try:
-        while process.poll() is None:
-            largest = max(largest, memory := _memory_of(tree))
-            if spec["memory_limit"] and memory > spec["memory_limit"]:
-                return f"used more than its memory limit of {spec['memory_limit'] / 2**30:.3g} GiB", largest
-            if time.monotonic() > deadline:
-                _ask_for_traceback(process)
-                return f"was still running at its time limit of {spec['time_limit']:g} s", largest
+        while tree.process.poll() is None:
+            if lost := watch.look():
+                return lost, watch.memory
             if _cancelled():
-                return "the run was stopped", largest
+                return {"outcome": "stopped", "reason": "the run was stopped"}, watch.memory
             with suppress(subprocess.TimeoutExpired):
-                process.wait(_POLL)
-        return _exit_reason(process.returncode), largest
+                tree.process.wait(_POLL)
+        return _exit_reason(tree.process.returncode), watch.memory
     finally:
-        _kill(process, tree)
+        tree.kill()
+        _kill_marked(mark)
 
 
-def _environment(threads: int) -> dict[str, str]:
-    path = os.pathsep.join(filter(None, [str(provenance.PACKAGE.parent), os.environ.get("PYTHONPATH", "")]))
-    return {**os.environ, **dict.fromkeys(_THREADS, str(threads)), "PYTHONPATH": path, "MPLBACKEND": "agg"}
+class _Watch:
+    """Looks at a process again and again, and says when it has gone over a limit."""
+
+    def __init__(self, spec: TaskSpec, tree: ProcessTree) -> None:
+        self.spec = spec
+        self.tree = tree
+        self.memory = 0
+        self._started = self._worked = time.monotonic()
+        self._used_then = 0.0
+
+    def look(self) -> dict[str, str] | None:
+        spec, now = self.spec, time.monotonic()
+        memory, used = self.tree.memory(), self.tree.processor_seconds()
+        self.memory = max(self.memory, memory)
+        if used - self._used_then >= _WORK:
+            self._worked, self._used_then = now, used
+        if spec["memory_limit"] and memory > spec["memory_limit"]:
+            reason = f"used more than its memory limit of {spec['memory_limit'] / 2**30:.3g} GiB"
+            return {"outcome": "error", "reason": reason}
+        if now - self._worked > spec["idle_limit"]:
+            self.tree.ask_for_traceback()
+            return {"outcome": "error", "reason": f"hangs: it did no work for {spec['idle_limit']:g} s"}
+        # A machine that is slow or busy is no defect of the paper, and of the two only the machine is known to be so.
+        if used > (spec["time_limit"] or math.inf):
+            self.tree.ask_for_traceback()
+            reason = f"too slow here: not done within {spec['time_limit']:g} s of processor time"
+            return {"outcome": "stopped", "reason": reason}
+        if now - self._started > (spec["wall_limit"] or math.inf):
+            self.tree.ask_for_traceback()
+            share = used / (now - self._started)
+            reason = f"too slow here: not done within {spec['wall_limit']:g} s, of which it got {share:.0%} of one core"
+            return {"outcome": "stopped", "reason": reason}
+        return None
 
 
-def _memory_of(tree: psutil.Process) -> int:
-    total = 0
-    try:
-        for process in [tree, *tree.children(recursive=True)]:
-            try:
-                total += process.memory_info().rss
-            except psutil.Error:
-                continue
-    except psutil.Error:
-        pass
-    return total
+def _environment(threads: int, mark: str) -> dict[str, str]:
+    path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")]))
+    named = {"PYTHONPATH": path, "MPLBACKEND": "agg", _MARK: mark}
+    return {**os.environ, **dict.fromkeys(_THREADS, str(threads)), **named}
 
 
-def _ask_for_traceback(process: subprocess.Popen[bytes]) -> None:
-    from paperworks.evidence.task import TRACEBACK_SIGNAL
-
-    process.send_signal(TRACEBACK_SIGNAL)
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(_GRACE)
+def _kill_marked(mark: str) -> None:
+    """End what the task started and what left its process tree before it was seen."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):
+            if process.environ().get(_MARK) == mark:
+                process.kill()
 
 
 def _cancelled() -> bool:
@@ -166,32 +193,14 @@ def _cancelled() -> bool:
     return False
 
 
-def _exit_reason(code: int) -> str:
+def _exit_reason(code: int) -> dict[str, str] | None:
     if code == 0:
-        return ""
+        return None
     if code > 0:
-        return f"the process ended with exit code {code} and no result"
+        return {"outcome": "error", "reason": f"the process ended with exit code {code} and no result"}
     name = signal.Signals(-code).name
     hint = ", as the system does when memory runs out" if name == "SIGKILL" else ""
-    return f"the process was killed by {name}{hint}"
-
-
-def _kill(process: subprocess.Popen[bytes], tree: psutil.Process) -> None:
-    """End the process, its group, and children of it that left the group."""
-    try:
-        children = tree.children(recursive=True)
-    except psutil.Error:
-        children = []
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    for child in children:
-        try:
-            child.kill()
-        except psutil.Error:
-            continue
-    if process.stdin:
-        process.stdin.close()
-    process.wait()
+    return {"outcome": "error", "reason": f"the process was killed by {name}{hint}"}
 
 
 def _tail(output: Path, spec: TaskSpec) -> str:

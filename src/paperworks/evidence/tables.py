@@ -1,4 +1,4 @@
-"""Judgements as a table for a terminal, and as data for a machine."""
+"""Views of claims as a table for a terminal, and as data for a machine."""
 
 import json
 from collections.abc import Sequence
@@ -8,16 +8,16 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from paperworks.evidence import formatting
 from paperworks.evidence.display import STYLES
-from paperworks.evidence.measurement import SINGLE
-from paperworks.evidence.verdicts import Judgement
+from paperworks.evidence.views import ClaimView, ValueView
+
+_MARKS = {True: Text("✓", style="green"), False: Text("✗", style="red"), None: Text("?", style="yellow")}
 
 
-def judgements_table(judgements: Sequence[Judgement], title: str | None = None) -> Table:
+def claims_table(views: Sequence[ClaimView], title: str | None = None) -> Table:
     """Make the table *reported / measured / bar / verdict*; headline claims are marked with a star.
 
-    A claim with several bars gets a row for each, below its own.
+    A claim with several bars gets a row for each, below its own, and so does what a person measured themselves.
     """
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("claim", overflow="fold", ratio=4)
@@ -25,71 +25,64 @@ def judgements_table(judgements: Sequence[Judgement], title: str | None = None) 
     table.add_column("measured", no_wrap=True)
     table.add_column("bar", overflow="fold", min_width=8)
     table.add_column("verdict", no_wrap=True)
-    several = len({judgement.paper.slug for judgement in judgements}) > 1
-    for judgement in judgements:
-        named = SINGLE not in judgement.item.bars
-        values, bars = dict(_values(judgement)), judgement.item.bars
-        found = judgement.verdict
+    several = len({found.paper for found in views}) > 1
+    for found in views:
+        single = found.values[0] if len(found.values) == 1 and not found.values[0].name else None
+        rows = [] if single else [(value, value.label) for value in found.values]
         table.add_row(
-            _claim(judgement, several),
-            Text(judgement.reported),
-            Text("" if named else values.get(SINGLE, "–")),
-            Text("" if named else str(bars[SINGLE])),
-            Text(found.name, style=STYLES[found.name]),
-            end_section=not named,
+            _claim(found, several),
+            Text(found.reported),
+            Text((single.text or "–") if single else ""),
+            Text(single.bar if single else ""),
+            _verdict(found),
+            end_section=not rows and found.own is None,
         )
-        holds = {decision.name: decision.holds for decision in found.decisions}
-        for name in bars if named else ():
-            mark = {True: Text("✓", style="green"), False: Text("✗", style="red"), None: Text("")}[holds.get(name)]
-            table.add_row(
-                Text(f"  {name}", style="italic"),
-                "",
-                Text(values.get(name, "–")),
-                Text(str(bars[name])),
-                mark,
-                end_section=name == list(bars)[-1],
-            )
+        for value, label in rows:
+            _value_row(table, label, value, found, last=value is found.values[-1] and found.own is None)
+        if found.own is not None:
+            _own_rows(table, found.own)
     return table
 
 
-def _claim(judgement: Judgement, with_slug: bool) -> Text:
-    text = Text("★\N{NO-BREAK SPACE}" if judgement.headline else "", style="bold" if judgement.headline else "")
-    text.append(f"{judgement.paper.slug} {judgement.item.id}" if with_slug else judgement.item.id)
-    text.append(f"\n{judgement.item.says}", style="not bold dim")
-    found = judgement.verdict
-    if found.name in ("error", "not run", "missing data"):
-        text.append(f"\n{found.detail}", style=STYLES[found.name])
-    if found.name == "known shortfall":
-        text.append(f"\n{judgement.item.note}", style=STYLES[found.name])
+def _own_rows(table: Table, own: ClaimView) -> None:
+    table.add_row(Text(f"  yours, {own.age}", style="bold italic"), "", "", "", _verdict(own))
+    for value in own.values:
+        _value_row(table, value.label or "value", value, own, last=value is own.values[-1])
+
+
+def _value_row(table: Table, label: str, value: ValueView, found: ClaimView, *, last: bool) -> None:
+    mark = _MARKS[value.holds] if found.measured and value.bar else Text("")
+    table.add_row(
+        Text(f"  {label}", style="italic"), "", Text(value.text or "–"), Text(value.bar), mark, end_section=last
+    )
+
+
+def _verdict(found: ClaimView) -> Text:
+    text = Text(found.verdict, style=STYLES[found.verdict])
+    return text.append("\noutdated", style="yellow") if found.outdated else text
+
+
+def _claim(found: ClaimView, with_slug: bool) -> Text:
+    text = Text("★\N{NO-BREAK SPACE}" if found.headline else "", style="bold" if found.headline else "")
+    text.append(f"{found.paper} {found.id}" if with_slug else found.id)
+    text.append(f"\n{found.says}", style="not bold dim")
+    if found.where:
+        text.append(f" ({found.where})", style="not bold dim")
+    if found.verdict in ("error", "not run", "missing data", "stopped"):
+        text.append(f"\n{found.detail}", style=STYLES[found.verdict])
+    if found.verdict in ("known shortfall", "undecided") and found.note:
+        text.append(f"\n{found.note}", style=STYLES[found.verdict])
+    for more in (found.outdated and f"outdated: {found.outdated}", found.failure and f"newer run: {found.failure}"):
+        if more:
+            text.append(f"\n{more}", style="yellow")
     return text
 
 
-def _values(judgement: Judgement) -> list[tuple[str, str]]:
-    entry = judgement.entry
-    return [] if entry is None else [(name, formatting.measured_value(entry, name)) for name in entry.values]
+def claims_json(views: Sequence[ClaimView]) -> str:
+    """Write views of claims as strict JSON."""
+    return json.dumps(claims_data(views), indent=1, allow_nan=False, ensure_ascii=False)
 
 
-def judgements_json(judgements: Sequence[Judgement]) -> str:
-    """Write judgements as strict JSON."""
-    return json.dumps(judgements_data(judgements), indent=1, allow_nan=False, ensure_ascii=False)
-
-
-def judgements_data(judgements: Sequence[Judgement]) -> list[dict[str, Any]]:
-    """Give judgements as JSON values: each with its verdict, its bars and its entry as stored."""
-    return [
-        {
-            "paper": judgement.paper.slug,
-            "kind": judgement.kind,
-            "id": judgement.item.id,
-            "says": judgement.item.says,
-            "reported": judgement.reported,
-            "headline": judgement.headline,
-            "note": judgement.item.note,
-            "verdict": judgement.verdict.name,
-            "detail": judgement.verdict.detail,
-            "fails": judgement.verdict.fails,
-            "bars": {name: str(bar) for name, bar in judgement.item.bars.items()},
-            "entry": judgement.entry.to_json() if judgement.entry else None,
-        }
-        for judgement in judgements
-    ]
+def claims_data(views: Sequence[ClaimView]) -> list[dict[str, Any]]:
+    """Give views of claims as JSON values."""
+    return [found.to_json() for found in views]

@@ -3,14 +3,10 @@
 It reads `spec.json` in the folder, measures, and leaves `result.json` and the figure there.
 """
 
-import faulthandler
-import fcntl
 import importlib
 import importlib.util
 import json
 import os
-import select
-import signal
 import sys
 import time
 import traceback
@@ -19,36 +15,47 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from paperworks.core.processes import follow_parent
+from paperworks.evidence import provenance
+from paperworks.evidence.bars import Bar
+from paperworks.evidence.digests import reached
 from paperworks.evidence.entry import plain
+from paperworks.evidence.estimates import Estimate
 from paperworks.evidence.files import write_atomically
 from paperworks.evidence.measurement import Measurement, NotAtThisScale, Table
-from paperworks.evidence.provenance import digest_of, loaded_sources, without_paths
-from paperworks.evidence.run import Run, tasks_of
+from paperworks.evidence.run import Run, Task, tasks_of
 from paperworks.evidence.spec import TaskSpec, claims_module, paper_folder
 from paperworks.evidence.spool import ProgressWriter
 
-TRACEBACK_SIGNAL = signal.SIGUSR1  # makes a task that hangs show where
+_ERROR_RATE = 0.05  # the chance that an interval misses, over all looks at the same bar together
+_LOOKS = 4  # so that seeds and rounds grow eightfold at most
 
 
 def main(folder: Path) -> None:
     """Measure what `spec.json` in `folder` asks for."""
-    _die_with_supervisor()
-    faulthandler.enable()
-    faulthandler.register(TRACEBACK_SIGNAL, all_threads=False)
+    follow_parent()
     spec: TaskSpec = json.loads((folder / "spec.json").read_text(encoding="utf-8"))
+    _limit_memory(spec["memory_limit"])
     result = perform(spec, folder)
     write_atomically(folder / "result.json", json.dumps(plain(result), allow_nan=False).encode())
 
 
 def perform(spec: TaskSpec, folder: Path) -> dict[str, Any]:
-    """Measure, and return the part of an entry that only this process knows; the figure goes to `folder`."""
-    started = time.perf_counter()
+    """Measure, and return the part of an entry that only this process knows; the figure goes to `folder`.
+
+    Digest and revision are taken before anything is imported, so that code edited during the run makes the entry
+    outdated and never fresh.
+    """
+    started, processor = time.perf_counter(), _processor_seconds()
+    code = reached(paper_folder(spec), spec["kind"], spec["id"])
+    origin = {"digest": code.digest, "revision": provenance.revision_of(code.files)}
     result = _attempt(spec, folder)
-    sources = loaded_sources(sys.modules)
     return {
         "seconds": time.perf_counter() - started,
-        "sources": sources,
-        "digest": digest_of(paper_folder(spec), sources),
+        "processor_seconds": _processor_seconds() - processor,
+        **origin,
+        "modules": provenance.top_level_modules(),
+        "blas": provenance.loaded_blas(),
         **result,
     }
 
@@ -69,12 +76,13 @@ def _attempt(spec: TaskSpec, folder: Path) -> dict[str, Any]:
     run = Run(spec["scale"], tuple(spec["seeds"]))
     if spec["spool"]:
         run = replace(run, report=ProgressWriter(Path(spec["spool"]), spec["number"]))
-    started = time.perf_counter()
     try:
-        measurement = task.function(run)
-        return {"seconds": time.perf_counter() - started, **_measured(measurement, folder)}
+        smoke = _smoke(task, run) if spec["smoke"] and run.scale != "smoke" and not task.exclusive else {}
+        return {**_decide(task, run, spec, folder), **smoke}
     except NotAtThisScale as why:
         return {"outcome": "not at this scale", "reason": str(why)}
+    except MemoryError as error:
+        return _error(f"ran out of memory: {_line(error)}")
     except ImportError as error:
         if kind == "peer" and (error.name or "").partition(".")[0] != "paperworks":
             return {"outcome": "not run", "reason": _line(error)}
@@ -85,6 +93,73 @@ def _attempt(spec: TaskSpec, folder: Path) -> dict[str, Any]:
         return _raised(error, spec)
 
 
+def _decide(task: Task, run: Run, spec: TaskSpec, folder: Path) -> dict[str, Any]:
+    """Measure, and again with twice the seeds and rounds while a bar is undecided and the budget allows it.
+
+    Each look at the bars spends half of what is left of the error rate, and the last one all of it, so that looking
+    again and again doesn't find by luck what isn't there.
+    """
+    bars = {name: Bar.parse(text) for name, text in spec["bars"].items()}
+    left = _ERROR_RATE
+    for look in range(_LOOKS):
+        wall, started = time.perf_counter(), _processor_seconds()
+        measurement = task.function(run)
+        seconds, used = time.perf_counter() - wall, _processor_seconds() - started
+        if not isinstance(measurement, Measurement):
+            raise TypeError(f"the function returned {type(measurement).__name__}; it has to return a Measurement")
+        chance = any(estimate.method != "exact" for estimate in measurement.values.values())
+        last = look == _LOOKS - 1 or 2 * used > spec["budget"] or not chance
+        level = 1 - (left if last else left / 2)
+        left -= 1 - level
+        intervals = {name: estimate.interval(level) for name, estimate in measurement.values.items()}
+        undecided = any(bars[name].decide(*ends) is None for name, ends in intervals.items() if name in bars)
+        if last or not undecided:
+            break
+        run = replace(run, seeds=tuple(range(2 * len(run.seeds))), effort=2 * run.effort)
+    return {"seconds": seconds, "processor_seconds": used, **_measured(measurement, run, level, intervals, folder)}
+
+
+def _measured(
+    measurement: Measurement, run: Run, level: float, intervals: dict[str, tuple[float, float]], folder: Path
+) -> dict[str, Any]:
+    result = {
+        "outcome": "measured",
+        "seeds": list(run.seeds),
+        "level": round(level, 6),
+        "values": {
+            name: {
+                "value": estimate.value,
+                "low": intervals[name][0],
+                "high": intervals[name][1],
+                "method": estimate.method,
+                "samples": list(estimate.samples),
+            }
+            for name, estimate in measurement.values.items()
+        },
+        "unit": measurement.unit,
+        "table": _table(measurement.table),
+        "remark": measurement.remark,
+        "settings": measurement.settings,
+        "floor": measurement.floor,
+    }
+    if measurement.figure is not None:
+        from paperworks.evidence.figures import save_figure
+
+        save_figure(measurement.figure, folder / "figure")
+    return result
+
+
+def _smoke(task: Task, run: Run) -> dict[str, Any]:
+    """Measure at smoke scale, by which changed code is later told from code that gives other values."""
+    try:
+        found = task.function(replace(run, scale="smoke", seeds=(0,)))
+    except NotAtThisScale:
+        return {}
+    table = _table(found.table) or {"rows": []}
+    values: dict[str, Estimate] = found.values
+    return {"smoke": {"values": {name: e.value for name, e in values.items()}, "rows": table["rows"]}}
+
+
 def _is_missing_data(error: Exception) -> bool:
     """Tell whether a data set isn't there; the module that would say so is not imported for that."""
     data = sys.modules.get("paperworks.testbeds.data")
@@ -92,9 +167,14 @@ def _is_missing_data(error: Exception) -> bool:
 
 
 def _load_claims(spec: TaskSpec) -> ModuleType:
-    name = claims_module(spec)
+    name = claims_module(spec["folder"])
     if not os.path.isabs(spec["folder"]):
         return importlib.import_module(name)
+    root = paper_folder(spec)
+    for _ in name.split(".")[:-1]:
+        root = root.parent
+    if str(root) not in sys.path:
+        sys.path.append(str(root))
     found = importlib.util.spec_from_file_location(name, paper_folder(spec) / "claims.py")
     if found is None or found.loader is None:
         raise ImportError(f"can't import {name}")
@@ -104,54 +184,6 @@ def _load_claims(spec: TaskSpec) -> ModuleType:
     return module
 
 
-def _measured(measurement: Any, folder: Path) -> dict[str, Any]:
-    if not isinstance(measurement, Measurement):
-        raise TypeError(f"the function returned {type(measurement).__name__}; it has to return a Measurement")
-    per_seed = measurement.seed_values
-    result = {
-        "outcome": "measured",
-        "values": {name: _value(name, value) for name, value in measurement.values.items()},
-        "unit": measurement.unit,
-        "per_seed": per_seed,
-        "interval": {name: ends for name, values in per_seed.items() if (ends := mean_interval(values))},
-        "table": _table(measurement.table),
-        "remark": measurement.remark,
-    }
-    if measurement.figure is not None:
-        from paperworks.evidence.figures import save_figure
-
-        save_figure(measurement.figure, folder / "figure")
-    return result
-
-
-def mean_interval(values: list[float], level: float = 0.95) -> tuple[float, float] | None:
-    """Return the confidence interval of the mean by Student's t, or None for fewer than two values.
-
-    Examples
-    --------
-    >>> low, high = mean_interval([1.0, 2.0, 3.0])
-    >>> round(low, 3), round(high, 3)
-    (-0.484, 4.484)
-    """
-    count = len(values)
-    if count < 2:
-        return None
-    from scipy.special import stdtrit
-
-    mean = sum(values) / count
-    deviation = (sum((v - mean) ** 2 for v in values) / (count - 1)) ** 0.5
-    half = float(stdtrit(count - 1, 0.5 + level / 2)) * deviation / count**0.5
-    return mean - half, mean + half
-
-
-def _value(name: str, value: Any) -> float | bool:
-    value = _scalar(value)
-    if not isinstance(value, (bool, int, float)):
-        where = f"value {name!r}" if name else "value"
-        raise TypeError(f"{where} is {value!r}; it takes a number or a truth value")
-    return value if isinstance(value, bool) else float(value)
-
-
 def _table(table: Table | None) -> dict[str, Any] | None:
     if table is None:
         return None
@@ -159,16 +191,11 @@ def _table(table: Table | None) -> dict[str, Any] | None:
 
 
 def _cell(value: Any) -> Any:
-    value = _scalar(value)
-    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
-
-
-def _scalar(value: Any) -> Any:
-    """Turn a NumPy scalar or a tensor of one element into Python's own number."""
     try:
-        return value.item()
+        value = value.item()  # of a NumPy scalar or a tensor of one element
     except (AttributeError, ValueError, RuntimeError):
-        return value
+        pass
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
 def _error(reason: str, trace: str = "") -> dict[str, Any]:
@@ -178,7 +205,8 @@ def _error(reason: str, trace: str = "") -> dict[str, Any]:
 def _raised(error: Exception, spec: TaskSpec) -> dict[str, Any]:
     own = error.__traceback__ and error.__traceback__.tb_next  # without this module's frame
     trace = "".join(traceback.format_exception(error.with_traceback(own)))
-    return _error(without_paths(_line(error)), without_paths(trace, paper_folder(spec)))
+    text = provenance.without_paths(_line(error))
+    return _error(text, provenance.without_paths(trace, paper_folder(spec)))
 
 
 def _line(error: BaseException) -> str:
@@ -186,15 +214,22 @@ def _line(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _die_with_supervisor() -> None:
-    """Have the kernel end this process group when the supervisor, which holds our standard input open, is gone.
+def _processor_seconds() -> float:
+    """Return the processor time of this process and of its children that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
-    A thread that watches the pipe would do the same, except while foreign code holds the interpreter's lock.
-    """
-    fcntl.fcntl(0, fcntl.F_SETOWN, -os.getpgrp())
-    fcntl.fcntl(0, fcntl.F_SETFL, fcntl.fcntl(0, fcntl.F_GETFL) | os.O_ASYNC)
-    if select.select([0], [], [], 0)[0]:  # it was gone before
-        os._exit(1)
+
+def _limit_memory(limit: int | None) -> None:
+    """Have the kernel refuse memory beyond the limit, where it can, so that the claim fails and not the machine."""
+    try:
+        import resource
+    except ImportError:  # not on this system; the supervisor polls
+        return
+    if limit is not None:
+        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        soft = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 if __name__ == "__main__":

@@ -1,75 +1,71 @@
 """The verdict on a claim or a race: computed on reading from the stored entry and the record's bars."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from paperworks.evidence import formatting
 from paperworks.evidence.bars import Bar
-from paperworks.evidence.entry import KINDS, Entry, Kind
+from paperworks.evidence.digests import reached
+from paperworks.evidence.entry import Entry, Kind, Value
 from paperworks.evidence.measurement import SINGLE
-from paperworks.evidence.record import SCALES, Claim, Paper, Peer, Scale
-from paperworks.evidence.store import Evidence
+from paperworks.evidence.provenance import changed_versions
+from paperworks.evidence.record import SCALES, Claim, Paper, Peer
 
 VerdictName = Literal[
-    "holds", "falls short", "known shortfall", "not at this scale", "not run", "not measured", "missing data", "error"
+    "holds",
+    "falls short",
+    "known shortfall",
+    "undecided",
+    "not at this scale",
+    "not run",
+    "not measured",
+    "missing data",
+    "stopped",
+    "error",
 ]
 
 
 @dataclass(frozen=True)
 class Decision:
-    """One bar and the value it decides on."""
+    """One bar and the value it decides on; `holds` is None where the interval stands on both sides of the bar."""
 
     name: str
     bar: Bar
-    value: float | bool
-    holds: bool
+    value: Value
+    holds: bool | None
 
 
 @dataclass(frozen=True)
 class Verdict:
     """Whether a claim holds.
 
-    `name` is the verdict, `detail` says in one line why it is not "holds", `decisions` go bar by bar.
+    `name` is the verdict, `detail` says in one line why it is not "holds", `decisions` go bar by bar; `explained`
+    tells that the record has a note on it.
     """
 
     name: VerdictName
     detail: str = ""
     decisions: tuple[Decision, ...] = ()
+    explained: bool = False
 
     @property
     def fails(self) -> bool:
-        """Whether a run with this verdict fails: an unexplained shortfall, missing data or an error."""
-        return self.name in ("falls short", "missing data", "error")
+        """Whether a run with this verdict fails: something doesn't hold that no note explains, or wasn't measured."""
+        if self.name == "undecided":
+            return not self.explained
+        return self.name in ("falls short", "missing data", "stopped", "error")
 
     def __str__(self) -> str:
         return f"{self.name}: {self.detail}" if self.detail else self.name
 
 
-@dataclass(frozen=True)
-class Judgement:
-    """A claim or peer of a paper, its entry where there is one, and the verdict."""
-
-    paper: Paper
-    kind: Kind
-    item: Claim | Peer
-    entry: Entry | None
-    verdict: Verdict
-
-    @property
-    def headline(self) -> bool:
-        """Whether this is the claim that the paper is known for."""
-        return isinstance(self.item, Claim) and self.item.headline
-
-    @property
-    def reported(self) -> str:
-        """What the paper reports; for a peer, its package."""
-        return self.item.reported if isinstance(self.item, Claim) else self.item.package
-
-
 def judge(item: Claim | Peer, entry: Entry | None) -> Verdict:
     """Give the verdict on a claim or a race.
+
+    A bar holds when the whole interval is on its right side, falls short when it is on the wrong side, and is
+    undecided else; a value without an interval is undecided.
 
     Examples
     --------
@@ -81,36 +77,40 @@ def judge(item: Claim | Peer, entry: Entry | None) -> Verdict:
         return Verdict("not measured")
     if entry.outcome != "measured":
         return Verdict(entry.outcome, entry.reason)
-    if wrong := _wrong_names(item, entry):
-        return Verdict("error", wrong)
-    decisions = tuple(
-        Decision(name, bar, entry.values[name], bar.holds(entry.values[name])) for name, bar in item.bars.items()
-    )
+    if item.bars.keys() != entry.values.keys():
+        detail = f"the bars are on {_names(item.bars)}, the measurement gave {_names(entry.values)}"
+        return Verdict("error", detail)
+    decisions = tuple(_decide(name, bar, entry.values[name]) for name, bar in item.bars.items())
     if SCALES.index(entry.scale) < SCALES.index(item.scale):
         return Verdict("not at this scale", f"decided at {item.scale} scale", decisions)
-    if all(decision.holds for decision in decisions):
-        return Verdict("holds", "", decisions)
-    detail = "; ".join(_shortfall(decision) for decision in decisions if not decision.holds)
-    return Verdict("known shortfall" if item.note else "falls short", detail, decisions)
+    explained = bool(item.note)
+    if short := [decision for decision in decisions if decision.holds is False]:
+        name: VerdictName = "known shortfall" if explained else "falls short"
+        return Verdict(name, "; ".join(map(_shortfall, short)), decisions, explained)
+    if still_open := [decision for decision in decisions if decision.holds is None]:
+        return Verdict("undecided", "; ".join(map(_open, still_open)), decisions, explained)
+    return Verdict("holds", "", decisions)
 
 
-def judgements(paper: Paper, evidence: Evidence, scale: Scale | None = None) -> Iterator[Judgement]:
-    """Judge every claim and peer of a paper by its evidence at `scale`, by default the largest there is."""
-    for kind in KINDS:
-        for item in items_of(paper, kind):
-            entry = evidence.entry(kind, item.id, scale)
-            yield Judgement(paper, kind, item, entry, judge(item, entry))
+def outdated(paper: Paper, entry: Entry | None) -> str:
+    """Say why an entry no longer speaks of the code and the libraries at hand, empty where it does."""
+    if entry is None or not entry.measured:
+        return ""
+    if entry.provenance.digest != reached(paper.folder, entry.kind, entry.id).digest:
+        return "the code has changed since"
+    changed = changed_versions(entry.provenance.versions)
+    return f"measured with other versions: {', '.join(changed)}" if changed else ""
 
 
-def count_verdicts(judgements: Iterable[Judgement]) -> str:
+def count_verdicts(names: Iterable[str]) -> str:
     """Count verdicts, in one line.
 
     Examples
     --------
-    >>> count_verdicts([])
-    'none'
+    >>> count_verdicts([]), count_verdicts(["holds", "undecided", "holds"])
+    ('none', '2 holds, 1 undecided')
     """
-    found = Counter(judgement.verdict.name for judgement in judgements)
+    found = Counter(names)
     return ", ".join(f"{count} {name}" for name, count in sorted(found.items())) or "none"
 
 
@@ -119,10 +119,10 @@ def items_of(paper: Paper, kind: Kind) -> tuple[Claim, ...] | tuple[Peer, ...]:
     return paper.claims if kind == "claim" else paper.peers
 
 
-def _wrong_names(item: Claim | Peer, entry: Entry) -> str:
-    if item.bars.keys() == entry.values.keys():
-        return ""
-    return f"the bars are on {_names(item.bars)}, the measurement gave {_names(entry.values)}"
+def _decide(name: str, bar: Bar, value: Value) -> Decision:
+    if value.low is None or value.high is None:
+        return Decision(name, bar, value, None)
+    return Decision(name, bar, value, bar.decide(value.low, value.high))
 
 
 def _names(names: Iterable[str]) -> str:
@@ -130,7 +130,16 @@ def _names(names: Iterable[str]) -> str:
 
 
 def _shortfall(decision: Decision) -> str:
-    value = formatting.number(decision.value)
-    if not isinstance(decision.value, bool) and decision.bar.holds(float(value)):
-        value = repr(decision.value)  # rounded it would look as if it held
-    return f"{decision.name} is {value}, bar {decision.bar}" if decision.name else f"{value}, bar {decision.bar}"
+    value = formatting.number(decision.value.value)
+    if not isinstance(decision.value.value, bool) and decision.bar.holds(float(value)):
+        value = repr(decision.value.value)  # rounded it would look as if it held
+    return _named(decision, f"{value}, bar {decision.bar}")
+
+
+def _open(decision: Decision) -> str:
+    interval = formatting.interval(decision.value)
+    return _named(decision, f"{interval}, bar {decision.bar}" if interval else "measured without an interval")
+
+
+def _named(decision: Decision, text: str) -> str:
+    return f"{decision.name} is {text}" if decision.name else text

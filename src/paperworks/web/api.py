@@ -1,11 +1,12 @@
 """The JSON API: all that the pages show to everyone."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 from fastapi import APIRouter, HTTPException, Path, Query, Request
-from pydantic import BaseModel
+from pydantic import BaseModel, create_model
 
+from paperworks.evidence.views import ClaimView
 from paperworks.feed.search.query import MAX_LENGTH, BadQuery
 from paperworks.feed.trending import votes_of
 from paperworks.papers import FIELDS, load_all
@@ -14,7 +15,7 @@ from paperworks.web.cards import Card, cards, find_paper, href
 from paperworks.web.display import safe_links
 from paperworks.web.lists import Listing
 from paperworks.web.pages import PageNumber, site_of
-from paperworks.web.records import Row, record_of
+from paperworks.web.records import record_of
 from paperworks.web.site import Site
 
 router = APIRouter(prefix="/api", tags=["papers"])
@@ -51,18 +52,9 @@ class PaperList(BaseModel):
     papers: list[PaperInList]
 
 
-class Claim(BaseModel):
-    """A claim or race with its verdict."""
-
-    id: str
-    says: str
-    reported: str
-    measured: str
-    bars: str
-    verdict: str
-    detail: str
-    notes: list[str]
-    headline: bool
+# A claim or race as every other place shows it, its figures by name.
+_FIELDS: dict[str, Any] = {name: (hint, ...) for name, hint in get_type_hints(ClaimView).items()}
+Claim = create_model("Claim", **{**_FIELDS, "figures": (list[str], ...), "own": (dict[str, Any] | None, None)})
 
 
 class PaperDetails(BaseModel):
@@ -85,8 +77,8 @@ class PaperDetails(BaseModel):
     votes: int
     methods: list[str]
     usage: str
-    claims: list[Claim]
-    peers: list[Claim]
+    claims: list[Claim]  # type: ignore[valid-type]
+    peers: list[Claim]  # type: ignore[valid-type]
 
 
 class Result(BaseModel):
@@ -155,8 +147,8 @@ def paper(request: Request, key: Key) -> PaperDetails:
         votes=votes_of(site.store, [paper.id])[paper.id],
         methods=list(record.paper.methods) if record else [],
         usage=record.paper.usage if record else "",
-        claims=_claims(record.claims) if record else [],
-        peers=_claims(record.peers) if record else [],
+        claims=[view.to_json() for view in record.claims] if record else [],
+        peers=[view.to_json() for view in record.peers] if record else [],
     )
 
 
@@ -194,7 +186,3 @@ def _in_list(site: Site, card: Card) -> PaperInList:
     claims = Verdicts(hold=card.claims[0], of=card.claims[1]) if card.claims else None
     url = site.settings.base_url + card.href
     return PaperInList(**values, url=url, categories=list(card.categories), votes=card.votes, claims=claims)
-
-
-def _claims(rows: tuple[Row, ...]) -> list[Claim]:
-    return [Claim(**{**vars(row), "notes": list(row.notes)}) for row in rows]

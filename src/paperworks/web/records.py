@@ -1,7 +1,7 @@
 """Our own papers as the site shows them: records with their verdicts, kept until the evidence changes."""
 
 import functools
-import struct
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +10,9 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
-from paperworks.evidence import formatting
-from paperworks.evidence.errors import EvidenceError
 from paperworks.evidence.record import Paper
-from paperworks.evidence.store import SHIPPED, default_evidence_folder, read_evidence
-from paperworks.evidence.verdicts import Judgement, judgements
+from paperworks.evidence.store import HISTORY, committed_folder, own_folder, read_evidence
+from paperworks.evidence.views import ClaimView, views
 from paperworks.papers import UnknownPaper, load
 
 
@@ -29,27 +27,12 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Row:
-    """A claim or race as a row of a table."""
-
-    id: str
-    says: str
-    reported: str
-    measured: str
-    bars: str
-    verdict: str
-    detail: str
-    notes: tuple[str, ...]
-    headline: bool
-
-
-@dataclass(frozen=True)
 class Record:
     """A paper of ours with all that its page shows."""
 
     paper: Paper
-    claims: tuple[Row, ...]
-    peers: tuple[Row, ...]
+    claims: tuple[ClaimView, ...]
+    peers: tuple[ClaimView, ...]
     figures: tuple[Figure, ...]
     paths: dict[str, Path]
     origin: str
@@ -57,17 +40,22 @@ class Record:
     @property
     def held(self) -> int:
         """How many claims hold."""
-        return sum(row.verdict == "holds" for row in self.claims)
+        return sum(view.verdict == "holds" for view in self.claims)
 
     @property
     def measured(self) -> bool:
         """Whether any claim was measured."""
-        return any(row.measured for row in self.claims)
+        return any(view.measured for view in self.claims)
 
     @property
     def verdicts(self) -> list[tuple[str, int]]:
         """How many claims and races have each verdict."""
-        return sorted(Counter(row.verdict for row in (*self.claims, *self.peers)).items())
+        return sorted(Counter(view.verdict for view in (*self.claims, *self.peers)).items())
+
+    @property
+    def outdated(self) -> int:
+        """How many claims and races were measured before the code that they stand on was changed."""
+        return sum(bool(view.outdated) for view in (*self.claims, *self.peers))
 
     @property
     def imports(self) -> str:
@@ -95,56 +83,23 @@ def record_of(slug: str | None) -> Record | None:
         load(slug)
     except UnknownPaper:
         return None
-    return _record(slug, tuple(_stamp(folder / f"{slug}.json") for folder in (default_evidence_folder(), SHIPPED)))
+    return _record(slug, tuple(_stamp(folder / slug / HISTORY) for folder in (own_folder(), committed_folder())))
 
 
 @functools.lru_cache(maxsize=200)
 def _record(slug: str, _stamps: tuple[int, ...]) -> Record:
     paper = load(slug)
-    try:
-        evidence = read_evidence(slug)
-    except EvidenceError:  # half-written, or of a newer version: the page is there all the same
-        from paperworks.evidence.store import Evidence
-
-        evidence = Evidence(slug)
-    found = list(judgements(paper, evidence))
-    figures: list[Figure] = []
-    paths: dict[str, Path] = {}
-    for judgement in found:
-        files = evidence.figure_paths(judgement.entry) if judgement.entry else []
-        files = [path for path in files if path.is_file()]
-        paths |= {path.name: path for path in files}
-        size = next((_png_size(path) for path in files if path.suffix == ".png"), (640, 480))
-        figures += [Figure(p.name, judgement.item.says, *size) for p in files if p.suffix == ".svg"][:1]
-    entries = [judgement.entry for judgement in found if judgement.entry]
-    newest = max(entries, key=lambda entry: entry.provenance.date, default=None)
-    origin = ""
-    if newest:
-        machine = newest.provenance.machine
-        origin = f"{newest.scale} scale, {newest.provenance.date[:10]}, {machine['cpu']}, {machine['cores']} cores"
-    rows = [(judgement.kind, _row(judgement)) for judgement in found]
+    evidence, own = read_evidence(slug), read_evidence(slug, own_folder())
+    found = list(views(paper, evidence, own))
+    drawn = [(view, path) for view in found if (path := view.figure(".svg"))]
+    newest = max(found, key=lambda view: view.date, default=None)
     return Record(
         paper,
-        tuple(row for kind, row in rows if kind == "claim"),
-        tuple(row for kind, row in rows if kind == "peer"),
-        tuple(figures),
-        paths,
-        origin,
-    )
-
-
-def _row(judgement: Judgement) -> Row:
-    entry, verdict = judgement.entry, judgement.verdict
-    return Row(
-        id=judgement.item.id,
-        says=judgement.item.says,
-        reported=judgement.reported,
-        measured="\n".join(formatting.measured(entry)),
-        bars="\n".join(formatting.bars(judgement.item.bars)),
-        verdict=verdict.name,
-        detail=verdict.detail,
-        notes=tuple(text for text in (judgement.item.note, entry.remark if entry else "") if text),
-        headline=judgement.headline,
+        tuple(view for view in found if view.kind == "claim"),
+        tuple(view for view in found if view.kind == "peer"),
+        tuple(Figure(path.name, view.says, *_svg_size(path)) for view, path in drawn),
+        {path.name: path for _, path in drawn},
+        newest.origin if newest else "",
     )
 
 
@@ -155,14 +110,15 @@ def _stamp(path: Path) -> int:
         return 0
 
 
-def _png_size(path: Path) -> tuple[int, int]:
-    """Return width and height, which stand at the beginning of a PNG file, in pixels of the page."""
-    with path.open("rb") as file:
-        head = file.read(24)
-    if len(head) < 24 or head[:8] != b"\x89PNG\r\n\x1a\n":
+def _svg_size(path: Path) -> tuple[int, int]:
+    """Return width and height, which stand at the beginning of an SVG file in points, in pixels of the page."""
+    with path.open(encoding="utf-8") as file:
+        head = file.read(2000)
+    found = [re.search(rf'<svg[^>]*\s{side}="([0-9.]+)pt"', head) for side in ("width", "height")]
+    if not all(found):
         return 640, 480
-    width, height = struct.unpack(">II", head[16:24])
-    return max(1, width // 2), max(1, height // 2)
+    width, height = (round(float(match[1]) * 4 / 3) for match in found if match)
+    return width, height
 
 
 def _python(code: str) -> str:

@@ -72,7 +72,7 @@ def record_runs(store: FeedStore) -> int:
         runs: Counter[tuple[int, date]] = Counter()
         for paper in load_all():
             if paper.slug in ids and not paper.planned:
-                for entry in read_evidence(paper.slug).entries.values():
+                for entry in read_evidence(paper.slug).entries:
                     runs[ids[paper.slug], date.fromisoformat(entry.provenance.date[:10])] += 1
         for (paper_id, day), count in runs.items():
             session.merge(Activity(paper_id=paper_id, kind="run", day=day, count=count))

@@ -1,0 +1,112 @@
+"""`paperworks compare` and `verify`: your evidence beside the committed one."""
+
+import random
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from paperworks.cli.app import JsonOption, app, complete_slug, console_for_output, errors_of_use, fail
+from paperworks.cli.running import measure
+from paperworks.evidence.record import Paper
+
+_COLOURS = {"equal": "green", "different": "bold red", "not comparable": "dim"}
+
+
+@app.command()
+def compare(
+    slugs: Annotated[list[str], typer.Argument(metavar="PAPER...", help="Short names.", autocompletion=complete_slug)],
+    evidence: Annotated[Path | None, typer.Option("--evidence", help="Folder of the evidence to compare.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Set your own evidence beside the committed one: equal within intervals, different, or not comparable.
+
+    Exit code 0: all that can be compared is equal; 1: something is different; 2: nothing can be compared.
+    """
+    from paperworks.papers import load
+
+    with errors_of_use():
+        papers = [load(slug) for slug in dict.fromkeys(slugs)]
+    _report([row for paper in papers for row in _compared(paper, evidence)], as_json)
+
+
+@app.command()
+def verify(
+    slugs: Annotated[
+        list[str] | None, typer.Argument(metavar="[PAPER]...", help="Short names.", autocompletion=complete_slug)
+    ] = None,
+    sample: Annotated[int, typer.Option(min=1, help="How many claims to measure again.")] = 5,
+    longest: Annotated[float, typer.Option(min=0, help="Only claims that took at most so many seconds.")] = 60.0,
+    seed: Annotated[int | None, typer.Option(help="Of the choice; by default another one each time.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a random sample of claims again and compare them with the committed evidence.
+
+    Races are left out, and so is what is outdated: other code may give other values. Exit code as of `compare`.
+    """
+    from paperworks.evidence.report import results_of
+    from paperworks.papers import load, load_all
+
+    with errors_of_use():
+        papers = [load(slug) for slug in dict.fromkeys(slugs)] if slugs else load_all()
+    there = [
+        (found.paper, view.id)
+        for found in results_of(papers)
+        for view in found.claims
+        if view.measured and view.scale == "desk" and not view.outdated and view.seconds <= longest
+    ]
+    if not there:
+        fail("no committed claim is up to date and short enough; take a larger --longest")
+    chosen = random.Random(seed).sample(there, min(sample, len(there)))
+    console = console_for_output()
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(prefix="paperworks-verify-") as name:
+        for paper in dict.fromkeys(paper for paper, _ in chosen):
+            ids = [id for other, id in chosen if other is paper]
+            report = measure(console, [paper], silent=as_json, ids=ids, folder=Path(name))
+            rows += [row for row in _compared(paper, Path(name)) if row["id"] in ids and row["kind"] == "claim"]
+            if report.interrupted:
+                break
+    _report(rows, as_json)
+
+
+def _compared(paper: Paper, folder: Path | None) -> list[dict[str, Any]]:
+    from paperworks.evidence.entry import KINDS
+    from paperworks.evidence.same import compare
+    from paperworks.evidence.store import own_folder, read_evidence
+    from paperworks.evidence.verdicts import items_of
+
+    committed, own = read_evidence(paper.slug), read_evidence(paper.slug, folder or own_folder())
+    for evidence in (committed, own):
+        if evidence.problem:
+            typer.echo(evidence.problem, err=True)
+    rows = []
+    for kind in KINDS:
+        for item in items_of(paper, kind):
+            mine = own.newest(kind, item.id)
+            theirs = committed.newest(kind, item.id, mine.scale if mine else None)
+            theirs = theirs or committed.newest(kind, item.id)
+            found = compare(theirs, mine)
+            rows.append(
+                {"paper": paper.slug, "kind": kind, "id": item.id, "result": found.result, "detail": found.detail}
+            )
+    return rows
+
+
+def _report(rows: list[dict[str, Any]], as_json: bool) -> None:
+    import json
+
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))
+    else:
+        from rich.markup import escape
+
+        console = console_for_output()
+        for row in rows:
+            name = f"{row['paper']} {'race ' if row['kind'] == 'peer' else ''}{row['id']}"
+            colour = _COLOURS[row["result"]]
+            detail = f": {escape(row['detail'])}" if row["detail"] else ""
+            console.print(f"{name}: [{colour}]{row['result']}[/{colour}]{detail}", highlight=False, soft_wrap=True)
+    results = {row["result"] for row in rows}
+    raise typer.Exit(1 if "different" in results else 0 if "equal" in results else 2)

@@ -1,0 +1,279 @@
+"""Measured values with the interval that says how far chance moves them.
+
+A claim's function returns one `Estimate` for each of its bars, made by the function that fits how the value came about:
+
+============== ===================================================================================================
+`exact`        nothing random stands behind the value: the same code gives it again
+`mean`         the mean of independent values, one a seed or repetition: Student's t
+`median`       their median: order statistics, exact for any distribution
+`ratio`        the median ratio of paired times or errors: order statistics of the ratios
+`difference`   the mean difference of paired values: Student's t
+`every`        what has to hold for every seed by itself: from the least value to the greatest
+`proportion`   a share of independent trials: Clopper and Pearson's interval
+`bootstrap`    any statistic of independent values, paired where there are several: bootstrap percentiles
+`normal`       a value with a known standard error
+============== ===================================================================================================
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+Interval = tuple[float, float]
+UNBOUNDED: Interval = (-math.inf, math.inf)
+_RESAMPLES = 4999
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A measured value and how its interval is found.
+
+    Parameters
+    ----------
+    value
+        The number, or truth value, that is shown.
+    method
+        How the interval is found, in words for a reader.
+    interval
+        Gives the two ends of the interval at a level of confidence.
+    samples
+        The values one by one (seeds, repetitions, rounds), as far as they are few enough to keep.
+    varies
+        Whether the samples have to differ, since chance stands behind them.
+    """
+
+    value: float | bool
+    method: str
+    interval: Callable[[float], Interval] = field(compare=False, repr=False)
+    samples: tuple[float, ...] = ()
+    varies: bool = False
+
+    def __post_init__(self) -> None:
+        if self.varies and len(self.samples) > 1 and len(set(self.samples)) == 1:
+            raise ValueError(
+                f"samples are {len(self.samples)} times {self.samples[0]!r}, where chance should make them differ; "
+                "a value that depends on no seed is `exact`, one that has to hold for each seed is `every`"
+            )
+
+
+def exact(value: float | bool) -> Estimate:
+    """Return a value that nothing random stands behind.
+
+    Examples
+    --------
+    >>> exact(3.02).interval(0.95)
+    (3.02, 3.02)
+    """
+    value = _scalar("value", value)
+    number = float(value)
+    return Estimate(value, "exact", lambda level: (number, number))
+
+
+def mean(samples: Sequence[float], of: str = "seeds") -> Estimate:
+    """Return the mean of independent values with Student's interval; a single value has none.
+
+    Examples
+    --------
+    >>> low, high = mean([1.0, 2.0, 3.0]).interval(0.95)
+    >>> round(low, 3), round(high, 3)
+    (-0.484, 4.484)
+    """
+    values = _samples(samples)
+    count, centre = len(values), math.fsum(values) / len(values)
+
+    def interval(level: float) -> Interval:
+        if count < 2:
+            return UNBOUNDED
+        from scipy.special import stdtrit
+
+        deviation = math.sqrt(math.fsum((v - centre) ** 2 for v in values) / (count - 1))
+        half = float(stdtrit(count - 1, 0.5 + level / 2)) * deviation / math.sqrt(count)
+        return centre - half, centre + half
+
+    return Estimate(centre, f"Student's t over {count} {of}", interval, values, varies=True)
+
+
+def median(samples: Sequence[float], of: str = "seeds") -> Estimate:
+    """Return the median of independent values with the interval of their order statistics.
+
+    The interval is right for every distribution; five values or fewer have none at 95 %.
+
+    Examples
+    --------
+    >>> median(range(11)).interval(0.95)
+    (1.0, 9.0)
+    >>> median([1.0, 2.0, 4.0]).interval(0.95)
+    (-inf, inf)
+    """
+    values = _samples(samples)
+    ordered, count = sorted(values), len(values)
+    middle = (ordered[(count - 1) // 2] + ordered[count // 2]) / 2
+
+    def interval(level: float) -> Interval:
+        from scipy.special import bdtr
+
+        # The median lies between the k-th least and the k-th greatest value but for 2 P(Binomial(n, 1/2) < k).
+        kept = [k for k in range(1, count // 2 + 1) if 2 * float(bdtr(k - 1, count, 0.5)) <= 1 - level]
+        return (ordered[kept[-1] - 1], ordered[count - kept[-1]]) if kept else UNBOUNDED
+
+    return Estimate(middle, f"order statistics of {count} {of}", interval, values, varies=True)
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float], of: str = "paired rounds") -> Estimate:
+    """Return the median of ours / theirs over pairs, with the interval of the order statistics.
+
+    Examples
+    --------
+    >>> ratio([1.0, 2.1, 3.0], [2.0, 4.0, 6.3]).value
+    0.5
+    """
+    pairs = _pairs(ours, theirs)
+    return median([_quotient(a, b) for a, b in pairs], of)
+
+
+def difference(ours: Sequence[float], theirs: Sequence[float], of: str = "paired seeds") -> Estimate:
+    """Return the mean of ours - theirs over pairs, with Student's interval.
+
+    Examples
+    --------
+    >>> difference([1.0, 2.0, 3.5], [0.5, 1.0, 2.0]).value
+    1.0
+    """
+    return mean([a - b for a, b in _pairs(ours, theirs)], of)
+
+
+def every(samples: Sequence[float | bool], of: str = "seeds") -> Estimate:
+    """Return what has to hold for each seed by itself: the mean, and the interval from the least to the greatest.
+
+    Truth values hold where all are true.
+
+    Examples
+    --------
+    >>> every([0.0, 0.0, 1e-9]).interval(0.95)
+    (0.0, 1e-09)
+    >>> every([True, True]).value
+    True
+    """
+    items = [_scalar("samples", s) for s in samples]
+    truth = bool(items) and all(isinstance(s, bool) for s in items)
+    values = _samples([float(s) for s in items])
+    value = all(values) if truth else math.fsum(values) / len(values)
+    return Estimate(value, f"range of {len(values)} {of}", lambda level: (min(values), max(values)), values)
+
+
+def proportion(successes: int, trials: int, of: str = "trials") -> Estimate:
+    """Return a share of independent trials with Clopper and Pearson's interval.
+
+    Examples
+    --------
+    >>> low, high = proportion(0, 100).interval(0.95)
+    >>> low, round(high, 4)
+    (0.0, 0.0362)
+    """
+    successes, trials = int(successes), int(trials)
+    if not 0 <= successes <= trials or trials == 0:
+        raise ValueError(f"successes is {successes} of {trials} trials; it takes 0 to all of at least one trial")
+
+    def interval(level: float) -> Interval:
+        from scipy.special import betaincinv
+
+        tail, misses = (1 - level) / 2, trials - successes
+        low = float(betaincinv(successes, misses + 1, tail)) if successes else 0.0
+        high = float(betaincinv(successes + 1, misses, 1 - tail)) if misses else 1.0
+        return low, high
+
+    return Estimate(successes / trials, f"Clopper-Pearson, {trials} {of}", interval)
+
+
+def bootstrap(
+    statistic: Callable[..., Any], *samples: Sequence[float] | Sequence[Sequence[float]], of: str = "repetitions"
+) -> Estimate:
+    """Return a statistic of independent repetitions with the percentiles of 4,999 resamplings, the same each time.
+
+    Parameters
+    ----------
+    statistic
+        Takes arrays whose first axis runs over repetitions and returns one number.
+    samples
+        One array, or several whose entries belong together and are drawn together.
+    of
+        What the repetitions are.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> found = bootstrap(lambda a, b: a.mean() / b.mean(), [1.0, 1.2, 1.1], [2.0, 2.2, 2.4])
+    >>> round(found.value, 3)
+    0.5
+    """
+    import numpy as np
+
+    arrays = [np.asarray(s, dtype=float) for s in samples]
+    count = len(arrays[0]) if arrays else 0
+    if not count or any(len(a) != count for a in arrays):
+        raise ValueError(f"samples have lengths {[len(a) for a in arrays]}; they take one length of at least 1")
+
+    def interval(level: float) -> Interval:
+        if count < 2:
+            return UNBOUNDED
+        rng = np.random.default_rng(0)
+        draws = [float(statistic(*(a[rows] for a in arrays))) for rows in rng.integers(count, size=(_RESAMPLES, count))]
+        low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+        return float(low), float(high)
+
+    kept = tuple(arrays[0].tolist()) if len(arrays) == 1 and arrays[0].ndim == 1 and count <= _KEPT else ()
+    return Estimate(float(statistic(*arrays)), f"bootstrap of {count} {of}", interval, kept, varies=bool(kept))
+
+
+def normal(value: float, standard_error: float, of: str = "") -> Estimate:
+    """Return a value whose standard error is known; `of` says what it was estimated from.
+
+    Examples
+    --------
+    >>> low, high = normal(1.0, 0.1).interval(0.95)
+    >>> round(low, 3), round(high, 3)
+    (0.804, 1.196)
+    """
+    value, error = float(value), float(standard_error)
+    if not error >= 0:
+        raise ValueError(f"standard_error is {standard_error!r}; it takes a number >= 0")
+
+    def interval(level: float) -> Interval:
+        from scipy.special import ndtri
+
+        half = float(ndtri(0.5 + level / 2)) * error
+        return value - half, value + half
+
+    return Estimate(value, f"normal, {of}" if of else "normal", interval)
+
+
+_KEPT = 1000
+
+
+def _samples(samples: Sequence[float]) -> tuple[float, ...]:
+    values = tuple(float(v) for v in samples)
+    if not values:
+        raise ValueError("samples: got no values; it takes at least one")
+    return values
+
+
+def _pairs(ours: Sequence[float], theirs: Sequence[float]) -> list[tuple[float, float]]:
+    if len(ours) != len(theirs):
+        raise ValueError(f"ours has {len(ours)} values and theirs {len(theirs)}; pairs take as many of both")
+    return [(float(a), float(b)) for a, b in zip(ours, theirs, strict=True)]
+
+
+def _quotient(a: float, b: float) -> float:
+    return a / b if b else math.nan if not a else math.inf
+
+
+def _scalar(name: str, value: Any) -> float | bool:
+    """Turn a NumPy scalar or a tensor of one element into Python's own number."""
+    try:
+        value = value.item()
+    except (AttributeError, ValueError, RuntimeError):
+        pass
+    if not isinstance(value, (bool, int, float)):
+        raise TypeError(f"{name} is {value!r}; it takes a number or a truth value")
+    return value
