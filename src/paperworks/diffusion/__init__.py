@@ -13,7 +13,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "odeint_dpm",
             "optimize_conditioning",
         ],
-        "bdia": [
+        "inversion": [
             "BDIADDIMInverseScheduler",
             "BDIADDIMScheduler",
             "BDIAResult",
@@ -68,7 +68,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "wasserstein1",
         ],
         "models": ["NoiseModel", "to_noise", "wrap_model"],
-        "pfgm": [
+        "poisson_flow": [
             "DDPMLoss",
             "EDMLoss",
             "EDMPrecond",

@@ -186,7 +186,7 @@ class AdaptivePrivacyGame:
     ...         return ([0], [1]) if not answers else [0]
     ...     def score(self, answers):
     ...         return answers[0][0]
-    >>> game = AdaptivePrivacyGame(TreeCounter(T=2, rho=0.5, rng=np.random.default_rng(0)), OneRecord())
+    >>> game = AdaptivePrivacyGame(TreeCounter(T=2, rho=0.5, random_state=np.random.default_rng(0)), OneRecord())
     >>> game.run(500).epsilon < 2.0
     True
     """

@@ -35,7 +35,7 @@ class PrivateMultiplicativeWeights(StatisticalQueryOracle):
         Number of updates; by default ``ceil(4 ln N / threshold^2)``.
     learning_rate
         Of the updates; by default half the threshold.
-    rng
+    random_state
         Source of noise: a NumPy generator, or None for the operating system's cryptographic source.
 
     Raises
@@ -51,7 +51,7 @@ class PrivateMultiplicativeWeights(StatisticalQueryOracle):
     --------
     >>> rng = np.random.default_rng(0)
     >>> pmw = PrivateMultiplicativeWeights(
-    ...     rng.binomial(15, 0.2, size=5000), 16, threshold=0.05, comparison_scale=0.005, noise_scale=0.005, rng=rng
+    ...     rng.binomial(15, 0.2, size=5000), 16, threshold=0.05, comparison_scale=0.005, noise_scale=0.005, random_state=rng
     ... )
     >>> round(pmw.answer(lambda x: x < 4), 2), pmw.updates
     (0.66, 1)
@@ -67,10 +67,10 @@ class PrivateMultiplicativeWeights(StatisticalQueryOracle):
         noise_scale: float,
         max_updates: int | None = None,
         learning_rate: float | None = None,
-        rng: np.random.Generator | None = None,
+        random_state: np.random.Generator | None = None,
     ) -> None:
         size = check_count("universe_size", universe_size, at_least=2)
-        super().__init__(np.arange(size), rng=rng)
+        super().__init__(np.arange(size), random_state=random_state)
         points = np.asarray(samples)
         if points.ndim != 1 or not len(points) or points.dtype.kind not in "iu":
             raise ValueError(f"samples have shape {points.shape} and type {points.dtype}; it takes (n,) indices")
@@ -100,7 +100,7 @@ class PrivateMultiplicativeWeights(StatisticalQueryOracle):
         rho: float,
         m: int,
         beta: float = 0.05,
-        rng: np.random.Generator | None = None,
+        random_state: np.random.Generator | None = None,
     ) -> "PrivateMultiplicativeWeights":
         """Return the mechanism that is rho-zCDP and answers m queries about the samples within alpha.
 
@@ -139,7 +139,7 @@ class PrivateMultiplicativeWeights(StatisticalQueryOracle):
             noise_scale=noise,
             max_updates=c,
             learning_rate=alpha / 6,
-            rng=rng,
+            random_state=random_state,
         )
 
     @property
