@@ -169,7 +169,9 @@ def test_recompute_selects_by_the_exponential_mechanism():
     sums, releases = np.array([3, 1, 0]), 5000
     stream = np.zeros((5000 + 3, 3), dtype=int)
     stream[:3] = [[1, 1, 0], [1, 0, 0], [1, 0, 0]]
-    mechanism = RecomputeSumSelect(T=5003, d=3, rho=5003 / 8, r=1, random_state=np.random.default_rng(0))  # epsilon_0 = 1
+    mechanism = RecomputeSumSelect(
+        T=5003, d=3, rho=5003 / 8, r=1, random_state=np.random.default_rng(0)
+    )  # epsilon_0 = 1
     picked = np.bincount(mechanism.release(stream)[3:], minlength=3) / releases
     weights = np.exp(sums / 2)
     np.testing.assert_allclose(picked, weights / weights.sum(), atol=0.03)
@@ -383,5 +385,5 @@ def test_bad_input_is_named(make, message):
 
 
 def test_a_seed_is_not_a_generator():
-    with pytest.raises(TypeError, match="rng"):
+    with pytest.raises(TypeError, match="random_state"):
         TreeCounter(5, rho=1, random_state=0)

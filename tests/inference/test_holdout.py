@@ -175,7 +175,7 @@ def test_multiplicative_weights_learn_the_distribution():
     rng = rng_of()
     samples = rng.binomial(15, 0.3, size=20_000)
     pmw = PrivateMultiplicativeWeights(
-        samples, 16, threshold=0.03, comparison_scale=1e-3, noise_scale=1e-3, learning_rate=0.05, random_state=rng
+        samples, 16, threshold=0.03, comparison_scale=1e-3, noise_scale=1e-3, lr=0.05, random_state=rng
     )
     queries = rng.integers(0, 2, (3000, 16)).astype(float)
     exact = queries @ (np.bincount(samples, minlength=16) / 20_000)
@@ -188,7 +188,7 @@ def test_multiplicative_weights_learn_the_distribution():
 
 def test_one_update_is_multiplicative():
     pmw = PrivateMultiplicativeWeights(
-        np.zeros(1000, dtype=int), 4, threshold=0.1, comparison_scale=1e-9, noise_scale=1e-9, learning_rate=0.5
+        np.zeros(1000, dtype=int), 4, threshold=0.1, comparison_scale=1e-9, noise_scale=1e-9, lr=0.5
     )
     pmw.answer([1.0, 0.0, 0.0, 0.5])
     expected = np.exp(-0.5 * np.array([0.0, 1.0, 1.0, 0.5]))
@@ -256,7 +256,7 @@ def test_screening_makes_noise_look_significant():
 
 def test_regression_statistics_are_those_of_one_feature():
     x, y = rng_of().normal(size=(2, 30))
-    found = freedman_regression(x[:, None], y, level=0.999999)
+    found = freedman_regression(x[:, None], y, alpha=0.999999)
     known = stats.linregress(x, y)
     assert found.r_squared == pytest.approx(known.rvalue**2)
     assert found.pvalue == pytest.approx(known.pvalue)

@@ -236,7 +236,11 @@ def test_a_defensive_share_tames_indicators():
     errors = {
         share: [
             multiple_expectations(
-                lambda X: np.concatenate([X > 2, X < -2], axis=1).astype(float), NORMAL, 4000, defensive=share, random_state=seed
+                lambda X: np.concatenate([X > 2, X < -2], axis=1).astype(float),
+                NORMAL,
+                4000,
+                defensive=share,
+                random_state=seed,
             ).estimate
             / exact
             - 1
@@ -251,7 +255,9 @@ def test_a_defensive_share_tames_indicators():
 def test_sobol_indices_of_a_model_with_known_ones():
     # x1 x2 with means m: V1 = m2^2, V2 = m1^2, V12 = 1.
     marginals = [stats.norm(3, 1), stats.norm(4, 1)]
-    result = sobol_indices(lambda X: X[:, 0] * X[:, 1], marginals, 20_000, ("first", "total"), signed="abs", random_state=0)
+    result = sobol_indices(
+        lambda X: X[:, 0] * X[:, 1], marginals, 20_000, ("first", "total"), signed="abs", random_state=0
+    )
     np.testing.assert_allclose(result.S1, np.array([16, 9]) / 26, atol=0.05)
     np.testing.assert_allclose(result.ST, np.array([17, 10]) / 26, atol=0.05)
     assert np.all(np.abs(result.S1 - np.array([16, 9]) / 26) < 2 * result.S1_conf)

@@ -119,7 +119,7 @@ def test_portmanteau_is_statsmodels():
         (lambda: zscore_outliers(normal(), window=1), "window is 1"),
         (lambda: ljung_box(normal(10), 10), "lags is 10"),
         (lambda: detection_rate([]), "pvalues is empty"),
-        (lambda: detection_rate([0.1], level=0), "level is 0"),
+        (lambda: detection_rate([0.1], alpha=0), "alpha is 0"),
     ],
 )
 def test_bad_input(call, message):

@@ -92,7 +92,9 @@ def noise_from(random_state: np.random.Generator | None) -> Noise:
     if random_state is None:
         return SecureNoise()
     if not isinstance(random_state, np.random.Generator):
-        raise TypeError(f"random_state is {random_state!r}; it takes a numpy.random.Generator, or None for the cryptographic source")
+        raise TypeError(
+            f"random_state is {random_state!r}; it takes a numpy.random.Generator, or None for the cryptographic source"
+        )
     return SeededNoise(random_state)
 
 

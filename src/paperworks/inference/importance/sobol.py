@@ -90,7 +90,9 @@ def sobol_indices(
     products = _PickFreeze(func, inputs, orders)
     d = products.d
     doubled = GaussianComponents(np.zeros((1, 2 * d)), np.eye(2 * d)[None])
-    found = multiple_expectations(products, doubled, n_max, family=family, signed=signed, random_state=random_state, **options)
+    found = multiple_expectations(
+        products, doubled, n_max, family=family, signed=signed, random_state=random_state, **options
+    )
     *moments, mean, square = found.estimate
     variance = square - mean**2
     closed = (np.array(moments) - mean**2) / variance  # the share of the frozen inputs

@@ -50,7 +50,11 @@ def naive_overfits(run: Run) -> Measurement:
         X_fresh, y_fresh = rng.standard_normal((n, d)), rng.choice([-1.0, 1.0], n)
         products = X.T * y
         for name, std in noises.items():
-            oracle = NoisyAnswers(X, std, value_range=None, random_state=rng) if std else EmpiricalAnswers(X, value_range=None)
+            oracle = (
+                NoisyAnswers(X, std, value_range=None, random_state=rng)
+                if std
+                else EmpiricalAnswers(X, value_range=None)
+            )
             answers = oracle.answer_all(products)
             accuracies[name].append(float(np.mean(sign_vote(answers, X) == y)))
             fresh[name].append(float(np.mean(sign_vote(answers, X_fresh) == y_fresh)))
@@ -87,7 +91,9 @@ def science_experiment(rng: np.random.Generator, n: int, ks: list[int], signal: 
     samples = {name: draw() for name in ("train", "holdout", "fresh")}
     correlations = {name: (X.T @ y / n).astype(float) for name, (X, y) in samples.items()}
     error = 1 / math.sqrt(n)
-    reusable = ReusableHoldout(threshold=4 * error, noise_scale=error, noise="gaussian", value_range=None, random_state=rng)
+    reusable = ReusableHoldout(
+        threshold=4 * error, noise_scale=error, noise="gaussian", value_range=None, random_state=rng
+    )
     answered = reusable.query_means(correlations["train"], correlations["holdout"])
     found: dict[str, list[float]] = {}
     for k in ks:
@@ -284,7 +290,7 @@ def multiplicative_weights(run: Run) -> Measurement:
             samples = rng.choice(N, n, p=population)
             weights = PrivateMultiplicativeWeights(
                 samples, N, threshold=alpha, comparison_scale=0.1 * alpha, noise_scale=0.01, max_updates=30,
-                learning_rate=2 * alpha, random_state=rng,
+                lr=2 * alpha, random_state=rng,
             )  # fmt: skip
             rho = weights.privacy()["rho"]
             error, answered = _worst_error(weights, rng, population, m)

@@ -187,7 +187,9 @@ def zero_variance(run: Run) -> Measurement:
         found = estimator.estimate(X, law.logpdf(X), np.exp(X @ a.T)).estimate
         errors.append(float(np.abs(found / exact - 1).max()))
     relative = [
-        multiple_expectations(lambda X: np.exp(X @ a.T), law, n, weights=1 / exact**2, random_state=rng).estimate / exact - 1
+        multiple_expectations(lambda X: np.exp(X @ a.T), law, n, weights=1 / exact**2, random_state=rng).estimate
+        / exact
+        - 1
         for _ in run.progress(range(run.at(smoke=3, desk=200, full=1000)), label="repeats")
     ]
     ours = np.var(relative, axis=0, ddof=1)
@@ -243,7 +245,9 @@ def real_data(run: Run) -> Measurement:
     gains = {}
     for family in ("gm", "sg"):
         relative = [
-            multiple_expectations(lambda X: np.exp(X @ a.T), law, n, 1 / means**2, family=family, random_state=rng).estimate
+            multiple_expectations(
+                lambda X: np.exp(X @ a.T), law, n, 1 / means**2, family=family, random_state=rng
+            ).estimate
             / means
             for _ in run.progress(range(repeats), label=family)
         ]

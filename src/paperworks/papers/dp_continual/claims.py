@@ -122,11 +122,15 @@ def small_dimension(run: Run) -> Measurement:
     for d in run.progress(sorted({*fours, *between}), label="dimensions"):
         ones = np.ones((T, d), dtype=int)
         tree[d] = float(largest_errors(TreeMaxSum(T, d, rho=RHO, random_state=run.rng()), ones, repeats).mean())
-        recompute[d] = float(largest_errors(RecomputeMaxSum(T, d, rho=RHO, random_state=run.rng()), ones, repeats).mean())
+        recompute[d] = float(
+            largest_errors(RecomputeMaxSum(T, d, rho=RHO, random_state=run.rng()), ones, repeats).mean()
+        )
         chosen = auto_mechanism("maxsum", T, d, rho=RHO)
         error = tree[d] if isinstance(chosen, TreeMaxSum) else recompute[d]
         excess.append(error / min(tree[d], recompute[d]) - 1)
-        root = float(largest_errors(TreeMaxSum(T, d, rho=RHO, factorization="sqrt", random_state=run.rng()), ones, 3).mean())
+        root = float(
+            largest_errors(TreeMaxSum(T, d, rho=RHO, factorization="sqrt", random_state=run.rng()), ones, 3).mean()
+        )
         rows.append([d, tree[d], recompute[d], root, type(chosen).__name__, lower_bound_rate(T, d, rho=RHO)])
     factors = [tree[b] / tree[a] for a, b in itertools.pairwise(fours)]
     crossed = [d for d in tree if tree[d] >= recompute[d]]
@@ -306,7 +310,9 @@ def adaptive_privacy(run: Run) -> Measurement:
         found = AdaptivePrivacyGame(mechanism, adversary).run(games // 2, delta=slack)
         rows.append([name, found.epsilon, epsilon, found.true_positive_rate, found.false_positive_rate])
         ratios.append(found.epsilon / epsilon)
-    careless = TreeCounter(T, epsilon=epsilon * T.bit_length(), random_state=rng)  # forgets that a record is in many nodes
+    careless = TreeCounter(
+        T, epsilon=epsilon * T.bit_length(), random_state=rng
+    )  # forgets that a record is in many nodes
     found = AdaptivePrivacyGame(careless, thresholder).run(max(20, games // 20))
     rows.append(["tree counter, levels not accounted for", found.epsilon, epsilon, *found[1:]])
     variance = 0.0

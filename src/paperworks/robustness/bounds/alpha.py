@@ -67,7 +67,7 @@ def optimized(
     freedom = call.freedom = Freedom(options.share_alpha)
     moments: dict[int, tuple[Tensor, Tensor]] = {}
     snapshot, score = dict(freedom.parameters), -math.inf
-    for step in range(options.iterations):
+    for step in range(options.steps):
         with torch.enable_grad():
             bounds = _evaluate(call, C, sides, first)
             objective = sum((sign * b).sum() for sign, b in zip((1, -1), bounds, strict=True) if b is not None)
@@ -80,7 +80,7 @@ def optimized(
             snapshot = {k: [t.detach().clone() for t in v] for k, v in freedom.parameters.items()}
         if not freedom.parameters:
             break
-        if step < options.iterations - 1:
+        if step < options.steps - 1:
             _adam(freedom.leaves(), objective, moments, step, options.lr * options.decay**step)
     return _with_gradient(call, C, sides, first, start, best, snapshot)
 
