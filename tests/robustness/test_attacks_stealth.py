@@ -60,7 +60,7 @@ def test_permutations_keep_the_level_and_find_a_shift():
     assert stats.kstest(p, "uniform").pvalue > 0.001
     power = [
         detection_rate(
-            lambda k, s=shift: mmd_test(normal(25, seed=k), normal(25, seed=999 + k, shift=s), 99).pvalue, repeats=40
+            lambda k, s=shift: mmd_test(normal(25, seed=k), normal(25, seed=999 + k, shift=s), 99).pvalue, n_repeats=40
         )
         for shift in (0.2, 0.5, 1.0)
     ]

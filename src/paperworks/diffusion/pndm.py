@@ -25,7 +25,7 @@ from paperworks.core.validation import check_choice, check_count, check_number
 from paperworks.diffusion.sampling import Callback, ModelFn, SampleResult, SamplingStep, check_state, combine
 from paperworks.diffusion.schedules import SKIP_TYPES, DiscreteVP, NoiseSchedule, SkipType, time_grid
 
-Method = Literal["DDIM", "improved-Euler", "S-PNDM", "F-PNDM", "PLMS", "PRK", "FON", "FON-legacy", "PF"]
+PNDMMethod = Literal["DDIM", "improved-Euler", "S-PNDM", "F-PNDM", "PLMS", "PRK", "FON", "FON-legacy", "PF"]
 Spacing = Literal["leading", "trailing", "linspace"]
 Variable = Literal["t", "rho"]
 
@@ -265,7 +265,7 @@ class PNDMSampler:
         self,
         model_fn: ModelFn,
         schedule: NoiseSchedule,
-        method: Method = "F-PNDM",
+        method: PNDMMethod = "F-PNDM",
         *,
         time: Variable = "t",
         variable_step: bool = False,
@@ -274,7 +274,7 @@ class PNDMSampler:
         clip_sample: bool = False,
         legacy_offset: bool = False,
     ) -> None:
-        check_choice("method", method, get_args(Method))
+        check_choice("method", method, get_args(PNDMMethod))
         check_choice("time", time, get_args(Variable))
         check_choice("timestep_spacing", timestep_spacing, get_args(Spacing))
         pseudo = not method.startswith("FON") and method != "PF"

@@ -27,7 +27,7 @@ from paperworks.diffusion.sampling import (
 )
 from paperworks.diffusion.schedules import SKIP_TYPES, NoiseSchedule, SkipType
 
-Method = Literal["multistep", "singlestep", "singlestep_fixed", "adaptive"]
+DPMSolverMethod = Literal["multistep", "singlestep", "singlestep_fixed", "adaptive"]
 CorrectX0 = Callable[[Tensor, float | Tensor], Tensor]
 CorrectXt = Callable[[Tensor, float | Tensor, int], Tensor]
 
@@ -104,7 +104,7 @@ class DPMSolver:
         steps: int = 20,
         order: int = 2,
         skip_type: SkipType = "time_uniform",
-        method: Method = "multistep",
+        method: DPMSolverMethod = "multistep",
         t_start: float | None = None,
         t_end: float | None = None,
         *,
@@ -219,7 +219,7 @@ class DPMSolver:
         steps: int = 20,
         order: int = 2,
         skip_type: SkipType = "time_uniform",
-        method: Method = "multistep",
+        method: DPMSolverMethod = "multistep",
         t_start: float | None = None,
         t_end: float | None = None,
         **options: Any,
@@ -288,7 +288,7 @@ class DPMSolver:
         generator: torch.Generator | None,
     ) -> None:
         check_state("x", x)
-        check_choice("method", method, get_args(Method))
+        check_choice("method", method, get_args(DPMSolverMethod))
         check_choice("order", order, (2, 3) if method == "adaptive" else (1, 2, 3))
         check_choice("skip_type", skip_type, SKIP_TYPES)
         check_choice("solver_type", solver_type, get_args(SolverType))

@@ -17,6 +17,7 @@ from paperworks.evidence.timing import interleaved
 from paperworks.inference import (
     BudgetExhausted,
     EmpiricalAnswers,
+    GeneralizationMethod,
     NoisyAnswers,
     PrivateMultiplicativeWeights,
     ReusableHoldout,
@@ -26,7 +27,6 @@ from paperworks.inference import (
     sign_vote,
     sign_vote_accuracy,
 )
-from paperworks.inference.holdout.bounds import Method
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -239,8 +239,10 @@ def transfer(run: Run) -> Measurement:
         errors = _overfitted(rng, epsilon, n, questions, repeats)
         low = float(errors.mean() - 5 * errors.std() / math.sqrt(repeats))
         delta = 1e-6
-        bounds: dict[Method, float] = {"expectation": generalization_bound("expectation", epsilon=epsilon)}
-        theorems: list[tuple[Method, float]] = [("pure", 0.0), ("approximate", delta), ("monitor", delta)]
+        bounds: dict[GeneralizationMethod, float] = {
+            "expectation": generalization_bound("expectation", epsilon=epsilon)
+        }
+        theorems: list[tuple[GeneralizationMethod, float]] = [("pure", 0.0), ("approximate", delta), ("monitor", delta)]
         for method, private in theorems:
             try:
                 bounds[method] = generalization_bound(method, n=n, epsilon=epsilon, delta=private, beta=beta)
