@@ -228,7 +228,7 @@ def test_trajectory_callback_and_correction_of_the_state():
         return x.clamp(-3, 3)
 
     solver = DPMSolver(MIXTURE.model(SCHEDULE), SCHEDULE, correcting_xt_fn=correct)
-    result = solver.sample(START, 6, 3, method="singlestep", return_intermediate=True, callback=steps.append)
+    result = solver.sample(START, 6, 3, method="singlestep", return_trajectory=True, callback=steps.append)
     assert [s.index for s in steps] == [1, 2, 3]  # orders 3, 2, 1
     assert {s.total for s in steps} == {3}
     assert [s.nfe for s in steps] == [3, 5, 6]
@@ -273,7 +273,7 @@ def test_denoising_returns_the_predicted_data():
     mixture_data = MIXTURE.model(SCHEDULE, "x_start")
     solver = DPMSolver(MIXTURE.model(SCHEDULE), SCHEDULE)
     plain = solver.sample(START, 12, t_end=1e-3)
-    denoised = solver.sample(START, 12, t_end=1e-3, denoise_to_zero=True, return_intermediate=True)
+    denoised = solver.sample(START, 12, t_end=1e-3, denoise_to_zero=True, return_trajectory=True)
     torch.testing.assert_close(denoised.sample, mixture_data(plain.sample, 1e-3), rtol=1e-10, atol=1e-10)
     assert denoised.times[-1] == 0
     assert torch.equal(denoised.trajectory[-1], denoised.sample)
@@ -427,9 +427,7 @@ def test_adaptive_on_a_problem_without_error():
 def test_adaptive_trajectory_and_callback():
     steps = []
     solver = DPMSolver(MIXTURE.model(SCHEDULE), SCHEDULE)
-    result = solver.sample(
-        START, order=2, method="adaptive", t_end=1e-3, return_intermediate=True, callback=steps.append
-    )
+    result = solver.sample(START, order=2, method="adaptive", t_end=1e-3, return_trajectory=True, callback=steps.append)
     assert len(result.trajectory) == len(result.times) == result.n_accept + 1
     assert result.times[-1] == 1e-3
     assert len(steps) == result.n_accept + result.n_reject
@@ -458,7 +456,7 @@ def test_adaptive_trajectory_and_callback():
         ({"method": "adaptive", "atol": 0.0}, ValueError, "atol"),
         ({"method": "adaptive", "rtol": -1.0}, ValueError, "rtol"),
         ({"method": "adaptive", "max_steps": 0}, ValueError, "max_steps"),
-        ({"method": "adaptive", "per_sample": True, "return_intermediate": True}, ValueError, "per_sample"),
+        ({"method": "adaptive", "per_sample": True, "return_trajectory": True}, ValueError, "per_sample"),
         ({"method": "adaptive", "max_steps": 3}, RuntimeError, "max_steps=3"),
     ],
 )

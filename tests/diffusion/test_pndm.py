@@ -146,7 +146,7 @@ def test_variable_steps_follow_an_uneven_grid():
     model_fn = lambda x, t: torch.full_like(x, 1 + t - t**2 + 2 * t**3)  # noqa: E731
     grid = {"t_start": 0.9, "t_end": 0.1, "skip_type": "logSNR"}
     plain, variable = (
-        PNDMSampler(model_fn, LINEAR, variable_step=v).sample(X_T, 12, return_intermediate=True, **grid)
+        PNDMSampler(model_fn, LINEAR, variable_step=v).sample(X_T, 12, return_trajectory=True, **grid)
         for v in (False, True)
     )
     t, u = variable.times[-2:]
@@ -186,7 +186,7 @@ def test_grid_of_a_discrete_schedule():
     assert training_steps(10, 3, "linspace") == (9, 4, 0)
     assert training_steps(10, 4, "leading") == (6, 4, 2, 0)
     model_fn = counting(BENCH.model(DISCRETE))
-    result = PNDMSampler(model_fn, DISCRETE, "DDIM").sample(X_T, 4, return_intermediate=True)
+    result = PNDMSampler(model_fn, DISCRETE, "DDIM").sample(X_T, 4, return_trajectory=True)
     assert model_fn.times == pytest.approx([0.751, 0.501, 0.251, 0.001])
     assert result.times[-1] == 0
     assert len(result.trajectory) == 5
@@ -305,7 +305,7 @@ def test_blocks_add_up_like_the_whole():
 def test_intermediate_states_and_callback():
     seen = []
     result = PNDMSampler(BENCH.model(LINEAR), LINEAR).sample(
-        X_T, 5, t_end=0.1, return_intermediate=True, callback=lambda s: seen.append((s.index, s.total, s.nfe, s.t))
+        X_T, 5, t_end=0.1, return_trajectory=True, callback=lambda s: seen.append((s.index, s.total, s.nfe, s.t))
     )
     assert [s[0] for s in seen] == [1, 2, 3, 4, 5]
     assert [s[2] for s in seen] == [4, 8, 12, 13, 14]

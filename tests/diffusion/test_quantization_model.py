@@ -339,7 +339,7 @@ class TestReconstruction:
         quantized = quantize_diffusion(network, data, QuantConfig(3, 8, first_last_8bit=False))
         before = relative(quantized(X, T), network(X, T))
         codes = quantized.layers()["block.one"].quantized_weight()
-        reconstruct(quantized, data, unit, iterations=60, lr=2e-2, generator=rng())
+        reconstruct(quantized, data, unit, steps=60, lr=2e-2, generator=rng())
         assert relative(quantized(X, T), network(X, T)) < 0.85 * before
         layer = quantized.layers()["block.one"]
         steps = (layer.quantized_weight() - codes).detach() / layer.weight_quantizer.scale.reshape(-1, 1, 1, 1)
@@ -348,9 +348,7 @@ class TestReconstruction:
 
     def test_the_same_generator_gives_the_same_model(self):
         data = calibration()
-        one, two = (
-            reconstruct(quantize_diffusion(Network(), data), data, iterations=5, generator=rng(3)) for _ in range(2)
-        )
+        one, two = (reconstruct(quantize_diffusion(Network(), data), data, steps=5, generator=rng(3)) for _ in range(2))
         assert torch.equal(one(X, T), two(X, T))
         saved = QuantModel(Network())
         saved.load_state_dict(one.state_dict())
@@ -361,7 +359,7 @@ class TestReconstruction:
         quantized.set_quant_state(False, False)
         with pytest.raises(RuntimeError, match="not calibrated"):
             reconstruct(quantized, calibration(), generator=rng())
-        for options in ({"keep_share": 0.0}, {"warmup": 1.0}, {"iterations": 0}, {"lr": 0.0}):
+        for options in ({"keep_share": 0.0}, {"warmup": 1.0}, {"steps": 0}, {"lr": 0.0}):
             with pytest.raises(ValueError, match=next(iter(options))):
                 reconstruct(quantize_diffusion(Network(), calibration()), calibration(), generator=rng(), **options)
 

@@ -90,7 +90,7 @@ def tree_covariance(T: int) -> np.ndarray:
 @pytest.mark.parametrize("path", ["release", "update", "pieces"])
 def test_noise_of_the_tree_is_that_of_its_nodes(path):
     T, rng = 11, np.random.default_rng(0)
-    counter = TreeCounter(T, d=4000, rho=0.5, rng=rng)
+    counter = TreeCounter(T, d=4000, rho=0.5, random_state=rng)
     zero = np.zeros((T, 4000), dtype=int)
     if path == "release":
         noise = counter.release(zero)
@@ -127,7 +127,7 @@ def test_times_are_counted_by_their_bits(T):
 
 
 def test_the_bound_of_the_tree_is_not_far_from_its_error():
-    counter = TreeCounter(2**12, rho=0.5, rng=np.random.default_rng(0))
+    counter = TreeCounter(2**12, rho=0.5, random_state=np.random.default_rng(0))
     errors = [np.abs(noise_of(counter, 2**12)).max() for _ in range(50)]
     assert np.mean(errors) < counter.error_bound() < 1.5 * np.mean(errors)
 
@@ -147,7 +147,7 @@ def test_factorization_noise_squares_to_the_prefix_sums_and_is_smaller():
 @pytest.mark.parametrize("path", ["release", "update"])
 def test_factorization_noise_has_the_covariance_of_its_root(path):
     T = 6
-    counter = FactorizationCounter(T, d=4000, rho=0.5, rng=np.random.default_rng(0))
+    counter = FactorizationCounter(T, d=4000, rho=0.5, random_state=np.random.default_rng(0))
     zero = np.zeros((T, 4000), dtype=int)
     noise = counter.release(zero) if path == "release" else np.stack([counter.update(x) for x in zero])
     c = counter._coefficients
@@ -156,7 +156,7 @@ def test_factorization_noise_has_the_covariance_of_its_root(path):
 
 
 def test_recomputed_answers_have_the_noise_of_their_number_and_are_held():
-    mechanism = RecomputeMaxSum(T=5000, rho=0.5, r=2, rng=np.random.default_rng(0))
+    mechanism = RecomputeMaxSum(T=5000, rho=0.5, r=2, random_state=np.random.default_rng(0))
     answers = mechanism.release(np.ones((5000, 1), dtype=int))
     assert answers[0] == 0
     np.testing.assert_array_equal(answers[1:-1:2], answers[2::2])
@@ -169,7 +169,9 @@ def test_recompute_selects_by_the_exponential_mechanism():
     sums, releases = np.array([3, 1, 0]), 5000
     stream = np.zeros((5000 + 3, 3), dtype=int)
     stream[:3] = [[1, 1, 0], [1, 0, 0], [1, 0, 0]]
-    mechanism = RecomputeSumSelect(T=5003, d=3, rho=5003 / 8, r=1, rng=np.random.default_rng(0))  # epsilon_0 = 1
+    mechanism = RecomputeSumSelect(
+        T=5003, d=3, rho=5003 / 8, r=1, random_state=np.random.default_rng(0)
+    )  # epsilon_0 = 1
     picked = np.bincount(mechanism.release(stream)[3:], minlength=3) / releases
     weights = np.exp(sums / 2)
     np.testing.assert_allclose(picked, weights / weights.sum(), atol=0.03)
@@ -182,7 +184,7 @@ def test_error_stays_within_the_bound(kind, budget):
     stream = np.ones((T, d), dtype=int)
     stream[:, 1] = 0
     sums = np.cumsum(stream, axis=0)
-    mechanism = kind(T, d, **budget, rng=rng)
+    mechanism = kind(T, d, **budget, random_state=rng)
     misses = 0
     for _ in range(runs):
         answers = mechanism.release(stream)
@@ -213,7 +215,7 @@ def test_restart_goes_on_after_the_horizon_with_new_noise():
     stream = np.ones((50, 1), dtype=int)
     counter = TreeCounter(8, rho=NO_NOISE, restart=True)
     np.testing.assert_array_equal(counter.release(stream)[:, 0], np.arange(1, 51))
-    noisy = TreeCounter(8, rho=0.5, restart=True, rng=np.random.default_rng(0))
+    noisy = TreeCounter(8, rho=0.5, restart=True, random_state=np.random.default_rng(0))
     assert noisy.release(stream).shape == (50, 1)
     assert noisy.horizon == 32  # 8 + 16 + 26 of 32
 
@@ -276,7 +278,7 @@ def test_noise_is_cryptographic_by_default_and_repeatable_on_demand(kind):
     kind = functools.partial(kind, r=1) if kind in (RecomputeMaxSum, RecomputeSumSelect) else kind
     answers = [kind(40, 2, rho=0.1).release(stream) for _ in range(2)]
     assert not np.array_equal(*answers)
-    seeded = [kind(40, 2, rho=0.1, rng=np.random.default_rng(5)).release(stream) for _ in range(2)]
+    seeded = [kind(40, 2, rho=0.1, random_state=np.random.default_rng(5)).release(stream) for _ in range(2)]
     np.testing.assert_array_equal(*seeded)
 
 
@@ -312,9 +314,9 @@ class OneDifference:
 
 
 def test_the_game_finds_a_mechanism_without_privacy_and_clears_one_with_it():
-    broken = TreeCounter(4, rho=50.0, rng=np.random.default_rng(0))
+    broken = TreeCounter(4, rho=50.0, random_state=np.random.default_rng(0))
     assert AdaptivePrivacyGame(broken, OneDifference()).run(300).epsilon > 3
-    private = TreeCounter(4, epsilon=1.0, rng=np.random.default_rng(0))
+    private = TreeCounter(4, epsilon=1.0, random_state=np.random.default_rng(0))
     assert AdaptivePrivacyGame(private, OneDifference()).run(300).epsilon <= 1
 
 
@@ -383,5 +385,5 @@ def test_bad_input_is_named(make, message):
 
 
 def test_a_seed_is_not_a_generator():
-    with pytest.raises(TypeError, match="rng"):
-        TreeCounter(5, rho=1, rng=0)
+    with pytest.raises(TypeError, match="random_state"):
+        TreeCounter(5, rho=1, random_state=0)

@@ -163,7 +163,7 @@ def test_split_scores_are_those_of_scikit_learn_and_estimators_stay_unfitted():
 def test_intervals_are_those_of_scipy(ours, theirs):
     for k in (0, 1, 17, 49, 50):
         expected = stats.binomtest(k, 50).proportion_ci(0.9, theirs)
-        np.testing.assert_allclose(accuracy_interval(k / 50, 50, ours, 0.9), expected, atol=1e-12)
+        np.testing.assert_allclose(accuracy_interval(k / 50, 50, ours, 0.1), expected, atol=1e-12)
 
 
 def test_intervals_take_arrays_and_stay_in_the_unit_interval():
@@ -175,7 +175,7 @@ def test_intervals_take_arrays_and_stay_in_the_unit_interval():
 def test_the_interval_of_losses_is_students():
     losses = np.random.default_rng(0).exponential(size=40)
     expected = stats.ttest_1samp(losses, 0).confidence_interval(0.9)
-    np.testing.assert_allclose(loss_interval(losses, 0.9), expected)
+    np.testing.assert_allclose(loss_interval(losses, 0.1), expected)
     low, high = bootstrap_test_set(losses, random_state=0)
     assert low < losses.mean() < high
     assert bootstrap_test_set([1, 1, 1]) == (1, 1)
@@ -252,7 +252,7 @@ def test_the_interval_surrounds_the_score_and_grows_with_confidence(ci):
     X, y = problem(GaussianNB())
     for method in ("oob", ".632", ".632+"):
         wide, narrow = (
-            bootstrap_score(GaussianNB(), X, y, method, ci=ci, confidence=c, random_state=0) for c in (0.99, 0.8)
+            bootstrap_score(GaussianNB(), X, y, method, ci=ci, alpha=a, random_state=0) for a in (0.01, 0.2)
         )
         assert wide.interval.low < narrow.interval.low < wide.score < narrow.interval.high < wide.interval.high
 

@@ -53,17 +53,17 @@ def test_empirical_and_split_answers_are_means():
 
 @pytest.mark.parametrize(("noise", "deviation"), [("gaussian", 0.2), ("laplace", 0.2 * math.sqrt(2))])
 def test_noisy_answers_have_their_noise(noise, deviation):
-    oracle = NoisyAnswers(np.zeros(50), 0.2, noise=noise, rng=rng_of())
+    oracle = NoisyAnswers(np.zeros(50), 0.2, noise=noise, random_state=rng_of())
     answers = oracle.answer_all(np.zeros((20_000, 50)))
     assert np.std(answers) == pytest.approx(deviation, rel=0.03)
     assert oracle.answered == 20_000
 
 
 def test_noise_composes():
-    gaussian = NoisyAnswers(np.zeros(100), 0.1, rng=rng_of())
+    gaussian = NoisyAnswers(np.zeros(100), 0.1, random_state=rng_of())
     gaussian.answer_all(np.zeros((8, 100)))
     assert gaussian.privacy()["rho"] == pytest.approx(8 * (0.01 / 0.1) ** 2 / 2)
-    laplace = NoisyAnswers(np.zeros(100), 0.1, noise="laplace", rng=rng_of())
+    laplace = NoisyAnswers(np.zeros(100), 0.1, noise="laplace", random_state=rng_of())
     laplace.answer_all(np.zeros((8, 100)))
     assert laplace.privacy() == {"rho": pytest.approx(0.04), "epsilon": pytest.approx(0.8), "delta": 0.0}
     laplace.answer_all(np.zeros((2000, 100)))
@@ -98,7 +98,7 @@ def test_scanning_in_blocks_is_scanning_one_by_one(seed, m, budget):
 
 
 def test_thresholdout_answers_from_training_until_the_samples_differ():
-    reusable = ReusableHoldout(threshold=0.1, noise_scale=1e-6, budget=2, value_range=None, rng=rng_of())
+    reusable = ReusableHoldout(threshold=0.1, noise_scale=1e-6, budget=2, value_range=None, random_state=rng_of())
     answers = reusable.query_means([0.5, 0.9, 0.4], [0.55, 0.6, 0.41])
     np.testing.assert_allclose(answers, [0.5, 0.6, 0.4], atol=1e-4)
     np.testing.assert_array_equal(reusable.transcript.exceeded, [False, True, False])
@@ -111,14 +111,14 @@ def test_thresholdout_answers_from_training_until_the_samples_differ():
 
 
 def test_an_exhausted_budget_answers_nan_where_asked_to():
-    reusable = ReusableHoldout(threshold=0.1, noise_scale=1e-6, budget=1, exhausted="nan", rng=rng_of())
+    reusable = ReusableHoldout(threshold=0.1, noise_scale=1e-6, budget=1, exhausted="nan", random_state=rng_of())
     answers = reusable.query_means([0.0, 0.0, 0.5], [0.0, 1.0, 0.5])
     np.testing.assert_array_equal(np.isnan(answers), [False, False, True])
 
 
 @pytest.mark.parametrize(("noise", "rate"), [("laplace", None), ("gaussian", 0.3085)])
 def test_comparison_noise_decides_near_the_threshold(noise, rate):
-    reusable = ReusableHoldout(threshold=0.1, noise_scale=0.02, noise=noise, rng=rng_of())
+    reusable = ReusableHoldout(threshold=0.1, noise_scale=0.02, noise=noise, random_state=rng_of())
     reusable.query_means(np.zeros(20_000), np.full(20_000, 0.09))
     share = reusable.transcript.exceeded.mean()
     if rate is None:  # Laplace noise of scales 0.08 and, drawn anew after each exceedance only, 0.04
@@ -130,8 +130,8 @@ def test_comparison_noise_decides_near_the_threshold(noise, rate):
 
 def test_queries_and_values_agree():
     train, holdout = rng_of().random(100), rng_of(1).random(100)
-    by_query = ReusableHoldout(train, holdout, rng=rng_of(2)).query(lambda x: x**2)
-    by_values = ReusableHoldout(train, holdout, rng=rng_of(2)).query_values([train**2], [holdout**2])[0]
+    by_query = ReusableHoldout(train, holdout, random_state=rng_of(2)).query(lambda x: x**2)
+    by_values = ReusableHoldout(train, holdout, random_state=rng_of(2)).query_values([train**2], [holdout**2])[0]
     assert by_query == by_values == np.mean(train**2)
 
 
@@ -143,7 +143,7 @@ def test_privacy_of_thresholdout():
 
 def test_sparse_vector_finds_what_is_above_and_stops():
     data = np.arange(2000) / 2000
-    oracle = SparseVector(data, 0.3, epsilon=20.0, c=2, numeric=True, rng=rng_of())
+    oracle = SparseVector(data, 0.3, epsilon=20.0, c=2, numeric=True, random_state=rng_of())
     values = np.stack([data > 0.9, data > 0.5, data > 0.8, data > 0.1]).astype(float)
     answers = oracle.answer_all(values)
     np.testing.assert_array_equal(np.isnan(answers), [True, False, True, False])
@@ -175,7 +175,7 @@ def test_multiplicative_weights_learn_the_distribution():
     rng = rng_of()
     samples = rng.binomial(15, 0.3, size=20_000)
     pmw = PrivateMultiplicativeWeights(
-        samples, 16, threshold=0.03, comparison_scale=1e-3, noise_scale=1e-3, learning_rate=0.05, rng=rng
+        samples, 16, threshold=0.03, comparison_scale=1e-3, noise_scale=1e-3, lr=0.05, random_state=rng
     )
     queries = rng.integers(0, 2, (3000, 16)).astype(float)
     exact = queries @ (np.bincount(samples, minlength=16) / 20_000)
@@ -188,7 +188,7 @@ def test_multiplicative_weights_learn_the_distribution():
 
 def test_one_update_is_multiplicative():
     pmw = PrivateMultiplicativeWeights(
-        np.zeros(1000, dtype=int), 4, threshold=0.1, comparison_scale=1e-9, noise_scale=1e-9, learning_rate=0.5
+        np.zeros(1000, dtype=int), 4, threshold=0.1, comparison_scale=1e-9, noise_scale=1e-9, lr=0.5
     )
     pmw.answer([1.0, 0.0, 0.0, 0.5])
     expected = np.exp(-0.5 * np.array([0.0, 1.0, 1.0, 0.5]))
@@ -206,7 +206,7 @@ def test_multiplicative_weights_stop_after_their_updates():
 
 def test_multiplicative_weights_for_a_budget_spend_it_and_keep_their_promise():
     samples = rng_of().integers(0, 4, 200_000)
-    pmw = PrivateMultiplicativeWeights.for_privacy(samples, 16, alpha=0.3, rho=0.5, m=500, rng=rng_of())
+    pmw = PrivateMultiplicativeWeights.for_privacy(samples, 16, alpha=0.3, rho=0.5, m=500, random_state=rng_of())
     assert pmw.privacy()["rho"] == pytest.approx(0.5)
     queries = rng_of(1).integers(0, 2, (500, 16)).astype(float)
     exact = queries @ (np.bincount(samples, minlength=16) / len(samples))
@@ -256,7 +256,7 @@ def test_screening_makes_noise_look_significant():
 
 def test_regression_statistics_are_those_of_one_feature():
     x, y = rng_of().normal(size=(2, 30))
-    found = freedman_regression(x[:, None], y, level=0.999999)
+    found = freedman_regression(x[:, None], y, alpha=0.999999)
     known = stats.linregress(x, y)
     assert found.r_squared == pytest.approx(known.rvalue**2)
     assert found.pvalue == pytest.approx(known.pvalue)
@@ -267,7 +267,7 @@ def test_a_search_is_scored_through_the_reusable_holdout(scoring):
     rng = rng_of()
     X, y = rng.normal(size=(300, 4)), rng.integers(0, 2, 300)
     folds = PredefinedSplit(np.repeat([-1, 0], 150))
-    reusable = ReusableHoldout(X[:150], X[150:], rng=rng)
+    reusable = ReusableHoldout(X[:150], X[150:], random_state=rng)
     scorer = thresholdout_scorer(reusable, X[:150], y[:150], scoring)
     search = GridSearchCV(LogisticRegression(), {"C": [0.01, 1.0, 10.0]}, scoring=scorer, cv=folds, refit=False)
     search.fit(X, y)

@@ -89,7 +89,7 @@ def test_mixtures_find_two_modes():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(4000, 1))
     target = stats.norm(-1, 0.3).pdf(X) + 3 * stats.norm(1, 0.2).pdf(X)
-    fitted = fit_cross_entropy(X, target / stats.norm.pdf(X), "gm", rng=0)
+    fitted = fit_cross_entropy(X, target / stats.norm.pdf(X), "gm", random_state=0)
     order = fitted.means[0, :, 0].argsort()
     np.testing.assert_allclose(fitted.means[0, order, 0], [-1, 1], atol=0.05)
     np.testing.assert_allclose(fitted.weights[0, order], [0.25, 0.75], atol=0.03)
@@ -101,7 +101,7 @@ def test_one_heavy_point_makes_no_spike():
     p = np.ones(500)
     p[0] = 200.0
     for seed in range(5):
-        fitted = fit_cross_entropy(X, p, "gm", rng=seed)
+        fitted = fit_cross_entropy(X, p, "gm", random_state=seed)
         used = fitted.covariances[fitted.weights > 0.01]
         assert np.linalg.eigvalsh(used).min() > 0.05
 
@@ -179,7 +179,7 @@ def test_the_variance_is_the_formulas(defensive):
 
 def test_adaptation_approaches_the_ideal():
     a, law, ideal, exact = exponentials(3, 4, 0)
-    result = multiple_expectations(lambda X: np.exp(X @ a.T), law, weights="relative", rng=0)
+    result = multiple_expectations(lambda X: np.exp(X @ a.T), law, weights="relative", random_state=0)
     np.testing.assert_allclose(result.estimate, exact, rtol=0.02)
     assert np.all(np.abs(result.estimate - exact) < 4 * result.std_error)
     monte_carlo = np.sqrt((np.exp(2 * (a**2).sum(axis=1)) - exact**2) / 10_000)
@@ -196,7 +196,7 @@ def test_the_budget_is_kept_and_the_final_sample_is_fresh():
         return np.exp(X @ np.ones((2, 1)))
 
     law = stats.multivariate_normal(np.zeros(2), np.eye(2))
-    result = multiple_expectations(func, law, n_max=3000, rng=0)
+    result = multiple_expectations(func, law, n_max=3000, random_state=0)
     assert sum(map(len, calls)) == result.n_evals == 3000
     assert len(result.sample) >= 1500
     assert result.sample is calls[-1]
@@ -209,12 +209,12 @@ def test_the_budget_is_kept_and_the_final_sample_is_fresh():
 
 def test_one_function_of_several_laws():
     laws = [stats.norm(mean, 1) for mean in (0.0, 0.5, 1.0)]
-    alone = multiple_expectations(lambda X: X**2, laws, rng=0)
+    alone = multiple_expectations(lambda X: X**2, laws, random_state=0)
     np.testing.assert_allclose(alone.estimate, [1, 1.25, 2], rtol=0.02)
     batched = GaussianComponents([[0.0], [0.5], [1.0]], np.ones((3, 1, 1)))
     X = np.linspace(-1, 1, 5)[:, None]
     np.testing.assert_allclose(InputLaws(laws).logpdf(X), batched.logpdf(X))
-    together = multiple_expectations(lambda X: X**2, batched, rng=0)
+    together = multiple_expectations(lambda X: X**2, batched, random_state=0)
     np.testing.assert_allclose(together.estimate, [1, 1.25, 2], rtol=0.02)
     assert together.weights.shape[1] == 3
 
@@ -225,7 +225,7 @@ def test_functions_with_signs(signed, law):
     def func(X):
         return np.concatenate([np.exp(X), X**3 + X], axis=1)
 
-    result = multiple_expectations(func, law, signed=signed, rng=0)
+    result = multiple_expectations(func, law, signed=signed, random_state=0)
     assert np.all(np.abs(result.estimate - [math.exp(0.5), 0]) < 4 * result.std_error)
     assert np.all(result.std_error < [0.02, 0.1])
     np.testing.assert_allclose(result.values, func(result.sample), atol=1e-12)
@@ -236,7 +236,11 @@ def test_a_defensive_share_tames_indicators():
     errors = {
         share: [
             multiple_expectations(
-                lambda X: np.concatenate([X > 2, X < -2], axis=1).astype(float), NORMAL, 4000, defensive=share, rng=seed
+                lambda X: np.concatenate([X > 2, X < -2], axis=1).astype(float),
+                NORMAL,
+                4000,
+                defensive=share,
+                random_state=seed,
             ).estimate
             / exact
             - 1
@@ -251,13 +255,15 @@ def test_a_defensive_share_tames_indicators():
 def test_sobol_indices_of_a_model_with_known_ones():
     # x1 x2 with means m: V1 = m2^2, V2 = m1^2, V12 = 1.
     marginals = [stats.norm(3, 1), stats.norm(4, 1)]
-    result = sobol_indices(lambda X: X[:, 0] * X[:, 1], marginals, 20_000, ("first", "total"), signed="abs", rng=0)
+    result = sobol_indices(
+        lambda X: X[:, 0] * X[:, 1], marginals, 20_000, ("first", "total"), signed="abs", random_state=0
+    )
     np.testing.assert_allclose(result.S1, np.array([16, 9]) / 26, atol=0.05)
     np.testing.assert_allclose(result.ST, np.array([17, 10]) / 26, atol=0.05)
     assert np.all(np.abs(result.S1 - np.array([16, 9]) / 26) < 2 * result.S1_conf)
     assert np.all(np.abs(result.ST - np.array([17, 10]) / 26) < 2 * result.ST_conf)
     assert result.n_calls == 5 * 20_000
-    only = sobol_indices(lambda X: np.exp(X[:, 0]), 2, 1000, "total", rng=0)
+    only = sobol_indices(lambda X: np.exp(X[:, 0]), 2, 1000, "total", random_state=0)
     assert only.S1 is None
     assert only.ST.shape == (2,)
 
@@ -270,7 +276,7 @@ def test_intervals_of_indices_cover():
     exact = np.array([math.exp(0.25) - 1, math.exp(0.04) - 1]) / total
     covered = []
     for seed in range(40):
-        result = sobol_indices(model, 2, 2000, rng=seed)
+        result = sobol_indices(model, 2, 2000, random_state=seed)
         covered.append(np.abs(result.S1 - exact) <= result.S1_conf)
     assert 0.85 <= np.mean(covered) <= 1
 
@@ -278,19 +284,19 @@ def test_intervals_of_indices_cover():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: multiple_expectations(lambda X: X, NORMAL, rng=0), "signed='split'"),
-        (lambda: multiple_expectations(lambda X: X * np.nan, NORMAL, rng=0), "NaN or infinite"),
-        (lambda: multiple_expectations(lambda X: X[:5], NORMAL, rng=0), "func returned shape"),
-        (lambda: multiple_expectations(lambda X: 0 * X, NORMAL, rng=0), "no value but 0 for expectation 0"),
-        (lambda: multiple_expectations(lambda X: X ** [2, 4], NORMAL, 15, rng=0), "n_max is 15"),
-        (lambda: multiple_expectations(lambda X: X**2, NORMAL, 10, rng=0), "at least two evaluations"),
-        (lambda: multiple_expectations(lambda X: X**2, NORMAL, weights=[0.0], rng=0), "weights is"),
-        (lambda: multiple_expectations(lambda X: X**2, NORMAL, weights=[1, 1], rng=0), "it takes 1 finite"),
+        (lambda: multiple_expectations(lambda X: X, NORMAL, random_state=0), "signed='split'"),
+        (lambda: multiple_expectations(lambda X: X * np.nan, NORMAL, random_state=0), "NaN or infinite"),
+        (lambda: multiple_expectations(lambda X: X[:5], NORMAL, random_state=0), "func returned shape"),
+        (lambda: multiple_expectations(lambda X: 0 * X, NORMAL, random_state=0), "no value but 0 for expectation 0"),
+        (lambda: multiple_expectations(lambda X: X ** [2, 4], NORMAL, 15, random_state=0), "n_max is 15"),
+        (lambda: multiple_expectations(lambda X: X**2, NORMAL, 10, random_state=0), "at least two evaluations"),
+        (lambda: multiple_expectations(lambda X: X**2, NORMAL, weights=[0.0], random_state=0), "weights is"),
+        (lambda: multiple_expectations(lambda X: X**2, NORMAL, weights=[1, 1], random_state=0), "it takes 1 finite"),
         (lambda: multiple_expectations(lambda X: X**2, NORMAL, adapt_fraction=1.0), "adapt_fraction"),
         (lambda: multiple_expectations(lambda X: X**2, NORMAL, defensive=-0.1), "defensive"),
         (lambda: multiple_expectations(lambda X: X**2, []), "input_dist is empty"),
         (
-            lambda: multiple_expectations(lambda X: X ** [2, 4], [stats.norm()] * 3, rng=0),
+            lambda: multiple_expectations(lambda X: X ** [2, 4], [stats.norm()] * 3, random_state=0),
             "func has 2 outputs for 3 laws",
         ),
         (lambda: ISCVEstimator(NORMAL, [0.5], [1.0]), "alpha is"),
@@ -327,7 +333,7 @@ def test_a_law_without_densities_is_refused():
 
 def test_distributions_of_openturns():
     openturns = pytest.importorskip("openturns")
-    result = multiple_expectations(lambda X: X**2, openturns.Normal(1), 2000, rng=0)
-    again = multiple_expectations(lambda X: X**2, openturns.Normal(1), 2000, rng=0)
+    result = multiple_expectations(lambda X: X**2, openturns.Normal(1), 2000, random_state=0)
+    again = multiple_expectations(lambda X: X**2, openturns.Normal(1), 2000, random_state=0)
     assert abs(result.estimate[0] - 1) < 4 * result.std_error[0] + 1e-3
     np.testing.assert_array_equal(result.estimate, again.estimate)

@@ -136,7 +136,7 @@ def test_observations_are_in_their_box_and_tell_the_state():
 
 def test_a_batch_is_as_many_single_ones():
     starts = np.array([0, 30, 90])
-    many, one = building(horizon=40, batch=3, bins=5), building(horizon=40, bins=5)
+    many, one = building(horizon=40, num_envs=3, bins=5), building(horizon=40, bins=5)
     actions = np.random.default_rng(0).integers(5, size=(40, 3))
     first = many.reset_batch(starts)
     steps = [many.step_batch(chosen) for chosen in actions]
@@ -218,7 +218,7 @@ def test_schedules():
 
 
 def test_an_attacked_episode():
-    env = building(horizon=30, batch=4)
+    env = building(horizon=30, num_envs=4)
     network = tiny()
     seen = torch.from_numpy(env.table)
     policy = Policy(lambda obs: 9 * (network(obs) - network(seen).median()), -1.0, 1.0)
@@ -276,7 +276,7 @@ def test_drift_is_from_the_true_observation_before():
 def test_the_wrapper_is_the_rollout():
     env, policy = building(horizon=10), Policy(tiny(), -1.0, 1.0)
     attack = DynamicDistortion(PGD(GroupDifferenceLogitsLoss(), 1.0, steps=5), [0.1, 0.3])
-    many = rollout(building(horizon=10, batch=1), policy, np.array([7]), Attacker(BifurcationLayer(policy), attack))
+    many = rollout(building(horizon=10, num_envs=1), policy, np.array([7]), Attacker(BifurcationLayer(policy), attack))
     wrapped = ObservationAttackWrapper(env, BifurcationLayer(policy), attack)
     shown, _ = wrapped.reset(options={"start": 7})
     for step in range(10):
@@ -299,7 +299,7 @@ def test_training_on_examples_makes_flips_rarer():
         before, attacked = policy(obs).detach(), BifurcationLayer(policy)
         flips = attack(attacked, obs).success.float().mean()
         trained = adversarial_training(
-            policy, obs, attack, attacked, discrete=False, smooth=smooth, steps=100, weight=3.0, rate=1e-2
+            policy, obs, attack, attacked, discrete=False, smooth=smooth, steps=100, weight=3.0, lr=1e-2
         )
         assert trained is policy
         assert attack(attacked, obs).success.float().mean() < 0.8 * flips
@@ -379,10 +379,10 @@ def test_training_in_turns():
         (lambda: building(capacity=0), "capacity is 0"),
         (lambda: building(power=-1), "power is -1"),
         (lambda: building(efficiency=1.1), "efficiency is 1.1"),
-        (lambda: building(batch=0), "batch is 0"),
+        (lambda: building(num_envs=0), "num_envs is 0"),
         (lambda: building(bins=1), "bins is 1"),
         (lambda: building(horizon=200), "horizon is 200"),
-        (lambda: building(batch=2).reset_batch(np.array([0])), "starts is"),
+        (lambda: building(num_envs=2).reset_batch(np.array([0])), "starts is"),
         (lambda: building(horizon=20).reset_batch(np.array([180])), "starts is"),
         (lambda: kpis(np.ones(23), np.ones(23), np.ones(23)), "consumption has 23 hours"),
         (lambda: from_module(nn.Identity()).output_of(0), "without one continuous action"),

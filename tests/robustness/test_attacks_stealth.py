@@ -60,7 +60,7 @@ def test_permutations_keep_the_level_and_find_a_shift():
     assert stats.kstest(p, "uniform").pvalue > 0.001
     power = [
         detection_rate(
-            lambda k, s=shift: mmd_test(normal(25, seed=k), normal(25, seed=999 + k, shift=s), 99).pvalue, repeats=40
+            lambda k, s=shift: mmd_test(normal(25, seed=k), normal(25, seed=999 + k, shift=s), 99).pvalue, n_repeats=40
         )
         for shift in (0.2, 0.5, 1.0)
     ]
@@ -119,7 +119,7 @@ def test_portmanteau_is_statsmodels():
         (lambda: zscore_outliers(normal(), window=1), "window is 1"),
         (lambda: ljung_box(normal(10), 10), "lags is 10"),
         (lambda: detection_rate([]), "pvalues is empty"),
-        (lambda: detection_rate([0.1], level=0), "level is 0"),
+        (lambda: detection_rate([0.1], alpha=0), "alpha is 0"),
     ],
 )
 def test_bad_input(call, message):

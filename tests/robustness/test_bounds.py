@@ -18,7 +18,7 @@ def inputs(name, batch=2, scale=0.5):
 def test_bounds_hold_and_linear_ones_are_tighter_than_intervals(name):
     module, x = build(name), inputs(name)
     methods = METHODS if name in ("MLP", "residual CNN", "max-pooling CNN", "product gate") else METHODS[:-1]
-    bounded = BoundedModule(module, x, {"iterations": 4})
+    bounded = BoundedModule(module, x, {"steps": 4})
     widths = check_bounds(bounded, module, BALL, x, methods)
     assert widths["reached"] * (1 - 1e-9) <= widths["CROWN"] <= 0.8 * widths["IBP"]
     assert widths["CROWN"] <= widths["forward"] * 1.001
@@ -93,7 +93,7 @@ def test_a_specification_is_a_layer_more(method):
     C = torch.randn(1, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     last = nn.Linear(3, 5, bias=False).double()
     last.weight.data = C[0]
-    ball, opts = BoundedTensor(x, BALL), {"iterations": 3}
+    ball, opts = BoundedTensor(x, BALL), {"steps": 3}
     with_rows = BoundedModule(module, x, opts).compute_bounds(ball, method, C=C)
     with_layer = BoundedModule(nn.Sequential(module, last), x, opts).compute_bounds(ball, method)
     for found, expected in zip(with_rows, with_layer, strict=True):
@@ -132,7 +132,7 @@ def test_the_linear_bounds_hold_at_every_point(name, method):
 @pytest.mark.parametrize("method", METHODS)
 def test_one_side_alone_is_that_side(method):
     module, x = build("MLP"), inputs("MLP")
-    bounded, ball = BoundedModule(module, x, {"iterations": 3, "optimize_intermediate": False}), BoundedTensor(x, BALL)
+    bounded, ball = BoundedModule(module, x, {"steps": 3, "optimize_intermediate": False}), BoundedTensor(x, BALL)
     both = bounded.compute_bounds(ball, method)
     lower, none = bounded.compute_bounds(ball, method, bound_upper=False)
     assert none is None
@@ -145,7 +145,7 @@ def test_one_side_alone_is_that_side(method):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_ball_of_radius_0_is_a_point(method):
     module, x = build("residual CNN"), inputs("residual CNN")
-    bounded = BoundedModule(module, x, {"iterations": 1})
+    bounded = BoundedModule(module, x, {"steps": 1})
     for bound in bounded.compute_bounds(BoundedTensor(x, PerturbationLpNorm(0.0)), method):
         torch.testing.assert_close(bound, module(x))
 

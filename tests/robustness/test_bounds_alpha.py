@@ -60,7 +60,7 @@ def test_optimised_slopes_solve_the_triangle_relaxation():
     ball = BoundedTensor(x, PerturbationLpNorm(1.0))
     module.requires_grad_(False)
     crown = BoundedModule(module, x, opts).compute_bounds(ball, "CROWN")
-    lower, upper = BoundedModule(module, x, {**opts, "iterations": 150, "lr": 0.3}).compute_bounds(ball, "alpha-CROWN")
+    lower, upper = BoundedModule(module, x, {**opts, "steps": 150, "lr": 0.3}).compute_bounds(ball, "alpha-CROWN")
     # CROWN's intermediate bounds are those that the programme must start from.
     ends = []
     for depth in (1, 3):
@@ -90,7 +90,7 @@ def test_optimised_slopes_solve_the_triangle_relaxation():
 def test_it_is_never_worse_than_crown(name, options):
     module = build(name)
     x = 0.5 * normal(2, *ARCHITECTURES[name].shape)
-    bounded = BoundedModule(module, x, {"iterations": 5, **options})
+    bounded = BoundedModule(module, x, {"steps": 5, **options})
     ball = BoundedTensor(x, BALL)
     C = normal(1, 2, 3, seed=3)
     for rows in (None, C):
@@ -106,14 +106,14 @@ def test_it_is_never_worse_than_crown(name, options):
 
 def test_passes_in_parts_have_parameters_of_their_own():
     module, x = build("CNN with batch norm"), 0.5 * normal(2, 1, 7, 7)
-    bounded = BoundedModule(module, x, {"iterations": 10, "memory": 6e4})
+    bounded = BoundedModule(module, x, {"steps": 10, "memory": 6e4})
     widths = check_bounds(bounded, module, BALL, x, ("CROWN", "alpha-CROWN"))
     assert widths["alpha-CROWN"] < widths["CROWN"]
 
 
 def test_the_linear_functions_of_the_best_parameters_bound():
     module, x = build("MLP"), normal(2, 6)
-    bounded = BoundedModule(module, x, {"iterations": 10, "intersect": False})
+    bounded = BoundedModule(module, x, {"steps": 10, "intersect": False})
     lower, _, A = bounded.compute_bounds(BoundedTensor(x, BALL), "alpha-CROWN", return_A=True)
     lA, lb, uA, ub = A["input_0"]
     with torch.no_grad():
@@ -128,10 +128,10 @@ def test_the_linear_functions_of_the_best_parameters_bound():
 
 def test_optimised_bounds_keep_their_gradient():
     module, x = build("MLP"), normal(2, 6)
-    lower, _ = BoundedModule(module, x, {"iterations": 5}).compute_bounds(BoundedTensor(x, BALL), "alpha-CROWN")
+    lower, _ = BoundedModule(module, x, {"steps": 5}).compute_bounds(BoundedTensor(x, BALL), "alpha-CROWN")
     lower.sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in module.parameters())
     with torch.no_grad():
-        again, _ = BoundedModule(module, x, {"iterations": 5}).compute_bounds(BoundedTensor(x, BALL), "alpha-CROWN")
+        again, _ = BoundedModule(module, x, {"steps": 5}).compute_bounds(BoundedTensor(x, BALL), "alpha-CROWN")
     torch.testing.assert_close(again, lower.detach())
     assert not again.requires_grad

@@ -79,7 +79,7 @@ def test_exponentials_that_underflow_are_no_trouble(method):
     x = x.float()
     with torch.no_grad():
         model.weight.mul_(200)
-    fused = BoundedModule(CrossEntropyWrapper(model), (x, labels), {"iterations": 2})
+    fused = BoundedModule(CrossEntropyWrapper(model), (x, labels), {"steps": 2})
     ball = PerturbationLpNorm(0.3)
     lower, upper = fused.compute_bounds((BoundedTensor(x, ball), labels), method)
     least, greatest = reached(lambda z: F.cross_entropy(model(z), labels, reduction="none"), ball, x)

@@ -220,7 +220,7 @@ CURVED = {name: (function, (4,)) for name, function in CURVED.items()} | IMAGES
 def test_curved_operators_are_bounded(name):
     function, shape = CURVED[name]
     module, x = Lambda(function), normal(2, *shape, seed=3)
-    bounded = BoundedModule(module, x, {"iterations": 2})
+    bounded = BoundedModule(module, x, {"steps": 2})
     widths = check_bounds(bounded, function, PerturbationLpNorm(0.02), x, ("CROWN",))
     assert widths["CROWN"] <= 2 * widths["reached"], widths
     methods = ("IBP", "forward", "CROWN", "alpha-CROWN")

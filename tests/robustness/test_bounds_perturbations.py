@@ -97,7 +97,7 @@ def test_bounds_hold_on_every_set(name, first):
     layers = [nn.Linear(4, 6), nn.Tanh()] if first == "linear" else [nn.Tanh(), nn.Linear(4, 6), nn.ReLU()]
     module = nn.Sequential(*layers, nn.Linear(6, 2)).double()
     x = torch.rand(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    widths = check_bounds(BoundedModule(module, x, {"iterations": 2}), module, SETS[name], x)
+    widths = check_bounds(BoundedModule(module, x, {"steps": 2}), module, SETS[name], x)
     assert widths["CROWN"] <= widths["IBP"] * 1.001 + 1e-12
 
 
@@ -106,7 +106,7 @@ def test_bounds_hold_for_synonyms():
     ptb = words()
     module = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Flatten(), nn.Linear(12, 2)).double()
     x = normal(2, 3, 2)
-    widths = check_bounds(BoundedModule(module, x, {"iterations": 2}), module, ptb, x)
+    widths = check_bounds(BoundedModule(module, x, {"steps": 2}), module, ptb, x)
     assert widths["CROWN"] <= widths["IBP"]
     linear = nn.Sequential(nn.Flatten(), nn.Linear(6, 2)).double()
     least, greatest = reached(linear, ptb, x, n=300)
@@ -137,7 +137,7 @@ def test_several_inputs_and_weights_move_together():
     module.b.weight = BoundedParameter(module.b.weight, PerturbationLpNorm(0.05))
     module.a.bias = BoundedParameter(module.a.bias, PerturbationLpNorm(0.1, 2))
     inputs = [BoundedTensor(x, PerturbationLpNorm(0.1, 1)), BoundedTensor(y, PerturbationLpNorm(0.02))]
-    bounded = BoundedModule(module, [x, y], {"iterations": 3})
+    bounded = BoundedModule(module, [x, y], {"steps": 3})
     generator = torch.Generator().manual_seed(2)
     roots = {"b.weight": module.b.weight, "a.bias": module.a.bias}
     outputs = []

@@ -373,7 +373,7 @@ def test_intervals_are_those_of_a_proportion_and_of_a_sure_ratio():
     right = np.arange(n) % 4 > 0
     r = report(
         labels=np.zeros(n, int), clean=right, reconstructed=right, perturbed=right & (np.arange(n) % 4 > 1),
-        validated=np.ones(n, bool), kept=np.ones(n, bool), n_boot=4000,
+        validated=np.ones(n, bool), kept=np.ones(n, bool), n_resamples=4000,
     )  # fmt: skip
     low, high = r.ci["SA"]
     spread = 1.96 * math.sqrt(0.75 * 0.25 / n)
@@ -512,7 +512,7 @@ def perturber(**options):
             "sparse_mask has shape",
         ),
         (lambda: FMREvaluator(perturber(), 0), "batch_size is 0"),
-        (lambda: FMREvaluator(perturber(), n_boot=0), "n_boot is 0"),
+        (lambda: FMREvaluator(perturber(), n_resamples=0), "n_resamples is 0"),
         (lambda: FMREvaluator(perturber()).evaluate(network(0), []), "dataset is empty"),
         (lambda: FMRAugmenter(network(0), perturber(), every=0), "every is 0"),
         (lambda: FMRAugmenter(network(0), perturber(), mix=2), "mix is 2"),

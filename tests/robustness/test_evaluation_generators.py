@@ -114,8 +114,8 @@ def test_a_trained_vocabulary_reconstructs_stripes():
     upright = torch.rand(200, 1, 1, 1, generator=generator) < 0.5
     stripes = (torch.arange(8) // 2 % 2).float()
     x = torch.where(upright, stripes.view(1, 1, 1, 8), stripes.view(1, 1, 8, 1)).expand(200, 1, 8, 8)
-    learned = VQGenerator.fit(x, 150, rate=1e-2, width=8, codes=8, dim=4, halvings=1, batch=32)
-    again = VQGenerator.fit(x, 150, rate=1e-2, width=8, codes=8, dim=4, halvings=1, batch=32)
+    learned = VQGenerator.fit(x, 150, lr=1e-2, width=8, codes=8, dim=4, halvings=1, batch_size=32)
+    again = VQGenerator.fit(x, 150, lr=1e-2, width=8, codes=8, dim=4, halvings=1, batch_size=32)
     assert functional.mse_loss(learned.project(x), x) < 0.02 < x.var()
     assert torch.equal(learned.project(x), again.project(x))
     assert learned.step_size(x) > 0

@@ -507,7 +507,7 @@ def test_it_shows_itself():
         (lambda m: LayerMaskedModel(m.model, concat="any"), "concat is 'any'"),
         (lambda m: LayerMaskedModel(m.model, depth=0), "depth is 0"),
         (lambda m: LayerMaskedModel(m.model, depth="layer9"), "depth is 'layer9'"),
-        (lambda m: neighbor_pad(maps(), random_mask(), -1), "iters is -1"),
+        (lambda m: neighbor_pad(maps(), random_mask(), -1), "steps is -1"),
         (lambda m: MaskedTensor2d(maps(), random_mask(), padding="none"), "padding is 'none'"),
     ],
 )

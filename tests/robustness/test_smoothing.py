@@ -211,13 +211,13 @@ def test_radii_follow_from_counts():
 
 def test_parts_of_a_data_set_are_certified_as_the_whole():
     smooth, x, settings = Smooth(sign, 2, 1.0), line(40), {"n0": 30, "n": 200, "batch_size": 100}
-    whole = smooth.certify_batch(x, **settings, seed=3)
-    parts = [smooth.certify_batch(x[a : a + 15], **settings, seed=3, first=a) for a in range(0, 40, 15)]
+    whole = smooth.certify_batch(x, **settings, random_state=3)
+    parts = [smooth.certify_batch(x[a : a + 15], **settings, random_state=3, first=a) for a in range(0, 40, 15)]
     joined = CertificationResult.concatenate(parts)
     assert len(joined) == 40
     for name, values in vars(whole).items():
         np.testing.assert_array_equal(getattr(joined, name), values)
-    other = smooth.certify_batch(x, **settings, seed=4)
+    other = smooth.certify_batch(x, **settings, random_state=4)
     assert (other.counts != whole.counts).any()
 
 
@@ -334,7 +334,7 @@ def test_an_abstention_is_no_class():
         (lambda: Smooth(sign, 2, 1.0).certify_batch(line(), labels=torch.zeros(3)), "labels has shape"),
         (lambda: Smooth(sign, 2, 1.0).certify_batch(line(), stop_radius=-1.0), "stop_radius is -1.0"),
         (lambda: Smooth(sign, 2, 1.0).certify_batch(line(), first=-1), "first is -1"),
-        (lambda: Smooth(sign, 2, 1.0).certify_batch(line(), seed=-1), "seed is -1"),
+        (lambda: Smooth(sign, 2, 1.0).certify_batch(line(), random_state=-1), "random_state is -1"),
         (lambda: certified_accuracy_curve(CertificationResult.of([0], [1.0]), [0, 1], [0]), "labels has shape"),
         (lambda: certified_accuracy_curve(CertificationResult.of([0], [1.0]), [0], [-1.0]), "radii is"),
         (lambda: certified_accuracy_envelope({}, [0], [1.0]), "results is empty"),

@@ -58,7 +58,7 @@ def test_smoke_training_is_cached_and_repeatable(tmp_path):
     assert calls == []
     fresh = trained_denoiser("digits", size="smoke", root=tmp_path / "b", progress=count)
     assert calls
-    other = trained_denoiser("digits", size="smoke", root=tmp_path / "b", seed=1)
+    other = trained_denoiser("digits", size="smoke", root=tmp_path / "b", random_state=1)
     x, lam = digits()[:4], torch.zeros(4)
     assert torch.equal(first(x, lam), again(x, lam))
     assert torch.equal(first(x, lam), fresh(x, lam))
@@ -66,7 +66,7 @@ def test_smoke_training_is_cached_and_repeatable(tmp_path):
 
 
 def test_training_lowers_the_loss(monkeypatch, tmp_path):
-    settings = denoisers.Settings((16, 32), patch=1, steps=60, batch=64)
+    settings = denoisers.Settings((16, 32), patch=1, steps=60, batch_size=64)
     monkeypatch.setitem(denoisers.SETTINGS, ("digits", "smoke"), settings)
     denoiser = trained_denoiser("digits", size="smoke", root=tmp_path)
     images = digits()[:500]

@@ -41,7 +41,7 @@ def test_garments_have_no_holes(garments):
 def test_it_is_the_same_for_the_same_seed_and_textures_differ(garments):
     again = pasted_garments.__wrapped__("test", n=300)
     assert torch.equal(again.pixels, garments.pixels)
-    assert not torch.equal(pasted_garments.__wrapped__("test", n=300, seed=1).behind, garments.behind)
+    assert not torch.equal(pasted_garments.__wrapped__("test", n=300, random_state=1).behind, garments.behind)
     spread = garments.backgrounds(slice(None)).mean((1, 2, 3))
     assert spread.std() > 0.1
 

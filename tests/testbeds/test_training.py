@@ -18,7 +18,9 @@ def cross_entropy(network, images, labels, generator):
 
 def trained(steps, seed=0, **options):
     torch.manual_seed(3)
-    return fit(Classifier(8, width=8), cross_entropy, digits(), steps=steps, batch=64, seed=seed, **options)
+    return fit(
+        Classifier(8, width=8), cross_entropy, digits(), steps=steps, batch_size=64, random_state=seed, **options
+    )
 
 
 def test_a_classifier_learns():

@@ -6,14 +6,17 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "adjoint": [
+            "AdjointMode",
             "AdjointSampler",
+            "AdjointSolver",
+            "AdjointVariable",
             "AdversarialResult",
             "ConditioningResult",
             "adversarial_noise",
             "odeint_dpm",
             "optimize_conditioning",
         ],
-        "bdia": [
+        "inversion": [
             "BDIADDIMInverseScheduler",
             "BDIADDIMScheduler",
             "BDIAResult",
@@ -22,7 +25,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "ddim_invert",
             "roundtrip_error_bound",
         ],
-        "dpm_solver": ["DPMSolver", "DPMSolverScheduler", "dynamic_thresholding"],
+        "dpm_solver": ["AlgorithmType", "DPMSolver", "DPMSolverMethod", "DPMSolverScheduler", "dynamic_thresholding"],
         "interpolants": [
             "BridgeStep",
             "Fields",
@@ -68,7 +71,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "wasserstein1",
         ],
         "models": ["NoiseModel", "to_noise", "wrap_model"],
-        "pfgm": [
+        "poisson_flow": [
             "DDPMLoss",
             "EDMLoss",
             "EDMPrecond",
@@ -81,7 +84,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "poisson_field",
             "sample_heun",
         ],
-        "pndm": ["PNDMSampler"],
+        "pndm": ["PNDMMethod", "PNDMSampler", "training_steps"],
         "pndm_scheduler": ["PNDMScheduler"],
         "quantization": [
             "CalibrationSet",
@@ -96,7 +99,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "quantize_diffusion",
             "reconstruct",
         ],
-        "sampling": ["SampleResult", "SamplingStep"],
-        "schedules": ["EDMSchedule", "NoiseSchedule", "NoiseScheduleVP", "time_grid"],
+        "sampling": ["ModelFn", "SampleResult", "SamplingStep"],
+        "schedulers": ["training_betas"],
+        "schedules": ["SKIP_TYPES", "EDMSchedule", "NoiseSchedule", "NoiseScheduleVP", "SkipType", "time_grid"],
     },
 )

@@ -25,7 +25,7 @@ from paperworks.core.validation import check_choice, check_count, check_number
 from paperworks.diffusion.sampling import Callback, ModelFn, SampleResult, SamplingStep, check_state, combine
 from paperworks.diffusion.schedules import SKIP_TYPES, DiscreteVP, NoiseSchedule, SkipType, time_grid
 
-Method = Literal["DDIM", "improved-Euler", "S-PNDM", "F-PNDM", "PLMS", "PRK", "FON", "FON-legacy", "PF"]
+PNDMMethod = Literal["DDIM", "improved-Euler", "S-PNDM", "F-PNDM", "PLMS", "PRK", "FON", "FON-legacy", "PF"]
 Spacing = Literal["leading", "trailing", "linspace"]
 Variable = Literal["t", "rho"]
 
@@ -265,7 +265,7 @@ class PNDMSampler:
         self,
         model_fn: ModelFn,
         schedule: NoiseSchedule,
-        method: Method = "F-PNDM",
+        method: PNDMMethod = "F-PNDM",
         *,
         time: Variable = "t",
         variable_step: bool = False,
@@ -274,7 +274,7 @@ class PNDMSampler:
         clip_sample: bool = False,
         legacy_offset: bool = False,
     ) -> None:
-        check_choice("method", method, get_args(Method))
+        check_choice("method", method, get_args(PNDMMethod))
         check_choice("time", time, get_args(Variable))
         check_choice("timestep_spacing", timestep_spacing, get_args(Spacing))
         pseudo = not method.startswith("FON") and method != "PF"
@@ -305,7 +305,7 @@ class PNDMSampler:
         skip_type: SkipType | None = None,
         rtol: float = 1e-5,
         atol: float = 1e-5,
-        return_intermediate: bool = False,
+        return_trajectory: bool = False,
         callback: Callback | None = None,
     ) -> SampleResult:
         """Solve the diffusion ODE from `x`.
@@ -324,7 +324,7 @@ class PNDMSampler:
             discrete schedule is walked on its own steps, see `timestep_spacing`.
         rtol, atol
             Tolerances of PF; the defaults are the paper's.
-        return_intermediate
+        return_trajectory
             Keep the state of each step in the result.
         callback
             Called after each step.
@@ -346,9 +346,9 @@ class PNDMSampler:
             raise ValueError(f"steps is {steps}; {self.method} takes at least {least}")
         nodes = self._grid(steps, t_start, t_end, skip_type)
         if self.method == "PF":
-            result = self._solve_by_scipy(x, nodes[0].t, nodes[-1].t, rtol, atol, return_intermediate)
+            result = self._solve_by_scipy(x, nodes[0].t, nodes[-1].t, rtol, atol, return_trajectory)
         else:
-            result = self._follow(self._plan(nodes), x, return_intermediate, callback)
+            result = self._follow(self._plan(nodes), x, return_trajectory, callback)
         if not bool(torch.isfinite(result.sample.sum())) and not bool(torch.isfinite(result.sample).all()):
             raise ValueError("model_fn returned NaN or infinity, or the state overflowed; the sample isn't finite")
         return result
@@ -389,14 +389,14 @@ class PNDMSampler:
         )
 
     def _follow(
-        self, plan: tuple[Stage, ...], x: Tensor, return_intermediate: bool, callback: Callback | None
+        self, plan: tuple[Stage, ...], x: Tensor, return_trajectory: bool, callback: Callback | None
     ) -> SampleResult:
         gradient = {"FON": self._slope, "FON-legacy": self._legacy_slope}.get(self.method)
         predictions = Predictions()
         base = state = x
         main = torch.empty_like(x)
         inner = main if all(stage.advances for stage in plan) else torch.empty_like(x)
-        trajectory, times = ([x.clone()], [plan[0].node.t]) if return_intermediate else ([], [])
+        trajectory, times = ([x.clone()], [plan[0].node.t]) if return_trajectory else ([], [])
         total = sum(stage.advances for stage in plan)
         done = 0
         for i, stage in enumerate(plan):
@@ -407,7 +407,7 @@ class PNDMSampler:
                 continue
             base = state
             done += 1
-            if return_intermediate:
+            if return_trajectory:
                 trajectory.append(state.clone())
                 times.append(stage.target.t)
             if callback is not None:
@@ -436,7 +436,7 @@ class PNDMSampler:
         return combine(((1 - a) / step, -b / step), (base, noise))
 
     def _solve_by_scipy(
-        self, x: Tensor, t_start: float, t_end: float, rtol: float, atol: float, return_intermediate: bool
+        self, x: Tensor, t_start: float, t_end: float, rtol: float, atol: float, return_trajectory: bool
     ) -> SampleResult:
         from scipy.integrate import solve_ivp
 
@@ -453,7 +453,7 @@ class PNDMSampler:
         if not solved.success:
             raise RuntimeError(f"PF's solver gave up at t={solved.t[-1]:g}: {solved.message}")
         states = [torch.from_numpy(y.copy()).to(x).reshape(x.shape) for y in solved.y.T]
-        kept = (solved.t.tolist(), states) if return_intermediate else ((), ())
+        kept = (solved.t.tolist(), states) if return_trajectory else ((), ())
         return SampleResult(states[-1], int(solved.nfev), *kept)
 
 

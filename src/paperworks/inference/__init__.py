@@ -71,6 +71,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "EffectiveRounds",
             "EmpiricalAnswers",
             "FreedmanResult",
+            "GeneralizationMethod",
             "MaxInformation",
             "NoisyAnswers",
             "PrivateMultiplicativeWeights",

@@ -57,8 +57,8 @@ class SeededNoise:
     array([ 0.126, -0.132])
     """
 
-    def __init__(self, rng: np.random.Generator) -> None:
-        self.rng = rng
+    def __init__(self, random_state: np.random.Generator) -> None:
+        self.rng = random_state
 
     def gaussian(self, std: float, size: int | tuple[int, ...], whole: bool = True) -> np.ndarray:
         """Draw Gaussian noise."""
@@ -76,24 +76,26 @@ class SeededNoise:
 Noise = SecureNoise | SeededNoise
 
 
-def noise_from(rng: np.random.Generator | None) -> Noise:
+def noise_from(random_state: np.random.Generator | None) -> Noise:
     """Return the cryptographic source for None, else the generator's noise.
 
     Raises
     ------
     TypeError
-        Where `rng` is neither.
+        Where `random_state` is neither.
 
     Examples
     --------
     >>> type(noise_from(None)).__name__
     'SecureNoise'
     """
-    if rng is None:
+    if random_state is None:
         return SecureNoise()
-    if not isinstance(rng, np.random.Generator):
-        raise TypeError(f"rng is {rng!r}; it takes a numpy.random.Generator, or None for the cryptographic source")
-    return SeededNoise(rng)
+    if not isinstance(random_state, np.random.Generator):
+        raise TypeError(
+            f"random_state is {random_state!r}; it takes a numpy.random.Generator, or None for the cryptographic source"
+        )
+    return SeededNoise(random_state)
 
 
 def _words(size: int | tuple[int, ...]) -> np.ndarray:

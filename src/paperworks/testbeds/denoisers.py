@@ -30,15 +30,15 @@ class Settings:
     widths: tuple[int, ...]
     patch: int
     steps: int
-    batch: int
+    batch_size: int
     decay: float = 0.998
 
 
 SETTINGS: dict[tuple[Dataset, Size], Settings] = {
-    ("fashion-mnist", "desk"): Settings((32, 64, 128), patch=2, steps=500, batch=128),
-    ("fashion-mnist", "smoke"): Settings((8, 16), patch=4, steps=10, batch=16),
-    ("digits", "desk"): Settings((32, 64, 64), patch=1, steps=1200, batch=128),
-    ("digits", "smoke"): Settings((8, 16), patch=2, steps=10, batch=16),
+    ("fashion-mnist", "desk"): Settings((32, 64, 128), patch=2, steps=500, batch_size=128),
+    ("fashion-mnist", "smoke"): Settings((8, 16), patch=4, steps=10, batch_size=16),
+    ("digits", "desk"): Settings((32, 64, 64), patch=1, steps=1200, batch_size=128),
+    ("digits", "smoke"): Settings((8, 16), patch=2, steps=10, batch_size=16),
 }
 
 
@@ -125,7 +125,7 @@ def trained_denoiser(
     *,
     conditional: bool = False,
     size: Size = "desk",
-    seed: int = 0,
+    random_state: int = 0,
     root: Path | None = None,
     progress: Progress = silent,
 ) -> Denoiser:
@@ -142,7 +142,7 @@ def trained_denoiser(
         Condition it on the class; without a label it is unconditional.
     size
         ``desk``: minutes on two cores; ``smoke``: a second, to try code and not quality.
-    seed
+    random_state
         Of the initial weights and the training.
     root
         Folder of the cache; by default the user's.
@@ -166,7 +166,7 @@ def trained_denoiser(
     settings = SETTINGS[dataset, size]
     images = digits() if dataset == "digits" else fashion_mnist("train" if size == "desk" else "test")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(random_state)
         network = UNet(settings.widths, settings.patch, images.classes if conditional else 0)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -176,9 +176,9 @@ def trained_denoiser(
             velocity_loss,
             images,
             steps=settings.steps,
-            batch=settings.batch,
+            batch_size=settings.batch_size,
             decay=settings.decay,
-            seed=seed,
+            random_state=random_state,
             progress=progress,
         )
         torch.save(trained.state_dict(), folder / "weights.pt")
@@ -186,7 +186,7 @@ def trained_denoiser(
     inputs = {
         "settings": asdict(settings),
         "conditional": conditional,
-        "seed": seed,
+        "seed": random_state,
         "code": code_digest(data, networks, training, sys.modules[__name__]),
     }
     folder = cached_folder(f"denoiser-{dataset}", inputs, build, root)

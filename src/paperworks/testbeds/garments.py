@@ -50,7 +50,7 @@ class PastedGarments(Images):
 
 
 @functools.cache
-def pasted_garments(split: Literal["train", "test"] = "test", n: int = 2000, seed: int = 0) -> PastedGarments:
+def pasted_garments(split: Literal["train", "test"] = "test", n: int = 2000, random_state: int = 0) -> PastedGarments:
     """Paste the first `n` garments of Fashion-MNIST near the middle of textures of 56x56 pixels.
 
     A garment is what isn't black, with its holes filled. The texture is smooth noise of four scales whose brightness
@@ -70,7 +70,7 @@ def pasted_garments(split: Literal["train", "test"] = "test", n: int = 2000, see
     """
     images = fashion_mnist(split)
     check_count("n", n, at_most=len(images))
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(random_state)
     small = images.pixels[:n]
     shape = torch.from_numpy(_filled(small[:, 0].numpy() > 10))[:, None]
     offset = (SIDE - small.shape[2]) // 2 + torch.randint(-_JITTER, _JITTER + 1, (n, 2), generator=generator)
@@ -158,7 +158,7 @@ def trained_garment_classifier(
     *,
     erasing: bool = False,
     size: Size = "desk",
-    seed: int = 0,
+    random_state: int = 0,
     root: Path | None = None,
     progress: Progress = silent,
 ) -> SmallResNet:
@@ -169,7 +169,7 @@ def trained_garment_classifier(
     erasing
         Whether a grey rectangle hides a random part of three in four training pictures (random erasing, arXiv
         1708.04896, with its areas of 2 to 33 % and ratios of 0.3 to 3.3).
-    size, seed, root, progress
+    size, random_state, root, progress
         As in `trained_denoiser`.
 
     Raises
@@ -187,7 +187,7 @@ def trained_garment_classifier(
     steps, n, split = (500, 30_000, "train") if size == "desk" else (10, 500, "test")
     widths = (16, 32, 64) if size == "desk" else (8, 16)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(random_state)
         network = SmallResNet(widths=widths).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def shown(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -198,10 +198,10 @@ def trained_garment_classifier(
 
     def build(folder: Path) -> None:
         garments = pasted_garments(split, n)
-        trained = fit(network, loss, garments, steps=steps, seed=seed, progress=progress)
+        trained = fit(network, loss, garments, steps=steps, random_state=random_state, progress=progress)
 
         def batches() -> Iterator[Tensor]:
-            generator = torch.Generator().manual_seed(seed)
+            generator = torch.Generator().manual_seed(random_state)
             for start in range(0, min(n, 4000), 500):
                 yield shown(garments[start : start + 500], generator)
 
@@ -212,7 +212,7 @@ def trained_garment_classifier(
         "erasing": erasing,
         "steps": steps,
         "n": n,
-        "seed": seed,
+        "seed": random_state,
         "code": code_digest(data, training, sys.modules[__name__]),
     }
     folder = cached_folder("garment-classifier", inputs, build, root)

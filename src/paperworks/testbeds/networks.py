@@ -111,29 +111,29 @@ class UNet(nn.Module):
 
     def embedding(
         self,
-        level: Float[Tensor, " batch"],
+        noise_level: Float[Tensor, " batch"],
         condition: Condition | None = None,
     ) -> Float[Tensor, "batch e"]:
         """Return the embedding of levels and of conditions: labels, or embeddings of one's own."""
-        angles = level[:, None] * self.frequencies
+        angles = noise_level[:, None] * self.frequencies
         embedded = self.embed_level(torch.cat([angles.sin(), angles.cos()], dim=1))
         if self.embed_class is None:
             if condition is not None:
                 raise ValueError("condition is given; this network was made without classes")
         else:
             if condition is None:
-                condition = torch.full((len(level),), self.classes, device=level.device)
+                condition = torch.full((len(noise_level),), self.classes, device=noise_level.device)
             embedded = embedded + (condition if condition.is_floating_point() else self.embed_class(condition))
         return functional.silu(embedded)
 
     def forward(
         self,
         x: Float[Tensor, "batch channels height width"],
-        level: Float[Tensor, " batch"],
+        noise_level: Float[Tensor, " batch"],
         condition: Condition | None = None,
     ) -> Float[Tensor, "batch channels height width"]:
-        """Return an image for each image, its level and its condition."""
-        embedded = self.embedding(level, condition)
+        """Return an image for each image, its noise level and its condition."""
+        embedded = self.embedding(noise_level, condition)
         h = self.first(functional.pixel_unshuffle(x, self.patch))
         kept = []
         for block, shrink in zip(self.down, self.shrink):  # noqa: B905 - the last block is below the last shrinking

@@ -85,7 +85,7 @@ def trained_classifier(
     dataset: Dataset = "fashion-mnist",
     *,
     size: data.Size = "desk",
-    seed: int = 0,
+    random_state: int = 0,
     root: Path | None = None,
     progress: Progress = silent,
 ) -> Classifier:
@@ -96,7 +96,7 @@ def trained_classifier(
 
     Parameters
     ----------
-    dataset, size, seed, root, progress
+    dataset, size, random_state, root, progress
         As in `trained_denoiser`.
 
     Raises
@@ -118,14 +118,14 @@ def trained_classifier(
         images, steps = fashion_mnist("train" if size == "desk" else "test"), 600
     steps = steps if size == "desk" else 10
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(random_state)
         network = Classifier(images.shape[-1], images.classes)
 
     def build(folder: Path) -> None:
-        trained = fit(network, _cross_entropy, images, steps=steps, seed=seed, progress=progress)
+        trained = fit(network, _cross_entropy, images, steps=steps, random_state=random_state, progress=progress)
         torch.save(trained.state_dict(), folder / "weights.pt")
 
-    inputs = {"steps": steps, "seed": seed, "size": size, "code": code_digest(data, networks, training)}
+    inputs = {"steps": steps, "seed": random_state, "size": size, "code": code_digest(data, networks, training)}
     folder = cached_folder(f"classifier-{dataset}", inputs, build, root)
     network.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
     return network.eval().requires_grad_(False)

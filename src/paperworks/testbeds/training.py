@@ -33,11 +33,11 @@ def fit(
     data: Images,
     *,
     steps: int,
-    batch: int = 128,
-    rate: float = 2e-3,
-    matrix_rate: float = 0.02,
+    batch_size: int = 128,
+    lr: float = 2e-3,
+    matrix_lr: float = 0.02,
     decay: float = 0.999,
-    seed: int = 0,
+    random_state: int = 0,
     progress: Progress = silent,
 ) -> Network:
     """Train a network and return the moving average of its weights, in evaluation mode.
@@ -53,13 +53,13 @@ def fit(
         Called with the network, images, labels and a generator for whatever it draws.
     data
         What to train on.
-    steps, batch
+    steps, batch_size
         Number of steps, and of images in each.
-    rate, matrix_rate
+    lr, matrix_lr
         Greatest rates of Adam and of Muon.
     decay
         How much of the average a step keeps; less in the first steps.
-    seed
+    random_state
         Of the generator that draws images and noise.
     progress
         Wraps the range of steps.
@@ -69,24 +69,24 @@ def fit(
     >>> from paperworks.testbeds import Classifier, digits
     >>> def loss(network, images, labels, generator):
     ...     return nn.functional.cross_entropy(network(images), labels)
-    >>> network = fit(Classifier(side=8, width=8), loss, digits(), steps=2, batch=8)
+    >>> network = fit(Classifier(side=8, width=8), loss, digits(), steps=2, batch_size=8)
     >>> network.training
     False
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(random_state)
     averaged = copy.deepcopy(network).eval()
     weights: list[Tensor] = list(network.parameters())
     average: list[Tensor] = list(averaged.parameters())
     ends = {id(p) for name, p in network.named_parameters() if name.partition(".")[0] in _NOT_HIDDEN}
     matrices = [p for p in weights if p.ndim >= 2 and id(p) not in ends]
     rest = [p for p in weights if p.ndim < 2 or id(p) in ends]
-    optimizers = [Muon(matrices, matrix_rate), torch.optim.Adam(rest, rate, betas=(0.9, 0.99))]
+    optimizers = [Muon(matrices, matrix_lr), torch.optim.Adam(rest, lr, betas=(0.9, 0.99))]
     schedules = [
         torch.optim.lr_scheduler.LambdaLR(o, lambda k: min(1, (k + 1) / 50) * 0.5 * (1 + math.cos(math.pi * k / steps)))
         for o in optimizers
     ]
     for step in progress(range(steps), label="training"):
-        chosen = torch.randint(len(data), (batch,), generator=generator)
+        chosen = torch.randint(len(data), (batch_size,), generator=generator)
         network.zero_grad(set_to_none=True)
         loss(network, data[chosen], data.labels[chosen], generator).backward()
         for optimizer, schedule in zip(optimizers, schedules, strict=True):

@@ -5,6 +5,9 @@ from paperworks.core.lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
+        "flow": ["AdjointVariable"],
+        "function": ["AdjointMode"],
+        "plans": ["AdjointSolver"],
         "sampler": ["AdjointOptions", "AdjointSampler", "odeint_dpm"],
         "tasks": ["AdversarialResult", "ConditioningResult", "adversarial_noise", "optimize_conditioning"],
     },

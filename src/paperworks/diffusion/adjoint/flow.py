@@ -14,7 +14,7 @@ from torch import Tensor
 
 from paperworks.diffusion.schedules import NoiseSchedule
 
-VariableName = Literal["rho", "t"]
+AdjointVariable = Literal["rho", "t"]
 Gradients = Sequence[Tensor | None]
 
 

@@ -13,7 +13,7 @@ from paperworks.diffusion.adjoint.integration import Sums
 from paperworks.diffusion.adjoint.plans import Step
 from paperworks.diffusion.adjoint.problem import Problem
 
-Adjoint = Literal["discrete", "continuous", "symplectic", "backprop"]
+AdjointMode = Literal["discrete", "continuous", "symplectic", "backprop"]
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Solution:
 
     model_fn: Callable[..., Any]
     problem: Problem
-    adjoint: Adjoint
+    adjoint: AdjointMode
     names: tuple[str, ...] | None
     evaluations: Evaluations
     known: Tensor | None = None

@@ -12,7 +12,7 @@ from typing import Literal
 from paperworks.diffusion.pndm import multistep_weights
 
 FixedSolver = Literal["ab", "euler", "heun", "midpoint", "rk4"]
-Solver = Literal["ab", "euler", "heun", "midpoint", "rk4", "dopri5"]
+AdjointSolver = Literal["ab", "euler", "heun", "midpoint", "rk4", "dopri5"]
 ADAMS_ORDER = 4
 
 

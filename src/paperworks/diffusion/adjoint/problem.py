@@ -10,7 +10,7 @@ from torch import Tensor
 from paperworks.diffusion.adjoint.flow import Flow, Variable
 from paperworks.diffusion.adjoint.gradients import adjoint_field
 from paperworks.diffusion.adjoint.integration import State, Sums, Tolerance, adapt, follow
-from paperworks.diffusion.adjoint.plans import Solver, Step, fixed_plan
+from paperworks.diffusion.adjoint.plans import AdjointSolver, Step, fixed_plan
 from paperworks.diffusion.schedules import SkipType, time_grid
 
 Keep = Literal["nothing", "steps", "cuts"]
@@ -29,13 +29,13 @@ class Problem:
     """The ODE from `t_start` to `t_end`, and how it and its adjoint are solved."""
 
     variable: Variable
-    solver: Solver
+    solver: AdjointSolver
     steps: int
     skip_type: SkipType
     t_start: float
     t_end: float
     y_checkpoints: int
-    backward_solver: Solver
+    backward_solver: AdjointSolver
     backward_steps: int
     tolerance: Tolerance
 

@@ -14,10 +14,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from paperworks.core.validation import check_choice, check_count, check_number
-from paperworks.diffusion.adjoint.flow import VARIABLES, VariableName
-from paperworks.diffusion.adjoint.function import Adjoint, Evaluations, Solution
+from paperworks.diffusion.adjoint.flow import VARIABLES, AdjointVariable
+from paperworks.diffusion.adjoint.function import AdjointMode, Evaluations, Solution
 from paperworks.diffusion.adjoint.integration import Tolerance
-from paperworks.diffusion.adjoint.plans import Solver
+from paperworks.diffusion.adjoint.plans import AdjointSolver
 from paperworks.diffusion.adjoint.problem import Problem
 from paperworks.diffusion.sampling import check_state
 from paperworks.diffusion.schedules import SKIP_TYPES, NoiseSchedule, SkipType
@@ -30,17 +30,17 @@ class AdjointOptions(TypedDict, total=False):
 
     steps: int
     skip_type: SkipType
-    solver: Solver
-    adjoint: Adjoint
+    solver: AdjointSolver
+    adjoint: AdjointMode
     params: Iterable[Tensor] | None
     t_start: float | None
     t_end: float | None
     y_checkpoints: int
     backward_steps: int | None
-    backward_solver: Solver | None
+    backward_solver: AdjointSolver | None
     rtol: float
     atol: float
-    variable: VariableName
+    variable: AdjointVariable
 
 
 class AdjointSampler(nn.Module):
@@ -130,25 +130,25 @@ class AdjointSampler(nn.Module):
         *,
         steps: int = 20,
         skip_type: SkipType = "logSNR",
-        solver: Solver = "ab",
-        adjoint: Adjoint = "discrete",
+        solver: AdjointSolver = "ab",
+        adjoint: AdjointMode = "discrete",
         params: Iterable[Tensor] | None = None,
         t_start: float | None = None,
         t_end: float | None = None,
         y_checkpoints: int = 0,
         backward_steps: int | None = None,
-        backward_solver: Solver | None = None,
+        backward_solver: AdjointSolver | None = None,
         rtol: float = 1e-5,
         atol: float = 1e-5,
-        variable: VariableName = "rho",
+        variable: AdjointVariable = "rho",
     ) -> None:
         super().__init__()
         check_choice("skip_type", skip_type, SKIP_TYPES)
-        check_choice("adjoint", adjoint, get_args(Adjoint))
+        check_choice("adjoint", adjoint, get_args(AdjointMode))
         check_choice("variable", variable, list(VARIABLES))
-        check_choice("solver", solver, get_args(Solver))
+        check_choice("solver", solver, get_args(AdjointSolver))
         self.model_fn = model_fn
-        self.adjoint: Adjoint = adjoint
+        self.adjoint: AdjointMode = adjoint
         self.params = None if params is None else list(params)
         steps = check_count("steps", steps)
         self.problem = Problem(
@@ -160,7 +160,7 @@ class AdjointSampler(nn.Module):
             float(schedule.t_end(steps) if t_end is None else check_number("t_end", t_end, gt=0)),
             check_count("y_checkpoints", y_checkpoints, at_least=0),
             check_choice(
-                "backward_solver", backward_solver or ("heun" if solver == "ab" else solver), get_args(Solver)
+                "backward_solver", backward_solver or ("heun" if solver == "ab" else solver), get_args(AdjointSolver)
             ),
             check_count("backward_steps", steps if backward_steps is None else backward_steps),
             Tolerance(check_number("rtol", rtol, gt=0), check_number("atol", atol, gt=0)),

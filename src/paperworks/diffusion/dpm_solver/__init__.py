@@ -6,7 +6,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "correction": ["dynamic_thresholding"],
+        "exponential": ["AlgorithmType"],
         "scheduler": ["DPMSolverScheduler"],
-        "solver": ["DPMSolver"],
+        "solver": ["DPMSolver", "DPMSolverMethod"],
     },
 )

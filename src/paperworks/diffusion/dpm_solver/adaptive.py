@@ -48,7 +48,7 @@ def solve(
     control: Control,
     alone: bool,
     correct: Callable[[Tensor, float | Tensor, int], Tensor] | None,
-    return_intermediate: bool,
+    return_trajectory: bool,
     callback: Callback | None,
 ) -> SampleResult:
     """Solve with steps whose error estimate stays within the tolerances (arXiv 2206.00927, appendix C).
@@ -57,8 +57,8 @@ def solve(
     has shape (groups,), one group being the whole batch or one sample; samples that have arrived stay where they are.
     """
     control.check()
-    if alone and (return_intermediate or correct is not None):
-        raise ValueError("per_sample stepping has no common times; it takes no return_intermediate or correcting_xt_fn")
+    if alone and (return_trajectory or correct is not None):
+        raise ValueError("per_sample stepping has no common times; it takes no return_trajectory or correcting_xt_fn")
     s = torch.full((len(x) if alone else 1,), t_start, dtype=torch.float64)
     lam_end = schedule.lam(t_end)
     h = torch.full_like(s, FIRST_STEP if t_end < t_start else -FIRST_STEP)
@@ -66,7 +66,7 @@ def solve(
     parts = torch.tensor(r, dtype=s.dtype)[:, None]
     state = before = x
     first_value: Tensor | None = None
-    trajectory, times = ([x.clone()], [t_start]) if return_intermediate else ([], [])
+    trajectory, times = ([x.clone()], [t_start]) if return_trajectory else ([], [])
     nfe = attempts = accepted = rejected = 0
     while not bool((there := (s - t_end).abs() <= TIME_TOLERANCE).all()):
         if attempts == control.max_steps:
@@ -113,7 +113,7 @@ def solve(
             state, before = high, low
             if correct is not None:
                 state = correct(state, s.item(), accepted)
-            if return_intermediate:
+            if return_trajectory:
                 trajectory.append(state.clone())
                 times.append(s.item())
         if callback is not None:

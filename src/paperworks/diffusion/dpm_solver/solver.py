@@ -27,7 +27,7 @@ from paperworks.diffusion.sampling import (
 )
 from paperworks.diffusion.schedules import SKIP_TYPES, NoiseSchedule, SkipType
 
-Method = Literal["multistep", "singlestep", "singlestep_fixed", "adaptive"]
+DPMSolverMethod = Literal["multistep", "singlestep", "singlestep_fixed", "adaptive"]
 CorrectX0 = Callable[[Tensor, float | Tensor], Tensor]
 CorrectXt = Callable[[Tensor, float | Tensor, int], Tensor]
 
@@ -104,7 +104,7 @@ class DPMSolver:
         steps: int = 20,
         order: int = 2,
         skip_type: SkipType = "time_uniform",
-        method: Method = "multistep",
+        method: DPMSolverMethod = "multistep",
         t_start: float | None = None,
         t_end: float | None = None,
         *,
@@ -116,7 +116,7 @@ class DPMSolver:
         rtol: float = 0.05,
         per_sample: bool = False,
         max_steps: int = 10_000,
-        return_intermediate: bool = False,
+        return_trajectory: bool = False,
         generator: torch.Generator | None = None,
         callback: Callback | None = None,
     ) -> SampleResult:
@@ -156,7 +156,7 @@ class DPMSolver:
             `model_fn` then gets a tensor of times, one per sample.
         max_steps
             For ``adaptive``: attempts after which it gives up.
-        return_intermediate
+        return_trajectory
             Keep the state of each step in the result.
         generator
             Source of the noise, for the SDE.
@@ -190,7 +190,7 @@ class DPMSolver:
                 adaptive.Control(atol, rtol, max_steps),
                 per_sample,
                 self.correcting_xt_fn,
-                return_intermediate,
+                return_trajectory,
                 callback,
             )
         else:
@@ -207,7 +207,7 @@ class DPMSolver:
                 lower_order_final,
                 legacy_3m,
             )
-            result = self._follow(plan, x, return_intermediate, generator, callback)
+            result = self._follow(plan, x, return_trajectory, generator, callback)
         if denoise_to_zero:
             result = self._denoise(result, t_end)
         check_finite_sample(result.sample)
@@ -219,7 +219,7 @@ class DPMSolver:
         steps: int = 20,
         order: int = 2,
         skip_type: SkipType = "time_uniform",
-        method: Method = "multistep",
+        method: DPMSolverMethod = "multistep",
         t_start: float | None = None,
         t_end: float | None = None,
         **options: Any,
@@ -288,7 +288,7 @@ class DPMSolver:
         generator: torch.Generator | None,
     ) -> None:
         check_state("x", x)
-        check_choice("method", method, get_args(Method))
+        check_choice("method", method, get_args(DPMSolverMethod))
         check_choice("order", order, (2, 3) if method == "adaptive" else (1, 2, 3))
         check_choice("skip_type", skip_type, SKIP_TYPES)
         check_choice("solver_type", solver_type, get_args(SolverType))
@@ -326,7 +326,7 @@ class DPMSolver:
         self,
         plan: tuple[Stage, ...],
         x: Tensor,
-        return_intermediate: bool,
+        return_trajectory: bool,
         generator: torch.Generator | None,
         callback: Callback | None,
     ) -> SampleResult:
@@ -340,7 +340,7 @@ class DPMSolver:
         main = torch.empty_like(x)
         inner = main if all(stage.advances for stage in plan) else torch.empty_like(x)
         values: deque[Tensor] = deque(maxlen=depth)
-        trajectory, times = ([x.clone()], [plan[0].t]) if return_intermediate else ([], [])
+        trajectory, times = ([x.clone()], [plan[0].t]) if return_trajectory else ([], [])
         done = 0
         total = sum(stage.advances for stage in plan)
         for i, stage in enumerate(plan):
@@ -359,7 +359,7 @@ class DPMSolver:
                 if corrected is not state:
                     state.copy_(corrected)
             base = state
-            if return_intermediate:
+            if return_trajectory:
                 trajectory.append(state.clone())
                 times.append(stage.t_next)
             if callback is not None:

@@ -210,7 +210,7 @@ def _process(
     if isinstance(schedule, NoiseSchedule):
 
         def ddim(model: Any, x: Tensor) -> Any:
-            from paperworks.diffusion.bdia import BDIASampler
+            from paperworks.diffusion.inversion import BDIASampler
 
             return BDIASampler(model, schedule, gamma=0.0).sample(x, steps)
 

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from paperworks.diffusion.quantization.config import QuantConfig
 from paperworks.diffusion.quantization.layers import QuantLayer, stored_bytes, swap_modules
-from paperworks.diffusion.quantization.model import QuantModel
 
 _LARGEST = 128  # two codes of one sign that sum to at most this, times 255, stay below 2^15
 
@@ -24,10 +24,12 @@ class Int8Model(nn.Module):
     Parameters
     ----------
     model
-        Calibrated, with ``activations="input"``, symmetric weights and at most 8 bits.
+        A `QuantModel`, calibrated, with ``activations="input"``, symmetric weights and at most 8 bits.
 
     Raises
     ------
+    TypeError
+        Where the model is no `QuantModel`.
     ValueError
         Where the model is quantised in a way that these kernels don't compute.
     RuntimeError
@@ -48,9 +50,11 @@ class Int8Model(nn.Module):
     torch.float32
     """
 
-    def __init__(self, model: QuantModel) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        c = model.config
+        c: Any = getattr(model, "config", None)
+        if not isinstance(c, QuantConfig):
+            raise TypeError(f"model is {type(model).__name__}; it takes a QuantModel")
         wrong = {
             "activations": c.activations != "input",
             "symmetric_w": not c.symmetric_w,

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,12 +10,10 @@ from torch import Tensor, nn
 from paperworks.diffusion.quantization.attention import OperandQuantizers, counting_products
 from paperworks.diffusion.quantization.calibration import CalibrationSet
 from paperworks.diffusion.quantization.config import QuantConfig
+from paperworks.diffusion.quantization.integer import Int8Model
 from paperworks.diffusion.quantization.layers import QuantLayer, on_device_of, replace_layers, size_of, stored_bytes
 from paperworks.diffusion.quantization.observers import MovingAverageObserver, WholeSetObserver
 from paperworks.diffusion.quantization.quantizer import UniformAffineQuantizer
-
-if TYPE_CHECKING:
-    from paperworks.diffusion.quantization.integer import Int8Model
 
 _TIME_NAMES = ("timestep", "timesteps", "t", "time")
 
@@ -122,10 +120,8 @@ class QuantModel(nn.Module):
         self.set_quant_state(weights=True, activations=True)
         return self
 
-    def to_int8(self) -> "Int8Model":
+    def to_int8(self) -> Int8Model:
         """Return a copy that stores 8-bit integers and computes with integer kernels; see `Int8Model`."""
-        from paperworks.diffusion.quantization.integer import Int8Model
-
         return Int8Model(self)
 
     def size_bytes(self) -> int:

@@ -25,7 +25,7 @@ def _silent(items: Iterable[Any], label: str = "") -> Iterator[Any]:
 
 @dataclass(frozen=True)
 class _Options:
-    iterations: int
+    steps: int
     batch_size: int
     rounding_weight: float
     sharpness: tuple[float, float]
@@ -35,13 +35,13 @@ class _Options:
     keep_share: float
     learn_scales: bool
 
-    def beta(self, iteration: int) -> float | None:
+    def beta(self, step: int) -> float | None:
         """Return the exponent of the rounding penalty; None while it has not begun."""
-        start = self.warmup * self.iterations
-        if iteration < start:
+        start = self.warmup * self.steps
+        if step < start:
             return None
         first, last = self.sharpness
-        return last + (first - last) * (1 - (iteration - start) / (self.iterations - start))
+        return last + (first - last) * (1 - (step - start) / (self.steps - start))
 
 
 def reconstruct(
@@ -50,7 +50,7 @@ def reconstruct(
     unit: Unit = "block",
     *,
     generator: torch.Generator,
-    iterations: int = 20_000,
+    steps: int = 20_000,
     batch_size: int = 32,
     rounding_weight: float = 0.01,
     sharpness: tuple[float, float] = (20.0, 2.0),
@@ -79,7 +79,7 @@ def reconstruct(
         its own below the network, residual blocks and attention; what is in none is trained layer by layer.
     generator
         Chooses samples and what is dropped.
-    iterations, batch_size, rounding_weight, sharpness, warmup, lr, scale_lr
+    steps, batch_size, rounding_weight, sharpness, warmup, lr, scale_lr
         As in BRECQ and QDrop: steps per part, samples a step, weight of the penalty, first and last exponent
         ``beta``, share of the steps before it begins, Adam's rates of rounding and of scales (the latter falling along
         a cosine).
@@ -109,21 +109,19 @@ def reconstruct(
     ...         return self.layer(x)
     >>> calibration = CalibrationSet(torch.randn(64, 4), torch.zeros(64))
     >>> model = quantize_diffusion(Network(), calibration, QuantConfig(n_bits_w=3, first_last_8bit=False))
-    >>> model = reconstruct(model, calibration, iterations=20, generator=torch.Generator().manual_seed(0))
+    >>> model = reconstruct(model, calibration, steps=20, generator=torch.Generator().manual_seed(0))
     >>> model.layers()["layer"].weight_quantizer.rounds_up.shape
     torch.Size([4, 4])
     """
     check_choice("unit", unit, get_args(Unit))
-    check_count("iterations", iterations)
+    check_count("steps", steps)
     check_count("batch_size", batch_size)
     check_number("rounding_weight", rounding_weight, ge=0)
     check_number("warmup", warmup, ge=0, lt=1)
     check_number("lr", lr, gt=0)
     check_number("scale_lr", scale_lr, gt=0)
     check_number("keep_share", keep_share, gt=0, le=1)
-    options = _Options(
-        iterations, batch_size, rounding_weight, sharpness, warmup, lr, scale_lr, keep_share, learn_scales
-    )
+    options = _Options(steps, batch_size, rounding_weight, sharpness, warmup, lr, scale_lr, keep_share, learn_scales)
     args, kwargs = calibration.rows(slice(0, 1), on_device_of(model.model))
     order = _called(model, args, kwargs)
     for layer in (m for m in order if isinstance(m, QuantLayer)):
@@ -184,16 +182,16 @@ def _reconstruct_part(
     by_weight = torch.optim.Adam(alphas, lr=options.lr)
     scales = [q.scale.requires_grad_() for q in activations] if options.learn_scales else []
     by_scale = torch.optim.Adam(scales, lr=options.scale_lr) if scales else None
-    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(by_scale, options.iterations) if by_scale else None
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(by_scale, options.steps) if by_scale else None
     for quantizer in activations:
         quantizer.drop = (options.keep_share, generator) if options.keep_share < 1 else None
     try:
-        for iteration in range(options.iterations):
+        for step in range(options.steps):
             chosen = torch.randint(len(calibration), (min(options.batch_size, len(calibration)),), generator=generator)
             with torch.enable_grad():
                 out = _call(part, inputs, exact_inputs, chosen, options.keep_share, generator)
                 loss = (out - targets[chosen].to(out)).square().sum(1).mean()
-                if (beta := options.beta(iteration)) is not None:
+                if (beta := options.beta(step)) is not None:
                     leaning = [layer.weight_quantizer.soft_rounding() for layer in layers]
                     penalty = sum((1 - (2 * h - 1).abs().pow(beta)).sum() for h in leaning)
                     loss = loss + options.rounding_weight * penalty

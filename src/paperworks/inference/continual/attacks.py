@@ -186,7 +186,7 @@ class AdaptivePrivacyGame:
     ...         return ([0], [1]) if not answers else [0]
     ...     def score(self, answers):
     ...         return answers[0][0]
-    >>> game = AdaptivePrivacyGame(TreeCounter(T=2, rho=0.5, rng=np.random.default_rng(0)), OneRecord())
+    >>> game = AdaptivePrivacyGame(TreeCounter(T=2, rho=0.5, random_state=np.random.default_rng(0)), OneRecord())
     >>> game.run(500).epsilon < 2.0
     True
     """
@@ -216,8 +216,8 @@ class AdaptivePrivacyGame:
             raise ValueError(f"adversary made {challenges} challenges; it takes one pair of records in a game")
         return self.adversary.score(answers)
 
-    def run(self, n_trials: int, *, delta: float = 0.0, confidence: float = 0.95) -> GameResult:
-        """Play `n_trials` games a side and return a lower bound on epsilon that holds with this confidence.
+    def run(self, n_trials: int, *, delta: float = 0.0, alpha: float = 0.05) -> GameResult:
+        """Play `n_trials` games a side and return a lower bound on epsilon that holds with probability ``1 - alpha``.
 
         The threshold on the score is chosen on the first half of the games and judged on the second by Clopper and
         Pearson's bounds of its rates.
@@ -225,18 +225,18 @@ class AdaptivePrivacyGame:
         Raises
         ------
         ValueError
-            For fewer than two games, or a delta or confidence out of range.
+            For fewer than two games, or a `delta` or `alpha` out of range.
         """
         check_count("n_trials", n_trials, at_least=2)
         check_number("delta", delta, ge=0, lt=1)
-        check_number("confidence", confidence, gt=0, lt=1)
+        check_number("alpha", alpha, gt=0, lt=1)
         left, right = (np.array([self.play(side) for _ in range(n_trials)], dtype=float) for side in (False, True))
         half = n_trials // 2
         threshold = _best_threshold(left[:half], right[:half], delta)
         hits, false = int(np.sum(right[half:] >= threshold)), int(np.sum(left[half:] >= threshold))
-        n, alpha = n_trials - half, (1 - confidence) / 2
-        low = stats.beta.ppf(alpha, hits, n - hits + 1) if hits else 0.0
-        high = stats.beta.ppf(1 - alpha, false + 1, n - false) if false < n else 1.0
+        n, tail = n_trials - half, alpha / 2
+        low = stats.beta.ppf(tail, hits, n - hits + 1) if hits else 0.0
+        high = stats.beta.ppf(1 - tail, false + 1, n - false) if false < n else 1.0
         epsilon = math.log((low - delta) / high) if low > delta else 0.0
         return GameResult(max(0.0, epsilon), hits / n, false / n)
 

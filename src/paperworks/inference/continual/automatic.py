@@ -19,7 +19,7 @@ class ConstantAnswer(ContinualMechanism):
 
     Parameters
     ----------
-    T, d, rho, epsilon, delta, rng
+    T, d, rho, epsilon, delta, random_state
         As in `ContinualMechanism`.
 
     Examples
@@ -49,7 +49,7 @@ def auto_mechanism(problem: Problem, T: int, d: int, *, beta: float = 1 / 3, **o
     beta
         Failure probability of the bounds that are compared.
     **options
-        The budget (`rho`, or `epsilon` and `delta`, or `epsilon`) and `rng`, as in `ContinualMechanism`.
+        The budget (`rho`, or `epsilon` and `delta`, or `epsilon`) and `random_state`, as in `ContinualMechanism`.
 
     Raises
     ------

@@ -28,14 +28,14 @@ class _Counter(ContinualMechanism):
         sparsity: int | None = None,
         max_norm: float | None = None,
         restart: bool = False,
-        rng: np.random.Generator | None = None,
+        random_state: np.random.Generator | None = None,
     ) -> None:
         if sparsity is not None and max_norm is not None:
             raise ValueError("sparsity and max_norm are both given; it takes one of them")
         self.sparsity = None if sparsity is None else check_count("sparsity", sparsity, at_most=check_count("d", d))
         self.max_norm = None if max_norm is None else check_number("max_norm", max_norm, gt=0)
         self.restart = restart
-        super().__init__(T, d, rho=rho, epsilon=epsilon, delta=delta, rng=rng)
+        super().__init__(T, d, rho=rho, epsilon=epsilon, delta=delta, random_state=random_state)
 
     @property
     def l2_sensitivity(self) -> float:
@@ -118,7 +118,7 @@ class TreeCounter(_Counter):
 
     Parameters
     ----------
-    T, d, rho, epsilon, delta, rng
+    T, d, rho, epsilon, delta, random_state
         As in `ContinualMechanism`.
     sparsity
         Greatest number of ones in a record, where it is less than `d`: the sensitivity is then ``sqrt(2 sparsity)``.
@@ -138,7 +138,7 @@ class TreeCounter(_Counter):
 
     Examples
     --------
-    >>> counter = TreeCounter(T=1000, rho=0.5, rng=np.random.default_rng(0))
+    >>> counter = TreeCounter(T=1000, rho=0.5, random_state=np.random.default_rng(0))
     >>> sums = counter.release(np.ones(1000, dtype=int))
     >>> sums.shape, bool(np.abs(sums[:, 0] - np.arange(1, 1001)).max() < counter.error_bound(0.01))
     ((1000, 1), True)
@@ -215,7 +215,7 @@ class FactorizationCounter(_Counter):
 
     Parameters
     ----------
-    T, d, rho, epsilon, delta, sparsity, max_norm, restart, rng
+    T, d, rho, epsilon, delta, sparsity, max_norm, restart, random_state
         As in `TreeCounter`.
 
     Raises

@@ -31,7 +31,7 @@ class ContinualMechanism(ABC):
         Budget of zero-concentrated differential privacy. Infinite means no noise and no privacy, for tests.
     epsilon, delta
         Instead of `rho`: approximate differential privacy, or pure for `epsilon` alone.
-    rng
+    random_state
         None takes noise from the operating system's cryptographic source; a NumPy generator makes runs repeatable.
 
     Raises
@@ -48,12 +48,12 @@ class ContinualMechanism(ABC):
         rho: float | None = None,
         epsilon: float | None = None,
         delta: float | None = None,
-        rng: np.random.Generator | None = None,
+        random_state: np.random.Generator | None = None,
     ) -> None:
         self.T = check_count("T", T)
         self.d = check_count("d", d)
         self.budget = PrivacyBudget.of(rho, epsilon, delta)
-        self.noise = noise_from(rng)
+        self.noise = noise_from(random_state)
         self.reset()
 
     def reset(self) -> None:

@@ -86,7 +86,7 @@ class RecomputeMaxSum(_Recompute):
 
     Parameters
     ----------
-    T, d, rho, epsilon, delta, rng
+    T, d, rho, epsilon, delta, random_state
         As in `ContinualMechanism`.
     r
         Steps between releases, 1 to `T`; by default the r of the least error bound.
@@ -107,7 +107,7 @@ class RecomputeMaxSum(_Recompute):
 
     Examples
     --------
-    >>> mechanism = RecomputeMaxSum(T=1000, d=3, rho=0.5, rng=np.random.default_rng(0))
+    >>> mechanism = RecomputeMaxSum(T=1000, d=3, rho=0.5, random_state=np.random.default_rng(0))
     >>> answers = mechanism.release(np.ones((1000, 3), dtype=int))
     >>> bool(np.abs(answers - np.arange(1, 1001)).max() < mechanism.error_bound(0.01))
     True
@@ -124,10 +124,10 @@ class RecomputeMaxSum(_Recompute):
         r: int | None = None,
         beta: float = 1 / 3,
         center: bool = False,
-        rng: np.random.Generator | None = None,
+        random_state: np.random.Generator | None = None,
     ) -> None:
         self.center = center
-        super().__init__(T, d, rho=rho, epsilon=epsilon, delta=delta, r=r, beta=beta, rng=rng)
+        super().__init__(T, d, rho=rho, epsilon=epsilon, delta=delta, r=r, beta=beta, random_state=random_state)
 
     @staticmethod
     def _bound(T: int, d: int, r: int, budget: PrivacyBudget, beta: float) -> float:
@@ -166,7 +166,7 @@ class RecomputeSumSelect(_Recompute):
 
     Parameters
     ----------
-    T, d, rho, epsilon, delta, rng
+    T, d, rho, epsilon, delta, random_state
         As in `ContinualMechanism`.
     r, beta
         As in `RecomputeMaxSum`.
@@ -182,7 +182,7 @@ class RecomputeSumSelect(_Recompute):
 
     Examples
     --------
-    >>> mechanism = RecomputeSumSelect(T=1000, d=3, rho=0.5, rng=np.random.default_rng(0))
+    >>> mechanism = RecomputeSumSelect(T=1000, d=3, rho=0.5, random_state=np.random.default_rng(0))
     >>> int(mechanism.release(np.tile([0, 1, 0], (1000, 1)))[-1])
     1
     """

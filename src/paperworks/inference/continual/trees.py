@@ -18,7 +18,7 @@ class _OfSums(ContinualMechanism):
         check_choice("factorization", factorization, ("tree", "sqrt"))
         self.counter = (TreeCounter if factorization == "tree" else FactorizationCounter)(T, d, **options)
         budget = {name: options.get(name) for name in ("rho", "epsilon", "delta")}
-        super().__init__(T, d, **budget, rng=options.get("rng"))
+        super().__init__(T, d, **budget, random_state=options.get("random_state"))
 
     def reset(self) -> None:
         """Forget all records and answers."""
@@ -44,7 +44,7 @@ class TreeMaxSum(_OfSums):
 
     Parameters
     ----------
-    T, d, rho, epsilon, delta, sparsity, max_norm, restart, rng
+    T, d, rho, epsilon, delta, sparsity, max_norm, restart, random_state
         As in `TreeCounter`.
     factorization
         ``tree``, or ``sqrt`` for `FactorizationCounter` in its place.
@@ -60,7 +60,7 @@ class TreeMaxSum(_OfSums):
 
     Examples
     --------
-    >>> mechanism = TreeMaxSum(T=1000, d=3, rho=0.5, rng=np.random.default_rng(0))
+    >>> mechanism = TreeMaxSum(T=1000, d=3, rho=0.5, random_state=np.random.default_rng(0))
     >>> answers = mechanism.release(np.ones((1000, 3), dtype=int))
     >>> bool(np.abs(answers - np.arange(1, 1001)).max() < mechanism.error_bound(0.01))
     True
@@ -76,7 +76,7 @@ class TreeSumSelect(_OfSums):
 
     Parameters
     ----------
-    T, d, rho, epsilon, delta, sparsity, max_norm, restart, factorization, rng
+    T, d, rho, epsilon, delta, sparsity, max_norm, restart, factorization, random_state
         As in `TreeMaxSum`.
 
     Raises
@@ -90,7 +90,7 @@ class TreeSumSelect(_OfSums):
 
     Examples
     --------
-    >>> mechanism = TreeSumSelect(T=1000, d=3, rho=0.5, rng=np.random.default_rng(0))
+    >>> mechanism = TreeSumSelect(T=1000, d=3, rho=0.5, random_state=np.random.default_rng(0))
     >>> int(mechanism.release(np.tile([0, 1, 0], (1000, 1)))[-1])
     1
     """

@@ -94,7 +94,7 @@ def bootstrap_score(
     aggregate: Aggregate | None = None,
     train_error: TrainError = "resub",
     ci: BootstrapCI = "percentile",
-    confidence: float = 0.95,
+    alpha: float = 0.05,
     on_degenerate: OnDegenerate = "resample",
     n_jobs: int | None = None,
     random_state: RandomState = None,
@@ -129,8 +129,8 @@ def bootstrap_score(
         ``percentile`` of the rounds' scores, shifted to the point estimate; ``t``: the estimate plus and minus
         Student's quantile times the standard deviation of the rounds' scores; ``bca``: bias-corrected and accelerated,
         with the acceleration of the jackknife after the bootstrap.
-    confidence
-        Coverage of the interval, in (0, 1).
+    alpha
+        Significance level: the interval covers with probability ``1 - alpha``; in (0, 1).
     on_degenerate
         What to do with a resample of a classifier's data that holds one class only: draw again, or raise. A resample
         that leaves nothing out is always drawn again.
@@ -165,7 +165,7 @@ def bootstrap_score(
     by: Aggregate = aggregate or ("sample" if method == ".632+" else "round")
     check_choice("aggregate", by, get_args(Aggregate))
     check_count("n_splits", n_splits, at_least=1 if ci == "percentile" else 2)
-    check_number("confidence", confidence, gt=0, lt=1)
+    check_number("alpha", alpha, gt=0, lt=1)
     target = np.asarray(y)
     if target.ndim != 1 or len(target) < 2 or len(target) != _num_samples(X):
         raise ValueError(f"y has shape {target.shape}; it takes one target for each of at least two samples of X")
@@ -174,13 +174,13 @@ def bootstrap_score(
     )
     how = scoring_of(estimator, scoring)
     if isinstance(how, PointScore):
-        return _of_losses(estimator, X, target, counts, how, method, by, train_error, ci, confidence, n_jobs)
+        return _of_losses(estimator, X, target, counts, how, method, by, train_error, ci, alpha, n_jobs)
     if method == ".632+" or by == "sample" or ci == "bca":
         raise ValueError(
             f"scoring is {scoring!r}, which is no mean over samples; .632+, aggregate='sample' and ci='bca' take "
             "accuracy, neg_mean_squared_error or neg_mean_absolute_error"
         )
-    return _of_scorer(estimator, X, target, counts, how, method, train_error, ci, confidence)
+    return _of_scorer(estimator, X, target, counts, how, method, train_error, ci, alpha)
 
 
 def no_information_rate(y: ArrayLike, predictions: ArrayLike, how: PointScore) -> float:
@@ -246,7 +246,7 @@ def _of_losses(
     aggregate: Aggregate,
     train_error: TrainError,
     ci: BootstrapCI,
-    confidence: float,
+    alpha: float,
     n_jobs: int | None,
 ) -> BootstrapResult:
     # The last row is the model fitted on all of the data.
@@ -282,7 +282,7 @@ def _of_losses(
         point = (1 - weight) * train + weight * e1
         rounds = (1 - weight) * train_rounds + weight * oob
     acceleration = _acceleration(losses, out) if ci == "bca" else 0.0
-    return _result(how.best - point, how.best - rounds, oob_counts, ci, confidence, acceleration)
+    return _result(how.best - point, how.best - rounds, oob_counts, ci, alpha, acceleration)
 
 
 def _acceleration(losses: np.ndarray, out: np.ndarray) -> float:
@@ -307,7 +307,7 @@ def _of_scorer(
     method: Method,
     train_error: TrainError,
     ci: BootstrapCI,
-    confidence: float,
+    alpha: float,
 ) -> BootstrapResult:
     """Estimate a score that is no mean over samples, by one fitted model a round."""
     everything = np.arange(len(y))
@@ -321,13 +321,13 @@ def _of_scorer(
             seen = {"resub": None, "bootstrap_full": everything, "bootstrap_train": resample}[train_error]
             train = whole if seen is None else scorer(fitted, _safe_indexing(X, seen), y[seen])
             rounds[i] = 0.368 * train + 0.632 * rounds[i]
-    return _result(float(rounds.mean()), rounds, (counts == 0).sum(axis=1), ci, confidence, 0.0)
+    return _result(float(rounds.mean()), rounds, (counts == 0).sum(axis=1), ci, alpha, 0.0)
 
 
 def _result(
-    point: float, rounds: np.ndarray, oob_counts: np.ndarray, ci: BootstrapCI, confidence: float, acceleration: float
+    point: float, rounds: np.ndarray, oob_counts: np.ndarray, ci: BootstrapCI, alpha: float, acceleration: float
 ) -> BootstrapResult:
-    tails = np.array([(1 - confidence) / 2, (1 + confidence) / 2])
+    tails = np.array([alpha / 2, 1 - alpha / 2])
     if ci == "t":
         half = stats.t.ppf(tails[1], len(rounds) - 1) * rounds.std(ddof=1)
         ends = np.array([point - half, point + half])

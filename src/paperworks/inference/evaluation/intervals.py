@@ -25,9 +25,7 @@ class Interval(NamedTuple):
     high: Any
 
 
-def accuracy_interval(
-    accuracy: ArrayLike, n: int, method: IntervalMethod = "normal", confidence: float = 0.95
-) -> Interval:
+def accuracy_interval(accuracy: ArrayLike, n: int, method: IntervalMethod = "normal", alpha: float = 0.05) -> Interval:
     """Return a confidence interval of the accuracy measured on `n` independent test samples.
 
     Parameters
@@ -40,13 +38,13 @@ def accuracy_interval(
         ``normal`` is the article's ``acc ± z sqrt(acc (1 - acc) / n)``, ``normal-corrected`` widens it by the
         continuity correction ``1 / (2 n)``; ``wilson`` inverts the score test and covers well for small `n` and
         accuracies near 0 or 1; ``clopper-pearson`` is exact, hence conservative. All are cut to [0, 1].
-    confidence
-        Coverage, in (0, 1).
+    alpha
+        Significance level: the interval covers with probability ``1 - alpha``; in (0, 1).
 
     Raises
     ------
     ValueError
-        For an accuracy outside [0, 1], ``n < 1``, an unknown method, or a confidence outside (0, 1).
+        For an accuracy outside [0, 1], ``n < 1``, an unknown method, or an `alpha` outside (0, 1).
 
     References
     ----------
@@ -60,7 +58,7 @@ def accuracy_interval(
     """
     check_choice("method", method, get_args(IntervalMethod))
     n = check_count("n", n)
-    alpha = 1 - check_number("confidence", confidence, gt=0, lt=1)
+    check_number("alpha", alpha, gt=0, lt=1)
     p = np.asarray(accuracy, dtype=float)
     if not np.all((p >= 0) & (p <= 1)):
         raise ValueError(f"accuracy is {accuracy!r}; it takes numbers in [0, 1]")
@@ -79,20 +77,20 @@ def accuracy_interval(
     return _interval(centre - half, centre + half)
 
 
-def loss_interval(losses: ArrayLike, confidence: float = 0.95) -> Interval:
+def loss_interval(losses: ArrayLike, alpha: float = 0.05) -> Interval:
     """Return Student's interval of the mean of per-sample losses, ``mean ± t s / sqrt(n)``.
 
     Parameters
     ----------
     losses
         One loss per test sample, at least two.
-    confidence
-        Coverage, in (0, 1).
+    alpha
+        Significance level: the interval covers with probability ``1 - alpha``; in (0, 1).
 
     Raises
     ------
     ValueError
-        For fewer than two losses, NaN or infinity among them, or a confidence outside (0, 1).
+        For fewer than two losses, NaN or infinity among them, or an `alpha` outside (0, 1).
 
     Examples
     --------
@@ -100,7 +98,7 @@ def loss_interval(losses: ArrayLike, confidence: float = 0.95) -> Interval:
     >>> round(low, 3), round(high, 3)
     (-0.484, 4.484)
     """
-    alpha = 1 - check_number("confidence", confidence, gt=0, lt=1)
+    check_number("alpha", alpha, gt=0, lt=1)
     values = finite_vector("losses", losses, at_least=2)
     half = stats.t.isf(alpha / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
     return Interval(float(values.mean() - half), float(values.mean() + half))
@@ -111,7 +109,7 @@ def bootstrap_test_set(
     *,
     n_resamples: int = 10_000,
     method: Literal["percentile", "basic", "bca"] = "bca",
-    confidence: float = 0.95,
+    alpha: float = 0.05,
     random_state: int | np.random.Generator | None = None,
 ) -> Interval:
     """Return a bootstrap interval of a mean loss by resampling the predictions of a fixed model, without refitting it.
@@ -120,8 +118,10 @@ def bootstrap_test_set(
     ----------
     losses
         One loss (or one 0/1 correctness) per test sample, at least two.
-    n_resamples, method, confidence, random_state
+    n_resamples, method, random_state
         As in `scipy.stats.bootstrap`, which does the work.
+    alpha
+        Significance level: the interval covers with probability ``1 - alpha``; in (0, 1).
 
     Raises
     ------
@@ -143,7 +143,7 @@ def bootstrap_test_set(
         np.mean,
         n_resamples=check_count("n_resamples", n_resamples),
         method="BCa" if method == "bca" else method,
-        confidence_level=check_number("confidence", confidence, gt=0, lt=1),
+        confidence_level=1 - check_number("alpha", alpha, gt=0, lt=1),
         rng=random_state,
         batch=max(1, 10_000_000 // len(values)),
     )

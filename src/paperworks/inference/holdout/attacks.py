@@ -92,16 +92,16 @@ class FreedmanResult(NamedTuple):
     significant: int
 
 
-def freedman_regression(X: ArrayLike, y: ArrayLike, level: float = 0.25, final_level: float = 0.05) -> FreedmanResult:
-    """Regress on all features, keep those that pass a test at `level`, regress on them, and report as if from scratch.
+def freedman_regression(X: ArrayLike, y: ArrayLike, alpha: float = 0.25, final_alpha: float = 0.05) -> FreedmanResult:
+    """Regress on all features, keep those that pass a test at `alpha`, regress on them, and report as if from scratch.
 
     Parameters
     ----------
     X, y
         Shapes (n, d) and (n,), with more samples than features and a column for the constant.
-    level
+    alpha
         Significance at which a feature is kept.
-    final_level
+    final_alpha
         Significance at which features are counted in the end.
 
     Returns
@@ -113,7 +113,7 @@ def freedman_regression(X: ArrayLike, y: ArrayLike, level: float = 0.25, final_l
     Raises
     ------
     ValueError
-        For shapes that don't fit, or levels outside (0, 1).
+        For shapes that don't fit, or alphas outside (0, 1).
 
     References
     ----------
@@ -129,11 +129,11 @@ def freedman_regression(X: ArrayLike, y: ArrayLike, level: float = 0.25, final_l
     features, target = np.asarray(X, dtype=float), np.asarray(y, dtype=float)
     if features.ndim != 2 or target.shape != features.shape[:1] or features.shape[0] <= features.shape[1] + 1:
         raise ValueError(f"X and y have shapes {features.shape} and {target.shape}; it takes (n > d + 1, d) and (n,)")
-    check_number("level", level, gt=0, lt=1)
-    check_number("final_level", final_level, gt=0, lt=1)
-    selected = np.flatnonzero(_regress(features, target)[2] < level)
+    check_number("alpha", alpha, gt=0, lt=1)
+    check_number("final_alpha", final_alpha, gt=0, lt=1)
+    selected = np.flatnonzero(_regress(features, target)[2] < alpha)
     r_squared, pvalue, pvalues = _regress(features[:, selected], target)
-    return FreedmanResult(selected, r_squared, pvalue, int(np.sum(pvalues < final_level)))
+    return FreedmanResult(selected, r_squared, pvalue, int(np.sum(pvalues < final_alpha)))
 
 
 def _regress(X: np.ndarray, y: np.ndarray) -> tuple[float, float, np.ndarray]:

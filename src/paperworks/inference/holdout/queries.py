@@ -39,7 +39,7 @@ class StatisticalQueryOracle(ABC):
         The samples; its first axis is theirs. A query that is a function gets it as it is.
     value_range
         Least and greatest value of a query; None takes any finite values.
-    rng
+    random_state
         Source of noise: a NumPy generator, or None for the operating system's cryptographic source.
 
     Raises
@@ -53,13 +53,13 @@ class StatisticalQueryOracle(ABC):
         data: ArrayLike,
         *,
         value_range: tuple[float, float] | None = (0.0, 1.0),
-        rng: np.random.Generator | None = None,
+        random_state: np.random.Generator | None = None,
     ) -> None:
         self._data = np.asarray(data)
         if not self._data.ndim or not len(self._data):
             raise ValueError(f"data has shape {self._data.shape}; it takes one or more samples along its first axis")
         self.value_range = check_range(value_range)
-        self.noise: Noise = noise_from(rng)
+        self.noise: Noise = noise_from(random_state)
         self.answered = 0
 
     @property
@@ -105,7 +105,7 @@ class EmpiricalAnswers(StatisticalQueryOracle):
 
     Parameters
     ----------
-    data, value_range, rng
+    data, value_range, random_state
         As in `StatisticalQueryOracle`.
 
     Examples
@@ -123,7 +123,7 @@ class SampleSplit(StatisticalQueryOracle):
 
     Parameters
     ----------
-    data, value_range, rng
+    data, value_range, random_state
         As in `StatisticalQueryOracle`. The samples are taken in their order.
     m
         Number of queries, at most that of the samples.
@@ -159,7 +159,7 @@ class NoisyAnswers(StatisticalQueryOracle):
 
     Parameters
     ----------
-    data, value_range, rng
+    data, value_range, random_state
         As in `StatisticalQueryOracle`.
     noise_scale
         Standard deviation of Gaussian noise, or the scale of Laplace noise. By default
@@ -181,7 +181,7 @@ class NoisyAnswers(StatisticalQueryOracle):
 
     Examples
     --------
-    >>> oracle = NoisyAnswers([0.0, 0.5, 1.0], noise_scale=0.01, rng=np.random.default_rng(0))
+    >>> oracle = NoisyAnswers([0.0, 0.5, 1.0], noise_scale=0.01, random_state=np.random.default_rng(0))
     >>> round(oracle.answer(lambda x: x), 3)
     0.501
     """

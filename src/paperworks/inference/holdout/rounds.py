@@ -96,7 +96,7 @@ class EffectiveRounds(StatisticalQueryOracle):
 
     Parameters
     ----------
-    data, value_range, rng
+    data, value_range, random_state
         As in `StatisticalQueryOracle`. The samples are taken in their order; the last of them validate.
     r
         Number of rounds.

@@ -53,7 +53,7 @@ def thresholdout_scorer(
     >>> from sklearn.tree import DecisionTreeClassifier
     >>> rng = np.random.default_rng(0)
     >>> X, y = rng.normal(size=(400, 5)), rng.integers(0, 2, 400)
-    >>> reusable = ReusableHoldout(X[:200], X[200:], rng=rng)
+    >>> reusable = ReusableHoldout(X[:200], X[200:], random_state=rng)
     >>> score = thresholdout_scorer(reusable, X[:200], y[:200])
     >>> round(score(DecisionTreeClassifier().fit(X[:200], y[:200]), X[200:], y[200:]), 1)  # it scores 1 in training
     0.5
@@ -205,7 +205,7 @@ class ReusableHoldoutSelector(SelectorMixin, BaseEstimator):
             noise_scale=check_number("noise_scale", self.noise_scale, gt=0) * error,
             noise=self.noise,
             value_range=None,
-            rng=np.random.default_rng(rng.randint(2**31)),
+            random_state=np.random.default_rng(rng.randint(2**31)),
         )
         self.correlations_ = self.reusable_holdout_.query_means(on_train, on_holdout)
         self.weights_ = agreeing_features(on_train, self.correlations_, self.k, self.floor * error)

@@ -50,7 +50,7 @@ class SparseVector(StatisticalQueryOracle):
 
     Parameters
     ----------
-    data, value_range, rng
+    data, value_range, random_state
         As in `StatisticalQueryOracle`.
     threshold
         Of the mean.
@@ -88,9 +88,9 @@ class SparseVector(StatisticalQueryOracle):
         c: int,
         numeric: bool = False,
         value_range: tuple[float, float] = (0.0, 1.0),
-        rng: np.random.Generator | None = None,
+        random_state: np.random.Generator | None = None,
     ) -> None:
-        super().__init__(data, value_range=value_range, rng=rng)
+        super().__init__(data, value_range=value_range, random_state=random_state)
         self.threshold = check_number("threshold", threshold)
         self.epsilon = check_number("epsilon", epsilon, gt=0)
         self.c = check_count("c", c)

@@ -57,7 +57,7 @@ class ReusableHoldout:
         Least and greatest value of a query; None takes any finite values.
     exhausted
         After the budget is spent, ``raise`` `BudgetExhausted` or answer ``nan``.
-    rng
+    random_state
         Source of noise: a NumPy generator, or None for the operating system's cryptographic source.
 
     Raises
@@ -72,7 +72,7 @@ class ReusableHoldout:
     Examples
     --------
     >>> rng = np.random.default_rng(0)
-    >>> reusable = ReusableHoldout(rng.normal(size=1000), rng.normal(size=1000), rng=rng)
+    >>> reusable = ReusableHoldout(rng.normal(size=1000), rng.normal(size=1000), random_state=rng)
     >>> round(reusable.query(lambda x: x > 0), 2), reusable.transcript.exceeded
     (0.47, array([False]))
     """
@@ -88,7 +88,7 @@ class ReusableHoldout:
         noise: Literal["laplace", "gaussian"] = "laplace",
         value_range: tuple[float, float] | None = (0.0, 1.0),
         exhausted: Literal["raise", "nan"] = "raise",
-        rng: np.random.Generator | None = None,
+        random_state: np.random.Generator | None = None,
     ) -> None:
         if (threshold is None or noise_scale is None) and holdout is None:
             raise ValueError("threshold and noise_scale are None; without a holdout it takes both")
@@ -100,7 +100,7 @@ class ReusableHoldout:
         self.value_range = check_range(value_range)
         self.exhausted = check_choice("exhausted", exhausted, ("raise", "nan"))
         self._train, self._holdout = train, holdout
-        self._noise = noise_from(rng)
+        self._noise = noise_from(random_state)
         self._noisy_threshold = self._redraw()
         self._answers: list[np.ndarray] = []
         self._exceeded: list[np.ndarray] = []

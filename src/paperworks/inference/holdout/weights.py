@@ -33,9 +33,9 @@ class PrivateMultiplicativeWeights(StatisticalQueryOracle):
         Standard deviation of the noise of answers from the samples.
     max_updates
         Number of updates; by default ``ceil(4 ln N / threshold^2)``.
-    learning_rate
+    lr
         Of the updates; by default half the threshold.
-    rng
+    random_state
         Source of noise: a NumPy generator, or None for the operating system's cryptographic source.
 
     Raises
@@ -50,9 +50,9 @@ class PrivateMultiplicativeWeights(StatisticalQueryOracle):
     Examples
     --------
     >>> rng = np.random.default_rng(0)
-    >>> pmw = PrivateMultiplicativeWeights(
-    ...     rng.binomial(15, 0.2, size=5000), 16, threshold=0.05, comparison_scale=0.005, noise_scale=0.005, rng=rng
-    ... )
+    >>> samples = rng.binomial(15, 0.2, size=5000)
+    >>> scales = {"threshold": 0.05, "comparison_scale": 0.005, "noise_scale": 0.005}
+    >>> pmw = PrivateMultiplicativeWeights(samples, 16, **scales, random_state=rng)
     >>> round(pmw.answer(lambda x: x < 4), 2), pmw.updates
     (0.66, 1)
     """
@@ -66,11 +66,11 @@ class PrivateMultiplicativeWeights(StatisticalQueryOracle):
         comparison_scale: float,
         noise_scale: float,
         max_updates: int | None = None,
-        learning_rate: float | None = None,
-        rng: np.random.Generator | None = None,
+        lr: float | None = None,
+        random_state: np.random.Generator | None = None,
     ) -> None:
         size = check_count("universe_size", universe_size, at_least=2)
-        super().__init__(np.arange(size), rng=rng)
+        super().__init__(np.arange(size), random_state=random_state)
         points = np.asarray(samples)
         if points.ndim != 1 or not len(points) or points.dtype.kind not in "iu":
             raise ValueError(f"samples have shape {points.shape} and type {points.dtype}; it takes (n,) indices")
@@ -83,8 +83,8 @@ class PrivateMultiplicativeWeights(StatisticalQueryOracle):
         self.noise_scale = check_number("noise_scale", noise_scale, gt=0)
         default = math.ceil(4 * math.log(size) / self.threshold**2)
         self.max_updates = default if max_updates is None else check_count("max_updates", max_updates)
-        rate = self.threshold / 2 if learning_rate is None else learning_rate
-        self.learning_rate = check_number("learning_rate", rate, gt=0)
+        rate = self.threshold / 2 if lr is None else lr
+        self.lr = check_number("lr", rate, gt=0)
         self.updates = 0
         self._log_weights = np.zeros(size)
         self._hypothesis = np.full(size, 1 / size)
@@ -100,7 +100,7 @@ class PrivateMultiplicativeWeights(StatisticalQueryOracle):
         rho: float,
         m: int,
         beta: float = 0.05,
-        rng: np.random.Generator | None = None,
+        random_state: np.random.Generator | None = None,
     ) -> "PrivateMultiplicativeWeights":
         """Return the mechanism that is rho-zCDP and answers m queries about the samples within alpha.
 
@@ -138,8 +138,8 @@ class PrivateMultiplicativeWeights(StatisticalQueryOracle):
             comparison_scale=comparison,
             noise_scale=noise,
             max_updates=c,
-            learning_rate=alpha / 6,
-            rng=rng,
+            lr=alpha / 6,
+            random_state=random_state,
         )
 
     @property
@@ -189,7 +189,7 @@ class PrivateMultiplicativeWeights(StatisticalQueryOracle):
         self.updates += 1
         answer = exact + float(self.noise.gaussian(self.noise_scale, 1, whole=False)[0])
         # Points that the query counts lose weight where the hypothesis gives it too much, and gain it otherwise.
-        self._log_weights -= self.learning_rate * (query if answer < mean else 1 - query)
+        self._log_weights -= self.lr * (query if answer < mean else 1 - query)
         self._log_weights -= self._log_weights.max()
         weights = np.exp(self._log_weights)
         self._hypothesis = weights / weights.sum()

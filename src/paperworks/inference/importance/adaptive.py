@@ -24,7 +24,7 @@ class AdaptationStep:
 
     Examples
     --------
-    >>> result = multiple_expectations(lambda x: x**2, GaussianComponents([[0.0]], [[[1.0]]]), 1000, rng=0)
+    >>> result = multiple_expectations(lambda x: x**2, GaussianComponents([[0.0]], [[[1.0]]]), 1000, random_state=0)
     >>> [step.n_evals for step in result.history][:2]
     [100, 200]
     """
@@ -43,7 +43,7 @@ class ExpectationsResult:
 
     Examples
     --------
-    >>> result = multiple_expectations(lambda x: x**2, GaussianComponents([[0.0]], [[[1.0]]]), 1000, rng=0)
+    >>> result = multiple_expectations(lambda x: x**2, GaussianComponents([[0.0]], [[[1.0]]]), 1000, random_state=0)
     >>> bool(abs(result.estimate[0] - 1) < 4 * result.std_error[0]), result.n_evals
     (True, 1000)
     """
@@ -86,7 +86,7 @@ def multiple_expectations(
     n_batches: int = 5,
     signed: Signed = None,
     defensive: float = 0.0,
-    rng: np.random.Generator | int | None = None,
+    random_state: np.random.Generator | int | None = None,
 ) -> ExpectationsResult:
     """Estimate many expectations ``E_{f_j}[phi_j(X)]`` from one sample, for models that are costly to evaluate.
 
@@ -118,7 +118,7 @@ def multiple_expectations(
     defensive
         Share of each later batch that is drawn from the input laws. Above 0 it bounds the importance weights, which
         indicators and other functions of bounded support need.
-    rng
+    random_state
         Source of randomness.
 
     Raises
@@ -136,7 +136,7 @@ def multiple_expectations(
     --------
     >>> from scipy import stats
     >>> law = stats.multivariate_normal(0, 1)
-    >>> moments = multiple_expectations(lambda x: x ** [2, 4, 6], law, weights="relative", rng=0)
+    >>> moments = multiple_expectations(lambda x: x ** [2, 4, 6], law, weights="relative", random_state=0)
     >>> (moments.estimate / [1, 3, 15]).round(1)
     array([1., 1., 1.])
     """
@@ -146,7 +146,7 @@ def multiple_expectations(
     size = int(n_max * adapt_fraction) // batches
     if size < 2:
         raise ValueError(f"n_max is {n_max}; it takes at least two evaluations for each of {batches} batches")
-    rng = np.random.default_rng(rng)
+    rng = np.random.default_rng(random_state)
     laws = InputLaws(input_dist)
     evaluate = _Targets(func, laws, signed)
 

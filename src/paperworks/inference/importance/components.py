@@ -117,7 +117,7 @@ def fit_cross_entropy(
     family: Family = "sg",
     n_components: int = 2,
     diag: bool = False,
-    rng: np.random.Generator | int | None = None,
+    random_state: np.random.Generator | int | None = None,
 ) -> GaussianComponents:
     """Fit one density to each column of weights: the member of a family that is nearest in Kullback-Leibler divergence.
 
@@ -135,7 +135,7 @@ def fit_cross_entropy(
         Gaussians of each mixture (2 in the released code). One that no point belongs to most is dropped.
     diag
         Covariances are diagonal.
-    rng
+    random_state
         Draws the points that EM begins at.
 
     Raises
@@ -174,7 +174,7 @@ def fit_cross_entropy(
         weights = np.ones(means.shape[:2])
     else:
         K = check_count("n_components", n_components)
-        means, covariances, weights = _em(centred, masses, ridge, K, diag, np.random.default_rng(rng))
+        means, covariances, weights = _em(centred, masses, ridge, K, diag, np.random.default_rng(random_state))
     return GaussianComponents(means + middle, covariances, weights)
 
 
@@ -202,12 +202,12 @@ def _em(
     ridge: Float[np.ndarray, " d"],
     K: int,
     diag: bool,
-    rng: np.random.Generator,
+    random_state: np.random.Generator,
 ) -> tuple[Float[np.ndarray, "J K d"], Float[np.ndarray, "J K d d"], Float[np.ndarray, "J K"]]:
     """Fit mixtures to all targets together, each until its own log-likelihood settles."""
     J, prior = len(masses), X.shape[1] + 1
     pooled = _moments(X, masses[:, None], ridge, diag)[1]
-    responsibilities = np.stack([_nearest_seed(X, m, ridge, K, rng) for m in masses])
+    responsibilities = np.stack([_nearest_seed(X, m, ridge, K, random_state) for m in masses])
     means, covariances = np.zeros((J, K, X.shape[1])), np.zeros((J, K, X.shape[1], X.shape[1]))
     weights, likelihood = np.zeros((J, K)), np.full(J, -np.inf)
     active = np.arange(J)
@@ -240,10 +240,10 @@ def _nearest_seed(
     mass: Float[np.ndarray, " n"],
     ridge: Float[np.ndarray, " d"],
     K: int,
-    rng: np.random.Generator,
+    random_state: np.random.Generator,
 ) -> Float[np.ndarray, "K n"]:
     """Assign each point to the nearest of K random points that have weight."""
     Z = X / np.sqrt(ridge)
-    seeds = Z[rng.choice(np.flatnonzero(mass), min(K, int(np.count_nonzero(mass))), replace=False)]
+    seeds = Z[random_state.choice(np.flatnonzero(mass), min(K, int(np.count_nonzero(mass))), replace=False)]
     nearest = ((Z[None] - seeds[:, None]) ** 2).sum(axis=2).argmin(axis=0)
     return (nearest == np.arange(K)[:, None]).astype(float)

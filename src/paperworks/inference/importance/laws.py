@@ -48,11 +48,11 @@ class InputLaws:
         if not self.laws:
             raise ValueError("input_dist is empty; it takes at least one law")
 
-    def rvs(self, size: int, rng: np.random.Generator) -> Float[np.ndarray, "size d"]:
+    def rvs(self, size: int, random_state: np.random.Generator) -> Float[np.ndarray, "size d"]:
         """Draw from the equal mixture of the laws."""
-        counts = rng.multinomial(size, np.full(len(self.laws), 1 / len(self.laws)))
+        counts = random_state.multinomial(size, np.full(len(self.laws), 1 / len(self.laws)))
         drawn = [
-            np.asarray(law.rvs(size=int(n), random_state=rng), dtype=float).reshape(n, -1)
+            np.asarray(law.rvs(size=int(n), random_state=random_state), dtype=float).reshape(n, -1)
             for law, n in zip(self.laws, counts, strict=True)
             if n
         ]

@@ -20,7 +20,7 @@ class SobolResult:
 
     Examples
     --------
-    >>> result = sobol_indices(lambda x: 3 + x[:, 0] + x[:, 1], 2, n_max=2000, signed="abs", rng=0)
+    >>> result = sobol_indices(lambda x: 3 + x[:, 0] + x[:, 1], 2, n_max=2000, signed="abs", random_state=0)
     >>> bool(np.all(np.abs(result.S1 - 0.5) < 3 * result.S1_conf))
     True
     """
@@ -45,7 +45,7 @@ def sobol_indices(
     conf_level: float = 0.95,
     family: Family = "sg",
     signed: Signed = None,
-    rng: np.random.Generator | int | None = None,
+    random_state: np.random.Generator | int | None = None,
     **options: Any,
 ) -> SobolResult:
     """Estimate Sobol' indices of a model with independent inputs, pick-freeze products by adaptive importance sampling.
@@ -65,7 +65,7 @@ def sobol_indices(
         ``first``, ``total``, or both in a sequence.
     conf_level
         Of the intervals.
-    family, signed, rng, options
+    family, signed, random_state, options
         As in `multiple_expectations`, with its errors. A model with negative values needs `signed`.
 
     Raises
@@ -79,7 +79,7 @@ def sobol_indices(
 
     Examples
     --------
-    >>> result = sobol_indices(lambda x: np.exp(x[:, 0] + x[:, 1] / 2), 2, n_max=4000, rng=0)
+    >>> result = sobol_indices(lambda x: np.exp(x[:, 0] + x[:, 1] / 2), 2, n_max=4000, random_state=0)
     >>> result.S1.round(1)
     array([0.7, 0.1])
     """
@@ -90,7 +90,9 @@ def sobol_indices(
     products = _PickFreeze(func, inputs, orders)
     d = products.d
     doubled = GaussianComponents(np.zeros((1, 2 * d)), np.eye(2 * d)[None])
-    found = multiple_expectations(products, doubled, n_max, family=family, signed=signed, rng=rng, **options)
+    found = multiple_expectations(
+        products, doubled, n_max, family=family, signed=signed, random_state=random_state, **options
+    )
     *moments, mean, square = found.estimate
     variance = square - mean**2
     closed = (np.array(moments) - mean**2) / variance  # the share of the frozen inputs

@@ -189,9 +189,7 @@ class DiscreteSCM:
                 best, found = risk, {**J, last: np.asarray(table.argmax(axis=-1))}
         return found
 
-    def _ascend(
-        self, loss: np.ndarray, restarts: int = 8, steps: int = 100, learning_rate: float = 0.3
-    ) -> dict[Node, np.ndarray]:
+    def _ascend(self, loss: np.ndarray, restarts: int = 8, steps: int = 100, lr: float = 0.3) -> dict[Node, np.ndarray]:
         """Climb the risk of random interventions ``softmax(logits)``, and take the likeliest states of the best."""
         generator = torch.Generator().manual_seed(0)
         target = torch.tensor(loss)
@@ -203,7 +201,7 @@ class DiscreteSCM:
         }
         if not logits:
             return {}
-        optimizer = torch.optim.Adam(logits.values(), lr=learning_rate)
+        optimizer = torch.optim.Adam(logits.values(), lr=lr)
         letters = {node: chr(ord("a") + i) for i, node in enumerate(self._variables)}
         joint = "".join(letters.values())
         factors = [f"z{''.join(letters[name] for name in (*self.parents(node), node))}" for node in logits]

@@ -32,7 +32,7 @@ class StructuralModel:
     add_noise
         Whether regenerated variables get the residuals of random samples, or are conditional means as in the released
         code.
-    rng
+    random_state
         Shuffles residuals and columns.
 
     Examples
@@ -53,11 +53,11 @@ class StructuralModel:
         data: Columns,
         regressor: Any = None,
         add_noise: bool = True,
-        rng: np.random.Generator | int | None = 0,
+        random_state: np.random.Generator | int | None = 0,
     ) -> None:
         self.components, self.data = components, data
         self.graph = components.graph
-        self.rng = np.random.default_rng(rng)
+        self.rng = np.random.default_rng(random_state)
         self.n = len(data[components.target])
         self._functions: dict[Node, TorchFunction] = {}
         self._noise: Columns = {}

@@ -100,7 +100,7 @@ class WorstCaseRisk:
         Share of the range seen by which default bounds are widened on each side.
     hidden
         Units of each network.
-    restarts, steps, learning_rate
+    restarts, steps, lr
         Of the ascent.
     batch_size
         Samples of each step; the final risk is of all.
@@ -135,7 +135,7 @@ class WorstCaseRisk:
         hidden: int = 8,
         restarts: int = 3,
         steps: int = 100,
-        learning_rate: float = 0.2,
+        lr: float = 0.2,
         batch_size: int = 128,
         random_state: int = 0,
     ) -> None:
@@ -146,7 +146,7 @@ class WorstCaseRisk:
         self.widen = check_number("widen", widen, ge=0)
         self.hidden, self.restarts = check_count("hidden", hidden), check_count("restarts", restarts)
         self.steps, self.batch_size = check_count("steps", steps), check_count("batch_size", batch_size)
-        self.learning_rate = check_number("learning_rate", learning_rate, gt=0)
+        self.lr = check_number("lr", lr, gt=0)
         self.random_state = random_state
 
     def evaluate(self, predictor: StablePredictor) -> WorstCase:
@@ -193,7 +193,7 @@ class WorstCaseRisk:
         if not parameters:
             return trace
         functions = [predictor.torch_function() for predictor in predictors]
-        optimizer = torch.optim.Adam(parameters, lr=self.learning_rate)
+        optimizer = torch.optim.Adam(parameters, lr=self.lr)
         size = min(self.batch_size, model.n)
         for step in range(self.steps):
             values = model.regenerate(networks, torch.randperm(model.n, generator=generator)[:size])

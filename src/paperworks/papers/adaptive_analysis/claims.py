@@ -17,6 +17,7 @@ from paperworks.evidence.timing import interleaved
 from paperworks.inference import (
     BudgetExhausted,
     EmpiricalAnswers,
+    GeneralizationMethod,
     NoisyAnswers,
     PrivateMultiplicativeWeights,
     ReusableHoldout,
@@ -26,7 +27,6 @@ from paperworks.inference import (
     sign_vote,
     sign_vote_accuracy,
 )
-from paperworks.inference.holdout.bounds import Method
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -50,7 +50,11 @@ def naive_overfits(run: Run) -> Measurement:
         X_fresh, y_fresh = rng.standard_normal((n, d)), rng.choice([-1.0, 1.0], n)
         products = X.T * y
         for name, std in noises.items():
-            oracle = NoisyAnswers(X, std, value_range=None, rng=rng) if std else EmpiricalAnswers(X, value_range=None)
+            oracle = (
+                NoisyAnswers(X, std, value_range=None, random_state=rng)
+                if std
+                else EmpiricalAnswers(X, value_range=None)
+            )
             answers = oracle.answer_all(products)
             accuracies[name].append(float(np.mean(sign_vote(answers, X) == y)))
             fresh[name].append(float(np.mean(sign_vote(answers, X_fresh) == y_fresh)))
@@ -87,7 +91,9 @@ def science_experiment(rng: np.random.Generator, n: int, ks: list[int], signal: 
     samples = {name: draw() for name in ("train", "holdout", "fresh")}
     correlations = {name: (X.T @ y / n).astype(float) for name, (X, y) in samples.items()}
     error = 1 / math.sqrt(n)
-    reusable = ReusableHoldout(threshold=4 * error, noise_scale=error, noise="gaussian", value_range=None, rng=rng)
+    reusable = ReusableHoldout(
+        threshold=4 * error, noise_scale=error, noise="gaussian", value_range=None, random_state=rng
+    )
     answered = reusable.query_means(correlations["train"], correlations["holdout"])
     found: dict[str, list[float]] = {}
     for k in ks:
@@ -188,7 +194,7 @@ def many_queries(run: Run) -> Measurement:
     for m in run.progress(sizes, label="numbers of questions"):
         plain, all_errors, spent = [], [], []
         for _ in range(repeats):
-            reusable = ReusableHoldout(threshold=threshold, noise_scale=0.0005, budget=budget, rng=rng)
+            reusable = ReusableHoldout(threshold=threshold, noise_scale=0.0005, budget=budget, random_state=rng)
             errors, overfitted = _ask_coins(reusable, rng, n, m, votes)
             plain.append(errors.max())
             all_errors.append(max(errors.max(), overfitted.max()))
@@ -233,8 +239,10 @@ def transfer(run: Run) -> Measurement:
         errors = _overfitted(rng, epsilon, n, questions, repeats)
         low = float(errors.mean() - 5 * errors.std() / math.sqrt(repeats))
         delta = 1e-6
-        bounds: dict[Method, float] = {"expectation": generalization_bound("expectation", epsilon=epsilon)}
-        theorems: list[tuple[Method, float]] = [("pure", 0.0), ("approximate", delta), ("monitor", delta)]
+        bounds: dict[GeneralizationMethod, float] = {
+            "expectation": generalization_bound("expectation", epsilon=epsilon)
+        }
+        theorems: list[tuple[GeneralizationMethod, float]] = [("pure", 0.0), ("approximate", delta), ("monitor", delta)]
         for method, private in theorems:
             try:
                 bounds[method] = generalization_bound(method, n=n, epsilon=epsilon, delta=private, beta=beta)
@@ -284,7 +292,7 @@ def multiplicative_weights(run: Run) -> Measurement:
             samples = rng.choice(N, n, p=population)
             weights = PrivateMultiplicativeWeights(
                 samples, N, threshold=alpha, comparison_scale=0.1 * alpha, noise_scale=0.01, max_updates=30,
-                learning_rate=2 * alpha, rng=rng,
+                lr=2 * alpha, random_state=rng,
             )  # fmt: skip
             rho = weights.privacy()["rho"]
             error, answered = _worst_error(weights, rng, population, m)
@@ -352,7 +360,7 @@ def _race(run: Run, noises: Callable[[float], Noises]) -> Measurement:
 
     def ours(seed: int | None = None) -> np.ndarray:
         source = None if seed is None else np.random.default_rng(seed)
-        return ReusableHoldout(threshold=threshold, noise_scale=scale, rng=source).query_means(train, holdout)
+        return ReusableHoldout(threshold=threshold, noise_scale=scale, random_state=source).query_means(train, holdout)
 
     jobs: dict[str, Callable[[], Any]] = {"ours": partial(ours, 0), "ours, secure noise": ours, "theirs": theirs}
     seconds = interleaved(run, jobs, run.at(smoke=1, desk=3, full=5))

@@ -10,8 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from paperworks.diffusion import AdjointSampler, adversarial_noise, time_grid
-from paperworks.diffusion.adjoint.plans import Solver
+from paperworks.diffusion import (
+    AdjointSampler,
+    AdjointSolver,
+    adversarial_noise,
+    time_grid,
+)
 from paperworks.evidence import Measurement, Run, Table, measures, races
 from paperworks.evidence.timing import interleaved
 from paperworks.papers.adjoint_dpm.problems import (
@@ -355,8 +359,8 @@ def against_torchdiffeq(run: Run) -> Measurement:
         y = odeint_adjoint(slope, start, ends, method=method, options=options, adjoint_options=options)
         return y[-1] * SCHEDULE.alpha(t_end)
 
-    methods: dict[Solver, str] = {"ab": "explicit_adams", "euler": "euler", "midpoint": "midpoint", "rk4": "rk4"}
-    solvers: tuple[Solver, ...] = run.at(smoke=("ab", "euler"), desk=tuple(methods), full=tuple(methods))
+    methods: dict[AdjointSolver, str] = {"ab": "explicit_adams", "euler": "euler", "midpoint": "midpoint", "rk4": "rk4"}
+    solvers: tuple[AdjointSolver, ...] = run.at(smoke=("ab", "euler"), desk=tuple(methods), full=tuple(methods))
     fine = run.at(smoke=4, desk=100, full=200)
     rows: list[list[Any]] = []
     ratios = []

@@ -10,11 +10,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from paperworks.diffusion import AdjointSampler, NoiseScheduleVP
-from paperworks.diffusion.adjoint.flow import VariableName
-from paperworks.diffusion.adjoint.function import Adjoint
-from paperworks.diffusion.adjoint.plans import Solver
-from paperworks.diffusion.schedules import SkipType
+from paperworks.diffusion import (
+    AdjointMode,
+    AdjointSampler,
+    AdjointSolver,
+    AdjointVariable,
+    NoiseScheduleVP,
+    SkipType,
+)
 from paperworks.evidence import Run
 from paperworks.testbeds import Denoiser, GaussianMixture, UNet, bench_mixture_64d
 
@@ -132,7 +135,7 @@ def small_unet(run: Run, seed: int = 0) -> Denoiser:
 
 
 # The variable that the ODE is solved in, and the grid of steps, by the names that tables and figures show.
-WAYS: dict[str, tuple[VariableName, SkipType]] = {
+WAYS: dict[str, tuple[AdjointVariable, SkipType]] = {
     "in t, grid in t": ("t", "time_uniform"),
     "in t, grid in λ": ("t", "logSNR"),
     "in ρ, grid in t": ("rho", "time_uniform"),
@@ -152,7 +155,7 @@ class FewSteps:
         )
 
     def solve(
-        self, way: str, solver: Solver, steps: int, adjoint: Adjoint | None, **options: Any
+        self, way: str, solver: AdjointSolver, steps: int, adjoint: AdjointMode | None, **options: Any
     ) -> tuple[Tensor, Tensor]:
         """Return samples, and their gradients in the noise unless `adjoint` is None."""
         variable, skip_type = WAYS[way]

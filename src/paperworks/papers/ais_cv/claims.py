@@ -41,7 +41,7 @@ def powers(X: Float[np.ndarray, "n 1"]) -> Float[np.ndarray, "n 10"]:
 
 def estimate_moments(n_max: int, seed: Any) -> ExpectationsResult:
     """Estimate the ten even moments of a normal law as in the paper, errors weighed as relative ones."""
-    return multiple_expectations(powers, NORMAL, n_max, weights=1 / MOMENTS**2, rng=seed)
+    return multiple_expectations(powers, NORMAL, n_max, weights=1 / MOMENTS**2, random_state=seed)
 
 
 def monte_carlo_moments(n: int) -> Float[np.ndarray, " 10"]:
@@ -88,7 +88,7 @@ def many_input_laws(run: Run) -> Measurement:
     rng = run.rng()
     laws = BeamLaws.design(J, rng)
     estimates = [
-        multiple_expectations(deflection, laws, n, rng=rng).estimate
+        multiple_expectations(deflection, laws, n, random_state=rng).estimate
         for _ in run.progress(range(repeats), label="repeats")
     ]
     ours = np.var(estimates, axis=0, ddof=1)
@@ -142,7 +142,7 @@ def beam_indices(run: Run) -> Measurement:
     n, repeats, rng = run.at(smoke=2000, desk=20_000, full=20_000), run.at(smoke=3, desk=200, full=400), run.rng()
     ours, plain = [], []
     for _ in run.progress(range(repeats), label="repeats"):
-        ours.append(sobol_indices(deflection, marginals(), n, rng=rng).S1)
+        ours.append(sobol_indices(deflection, marginals(), n, random_state=rng).S1)
         plain.append(pick_freeze(rng, n))
     variances = np.var(ours, axis=0, ddof=1), np.var(plain, axis=0, ddof=1)
     gains = variances[1] / variances[0]
@@ -187,7 +187,9 @@ def zero_variance(run: Run) -> Measurement:
         found = estimator.estimate(X, law.logpdf(X), np.exp(X @ a.T)).estimate
         errors.append(float(np.abs(found / exact - 1).max()))
     relative = [
-        multiple_expectations(lambda X: np.exp(X @ a.T), law, n, weights=1 / exact**2, rng=rng).estimate / exact - 1
+        multiple_expectations(lambda X: np.exp(X @ a.T), law, n, weights=1 / exact**2, random_state=rng).estimate
+        / exact
+        - 1
         for _ in run.progress(range(run.at(smoke=3, desk=200, full=1000)), label="repeats")
     ]
     ours = np.var(relative, axis=0, ddof=1)
@@ -243,7 +245,9 @@ def real_data(run: Run) -> Measurement:
     gains = {}
     for family in ("gm", "sg"):
         relative = [
-            multiple_expectations(lambda X: np.exp(X @ a.T), law, n, 1 / means**2, family=family, rng=rng).estimate
+            multiple_expectations(
+                lambda X: np.exp(X @ a.T), law, n, 1 / means**2, family=family, random_state=rng
+            ).estimate
             / means
             for _ in run.progress(range(repeats), label=family)
         ]
@@ -284,7 +288,7 @@ def _index_race(
 
 
 def _our_indices(rng: np.random.Generator, n: int) -> np.ndarray:
-    return np.asarray(sobol_indices(deflection, marginals(), n * 8 // 7, rng=rng).S1)
+    return np.asarray(sobol_indices(deflection, marginals(), n * 8 // 7, random_state=rng).S1)
 
 
 @races("salib", exclusive=False)

@@ -12,11 +12,11 @@ def deflection(x: np.ndarray) -> np.ndarray:
 
 
 loads = [stats.multivariate_normal([m, 1.0, 2.0], np.diag([0.1, 0.05, 0.1]) ** 2) for m in (1.0, 1.1, 1.2)]
-means = multiple_expectations(deflection, loads, n_max=5000, weights="relative", signed="abs", rng=0)
+means = multiple_expectations(deflection, loads, n_max=5000, weights="relative", signed="abs", random_state=0)
 for j, (mean, error) in enumerate(zip(means.estimate, means.std_error, strict=True)):
     print(f"mean deflection under load {j + 1}: {mean:.1f} +- {error:.1f}, one sample of {len(means.sample)} for all")
 
 marginals = [stats.norm(1, 0.1), stats.norm(1, 0.05), stats.norm(2, 0.1)]
-shares = sobol_indices(deflection, marginals, n_max=5000, signed="abs", rng=0)
+shares = sobol_indices(deflection, marginals, n_max=5000, signed="abs", random_state=0)
 for name, share, half in zip(("load", "width", "length"), shares.S1, shares.S1_conf, strict=True):
     print(f"share of the variance due to {name}: {share:.2f} +- {half:.2f}")

@@ -82,7 +82,7 @@ def sound(run: Run) -> Measurement:
             key = str(dtype).removeprefix("torch.")
             module = build(name, dtype, run.seed).requires_grad_(False)
             x = torch.rand(2, *ARCHITECTURES[name].shape, generator=run.torch_rng(), dtype=dtype)
-            bounded = BoundedModule(module, x, {"iterations": 2})
+            bounded = BoundedModule(module, x, {"steps": 2})
             for ptb in SETS.values():
                 outputs = outputs_reached(module, ptb, x, points, run.at(smoke=5, desk=50, full=50), run.torch_rng())
                 checked += outputs[..., 0].numel()
@@ -147,7 +147,7 @@ def tightness(run: Run) -> Measurement:
         x, ball = x[:few], PerturbationLpNorm(0.02)
         reached = outputs_reached(model, ball, x, run.at(smoke=20, desk=500, full=5000), 10, run.torch_rng())
         spread = float((reached.amax(0) - reached.amin(0)).mean())
-        bounded = BoundedModule(model, x, {"iterations": run.at(smoke=2, desk=20, full=100)})
+        bounded = BoundedModule(model, x, {"steps": run.at(smoke=2, desk=20, full=100)})
         found = {method: bounded.compute_bounds(BoundedTensor(x, ball), method) for method in methods}
         widths = {method: float((upper - lower).mean()) for method, (lower, upper) in found.items()}
         (low, high), (alpha_low, alpha_high) = found["CROWN"], found["alpha-CROWN"]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from paperworks.diffusion import BDIASampler, EDICTSampler, EDMSchedule, NoiseScheduleVP, ddim_invert
-from paperworks.diffusion.bdia.ddim import falling_times
+from paperworks.diffusion.inversion.ddim import falling_times
 from paperworks.evidence import Measurement, Run, Table, measures, races
 from paperworks.evidence.timing import interleaved
 from paperworks.testbeds import (

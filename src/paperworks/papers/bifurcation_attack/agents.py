@@ -26,14 +26,14 @@ Algorithm = Literal["discrete PPO", "PPO", "SAC"]
 
 def environment(
     horizon: int = WEEK,
-    batch: int = 1,
+    num_envs: int = 1,
     bins: int | None = None,
     name: BuildingName = "Building_6",
     hours: slice | None = None,
 ) -> BatteryDispatchEnv:
     """Return a building as an environment, of the whole year or a part of it."""
     series = {key: values[hours or slice(None)] for key, values in citylearn_building(name).series().items()}
-    return BatteryDispatchEnv(**series, horizon=horizon, batch=batch, bins=bins)
+    return BatteryDispatchEnv(**series, horizon=horizon, num_envs=num_envs, bins=bins)
 
 
 def calendar_mask() -> Tensor:
@@ -137,7 +137,7 @@ def visited(run: Run, policy: Policy, seed: int, n: int, held_out: bool = False)
     """Return observations of a policy's own episodes, in random order."""
     weeks = -(-n // WEEK)
     bins = BINS if policy.low is None else None
-    episodes = rollout(environment(batch=weeks, bins=bins), policy, week_starts(run, weeks, held_out))
+    episodes = rollout(environment(num_envs=weeks, bins=bins), policy, week_starts(run, weeks, held_out))
     obs = torch.from_numpy(episodes.obs).flatten(0, 1)
     return obs[torch.randperm(len(obs), generator=run.torch_rng(seed))[:n]]
 

@@ -229,7 +229,7 @@ def indicators(run: Run, policy: Policy, attacker: Attacker | None = None) -> di
     """Return means over weeks of what is said of a building's consumption, and the share of attacks that succeed."""
     weeks = run.at(smoke=2, desk=16, full=16)
     bins = BINS if policy.low is None else None
-    env = environment(horizon=run.at(smoke=24, desk=168, full=168), batch=weeks, bins=bins)
+    env = environment(horizon=run.at(smoke=24, desk=168, full=168), num_envs=weeks, bins=bins)
     episodes = rollout(env, policy, week_starts(run, weeks), attacker)
     found = kpis(episodes.consumption, env.price[episodes.hours], env.carbon[episodes.hours])
     return {**{name: float(values.mean()) for name, values in found.items()}, "success": float(episodes.success.mean())}
@@ -331,7 +331,7 @@ def hardened(run: Run, policy: Policy, seed: int) -> Policy:
     obs = visited(run, policy, seed, run.at(smoke=100, desk=6000, full=6000))
     adversarial_training(
         found, obs, attack, BifurcationLayer(found), discrete=False,
-        steps=run.at(smoke=3, desk=500, full=5000), rate=2e-3, random_state=seed,
+        steps=run.at(smoke=3, desk=500, full=5000), lr=2e-3, random_state=seed,
     )  # fmt: skip
     network.requires_grad_(False)
     return found
@@ -355,11 +355,11 @@ def stealth(run: Run) -> tuple[list[float], float, str]:
     clean, _ = year(0.0)
     clean_days = daily_samples(clean)
     powers, notes = [], []
-    false_alarm = detection_rate(lambda k: _p(run, clean_days, clean_days, size, k), repeats=repeats)
+    false_alarm = detection_rate(lambda k: _p(run, clean_days, clean_days, size, k), n_repeats=repeats)
     for eps in (0.02, 0.05, 0.1):
         shown, true = year(eps)
         days = daily_samples(shown)
-        powers.append(detection_rate(lambda k, days=days: _p(run, clean_days, days, size, k), repeats=repeats))
+        powers.append(detection_rate(lambda k, days=days: _p(run, clean_days, days, size, k), n_repeats=repeats))
         notes.append(f"{eps:g}: kernel test {powers[-1]:.0%}, {_other_tests(clean, shown, true, mask)}")
     text = (
         f"Of {size} random days against {size} clean ones the kernel test raises {false_alarm:.1%} false alarms; "

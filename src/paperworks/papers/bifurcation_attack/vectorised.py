@@ -14,9 +14,9 @@ class BatteryVecEnv(VecEnv):
 
     def __init__(self, env: BatteryDispatchEnv, latest: int, seed: int = 0) -> None:
         self.env, self.latest = env, latest  # before the base class asks for what it renders
-        super().__init__(env.batch, env.observation_space, env.action_space)
+        super().__init__(env.num_envs, env.observation_space, env.action_space)
         self.rng = np.random.default_rng(seed)
-        self.rewards = np.zeros(env.batch)
+        self.rewards = np.zeros(env.num_envs)
 
     def reset(self) -> np.ndarray:
         """Start all episodes."""
@@ -44,7 +44,7 @@ class BatteryVecEnv(VecEnv):
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
         """Return an attribute of the environment, for each episode."""
-        return [getattr(self.env, attr_name, None)] * self.env.batch
+        return [getattr(self.env, attr_name, None)] * self.env.num_envs
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
         """Set an attribute of the environment."""

@@ -70,8 +70,8 @@ def cube_root(run: Run) -> Measurement:
     errors: dict[str, list[float]] = {"MaxSum, all ones": [], "SumSelect, one switch": [], "SumSelect, alternating": []}
     rows, within = [], []
     for T in run.progress(horizons, label="lengths"):
-        maxsum = RecomputeMaxSum(T, rho=RHO, rng=run.rng())
-        select = RecomputeSumSelect(T, 2, rho=RHO, rng=run.rng())
+        maxsum = RecomputeMaxSum(T, rho=RHO, random_state=run.rng())
+        select = RecomputeSumSelect(T, 2, rho=RHO, random_state=run.rng())
         streams = {
             "MaxSum, all ones": (maxsum, np.ones((T, 1), dtype=int)),
             "SumSelect, one switch": (select, leader_switch(T)),
@@ -121,12 +121,16 @@ def small_dimension(run: Run) -> Measurement:
     tree, recompute, excess, rows = {}, {}, [], []
     for d in run.progress(sorted({*fours, *between}), label="dimensions"):
         ones = np.ones((T, d), dtype=int)
-        tree[d] = float(largest_errors(TreeMaxSum(T, d, rho=RHO, rng=run.rng()), ones, repeats).mean())
-        recompute[d] = float(largest_errors(RecomputeMaxSum(T, d, rho=RHO, rng=run.rng()), ones, repeats).mean())
+        tree[d] = float(largest_errors(TreeMaxSum(T, d, rho=RHO, random_state=run.rng()), ones, repeats).mean())
+        recompute[d] = float(
+            largest_errors(RecomputeMaxSum(T, d, rho=RHO, random_state=run.rng()), ones, repeats).mean()
+        )
         chosen = auto_mechanism("maxsum", T, d, rho=RHO)
         error = tree[d] if isinstance(chosen, TreeMaxSum) else recompute[d]
         excess.append(error / min(tree[d], recompute[d]) - 1)
-        root = float(largest_errors(TreeMaxSum(T, d, rho=RHO, factorization="sqrt", rng=run.rng()), ones, 3).mean())
+        root = float(
+            largest_errors(TreeMaxSum(T, d, rho=RHO, factorization="sqrt", random_state=run.rng()), ones, 3).mean()
+        )
         rows.append([d, tree[d], recompute[d], root, type(chosen).__name__, lower_bound_rate(T, d, rho=RHO)])
     factors = [tree[b] / tree[a] for a, b in itertools.pairwise(fours)]
     crossed = [d for d in tree if tree[d] >= recompute[d]]
@@ -157,7 +161,7 @@ def counting(run: Run) -> Measurement:
             + [
                 float(
                     largest_errors(
-                        kind(T, rho=RHO, rng=run.rng()), ones, repeats if name != "square root" else few
+                        kind(T, rho=RHO, random_state=run.rng()), ones, repeats if name != "square root" else few
                     ).mean()
                 )
                 for name, kind in kinds.items()
@@ -199,7 +203,7 @@ def violations(run: Run, kinds: Sequence[Callable[..., ContinualMechanism]], rho
             made: list[Recorded] = []
 
             def factory(T: int, d: int, kind: Any = kind, made: list[Recorded] = made) -> Any:
-                made.append(Recorded(kind(T, d, rho=rho, rng=rng)))
+                made.append(Recorded(kind(T, d, rho=rho, random_state=rng)))
                 return made[-1]
 
             estimates = attack(factory, Y)
@@ -213,7 +217,7 @@ def tracing_auc(run: Run, n: int, d: int, rho: float, repeats: int) -> float:
     for _ in range(repeats):
         p = rng.uniform(size=d)
         members, others = ((rng.uniform(size=(n, d)) < p).astype(int) for _ in range(2))
-        sums = marginals_from_maxsum(lambda T, d: TreeMaxSum(T, d, rho=rho, rng=rng), members)
+        sums = marginals_from_maxsum(lambda T, d: TreeMaxSum(T, d, rho=rho, random_state=rng), members)
         inside, outside = (tracing_scores(sums / n, p, rows) for rows in (members, others))
         areas.append(stats.mannwhitneyu(inside, outside).statistic / n**2)
     return float(np.mean(areas))
@@ -293,8 +297,8 @@ def adaptive_privacy(run: Run) -> Measurement:
     """Play games against streams that react, and check the variances of the nodes."""
     T, games, epsilon, delta = 16, run.at(smoke=40, desk=100_000, full=1_000_000), 1.0, 1e-6
     rng, flipper, thresholder = run.rng(), LeaderFlipper(T), Thresholder(T)
-    pure: dict[str, Any] = {"epsilon": epsilon, "rng": rng}
-    approximate: dict[str, Any] = {"epsilon": epsilon, "delta": delta, "rng": rng}
+    pure: dict[str, Any] = {"epsilon": epsilon, "random_state": rng}
+    approximate: dict[str, Any] = {"epsilon": epsilon, "delta": delta, "random_state": rng}
     plays = {
         "tree counter, Laplace": (TreeCounter(T, **pure), thresholder, 0.0),
         "tree counter, Gaussian": (TreeCounter(T, **approximate), thresholder, delta),
@@ -306,7 +310,9 @@ def adaptive_privacy(run: Run) -> Measurement:
         found = AdaptivePrivacyGame(mechanism, adversary).run(games // 2, delta=slack)
         rows.append([name, found.epsilon, epsilon, found.true_positive_rate, found.false_positive_rate])
         ratios.append(found.epsilon / epsilon)
-    careless = TreeCounter(T, epsilon=epsilon * T.bit_length(), rng=rng)  # forgets that a record is in many nodes
+    careless = TreeCounter(
+        T, epsilon=epsilon * T.bit_length(), random_state=rng
+    )  # forgets that a record is in many nodes
     found = AdaptivePrivacyGame(careless, thresholder).run(max(20, games // 20))
     rows.append(["tree counter, levels not accounted for", found.epsilon, epsilon, *found[1:]])
     variance = 0.0
@@ -335,10 +341,10 @@ def real_data(run: Run) -> Measurement:
     }
     for name, budget in budgets.items():
         mechanisms = {
-            "recompute": RecomputeSumSelect(T, d, **budget, rng=rng),
-            "tree": TreeSumSelect(T, d, **budget, rng=rng),
+            "recompute": RecomputeSumSelect(T, d, **budget, random_state=rng),
+            "tree": TreeSumSelect(T, d, **budget, random_state=rng),
         }
-        batch = RecomputeSumSelect(T, d, **budget, r=T, rng=rng)
+        batch = RecomputeSumSelect(T, d, **budget, r=T, random_state=rng)
         at_end = np.mean([best[-1] - sums[-1, batch.release(pixels)[-1]] for _ in range(repeats)])
         for kind, mechanism in mechanisms.items():
             errors = np.array([best - sums[np.arange(T), mechanism.release(pixels)] for _ in range(repeats)])

@@ -10,11 +10,15 @@ import torch
 from matplotlib.ticker import NullLocator
 from torch import Tensor
 
-from paperworks.diffusion import DPMSolver, time_grid
-from paperworks.diffusion.dpm_solver.exponential import AlgorithmType
-from paperworks.diffusion.dpm_solver.solver import Method
-from paperworks.diffusion.sampling import ModelFn
-from paperworks.diffusion.schedules import SKIP_TYPES, SkipType
+from paperworks.diffusion import (
+    SKIP_TYPES,
+    AlgorithmType,
+    DPMSolver,
+    DPMSolverMethod,
+    ModelFn,
+    SkipType,
+    time_grid,
+)
 from paperworks.evidence import Measurement, Run, Table, measures, races
 from paperworks.papers.dpm_solver import peers
 from paperworks.papers.dpm_solver.problems import (
@@ -53,7 +57,7 @@ def orders(run: Run) -> Measurement:
     x = torch.linspace(-2.5, 2.5, 41, dtype=torch.float64)[:, None]
     mixture = bench_mixture_1d()
     truth = mixture.transport(x, SCHEDULE, 1.0, T_END)
-    solvers: dict[str, tuple[int, Method, dict[str, Any]]] = {
+    solvers: dict[str, tuple[int, DPMSolverMethod, dict[str, Any]]] = {
         "first": (1, "singlestep_fixed", {}),
         "second": (2, "singlestep_fixed", {}),
         "third": (3, "singlestep_fixed", {}),
@@ -100,7 +104,7 @@ def speed_up(run: Run) -> Measurement:
     reference_steps = run.at(smoke=100, desk=1000, full=2000)
     ddim_calls = run.at(smoke=(20, 80), desk=(20, 40, 80, 160, 320), full=(20, 40, 80, 160, 320, 640))
     problems = {"mixture": bench_mixture_64d(), "digits": digits_mixture()}
-    ours: dict[str, tuple[int, int, AlgorithmType, Method]] = {
+    ours: dict[str, tuple[int, int, AlgorithmType, DPMSolverMethod]] = {
         "multistep 2, data form, 20 calls": (20, 2, "dpmsolver++", "multistep"),
         "paper's fast 3, noise form, 20 calls": (20, 3, "dpmsolver", "singlestep"),
         "paper's fast 3, noise form, 50 calls": (50, 3, "dpmsolver", "singlestep"),
@@ -181,7 +185,7 @@ def ten_steps(run: Run) -> Measurement:
     budgets = run.at(smoke=(5, 10), desk=(10, 20, 50), full=(10, 20, 50))
     long = run.at(smoke=20, desk=1000, full=1000)
     few, some = budgets[:2]
-    solvers: dict[str, tuple[int, AlgorithmType, Method, SkipType]] = {
+    solvers: dict[str, tuple[int, AlgorithmType, DPMSolverMethod, SkipType]] = {
         "multistep 2, data form": (2, "dpmsolver++", "multistep", "logSNR"),
         "fast 3, noise form": (3, "dpmsolver", "singlestep", "logSNR"),
         **{
@@ -318,7 +322,7 @@ def exact_linear_part(run: Run) -> Measurement:
         "fed back": lambda x, t: (x - SCHEDULE.alpha(t) * mean) / SCHEDULE.sigma(t),
     }
 
-    def error(model_fn: ModelFn, form: AlgorithmType, method: Method, order: int) -> float:
+    def error(model_fn: ModelFn, form: AlgorithmType, method: DPMSolverMethod, order: int) -> float:
         solver = DPMSolver(model_fn, SCHEDULE, form)
         samples = (
             solver.sample(x, order, order, grid, method, 1.0, T_END, solver_type=rule).sample
@@ -327,7 +331,7 @@ def exact_linear_part(run: Run) -> Measurement:
         return max(float((result - truth).abs().max()) for result in samples)
 
     rows = []
-    for form, method in itertools.product(FORMS, get_args(Method)):
+    for form, method in itertools.product(FORMS, get_args(DPMSolverMethod)):
         for order in (2, 3) if method == "adaptive" else (1, 2, 3):
             errors = [error(model_fn, form, method, order) for model_fn in models.values()]
             rows.append([FORMS[form], method, order, *errors])

@@ -12,8 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from paperworks.diffusion import DPMSolver, DPMSolverScheduler, EDMSchedule, NoiseScheduleVP
-from paperworks.diffusion.schedules import SkipType
+from paperworks.diffusion import (
+    DPMSolver,
+    DPMSolverScheduler,
+    EDMSchedule,
+    NoiseScheduleVP,
+    SkipType,
+)
 from paperworks.evidence import Measurement, Run, Table
 from paperworks.evidence.timing import interleaved
 from paperworks.papers.dpm_solver.problems import normal, per_sample

@@ -7,11 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from paperworks.diffusion import DPMSolver, NoiseScheduleVP
-from paperworks.diffusion.dpm_solver.exponential import AlgorithmType
-from paperworks.diffusion.dpm_solver.solver import Method
+from paperworks.diffusion import (
+    AlgorithmType,
+    DPMSolver,
+    DPMSolverMethod,
+    NoiseSchedule,
+    NoiseScheduleVP,
+)
 from paperworks.diffusion.sampling import ModelFn, combine
-from paperworks.diffusion.schedules import NoiseSchedule
 from paperworks.testbeds import GaussianMixture, reference_solution
 
 SCHEDULE = NoiseScheduleVP.linear()
@@ -20,7 +23,13 @@ FORMS: dict[AlgorithmType, str] = {"dpmsolver": "noise", "dpmsolver++": "data"}
 
 
 def sample(
-    mixture: GaussianMixture, x: Tensor, steps: int, order: int, form: AlgorithmType, method: Method, **options: Any
+    mixture: GaussianMixture,
+    x: Tensor,
+    steps: int,
+    order: int,
+    form: AlgorithmType,
+    method: DPMSolverMethod,
+    **options: Any,
 ) -> Tensor:
     """Sample the mixture's exact model from `x`, uniformly in log signal-to-noise unless told otherwise."""
     options = {"skip_type": "logSNR", "t_start": 1.0, "t_end": T_END, **options}

@@ -68,7 +68,7 @@ def classifier(run: Run, kind: Kind, seed: int | None = None) -> nn.Module:
             return 4 * functional.cross_entropy(network(images) / 2, soft)
 
         data = fashion_mnist("test" if run.scale == "smoke" else "train")
-        trained = fit(network, loss, data, steps=steps, seed=seed, progress=run.progress)
+        trained = fit(network, loss, data, steps=steps, random_state=seed, progress=run.progress)
         torch.save(trained.state_dict(), folder / "weights.pt")
 
     inputs = {"kind": kind, "seed": seed, "steps": steps, "code": code_digest(sys.modules[__name__])}
@@ -90,7 +90,7 @@ def judges(run: Run, kind: Kind = "judge") -> Oracle:
 
 def held_out(run: Run) -> Oracle:
     """Return a judge of another architecture that no search asks."""
-    network = trained_classifier("fashion-mnist", size="smoke" if run.scale == "smoke" else "desk", seed=7)
+    network = trained_classifier("fashion-mnist", size="smoke" if run.scale == "smoke" else "desk", random_state=7)
     return Oracle(lambda images: network(2 * images - 1))
 
 

@@ -4,7 +4,7 @@ from paperworks.robustness import FMREvaluator, LinearGenerator, Oracle, OracleC
 from paperworks.testbeds import digits, trained_classifier
 
 images, labels = digits()[1500:], digits().labels[1500:]
-model, *judges = (trained_classifier("digits", seed=seed) for seed in range(3))  # of images from -1 to 1
+model, *judges = (trained_classifier("digits", random_state=seed) for seed in range(3))  # of images from -1 to 1
 
 generator = LinearGenerator.pca(digits()[:1500], components=20)
 perturber = OracleConstrainedPerturber(generator, Oracle(judges), step_size=0.2, budget=15, clip_range=(-1, 1))

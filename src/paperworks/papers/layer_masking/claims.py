@@ -153,7 +153,7 @@ def classifier_of_garments(run: Run, seed: int | None = None, *, erasing: bool =
     """Return a trained network."""
     size = run.at(smoke="smoke", desk="desk", full="desk")
     seed = run.seed if seed is None else seed
-    network = trained_garment_classifier(erasing=erasing, size=size, seed=seed, progress=run.progress)
+    network = trained_garment_classifier(erasing=erasing, size=size, random_state=seed, progress=run.progress)
     return network.to(memory_format=torch.channels_last)
 
 

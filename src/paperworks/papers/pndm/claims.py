@@ -11,10 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from paperworks.diffusion import NoiseScheduleVP, PNDMSampler, PNDMScheduler, time_grid
-from paperworks.diffusion.pndm import Method, training_steps
-from paperworks.diffusion.schedulers import training_betas
-from paperworks.diffusion.schedules import SKIP_TYPES, DiscreteVP
+from paperworks.diffusion import (
+    SKIP_TYPES,
+    NoiseScheduleVP,
+    PNDMMethod,
+    PNDMSampler,
+    PNDMScheduler,
+    time_grid,
+    training_betas,
+    training_steps,
+)
 from paperworks.evidence import Measurement, Run, Table, measures, races
 from paperworks.evidence.figures import reported_line
 from paperworks.testbeds import (
@@ -31,7 +37,7 @@ from paperworks.testbeds import (
 )
 
 LINEAR = NoiseScheduleVP.linear()
-RANKED: tuple[Method, ...] = ("DDIM", "S-PNDM", "F-PNDM")
+RANKED: tuple[PNDMMethod, ...] = ("DDIM", "S-PNDM", "F-PNDM")
 
 
 def bench(t_end: float) -> tuple[Any, Tensor, Tensor]:
@@ -75,7 +81,7 @@ def order(run: Run) -> Measurement:
     t_end = 0.05
     model_fn, x, truth = bench(t_end)
     steps = run.at(smoke=(200, 400), desk=(100, 200, 400, 800, 1600), full=(100, 200, 400, 800, 1600))
-    samplers: dict[str, tuple[Method, dict[str, Any]]] = {
+    samplers: dict[str, tuple[PNDMMethod, dict[str, Any]]] = {
         "ddim": ("DDIM", {}),
         "s_pndm": ("S-PNDM", {}),
         "f_pndm": ("F-PNDM", {}),
@@ -124,7 +130,7 @@ def errors_of(run: Run, problem: str, variances: str, steps: tuple[int, ...]) ->
 
 
 def solution(
-    run: Run, mixture: GaussianMixture, schedule: DiscreteVP, steps: tuple[int, ...], n: int, name: str
+    run: Run, mixture: GaussianMixture, schedule: Any, steps: tuple[int, ...], n: int, name: str
 ) -> tuple[dict[int, Tensor], Tensor]:
     """Follow `n` states of noise per seed along the diffusion ODE; return them where each grid begins, and at the end.
 
@@ -255,7 +261,7 @@ def classical_adds_noise(run: Run) -> Measurement:
     noise = torch.randn(n, *denoiser.shape, generator=run.torch_rng())
     model_fn = denoiser.model(schedule)
 
-    def distance(method: Method, m: int) -> tuple[float, int, Tensor]:
+    def distance(method: PNDMMethod, m: int) -> tuple[float, int, Tensor]:
         sampler = PNDMSampler(model_fn, schedule, method)
         parts = [sampler.sample(part, m, rtol=1e-2, atol=1e-2) for part in noise.split(250)]
         samples = torch.cat([part.sample for part in parts])

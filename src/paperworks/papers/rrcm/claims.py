@@ -58,11 +58,11 @@ def sound_certificate(run: Run) -> Measurement:
         wrong = (result.predictions >= 0) & (result.predictions != (true < 0).numpy())
         return int((wrong | (result.radii > distance)).sum())
 
-    once = smooth.certify_batch(x, n0=100, n=n, alpha=alpha, seed=run.seed)
-    early = smooth.certify_batch(x, n0=100, n=n, alpha=alpha, seed=run.seed, stop_radius=sigma)
+    once = smooth.certify_batch(x, n0=100, n=n, alpha=alpha, random_state=run.seed)
+    early = smooth.certify_batch(x, n0=100, n=n, alpha=alpha, random_state=run.seed, stop_radius=sigma)
     at_sigma = x[:1] + (sigma - float(true[0])) * normal.view(1, 1, 8, 8)
     many = run.at(smoke=10_000, desk=100_000, full=100_000)
-    radius = smooth.certify_batch(at_sigma, n=many, batch_size=10_000, seed=run.seed).radii[0]
+    radius = smooth.certify_batch(at_sigma, n=many, batch_size=10_000, random_state=run.seed).radii[0]
     rows = [
         [how, violations(result), int((result.predictions < 0).sum()), float(result.draws.mean())]
         for how, result in (("one look at all draws", once), ("drawing until half the greatest distance", early))

@@ -99,7 +99,7 @@ def pretrained(run: Run, arm: Arm, seed: int) -> RRCMConvNet:
             lr=3e-3,
             warmup=s.steps // 10,
             decay=0.98,
-            seed=seed,
+            random_state=seed,
             progress=lambda steps: run.progress(steps, label=f"pretraining {seed}"),
         )
         torch.save(averaged.state_dict(), folder / "weights.pt")
@@ -139,7 +139,7 @@ def certificates(run: Run, arm: Arm, seed: int, sigma: float) -> CertificationRe
         x, labels = test_images(s)
         smooth = Smooth(classifier(run, arm, seed, sigma), 10, sigma, input_range=(-1.0, 1.0))
         parts = [
-            smooth.certify_batch(x[a : a + 50], n=s.draws, seed=seed, first=a, labels=labels[a : a + 50])
+            smooth.certify_batch(x[a : a + 50], n=s.draws, random_state=seed, first=a, labels=labels[a : a + 50])
             for a in run.progress(range(0, len(x), 50), label=f"certifying {seed}")
         ]
         whole = CertificationResult.concatenate(parts)

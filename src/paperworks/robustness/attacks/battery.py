@@ -38,7 +38,7 @@ class BatteryDispatchEnv(gymnasium.Env):
         Greatest power of the battery in kW.
     efficiency
         Share of energy that is left after charging and discharging.
-    batch
+    num_envs
         Number of episodes side by side, for `reset_batch` and `step_batch`.
     calendar
         (hours, 3): month 1 to 12, day 1 to 7 and hour 1 to 24; by default counted from the first hour of a year.
@@ -77,7 +77,7 @@ class BatteryDispatchEnv(gymnasium.Env):
         capacity: float = 6.4,
         power: float = 5.0,
         efficiency: float = 0.9,
-        batch: int = 1,
+        num_envs: int = 1,
         *,
         calendar: Float[np.ndarray, "hours 3"] | None = None,
         horizon: int | None = None,
@@ -94,7 +94,7 @@ class BatteryDispatchEnv(gymnasium.Env):
         self.capacity = check_number("capacity", capacity, gt=0)
         self.power = check_number("power", power, gt=0)
         self.efficiency = check_number("efficiency", efficiency, gt=0, le=1)
-        self.batch = check_count("batch", batch)
+        self.num_envs = check_count("num_envs", num_envs)
         self.horizon = hours - 1 if horizon is None else check_count("horizon", horizon, at_most=hours - 1)
         self.bins = bins if bins is None else check_count("bins", bins, at_least=2)
         prices = np.asarray(price, dtype=float).reshape(hours, -1)
@@ -110,8 +110,8 @@ class BatteryDispatchEnv(gymnasium.Env):
         columns = [_scaled(np.column_stack([weather, carbon, load, pv])), blank, _scaled(prices)]
         self.table = np.hstack([_on_circles(calendar), *columns]).astype(np.float32)
         self._soc = self.feature_names.index("soc")
-        self._hour, self._left = np.zeros(self.batch, dtype=int), 0
-        self._stored, self._consumption = np.zeros(self.batch), np.zeros(self.batch)
+        self._hour, self._left = np.zeros(self.num_envs, dtype=int), 0
+        self._stored, self._consumption = np.zeros(self.num_envs), np.zeros(self.num_envs)
         self.observation_space = gymnasium.spaces.Box(0.0, 1.0, (len(self.feature_names),), np.float32)
         self.action_space: gymnasium.Space = (
             gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32) if bins is None else gymnasium.spaces.Discrete(bins)
@@ -142,12 +142,12 @@ class BatteryDispatchEnv(gymnasium.Env):
         Raises
         ------
         ValueError
-            For other than `batch` hours, or one after which there are fewer than `horizon`.
+            For other than `num_envs` hours, or one after which there are fewer than `horizon`.
         """
         starts = np.asarray(starts)
         latest = len(self.table) - 1 - self.horizon
-        if starts.shape != (self.batch,) or starts.min() < 0 or starts.max() > latest:
-            raise ValueError(f"starts is {starts}; it takes {self.batch} hours from 0 to {latest}")
+        if starts.shape != (self.num_envs,) or starts.min() < 0 or starts.max() > latest:
+            raise ValueError(f"starts is {starts}; it takes {self.num_envs} hours from 0 to {latest}")
         return self._begin(starts)
 
     def step_batch(

@@ -172,7 +172,7 @@ def rollout(
     --------
     >>> hours = np.ones(50)
     >>> env = BatteryDispatchEnv(
-    ...     hours, 0 * hours, 0.2 * hours, 0.1 * hours, np.zeros((50, 0)), batch=2, horizon=5
+    ...     hours, 0 * hours, 0.2 * hours, 0.1 * hours, np.zeros((50, 0)), num_envs=2, horizon=5
     ... )
     >>> idle = Policy(lambda obs: 0 * obs[:, :1], low=-1.0, high=1.0)
     >>> float(rollout(env, idle, np.array([0, 10])).consumption.sum())

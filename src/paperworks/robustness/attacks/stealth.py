@@ -284,33 +284,35 @@ def ljung_box(series: Series, lags: int = 24) -> FeatureTestResult:
     return FeatureTestResult(statistic, stats.chi2.sf(statistic, lags))
 
 
-def detection_rate(pvalues: Iterable[float] | Callable[[int], float], level: float = 0.05, repeats: int = 100) -> float:
+def detection_rate(
+    pvalues: Iterable[float] | Callable[[int], float], alpha: float = 0.05, n_repeats: int = 100
+) -> float:
     """Return the share of repeats in which a test sounds an alarm: power under attack, false alarms without one.
 
     Parameters
     ----------
     pvalues
         Of all repeats, or a function from the number of a repeat to its p-value.
-    level
-        At or below which there is an alarm.
-    repeats
-        Of a function.
+    alpha
+        Significance level, at or below which there is an alarm.
+    n_repeats
+        How many p-values to ask of a function; unused where they are given.
 
     Raises
     ------
     ValueError
-        For a level outside (0, 1), or no p-values.
+        For an `alpha` outside (0, 1), or no p-values.
 
     Examples
     --------
     >>> detection_rate([0.01, 0.2, 0.05, 0.9])
     0.5
     """
-    check_number("level", level, gt=0, lt=1)
-    values = np.array([pvalues(k) for k in range(repeats)] if callable(pvalues) else list(pvalues))
+    check_number("alpha", alpha, gt=0, lt=1)
+    values = np.array([pvalues(k) for k in range(n_repeats)] if callable(pvalues) else list(pvalues))
     if not len(values):
         raise ValueError("pvalues is empty; it takes one or more")
-    return float((values <= level).mean())
+    return float((values <= alpha).mean())
 
 
 def _check(x: np.ndarray, y: np.ndarray) -> None:

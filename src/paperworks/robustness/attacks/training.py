@@ -26,8 +26,8 @@ def adversarial_training(
     smooth: bool = False,
     weight: float = 1.0,
     steps: int = 300,
-    batch: int = 256,
-    rate: float = 1e-3,
+    batch_size: int = 256,
+    lr: float = 1e-3,
     random_state: int = 0,
 ) -> nn.Module:
     """Train a policy further so that it does on attacked observations what it did on the true ones.
@@ -53,7 +53,7 @@ def adversarial_training(
         Whether to compare with the policy itself as it is in training.
     weight
         Of perturbed observations.
-    steps, batch, rate
+    steps, batch_size, lr
         Of Adam.
     random_state
         Seed of the batches.
@@ -79,15 +79,15 @@ def adversarial_training(
     True
     """
     check_number("weight", weight, ge=0)
-    check_number("rate", rate, gt=0)
+    check_number("lr", lr, gt=0)
     check_count("steps", steps)
-    check_count("batch", batch)
+    check_count("batch_size", batch_size)
     teacher = copy.deepcopy(policy).requires_grad_(False)
     generator = torch.Generator().manual_seed(random_state)
-    optimizer = torch.optim.Adam(policy.parameters(), rate)
+    optimizer = torch.optim.Adam(policy.parameters(), lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
-        clean = obs[torch.randint(len(obs), (batch,), generator=generator)]
+        clean = obs[torch.randint(len(obs), (batch_size,), generator=generator)]
         shown = attack(policy if attacked is None else attacked, clean).adv
         before, now = teacher(clean), policy(clean)
         apart = _divergence(before, now, discrete)

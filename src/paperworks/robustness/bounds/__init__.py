@@ -18,8 +18,9 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "PerturbationLpNorm",
             "PerturbationSynonym",
         ],
-        "registry": ["Backward", "Interval", "LinearBounds", "Rule", "register_bound"],
+        "registry": ["Rule", "register_bound"],
         "schedulers": ["AdaptiveScheduler", "LinearScheduler", "SmoothedScheduler"],
         "tensors": ["BoundedParameter", "BoundedTensor"],
+        "values": ["Backward", "Interval", "LinearBounds"],
     },
 )

@@ -1,52 +1,16 @@
 """α-CROWN: the freedom that relaxations leave, optimised."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from paperworks.robustness.bounds.call import Call
+from paperworks.robustness.bounds.freedom import Freedom, Key
 from paperworks.robustness.bounds.graph import Node
-from paperworks.robustness.bounds.registry import Interval
-
-Key = tuple[Node | None, int, Node]
-
-
-class Freedom:
-    """Parameters of relaxations, one for each start, row, side and neuron, made when a backward pass first asks.
-
-    Parameters
-    ----------
-    shared
-        Whether the rows of a pass share theirs.
-    """
-
-    def __init__(self, shared: bool) -> None:
-        self.shared = shared
-        self.parameters: dict[Key, list[Tensor]] = {}
-        self.paces: dict[Key, float] = {}
-
-    def of(
-        self, call: Call, node: Node, rows: Tensor, initial: Callable[[], list[Tensor]], pace: float = 1.0
-    ) -> list[Tensor]:
-        """Return the parameters of a node in the pass under way, rows in front; the first are `initial`'s.
-
-        `pace` is the share of the learning rate they move by.
-        """
-        key = (call.start, call.part, node)
-        if key not in self.parameters:
-            count = 1 if self.shared else len(rows)
-            with torch.no_grad():
-                made = [t.expand(count, *t.shape).contiguous() for t in initial()]
-            self.paces[key] = pace
-            self.parameters[key] = [t.detach().clone().requires_grad_() for t in made]
-        return self.parameters[key]
-
-    def leaves(self) -> list[tuple[Tensor, float]]:
-        """Return all parameters made so far, and their paces."""
-        return [(t, self.paces[key]) for key, made in self.parameters.items() for t in made]
+from paperworks.robustness.bounds.outputs import bounds_of
+from paperworks.robustness.bounds.values import Interval
 
 
 def optimized(
@@ -58,8 +22,6 @@ def optimized(
 
     The first bounds are CROWN's own, and each element keeps its best, so that none is worse than CROWN's.
     """
-    from paperworks.robustness.bounds.module import bounds_of
-
     options = call.options
     start = bounds_of(call, "CROWN", C, sides)
     best: list[Any] = [None if b is None else b.detach().clone() for b in start]
@@ -67,7 +29,7 @@ def optimized(
     freedom = call.freedom = Freedom(options.share_alpha)
     moments: dict[int, tuple[Tensor, Tensor]] = {}
     snapshot, score = dict(freedom.parameters), -math.inf
-    for step in range(options.iterations):
+    for step in range(options.steps):
         with torch.enable_grad():
             bounds = _evaluate(call, C, sides, first)
             objective = sum((sign * b).sum() for sign, b in zip((1, -1), bounds, strict=True) if b is not None)
@@ -80,14 +42,12 @@ def optimized(
             snapshot = {k: [t.detach().clone() for t in v] for k, v in freedom.parameters.items()}
         if not freedom.parameters:
             break
-        if step < options.iterations - 1:
+        if step < options.steps - 1:
             _adam(freedom.leaves(), objective, moments, step, options.lr * options.decay**step)
     return _with_gradient(call, C, sides, first, start, best, snapshot)
 
 
 def _evaluate(call: Call, C: Tensor | None, sides: tuple[bool, bool], first: dict[Node, Interval]) -> Any:
-    from paperworks.robustness.bounds.module import bounds_of
-
     call.linear.clear()
     call.lines.clear()
     call.first = first

@@ -12,7 +12,8 @@ from torch import Tensor
 from paperworks.robustness.bounds.call import Call
 from paperworks.robustness.bounds.graph import Node
 from paperworks.robustness.bounds.perturbations import row_dot
-from paperworks.robustness.bounds.registry import Interval, rule_of
+from paperworks.robustness.bounds.registry import rule_of
+from paperworks.robustness.bounds.values import Interval
 
 Coefficients = dict[Node, Tensor]
 

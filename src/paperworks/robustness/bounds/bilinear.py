@@ -10,7 +10,7 @@ from paperworks.robustness.bounds.call import Call
 from paperworks.robustness.bounds.graph import Node
 from paperworks.robustness.bounds.linear import LinearRule, align, leading, unbroadcast
 from paperworks.robustness.bounds.perturbations import PerturbationLpNorm, row_dot
-from paperworks.robustness.bounds.registry import Backward, Interval, LinearBounds
+from paperworks.robustness.bounds.values import Backward, Interval, LinearBounds
 
 Apply = Callable[[Node, Any, Any, int], Tensor]
 _DENSE_AT_MOST = (
@@ -153,7 +153,10 @@ class BilinearRule(LinearRule):
         r = call.options.product
         if call.freedom is None:
             return r, r
-        (mix,) = call.freedom.of(call, node, rows, lambda: [rows.new_full((2, call.batch, *node.shape), r)])
+        start = rows.new_full((2, call.batch, *node.shape), r)
+        (mix,) = call.freedom.of(
+            (call.start, call.part), node, rows, lambda: [rows.new_full((2, call.batch, *node.shape), r)]
+        )
         mix = mix.clamp(0, 1)
         return mix[:, 0], mix[:, 1]
 

@@ -1,18 +1,16 @@
 """What one computation of bounds knows: values, ends and linear bounds of the nodes met so far."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from paperworks.robustness.bounds.freedom import Freedom
 from paperworks.robustness.bounds.graph import Graph, Node
 from paperworks.robustness.bounds.options import Options
 from paperworks.robustness.bounds.perturbations import Perturbation
-from paperworks.robustness.bounds.registry import Interval, LinearBounds, batched, find_rule
-
-if TYPE_CHECKING:
-    from paperworks.robustness.bounds.alpha import Freedom
+from paperworks.robustness.bounds.values import Interval, LinearBounds
 
 _HELD = ("clean_mean", "clean_var")  # taken from the clean batch and held constant
 _MINUS_INFINITY = -1e9
@@ -21,6 +19,21 @@ _MINUS_INFINITY = -1e9
 
 class Call:
     """One computation of bounds.
+
+    Parameters
+    ----------
+    graph
+        What is bounded.
+    leaves
+        Clean values of inputs, parameters and constants, the batch (or 1) in front.
+    perturbations
+        Over what the perturbed leaves range.
+    batch
+        Number of samples.
+    options
+        Choices of relaxations.
+    evaluate
+        Gives the value of a node's operator at arguments with the batch (or 1) in front: `registry.evaluate`.
 
     Attributes
     ----------
@@ -55,7 +68,9 @@ class Call:
         perturbations: Mapping[Node, Perturbation],
         batch: int,
         options: Options,
+        evaluate: Callable[[Node, tuple[Any, ...], dict[str, Any]], Tensor],
     ) -> None:
+        self._operate = evaluate
         self.graph, self.perturbations, self.batch, self.options = graph, perturbations, batch, options
         self._values: dict[Node, Any] = dict(leaves)
         self.perturbed: set[Node] = set()
@@ -98,8 +113,7 @@ class Call:
         args, kwargs = node.resolve(self._values.__getitem__), node.resolve_kwargs(self._values.__getitem__)
         if node.op == "getitem":
             return args[0][args[1]]
-        rule = find_rule(node.op)
-        return rule.value(node, args, kwargs) if rule is not None else batched(node.op, 1, args, kwargs)
+        return self._operate(node, args, kwargs)
 
     def constant(self, node: Node) -> Tensor:
         """Return the value of what is not perturbed, as a term of a sum: finite."""

@@ -11,7 +11,8 @@ from paperworks.robustness.bounds.call import Call
 from paperworks.robustness.bounds.curves import Curve, Lines
 from paperworks.robustness.bounds.graph import Node
 from paperworks.robustness.bounds.perturbations import row_dot
-from paperworks.robustness.bounds.registry import Backward, Interval, LinearBounds, Rule
+from paperworks.robustness.bounds.registry import Rule
+from paperworks.robustness.bounds.values import Backward, Interval, LinearBounds
 
 _PACE = 0.1  # of slopes between a curve's least and greatest: the best one is seldom an end
 
@@ -79,7 +80,7 @@ class ElementwiseRule(Rule):
             return [((chosen - low) / width).clamp(0, 1)]
 
         assert call.freedom is not None
-        (share,) = call.freedom.of(call, node, rows, start, _PACE)
+        (share,) = call.freedom.of((call.start, call.part), node, rows, start, _PACE)
         slopes = low + share.clamp(0, 1) * (high - low)
         bounds = Interval(*(end.expand_as(slopes[:, 0]) for end in bounds))
         return Lines(
@@ -180,6 +181,6 @@ class ReLURule(ElementwiseRule):
             return [self.lines(node, bounds, call).lower_slope[None]]
 
         assert call.freedom is not None
-        (alpha,) = call.freedom.of(call, node, rows, start)
+        (alpha,) = call.freedom.of((call.start, call.part), node, rows, start)
         alpha = torch.where(lower >= 0, 1.0, torch.where(upper <= 0, 0.0, alpha[:, 0].clamp(0, 1)))
         return Lines(alpha, None, slope, intercept)

@@ -5,7 +5,8 @@ from torch import Tensor
 
 from paperworks.robustness.bounds.call import Call
 from paperworks.robustness.bounds.graph import Node
-from paperworks.robustness.bounds.registry import Interval, LinearBounds, rule_of
+from paperworks.robustness.bounds.registry import rule_of
+from paperworks.robustness.bounds.values import Interval, LinearBounds
 
 
 def prepare(call: Call) -> None:

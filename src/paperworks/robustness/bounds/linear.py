@@ -9,7 +9,8 @@ from torch import Tensor
 from paperworks.robustness.bounds.call import Call
 from paperworks.robustness.bounds.graph import Node, nodes_in
 from paperworks.robustness.bounds.perturbations import row_dot
-from paperworks.robustness.bounds.registry import Backward, Interval, LinearBounds, Rule, batched
+from paperworks.robustness.bounds.registry import Rule
+from paperworks.robustness.bounds.values import Backward, Interval, LinearBounds, batched
 
 Lookup = Callable[[Node], Tensor]
 

@@ -9,7 +9,8 @@ from paperworks.robustness.bounds import backward, forward
 from paperworks.robustness.bounds.call import Call
 from paperworks.robustness.bounds.graph import Node
 from paperworks.robustness.bounds.linear import LinearRule
-from paperworks.robustness.bounds.registry import Interval, rule_of
+from paperworks.robustness.bounds.registry import rule_of
+from paperworks.robustness.bounds.values import Interval
 
 Method = Literal["IBP", "forward", "forward+backward", "CROWN-IBP", "CROWN", "alpha-CROWN"]
 METHODS: tuple[Method, ...] = get_args(Method)

@@ -8,19 +8,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from paperworks.core.validation import check_choice
-from paperworks.robustness.bounds import backward, forward, operators  # noqa: F401 - registers the rules
+from paperworks.robustness.bounds import backward, operators  # noqa: F401 - registers the rules
 from paperworks.robustness.bounds.alpha import optimized
 from paperworks.robustness.bounds.call import Call
 from paperworks.robustness.bounds.capture import capture
 from paperworks.robustness.bounds.decompositions import decompositions
-from paperworks.robustness.bounds.elementwise import ElementwiseRule
 from paperworks.robustness.bounds.graph import Graph, Node
-from paperworks.robustness.bounds.linear import ReshapeRule
-from paperworks.robustness.bounds.methods import METHODS, Method, intermediate, interval, meet, nonlinear
+from paperworks.robustness.bounds.methods import METHODS, Method
 from paperworks.robustness.bounds.options import Options
+from paperworks.robustness.bounds.outputs import bounds_of, identity, signed
 from paperworks.robustness.bounds.perturbations import Perturbation
-from paperworks.robustness.bounds.reductions import UnshiftRule
-from paperworks.robustness.bounds.registry import Interval, rule_of
+from paperworks.robustness.bounds.registry import evaluate
 from paperworks.robustness.bounds.tensors import BoundedParameter, BoundedTensor
 
 Inputs = Tensor | Sequence[Tensor]
@@ -104,7 +102,7 @@ class BoundedModule(nn.Module):
             raise ValueError(f"module fails on a batch of {len(batch[0])}: {trouble} ({error})") from error
         if isinstance(expected, (tuple, list)):
             (expected,) = expected
-        call = Call(graph, self._leaves(graph, batch), {}, len(batch[0]), self.options)
+        call = Call(graph, self._leaves(graph, batch), {}, len(batch[0]), self.options, evaluate)
         found = call.value(graph.output).expand(len(batch[0]), *graph.output.shape)
         if expected.ndim == 0 or len(expected) != len(batch[0]) or expected.numel() != found.numel():
             raise ValueError(f"module returns shape {tuple(expected.shape)} for a batch of {len(batch[0])}: {trouble}")
@@ -185,7 +183,7 @@ class BoundedModule(nn.Module):
         call, shape = self._call(x)
         rows = None if C is None else self._specification(C, call, shape)
         if return_A and rows is None:
-            rows = _identity(call, call.graph.output)
+            rows = identity(call, call.graph.output)
         sides = (bound_lower, bound_upper)
         found = optimized(call, rows, sides) if method == "alpha-CROWN" else bounds_of(call, method, rows, sides)
         final = shape if C is None else C.shape[1:2]
@@ -217,7 +215,7 @@ class BoundedModule(nn.Module):
                 sets[node] = _Behind(ptb) if node.kind == "input" else ptb
         if not sets:
             raise ValueError("x: nothing is perturbed; wrap an input in BoundedTensor or a weight in BoundedParameter")
-        call = Call(graph, leaves, sets, len(inputs[0]), self.options)
+        call = Call(graph, leaves, sets, len(inputs[0]), self.options, evaluate)
         if graph.output not in call.perturbed:
             raise ValueError("x: the output does not depend on what is perturbed")
         return call, shape
@@ -248,115 +246,9 @@ class _Behind(Perturbation):
         return lower.unsqueeze(1), upper.unsqueeze(1)
 
 
-def bounds_of(
-    call: Call,
-    method: Method,
-    C: Tensor | None,
-    sides: tuple[bool, bool],
-) -> tuple[Tensor | None, Tensor | None]:
-    """Return bounds of the output (batch, *output of the graph), or of rows of it (batch, specs)."""
-    output = call.graph.output
-    if method in ("IBP", "forward"):
-        intermediate(call, output, method)
-        if C is None:
-            return tuple(end if side else None for end, side in zip(call.ends[output], sides, strict=True))  # type: ignore[return-value]
-        if method == "forward":
-            return _of_linear(call, output, C, sides)
-        return _backward(call, output, C, sides, stop=True)
-    if C is not None:
-        intermediate(call, output, method)
-        found = _backward(call, output, C, sides)
-        return _better(found, _backward(call, output, C, sides, stop=True)) if call.options.intersect else found
-    # What a function of one variable does to bounds it does exactly: the backward pass begins before it.
-    base, chain = _peeled(output)
-    intermediate(call, base, method)
-    wanted = sides if all(_is_increasing(n) for n in chain) else (True, True)
-    found = _backward(call, base, _identity(call, base), wanted)
-    kept = call.ends[base]
-    ends = Interval(*(k if f is None else f.reshape(-1, *base.shape) for k, f in zip(kept, found, strict=True)))
-    call.ends[base] = meet(ends, kept) if call.options.intersect else ends
-    for node in chain:
-        call.ends[node] = interval(call, node) if node in call.graph.intervals else rule_of(node).interval(node, call)
-    return tuple(end if side else None for end, side in zip(call.ends[output], sides, strict=True))  # type: ignore[return-value]
-
-
-def _better(a: Sequence[Tensor | None], b: Sequence[Tensor | None]) -> tuple[Tensor | None, Tensor | None]:
-    """Return the greater of two lower bounds, and the lesser of two upper ones."""
-    (low, up), (low_too, up_too) = a, b
-    return (
-        low if low is None or low_too is None else torch.maximum(low, low_too),
-        up if up is None or up_too is None else torch.minimum(up, up_too),
-    )
-
-
-def _peeled(output: Node) -> tuple[Node, list[Node]]:
-    """Return the node before the functions of one variable that end a graph, and those, in order."""
-    chain: list[Node] = []
-    node = output
-    while node.kind == "operator" and isinstance(rule_of(node), (ElementwiseRule, ReshapeRule, UnshiftRule)):
-        chain.insert(0, node)
-        node = node.inputs[0]
-    return node, chain
-
-
-def _is_increasing(node: Node) -> bool:
-    rule = rule_of(node)
-    return not isinstance(rule, ElementwiseRule) or rule.curve(node).increasing
-
-
-def _backward(
-    call: Call, start: Node, rows: Tensor, sides: tuple[bool, bool], stop: bool = False
-) -> tuple[Tensor | None, Tensor | None]:
-    stops = nonlinear(call, start) if stop else ()
-    found = backward.lower_bounds(call, start, _signed(rows, sides), stops).T
-    pieces = list(found.split(len(rows), 1))
-    lower = pieces.pop(0) if sides[0] else None
-    return lower, -pieces[0] if sides[1] else None
-
-
-def _of_linear(
-    call: Call,
-    output: Node,
-    C: Tensor,
-    sides: tuple[bool, bool],
-) -> tuple[Tensor | None, Tensor | None]:
-    """Return bounds of rows from the linear bounds of the forward mode."""
-    b = call.linear[output]
-    rows = C.flatten(2)
-    positive, negative = rows.clamp(min=0), rows.clamp(max=0)
-
-    def combine(first: Tensor, second: Tensor) -> Tensor:
-        first, second = first.flatten(-len(output.shape)), second.flatten(-len(output.shape))
-        return torch.einsum("sbn,...bn->...bs", positive.expand(-1, call.batch, -1), first) + torch.einsum(
-            "sbn,...bn->...bs", negative.expand(-1, call.batch, -1), second
-        )
-
-    ends = forward.concretize(
-        call,
-        type(b)(
-            combine(b.lower_weight, b.upper_weight),
-            combine(b.lower_bias, b.upper_bias),
-            combine(b.upper_weight, b.lower_weight),
-            combine(b.upper_bias, b.lower_bias),
-        ),
-    )
-    return ends.lower if sides[0] else None, ends.upper if sides[1] else None
-
-
-def _identity(call: Call, node: Node) -> Tensor:
-    """Return rows that read out each element of a node."""
-    like = call.value(call.roots[0])
-    return torch.eye(node.shape.numel(), dtype=like.dtype, device=like.device).reshape(-1, 1, *node.shape)
-
-
-def _signed(rows: Tensor, sides: tuple[bool, bool]) -> Tensor:
-    """Return rows for the lower bounds asked for, and behind them the negatives for the upper ones."""
-    return torch.cat([sign * rows for sign, side in ((1, sides[0]), (-1, sides[1])) if side])
-
-
 def _linear_bounds(call: Call, rows: Tensor, sides: tuple[bool, bool]) -> dict[str, Linear]:
     """Return the linear bounds of rows of the output by root, from the intermediate bounds that are there."""
-    coefficients, constant = backward.propagate(call, call.graph.output, _signed(rows, sides))
+    coefficients, constant = backward.propagate(call, call.graph.output, signed(rows, sides))
     count = len(rows)
     found: dict[str, Linear] = {}
     for node in call.roots:

@@ -26,7 +26,8 @@ from paperworks.robustness.bounds.linear import (
     leading,
 )
 from paperworks.robustness.bounds.reductions import MaxPoolRule, MaxRule, ShiftRule, SoftmaxRule, UnshiftRule
-from paperworks.robustness.bounds.registry import Backward, Interval, LinearBounds, Rule, batched, register_bound
+from paperworks.robustness.bounds.registry import Rule, register_bound
+from paperworks.robustness.bounds.values import Backward, Interval, LinearBounds, batched
 
 aten = torch.ops.aten
 

@@ -32,7 +32,7 @@ class Options:
         from the logits' own intervals (separate), or the first up to 64 classes (auto, default).
     memory
         Bytes that the coefficients of one backward pass may take; larger ones are done in parts. 512 MB by default.
-    iterations, lr, decay, optimize_intermediate, share_alpha
+    steps, lr, decay, optimize_intermediate, share_alpha
         Of α-CROWN: Adam's steps (20), its rate (0.5) and decay a step (0.98), whether intermediate bounds are optimised
         too (yes), and whether rows share their parameters (no).
     """
@@ -43,7 +43,7 @@ class Options:
     intersect: bool = True
     fusion: Fusion = "auto"
     memory: float = 512e6
-    iterations: int = 20
+    steps: int = 20
     lr: float = 0.5
     decay: float = 0.98
     optimize_intermediate: bool = True
@@ -61,7 +61,7 @@ class Options:
         check_choice("fusion", options.fusion, get_args(Fusion))
         check_number("product", options.product, ge=0, le=1)
         check_number("memory", options.memory, gt=0)
-        check_number("iterations", options.iterations, ge=0)
+        check_number("steps", options.steps, ge=0)
         check_number("lr", options.lr, gt=0)
         check_number("decay", options.decay, gt=0, le=1)
         return options

@@ -9,7 +9,8 @@ from torch.nn import functional
 from paperworks.robustness.bounds.call import Call
 from paperworks.robustness.bounds.graph import Node
 from paperworks.robustness.bounds.perturbations import row_dot
-from paperworks.robustness.bounds.registry import Backward, Interval, LinearBounds, Rule
+from paperworks.robustness.bounds.registry import Rule
+from paperworks.robustness.bounds.values import Backward, Interval, LinearBounds
 
 
 class MaxRule(Rule):
@@ -61,7 +62,7 @@ class MaxRule(Rule):
         chosen, certain, greatest = self._choice(node, call)
         mix, lower = chosen, call.bounds(node.inputs[0]).lower
         if call.freedom is not None:
-            (weights,) = call.freedom.of(call, node, rows, lambda: [chosen[None]])
+            (weights,) = call.freedom.of((call.start, call.part), node, rows, lambda: [chosen[None]])
             # Never what is padded: it isn't there to be chosen.
             weights = weights[:, 0].clamp(min=0) * self.windows(node, torch.ones_like(lower), 1, 0.0)
             total = weights.sum(-1, keepdim=True)

@@ -1,38 +1,14 @@
 """Which rule bounds which operator."""
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from paperworks.robustness.bounds.call import Call
 from paperworks.robustness.bounds.graph import Node
-
-if TYPE_CHECKING:
-    from paperworks.robustness.bounds.call import Call
-
-
-class Interval(NamedTuple):
-    """Elementwise ends of a value."""
-
-    lower: Tensor
-    upper: Tensor
-
-
-class LinearBounds(NamedTuple):
-    """Linear functions of the perturbed coordinates around a value: weights (d, batch, *shape), biases without d."""
-
-    lower_weight: Tensor
-    lower_bias: Tensor
-    upper_weight: Tensor
-    upper_bias: Tensor
-
-
-class Backward(NamedTuple):
-    """What a node hands to its inputs: coefficients for each, and what falls out as a constant (rows, batch)."""
-
-    coefficients: list[tuple[Node, Any]]
-    constant: Tensor | float = 0.0
+from paperworks.robustness.bounds.values import Backward, Interval, LinearBounds, batched
 
 
 class Rule(ABC):
@@ -47,53 +23,29 @@ class Rule(ABC):
         """Return the operator's value; arguments have the batch (or 1) in front."""
         return batched(node.op, 1, args, kwargs)
 
-    def needs(self, node: Node, call: "Call") -> tuple[Node, ...]:
+    def needs(self, node: Node, call: Call) -> tuple[Node, ...]:
         """Return the inputs whose ends the linear rules use."""
         return tuple(n for n in node.inputs if n in call.perturbed)
 
-    def undecided(self, node: Node, bounds: Interval, call: "Call") -> Tensor | None:
+    def undecided(self, node: Node, bounds: Interval, call: Call) -> Tensor | None:
         """Return where tighter ends of an input can change the linear rules; None for everywhere."""
         return None
 
-    def is_affine(self, node: Node, call: "Call") -> bool:
+    def is_affine(self, node: Node, call: Call) -> bool:
         """Return whether the operator is affine in its perturbed inputs, taken together."""
         return False
 
     @abstractmethod
-    def interval(self, node: Node, call: "Call") -> Interval:
+    def interval(self, node: Node, call: Call) -> Interval:
         """Return ends from the ends of the inputs."""
 
     @abstractmethod
-    def backward(self, node: Node, rows: Tensor, call: "Call") -> Backward:
+    def backward(self, node: Node, rows: Tensor, call: Call) -> Backward:
         """Return coefficients of the inputs under which each row's lower bound still holds."""
 
     @abstractmethod
-    def forward(self, node: Node, call: "Call") -> LinearBounds:
+    def forward(self, node: Node, call: Call) -> LinearBounds:
         """Return linear bounds from those of the inputs."""
-
-
-def batched(op: Any, lead: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Apply an operator of one sample to arguments with `lead` axes in front, of equal lengths or 1."""
-    tensors = [t for t in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-    shape = torch.broadcast_shapes(*(t.shape[:lead] for t in tensors))
-    if shape.numel() == 1:
-        args, kwargs = torch.utils._pytree.tree_map_only(Tensor, lambda t: t[(0,) * lead], (args, kwargs))
-        return torch.utils._pytree.tree_map_only(Tensor, lambda t: t[(None,) * lead], op(*args, **kwargs))
-    alone = (1,) * lead
-
-    def flat(t: Tensor) -> Tensor:
-        return t[(0,) * lead] if t.shape[:lead] == alone else t.expand(*shape, *t.shape[lead:]).flatten(0, lead - 1)
-
-    flat_args, spec = torch.utils._pytree.tree_flatten((args, kwargs))
-    dims = tuple(0 if isinstance(t, Tensor) and t.shape[:lead] != alone else None for t in flat_args)
-    flat_args = [flat(t) if isinstance(t, Tensor) else t for t in flat_args]
-
-    def run(*values: Any) -> Any:
-        args, kwargs = torch.utils._pytree.tree_unflatten(list(values), spec)
-        return op(*args, **kwargs)
-
-    out = torch.vmap(run, in_dims=dims)(*flat_args)
-    return torch.utils._pytree.tree_map_only(Tensor, lambda t: t.unflatten(0, shape), out)
 
 
 _rules: dict[Any, Rule] = {}
@@ -148,3 +100,9 @@ def rule_of(node: Node) -> Rule:
             f"operator {node.op} (node {node.name!r}) has no rule to bound it; `register_bound` can add one"
         )
     return rule
+
+
+def evaluate(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """Return the value of a node's operator, by its rule where it has one; arguments have the batch (or 1) in front."""
+    rule = find_rule(node.op)
+    return rule.value(node, args, kwargs) if rule is not None else batched(node.op, 1, args, kwargs)

@@ -40,7 +40,7 @@ class FMRReport:
         ``features`` where asked for; and ``held_out_clean`` and ``held_out``, whether a held-out judge sees the label.
     diversity
         Mean cosine between changes of different images.
-    n_boot, seed
+    n_resamples, random_state
         Number of resamples of the images behind the intervals, and their seed.
 
     Examples
@@ -60,8 +60,8 @@ class FMRReport:
     kept: np.ndarray
     diagnostics: Mapping[str, np.ndarray] = field(default_factory=dict)
     diversity: float = math.nan
-    n_boot: int = 1000
-    seed: int = 0
+    n_resamples: int = 1000
+    random_state: int = 0
 
     @property
     def SA(self) -> float:
@@ -119,7 +119,7 @@ class FMRReport:
     def ci(self) -> dict[str, tuple[float, float]]:
         """95 % intervals of SA, PA and FMR by resampling images."""
         n = len(self.labels)
-        times = np.random.default_rng(self.seed).multinomial(n, np.full(n, 1 / n), size=self.n_boot)
+        times = np.random.default_rng(self.random_state).multinomial(n, np.full(n, 1 / n), size=self.n_resamples)
         clean, perturbed = times @ self.clean / n, times @ self.perturbed / n
         with np.errstate(invalid="ignore", divide="ignore"):
             scores = {"SA": clean, "PA": perturbed, "FMR": np.where(clean > 0, perturbed / clean, np.nan)}
@@ -178,9 +178,9 @@ class FMREvaluator:
         Makes the images.
     batch_size
         Images in one call of the model.
-    n_boot
+    n_resamples
         Number of resamples behind the intervals.
-    seed
+    random_state
         Of those; the same resamples are taken for every model.
     held_out
         A judge that the search doesn't ask, to see whether labels are really kept.
@@ -214,16 +214,16 @@ class FMREvaluator:
         self,
         perturber: OracleConstrainedPerturber,
         batch_size: int = 256,
-        n_boot: int = 1000,
-        seed: int = 0,
+        n_resamples: int = 1000,
+        random_state: int = 0,
         *,
         held_out: Oracle | None = None,
         features: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.perturber = perturber
         self.batch_size = check_count("batch_size", batch_size)
-        self.n_boot = check_count("n_boot", n_boot)
-        self.seed, self.held_out, self.features = seed, held_out, features
+        self.n_resamples = check_count("n_resamples", n_resamples)
+        self.random_state, self.held_out, self.features = random_state, held_out, features
 
     def evaluate(self, model: Classifier, dataset: Pairs) -> FMRReport:
         """Make images for a model and score it.
@@ -305,8 +305,8 @@ class FMREvaluator:
             kept=gathered(lambda _, made: self.perturber.oracle.accepts(made.x, made.y)),
             diagnostics=diagnostics,
             diversity=diversity(torch.cat([(made.x - x)[made.validated] for x, made in parts])),
-            n_boot=self.n_boot,
-            seed=self.seed,
+            n_resamples=self.n_resamples,
+            random_state=self.random_state,
         )
 
 

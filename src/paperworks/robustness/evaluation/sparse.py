@@ -19,8 +19,8 @@ def learn_sparse_mask(
     *,
     penalty: float = 1e-3,
     steps: int = 300,
-    rate: float = 0.05,
-    batch: int = 256,
+    lr: float = 0.05,
+    batch_size: int = 256,
     random_state: int = 0,
 ) -> Bool[Tensor, " *latent"]:
     """Learn which latents a model needs to recognise images, to restrict the search to those.
@@ -41,8 +41,8 @@ def learn_sparse_mask(
         Fraction of the latents to keep; 0.1 suits principal components, 0.01 a quantised autoencoder's.
     penalty
         Weight of the mask's sum in the first step.
-    steps, rate, batch
-        Of Adam: number of steps, rate, and images in each.
+    steps, lr, batch_size
+        Of Adam: number of steps, step size, and images in each step.
     random_state
         Seed of the batches.
 
@@ -72,8 +72,8 @@ def learn_sparse_mask(
     """
     check_number("keep", keep, gt=0, le=1)
     check_number("penalty", penalty, gt=0)
-    check_number("rate", rate, gt=0)
-    for name, value in (("steps", steps), ("batch", batch)):
+    check_number("lr", lr, gt=0)
+    for name, value in (("steps", steps), ("batch_size", batch_size)):
         check_count(name, value)
     draw = torch.Generator().manual_seed(random_state)
     with torch.no_grad():
@@ -81,11 +81,11 @@ def learn_sparse_mask(
     if not bool(latents.any()):
         raise ValueError("generator has latents that are all zero for images as they are; it takes one with others")
     mask = torch.ones_like(latents[0], requires_grad=True)
-    optimizer = torch.optim.Adam([mask], rate)
+    optimizer = torch.optim.Adam([mask], lr)
     kept = max(1, round(keep * mask.numel()))
     with evaluating(model):
         for _ in range(steps):
-            chosen = torch.randint(len(x), (batch,), generator=draw)
+            chosen = torch.randint(len(x), (batch_size,), generator=draw)
             logits = model(generator.decode(mask * latents[chosen], x[chosen]))
             loss = functional.cross_entropy(logits, y[chosen]) + penalty * mask.sum()
             (mask.grad,) = torch.autograd.grad(loss, mask)

@@ -97,8 +97,8 @@ class VQGenerator(ImageGenerator):
         images: Images,
         steps: int = 1000,
         *,
-        batch: int = 128,
-        rate: float = 2e-3,
+        batch_size: int = 128,
+        lr: float = 2e-3,
         width: int = 32,
         codes: int = 128,
         dim: int = 16,
@@ -113,15 +113,15 @@ class VQGenerator(ImageGenerator):
             For counts below 1.
         """
         check_count("steps", steps)
-        check_count("batch", batch)
+        check_count("batch_size", batch_size)
         generator = torch.Generator().manual_seed(random_state)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(random_state)
             network = VQVAE(images.shape[1], width, codes, dim, halvings).to(images.device)
-        optimizer = torch.optim.Adam(network.parameters(), rate)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
+        optimizer = torch.optim.Adam(network.parameters(), lr)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
         for step in range(steps):
-            chosen = images[torch.randint(len(images), (batch,), generator=generator)]
+            chosen = images[torch.randint(len(images), (batch_size,), generator=generator)]
             if step in {0, *(steps * k // 20 for k in range(1, 11))}:
                 _renew(network, chosen, all_of_them=step == 0, generator=generator)
             optimizer.zero_grad()

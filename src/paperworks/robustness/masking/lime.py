@@ -156,7 +156,7 @@ class LayerMaskLimeImageExplainer:
             check_count(name, value)
         image = image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
         seed = self.random_state.randint(0, high=1000) if random_seed is None else random_seed
-        segments = (segmentation_fn or quickshift_segmenter(kernel_size=4, rng=seed))(image)
+        segments = (segmentation_fn or quickshift_segmenter(kernel_size=4, random_state=seed))(image)
         if segments.shape != image.shape[:2]:
             raise ValueError(f"segmentation_fn gave shape {segments.shape}; it takes {image.shape[:2]}")
         names, numbered = np.unique(segments, return_inverse=True)

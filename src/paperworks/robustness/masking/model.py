@@ -242,11 +242,11 @@ def _and_no_further(propagation: Propagation, forward: Callable[..., Any], *args
 
 
 def neighbor_pad(
-    x: Float[Tensor, "batch channels height width"], mask: Tensor, iters: int
+    x: Float[Tensor, "batch channels height width"], mask: Tensor, steps: int
 ) -> tuple[Float[Tensor, "batch channels height width"], Tensor]:
     """Fill a band around the kept region with means of its neighbours, and return it with the mask grown by the band.
 
-    ``x <- x + (1 - m) box(x) / (box(m) + 1e-5)`` and ``m <- min(1, m + box(m))``, with sums over 3 x 3 places, `iters`
+    ``x <- x + (1 - m) box(x) / (box(m) + 1e-5)`` and ``m <- min(1, m + box(m))``, with sums over 3 x 3 places, `steps`
     times. Kept places never change; what is left is zero.
 
     Parameters
@@ -255,7 +255,7 @@ def neighbor_pad(
         Images or feature maps.
     mask
         (batch, 1, height, width) or (batch, height, width), True or 1 where kept.
-    iters
+    steps
         Width of the band; ``dilation (kernel - 1)`` is all that a convolution's kept outputs can see.
 
     Raises
@@ -271,12 +271,12 @@ def neighbor_pad(
     >>> filled.round(decimals=3), grown
     (tensor([[[[1., 3., 3., 3., 0.]]]]), tensor([[[[1, 1, 1, 1, 0]]]]))
     """
-    check_count("iters", iters, at_least=0)
+    check_count("steps", steps, at_least=0)
     region = Region(check_mask(mask, x))
     batch, channels, height, width = x.shape
-    rows = region.fill(x.permute(0, 2, 3, 1).reshape(-1, channels), iters)
+    rows = region.fill(x.permute(0, 2, 3, 1).reshape(-1, channels), steps)
     grown = region.kept.flatten().clone()
-    for band in region.bands(iters):
+    for band in region.bands(steps):
         grown[band.rows] = True
     filled = rows.view(batch, height, width, channels).permute(0, 3, 1, 2)
     return filled, grown.view(mask.shape).to(mask.dtype)

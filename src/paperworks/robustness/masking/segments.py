@@ -70,7 +70,9 @@ def slic_segmenter(n_segments: int = 250) -> Segmenter:
     return lambda image: slic(image, n_segments=n_segments, start_label=0)
 
 
-def quickshift_segmenter(kernel_size: float = 2, max_dist: float = 200, ratio: float = 0.2, rng: int = 0) -> Segmenter:
+def quickshift_segmenter(
+    kernel_size: float = 2, max_dist: float = 200, ratio: float = 0.2, random_state: int = 0
+) -> Segmenter:
     """Return scikit-image's quickshift as a segmenter, by default with the paper's settings; LIME's kernel is 4.
 
     Raises
@@ -85,7 +87,7 @@ def quickshift_segmenter(kernel_size: float = 2, max_dist: float = 200, ratio: f
     """
     from skimage.segmentation import quickshift
 
-    return lambda image: quickshift(image, kernel_size=kernel_size, max_dist=max_dist, ratio=ratio, rng=rng)
+    return lambda image: quickshift(image, kernel_size=kernel_size, max_dist=max_dist, ratio=ratio, rng=random_state)
 
 
 def keep_segments(

@@ -197,15 +197,15 @@ class Smooth:
         alpha: float = 0.001,
         batch_size: int = 1000,
         *,
-        seed: int = 0,
+        random_state: int = 0,
         first: int = 0,
         labels: Int64[Tensor, " images"] | None = None,
         stop_radius: float | None = None,
     ) -> CertificationResult:
         """Certify many images, each by draws of its own.
 
-        Image `i` draws its noise from a stream that only `seed` and ``first + i`` decide, so images can be certified
-        in parts, on several machines, or taken up again later, with the same results.
+        Image `i` draws its noise from a stream that only `random_state` and ``first + i`` decide, so images can be
+        certified in parts, on several machines, or taken up again later, with the same results.
 
         An image is abstained on early once fewer than half of all draws surely see the selected class. That can't make
         a certificate wrong; it loses one with probability `alpha` at most.
@@ -216,7 +216,7 @@ class Smooth:
             The images.
         n0, n, alpha, batch_size
             As in `certify`; `alpha` is for each image.
-        seed
+        random_state
             Of all noise.
         first
             Number of the first image, where `x` is a part of a data set.
@@ -250,7 +250,7 @@ class Smooth:
         )
         looks = _looks(n)
         split = alpha / len(looks)
-        sources = [_stream(seed, first + i, x.device) for i in range(len(x))]
+        sources = [_stream(random_state, first + i, x.device) for i in range(len(x))]
         with self._asking():
             selected = self._count(x, n0, batch_size, sources).argmax(1)
             counts = torch.zeros_like(selected)
@@ -347,5 +347,7 @@ def _checked(name: str, x: Tensor) -> Tensor:
 
 
 def _stream(seed: int, image: int, device: torch.device) -> torch.Generator:
-    (state,) = np.random.SeedSequence([check_count("seed", seed, at_least=0), image]).generate_state(1, np.uint64)
+    (state,) = np.random.SeedSequence([check_count("random_state", seed, at_least=0), image]).generate_state(
+        1, np.uint64
+    )
     return torch.Generator(device).manual_seed(int(state) >> 1)

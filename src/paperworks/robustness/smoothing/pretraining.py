@@ -116,7 +116,7 @@ def pretrain_encoder(
     target_decay: TargetEMASchedule | None = None,
     decay: float = 0.9999,
     scale: tuple[float, float] = (0.4, 1.0),
-    seed: int = 0,
+    random_state: int = 0,
     progress: Progress = iter,
 ) -> E:
     """Pretrain an encoder without labels, for as many steps as the loss is scheduled.
@@ -142,7 +142,7 @@ def pretrain_encoder(
         Of the moving average that is returned; less in the first steps.
     scale
         Of `random_views`.
-    seed
+    random_state
         Of images, views, noise and noise levels.
     progress
         Wraps the range of steps.
@@ -172,7 +172,7 @@ def pretrain_encoder(
     steps = loss.scales.total
     target_decay = TargetEMASchedule(steps) if target_decay is None else target_decay
     device = next(encoder.parameters()).device
-    generator = torch.Generator(device).manual_seed(check_count("seed", seed, at_least=0))
+    generator = torch.Generator(device).manual_seed(check_count("random_state", random_state, at_least=0))
     encoder.train()
     target = copy.deepcopy(encoder).requires_grad_(False)
     averaged = copy.deepcopy(encoder)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from paperworks.core.validation import check_choice, check_count, check_number
-from paperworks.diffusion.bdia.ddim import ddim_coefficients
+from paperworks.diffusion.inversion.ddim import ddim_coefficients
 from paperworks.diffusion.models import to_noise
 from paperworks.diffusion.sampling import combine
 from paperworks.diffusion.schedulers import PREDICTION_TYPES, Scheduler, SchedulerOutput

@@ -6,8 +6,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from paperworks.core.validation import check_number
-from paperworks.diffusion.bdia.ddim import ddim_coefficients, falling_times
-from paperworks.diffusion.bdia.sampler import Pair
+from paperworks.diffusion.inversion.ddim import ddim_coefficients, falling_times
+from paperworks.diffusion.inversion.sampler import Pair
 from paperworks.diffusion.sampling import Callback, ModelFn, SampleResult, SamplingStep, check_state, combine
 from paperworks.diffusion.schedules import NoiseSchedule, SkipType
 

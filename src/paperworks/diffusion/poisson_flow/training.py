@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from paperworks.core.validation import check_choice, check_number
-from paperworks.diffusion.pfgm.field import empirical_denoiser
-from paperworks.diffusion.pfgm.noise import PFGMPPNoise
+from paperworks.diffusion.poisson_flow.field import empirical_denoiser
+from paperworks.diffusion.poisson_flow.noise import PFGMPPNoise
 from paperworks.diffusion.sampling import per_sample
 from paperworks.diffusion.schedules import NoiseSchedule
 

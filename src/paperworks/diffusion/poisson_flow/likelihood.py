@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from paperworks.core.validation import check_choice
-from paperworks.diffusion.pfgm.noise import PFGMPPNoise
-from paperworks.diffusion.pfgm.sampler import edm_grid
+from paperworks.diffusion.poisson_flow.noise import PFGMPPNoise
+from paperworks.diffusion.poisson_flow.sampler import edm_grid
 from paperworks.diffusion.sampling import ModelFn, check_state, combine
 
 Trace = Literal["exact", "hutchinson"]

@@ -82,7 +82,7 @@ def sample_heun(
 
     Examples
     --------
-    >>> from paperworks.diffusion.pfgm import PFGMPPNoise
+    >>> from paperworks.diffusion.poisson_flow import PFGMPPNoise
     >>> prior = PFGMPPNoise(128, 4).sample((2, 4), 80.0, torch.Generator().manual_seed(0))
     >>> sample_heun(lambda x, sigma: x / sigma, prior, steps=18).nfe  # all data at 0
     35

@@ -110,7 +110,7 @@ def test_the_batch_target_of_pfgm_points_along_the_field():
 def test_the_denoiser_does_not_depend_on_its_chunks(D, chunk):
     data = 1e3 + torch.randn(40, 2, 2, generator=rng(), dtype=F64)
     x = data[:5] + 0.1
-    whole = empirical_denoiser(data, D, chunk=40)(x, 0.3)
+    whole = empirical_denoiser(data, D, batch_size=40)(x, 0.3)
     torch.testing.assert_close(empirical_denoiser(data, D, chunk)(x, torch.full((5,), 0.3)), whole)
 
 

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from paperworks.diffusion.bdia.ddim import ddim_coefficients
+from paperworks.diffusion.inversion.ddim import ddim_coefficients
 from paperworks.diffusion.sampling import ModelFn, combine
 from paperworks.diffusion.schedules import NoiseSchedule
 

@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from paperworks.core.validation import check_choice, check_count, check_number
-from paperworks.diffusion.pfgm.noise import PFGMPPNoise
-from paperworks.diffusion.pfgm.sampler import edm_grid
+from paperworks.diffusion.poisson_flow.noise import PFGMPPNoise
+from paperworks.diffusion.poisson_flow.sampler import edm_grid
 from paperworks.diffusion.sampling import combine, per_sample
 from paperworks.diffusion.schedulers import DropInScheduler, SchedulerOutput
 

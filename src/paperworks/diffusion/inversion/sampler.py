@@ -24,8 +24,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from paperworks.core.validation import check_choice, check_count, check_number
-from paperworks.diffusion.bdia.ddim import falling_times
-from paperworks.diffusion.bdia.steppers import (
+from paperworks.diffusion.inversion.ddim import falling_times
+from paperworks.diffusion.inversion.steppers import (
     DDIMStepper,
     HeunStepper,
     MultistepStepper,

@@ -14,7 +14,7 @@ _GAUSSIAN_FROM = 1e8  # D beyond which the weights are Gaussian to the last digi
 
 
 def empirical_denoiser(
-    data: Float[Tensor, " n *shape"], D: float = math.inf, chunk: int = 4096
+    data: Float[Tensor, " n *shape"], D: float = math.inf, batch_size: int = 4096
 ) -> Callable[[Tensor, float | Tensor], Tensor]:
     """Return ``denoise(x, sigma)``, the posterior mean of a finite data set: what an ideal network would learn.
 
@@ -24,8 +24,8 @@ def empirical_denoiser(
         The data set.
     D
         Additional dimensions of PFGM++; infinity for diffusion.
-    chunk
-        Data points weighed at a time: memory is batch x chunk.
+    batch_size
+        Data points weighed at a time: memory is batch x batch_size.
 
     Raises
     ------
@@ -39,7 +39,7 @@ def empirical_denoiser(
     tensor([[0.]])
     """
     _check(data, D)
-    check_count("chunk", chunk)
+    check_count("batch_size", batch_size)
     centre = data.reshape(len(data), -1).double().mean(0)
     rows = data.reshape(len(data), -1).double() - centre
     norms = rows.square().sum(1)
@@ -50,8 +50,8 @@ def empirical_denoiser(
         total = torch.zeros_like(at)
         largest = torch.full((len(at), 1), -math.inf, dtype=torch.float64, device=x.device)
         mass = torch.zeros_like(largest)
-        for begin in range(0, len(rows), chunk):
-            part, norm = rows[begin : begin + chunk].to(x.device), norms[begin : begin + chunk].to(x.device)
+        for begin in range(0, len(rows), batch_size):
+            part, norm = rows[begin : begin + batch_size].to(x.device), norms[begin : begin + batch_size].to(x.device)
             square = torch.addmm(norm, at, part.T, alpha=-2).add_(at.square().sum(1, keepdim=True)).clamp_(min=0)
             weights = log_weights(square, level, D, at.shape[1])
             # Running softmax: rescale what was summed when a larger weight turns up.
@@ -101,7 +101,7 @@ def poisson_field(
 def pfgm_field(
     x: Float[Tensor, " batch *shape"],
     r: float | Float[Tensor, " batch"],
-    batch: Float[Tensor, " n *shape"],
+    data: Float[Tensor, " n *shape"],
     gamma: float = 5.0,
 ) -> tuple[Float[Tensor, " batch *shape"], Float[Tensor, " batch"]]:
     """Return the normalised target of PFGM (D = 1) from a batch of data: ``sqrt(N + 1) E / (|E| + gamma)``, outward.
@@ -116,7 +116,7 @@ def pfgm_field(
     (torch.Size([1, 1]), torch.Size([1]))
     """
     check_number("gamma", gamma, ge=0)
-    e_x, e_r = poisson_field(x, r, batch, D=1)
+    e_x, e_r = poisson_field(x, r, data, D=1)
     radius = torch.as_tensor(r, dtype=x.dtype, device=x.device)
     norm = radius / e_r  # of the weighted mean of (x - y, r)
     scale = math.sqrt(x[0].numel() + 1) * norm / (norm + gamma)
