@@ -3,24 +3,27 @@ import subprocess
 import sys
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 import paperworks
 from paperworks import papers
 from paperworks.cli.app import app
+from paperworks.evidence import store
 
 FAKE_CLAIMS = """
 from paperworks.evidence import Measurement, Run, measures, races
+from paperworks.evidence.estimates import exact
 
 
 @measures("c1-answer")
 def answer(run: Run) -> Measurement:
-    return Measurement(42.0)
+    return Measurement(exact(42.0))
 
 
 @races("peer")
 def race(run: Run) -> Measurement:
-    return Measurement(0.5)
+    return Measurement(exact(0.5))
 """
 FAKE_ENTRIES = """
 [[claims]]
@@ -52,6 +55,7 @@ def shelf(tmp_path, monkeypatch):
     root.mkdir()
     monkeypatch.setattr(papers, "ROOT", root)
     monkeypatch.setenv("PAPERWORKS_EVIDENCE", str(tmp_path / "evidence"))
+    monkeypatch.setattr(store, "checkout", lambda: tmp_path / "checkout")
     papers.load.cache_clear()
     from paperworks.papers.scaffold import scaffold
 
@@ -120,10 +124,89 @@ def test_run_measures_and_race_races(shelf, tmp_path):
     assert result.exit_code == 0, result.output
     assert "holds" in result.output
     assert invoke("race", "fake", "--scale", "smoke").exit_code == 0
-    rows = json.loads(invoke("list", "--json").output)
-    assert (rows[0]["status"], rows[0]["holds"]) == ("measured", 1)
-    shown = json.loads(invoke("show", "fake", "--json").output)
+    own = ("--evidence", tmp_path / "evidence")
+    rows = json.loads(invoke("list", "--json", *own).output)
+    assert (rows[0]["status"], rows[0]["holds"], rows[0]["outdated"]) == ("measured", 1, 0)
+    shown = json.loads(invoke("show", "fake", "--json", *own).output)
     assert [entry["verdict"] for entry in shown["claims"] + shown["peers"]] == ["holds", "holds"]
+    both = json.loads(invoke("show", "fake", "--json").output)
+    assert both["claims"][0]["verdict"] == "not measured", "one's own evidence is none that the project vouches for"
+    assert both["claims"][0]["own"]["verdict"] == "holds"
+
+
+def test_own_evidence_is_compared_with_the_committed_one(shelf, tmp_path):
+    assert invoke("compare", "fake").exit_code == 2, "nothing can be compared"
+    invoke("run", "fake", "--scale", "smoke", "--evidence", tmp_path / "checkout" / "evidence")
+    invoke("run", "fake", "--scale", "smoke")
+    result = invoke("compare", "fake")
+    assert result.exit_code == 0
+    assert "fake c1-answer: equal" in result.output
+    (shelf / "fake" / "claims.py").write_text(FAKE_CLAIMS.replace("42.0", "41.0"))
+    invoke("run", "fake", "--scale", "smoke")
+    result = invoke("compare", "fake", "--json")
+    assert result.exit_code == 1
+    rows = {row["id"]: row for row in json.loads(result.output)}
+    assert rows["c1-answer"]["detail"] == "value: 42 committed, 41 yours"
+    assert rows["peer"]["result"] == "not comparable"
+
+
+def test_a_sample_of_committed_claims_is_verified(shelf, tmp_path):
+    committed = ("--evidence", tmp_path / "checkout" / "evidence")
+    result = invoke("verify", "fake")
+    assert result.exit_code == 2
+    assert "up to date and short enough" in result.stderr
+    invoke("run", "fake", *committed)
+    result = invoke("verify", "fake", "--json")
+    assert result.exit_code == 0, result.output
+    assert [(row["id"], row["result"]) for row in json.loads(result.stdout)] == [("c1-answer", "equal")]
+
+
+def test_a_race_whose_peers_are_all_missing_is_not_silently_fine(shelf):
+    claims = shelf / "fake" / "claims.py"
+    claims.write_text(
+        FAKE_CLAIMS.replace(
+            "-> Measurement:\n    return Measurement(exact(0.5))", "-> Measurement:\n    import no_such_peer"
+        )
+    )
+    result = invoke("race", "fake", "--scale", "smoke")
+    assert result.exit_code == 2
+    assert "every peer is missing" in result.stderr
+
+
+def test_a_history_that_can_not_be_read_costs_its_own_paper_a_line(shelf, tmp_path):
+    history = tmp_path / "checkout" / "evidence" / "fake" / "history.jsonl"
+    history.parent.mkdir(parents=True)
+    history.write_text("{")
+    result = invoke("list")
+    assert result.exit_code == 0
+    assert "line 1: malformed" in result.stderr
+    assert "fake" in result.stdout
+
+
+def test_ids_are_completed(shelf):
+    from typer import Context
+
+    from paperworks.cli.running import _complete_id
+
+    context = Context(typer.main.get_command(app))
+    context.params["slugs"] = ["fake"]
+    assert _complete_id("claim")(context, "c") == ["c1-answer"]
+    assert _complete_id("peer")(context, "") == ["peer"]
+
+
+def test_what_is_piped_keeps_a_row_on_one_line_and_may_be_cut_short():
+    command = [sys.executable, "-m", "paperworks", "list"]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len([line for line in lines if line.startswith("stochastic-interpolants ")]) == 1
+    cut = subprocess.run(
+        f"{' '.join(command)} | head -1; exit ${{PIPESTATUS[0]}}",
+        shell=True,
+        executable="/bin/bash",
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (cut.returncode, cut.stderr) == (0, "")
 
 
 def test_an_unexplained_shortfall_is_exit_code_1_and_an_explained_one_0(shelf):
@@ -143,7 +226,8 @@ def test_run_prints_json_alone(shelf):
 
 def test_report_writes_both_pages(shelf, tmp_path):
     invoke("run", "fake", "--scale", "smoke")
-    result = invoke("report", "--markdown", tmp_path / "RESULTS.md", "--html", tmp_path / "results.html")
+    own = ("--evidence", tmp_path / "evidence")
+    result = invoke("report", "--markdown", tmp_path / "RESULTS.md", "--html", tmp_path / "results.html", *own)
     assert result.exit_code == 0, result.output
     assert "A Fake Paper" in (tmp_path / "RESULTS.md").read_text()
     assert "A Fake Paper" in (tmp_path / "results.html").read_text()

@@ -6,6 +6,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,10 +14,12 @@ from typing import Any
 import psutil
 import pytest
 
-from paperworks.evidence.entry import Entry, Provenance
+from paperworks.evidence.entry import Entry, Provenance, Value
 from paperworks.evidence.record import Paper, read_paper
 
-PREAMBLE = "import os, signal, sys, time\nfrom paperworks.evidence import *\n"
+PREAMBLE = (
+    "import os, signal, sys, time\nfrom paperworks.evidence import *\nfrom paperworks.evidence.estimates import *\n"
+)
 
 
 def _hear_interrupts():
@@ -60,7 +63,7 @@ def write(
 def _toml(keys: Mapping[str, Any]) -> list[str]:
     def value(v: Any) -> str:
         if isinstance(v, Mapping):
-            return "{" + ", ".join(f"{name} = {value(item)}" for name, item in v.items()) + "}"
+            return "{" + ", ".join(f"{json.dumps(name)} = {value(item)}" for name, item in v.items()) + "}"
         return json.dumps(v)
 
     return [f"{name} = {value(v)}" for name, v in keys.items()]
@@ -77,14 +80,23 @@ def entry(id: str = "c1", **changes: Any) -> Entry:
         date="2024-05-01T12:00:00Z",
         revision="0123456789abcdef",
         digest="d",
-        sources=("core/cache.py",),
         versions={"torch": "2.6"},
         machine={"cpu": "A CPU", "cores": 2, "system": "Linux"},
         engine="local",
         threads=1,
     )
     defaults: dict[str, Any] = {"kind": "claim", "scale": "desk", "seeds": (0,), "outcome": "measured"}
-    return Entry(**{**defaults, "provenance": origin, "id": id, **changes})
+    return Entry(**{**defaults, "provenance": replace(origin, **changes.pop("origin", {})), "id": id, **changes})
+
+
+@pytest.fixture
+def value() -> Callable[..., Value]:
+    """Make a stored value: a number with an interval around it, a point by default."""
+    return stored
+
+
+def stored(number: float | bool, half: float = 0.0) -> Value:
+    return Value(number, float(number) - half, float(number) + half, "exact")
 
 
 SCRIPT = """
@@ -93,13 +105,13 @@ from pathlib import Path
 from paperworks.evidence import read_paper, run_papers
 
 report = run_papers([read_paper(Path(sys.argv[1]))], scale="smoke", folder=Path(sys.argv[2]), **json.loads(sys.argv[3]))
-print([j.item.id for j in report.judgements], report.interrupted, flush=True)
+print([v.id for v in report.views], report.interrupted, flush=True)
 sys.exit(report.exit_code)
 """
 ENDLESS = """
 @measures("quick")
 def quick(run):
-    return Measurement(1.0)
+    return Measurement(exact(1.0))
 
 @measures("endless")
 def endless(run):
@@ -128,7 +140,7 @@ def start_endless_run(tmp_path: Path, wait_until: Callable[..., None]) -> Iterat
             preexec_fn=_hear_interrupts,
         )
         runs.append(run)
-        wait_until(lambda: pid.exists() and pid.read_text() and (evidence / "fixture.json").exists())
+        wait_until(lambda: pid.exists() and pid.read_text() and (evidence / "fixture" / "history.jsonl").exists())
         return run, int(pid.read_text()), evidence, scratch
 
     yield start

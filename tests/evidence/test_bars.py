@@ -55,3 +55,37 @@ def test_what_is_not_of_the_grammar_is_refused(text):
 
 def test_a_bar_keeps_its_text():
     assert str(Bar.parse("  >=2.80 ")) == ">=2.80"
+
+
+@pytest.mark.parametrize(
+    ("text", "low", "high", "expected"),
+    [
+        (">= 1", 1.0, 2.0, True),
+        (">= 1", 0.9, 2.0, None),
+        (">= 1", 0.5, 0.9, False),
+        ("> 1", 1.0, 2.0, None),
+        ("<= 1", 0.0, 1.0, True),
+        ("< 1", 0.5, 1.0, None),
+        ("between 0 and 1", 0.2, 0.8, True),
+        ("between 0 and 1", -1.0, 2.0, None),
+        ("between 0 and 1", -0.5, 0.5, None),
+        ("between 0 and 1", 1.5, 2.0, False),
+        ("== 1", 1.0, 1.0, True),
+        ("== 1", 0.9, 1.1, None),
+        ("== 1", 1.1, 1.2, False),
+        ("true", 1.0, 1.0, True),
+        ("true", 0.0, 1.0, None),
+        ("true", 0.0, 0.0, False),
+        (">= 1", -math.inf, math.inf, None),
+        (">= 1", math.nan, math.nan, False),
+    ],
+)
+def test_an_interval_is_decided_only_when_all_of_it_is_on_one_side(text, low, high, expected):
+    assert Bar.parse(text).decide(low, high) is expected
+
+
+@given(numbers, numbers)
+def test_a_point_is_decided_as_a_value(bar, value):
+    for comparison in (">=", ">", "<=", "<", "=="):
+        parsed = Bar.parse(f"{comparison} {bar!r}")
+        assert parsed.decide(value, value) is parsed.holds(value)

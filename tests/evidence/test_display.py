@@ -1,13 +1,14 @@
 import io
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from rich.console import Console
 
-from paperworks.evidence import Event, Table, TaskName, open_display
+from paperworks.evidence import Event, Table, TaskName, formatting, open_display, view
 from paperworks.evidence.display import Display, LiveDisplay, PlainDisplay
-from paperworks.evidence.formatting import bars, duration, measured, number
+from paperworks.evidence.entry import Value
+from paperworks.evidence.formatting import age, duration, number
 from paperworks.evidence.spool import Progress
-from paperworks.evidence.verdicts import Judgement, judge
 
 
 def console(terminal=False):
@@ -15,19 +16,19 @@ def console(terminal=False):
 
 
 @pytest.fixture
-def events(make_paper, make_entry):
+def events(make_paper, make_entry, value):
     """Two tasks: one goes through everything, one was measured before."""
     paper = make_paper("", {"c[1]": {}, "c2": {}})
-    entries = [make_entry("c[1]", values={"": 0.5}, seconds=12.0), make_entry("c2", values={"": 2.0})]
+    entries = [make_entry("c[1]", values={"": value(0.5)}, seconds=12.0), make_entry("c2", values={"": value(2.0)})]
     first, second = (TaskName("fixture", "claim", id) for id in ("c[1]", "c2"))
-    done = [Judgement(paper, "claim", c, e, judge(c, e)) for c, e in zip(paper.claims, entries, strict=True)]
+    done = [view(paper, "claim", c, e) for c, e in zip(paper.claims, entries, strict=True)]
     return [
         Event("planned", first),
         Event("planned", second),
-        Event("finished", second, judgement=done[1], resumed=True),
-        Event("started", first),
+        Event("finished", second, view=done[1], resumed=True),
+        Event("started", first, expected=403.0),
         Event("progress", first, Progress(3, 10, "steps [bold]")),
-        Event("finished", first, judgement=done[0]),
+        Event("finished", first, view=done[0]),
     ]
 
 
@@ -40,7 +41,7 @@ def test_plain_lines_where_there_is_no_terminal(events):
             display(event)
     assert out.file.getvalue().splitlines() == [
         "[1/2] fixture c2: holds (2; bar >= 1), measured before",
-        "fixture c[1]: started",
+        "fixture c[1]: started (took 6 min 43 s last time)",
         "[2/2] fixture c[1]: falls short: 0.5, bar >= 1, 12.0 s",
     ]
 
@@ -106,16 +107,17 @@ def test_durations(seconds, text):
     assert duration(seconds) == text
 
 
-def test_a_value_over_seeds_has_its_interval(make_entry):
-    assert measured(make_entry(values={"": 2.0}, interval={"": (1.5, 2.5)}, unit="s")) == ["2 s ± 0.5"]
-    assert measured(make_entry(values={"": 7.0}, interval={"": (1.5, 2.5)})) == ["7 (mean 2 ± 0.5)"]
-    assert measured(make_entry(values={"a": 1.0, "b": True})) == ["a: 1", "b: yes"]
-    assert measured(None) == []
+def test_a_value_is_written_with_its_interval():
+    assert formatting.value(Value(2.0, 1.5, 2.5), "s") == "2 s [1.5, 2.5]"
+    assert formatting.value(Value(2.0, 2.0, 2.0)) == "2"
+    assert formatting.value(Value(True)) == "yes"
+    assert formatting.interval(Value(2.0)) == ""
 
 
-def test_bars_are_named_where_there_are_several(make_paper):
-    paper = make_paper("", {"c1": {"bar": {"a": ">= 1", "b": "true"}}, "c2": {"bar": "< 3"}})
-    assert [bars(claim.bars) for claim in paper.claims] == [["a: >= 1", "b: true"], ["< 3"]]
+@pytest.mark.parametrize(("days", "text"), [(0, "today"), (1, "yesterday"), (30, "30 days ago")])
+def test_ages(days, text):
+    now = datetime(2026, 3, 1, 12, tzinfo=UTC)
+    assert age((now - timedelta(days=days, hours=1)).isoformat(), now) == text
 
 
 def test_a_table_is_what_a_measurement_takes():

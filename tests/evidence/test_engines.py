@@ -28,9 +28,9 @@ def waits(run):
     # For the result of another task to have reached whoever started the run.
     for _ in range(600):
         if os.path.exists("ARRIVED"):
-            return Measurement(2.0)
+            return Measurement(exact(2.0))
         time.sleep(0.05)
-    return Measurement(0.0)
+    return Measurement(exact(0.0))
 
 @measures("raises")
 def raises(run):
@@ -42,11 +42,11 @@ def dies(run):
 
 @measures("short")
 def short(run):
-    return Measurement(0.5)
+    return Measurement(exact(0.5))
 
 @races("numpy")
 def against_numpy(run):
-    return Measurement(0.5)
+    return Measurement(exact(0.5))
 """
 KILLS_ITS_WORKER = """
 @measures("culprit")
@@ -57,7 +57,7 @@ def culprit(run):
 @measures("c1")
 def c1(run):
     time.sleep(0.5)
-    return Measurement(1.0)
+    return Measurement(exact(1.0))
 """
 EXPECTED = {
     "random": "holds",

@@ -3,11 +3,12 @@ import pytest
 import torch
 
 from paperworks.evidence import Measurement, Run, measures, races
+from paperworks.evidence.estimates import exact
 from paperworks.evidence.run import exclusive_tasks, tasks_of
 
 
 def measure(run: Run) -> Measurement:
-    return Measurement(1.0)
+    return Measurement(exact(1.0))
 
 
 @pytest.mark.parametrize(("scale", "expected"), [("smoke", 1), ("desk", 2), ("full", 3)])
@@ -45,22 +46,44 @@ def test_a_figure_is_in_the_house_style():
     assert not axes[0].spines["top"].get_visible()
 
 
-def test_the_cache_builds_once(tmp_path):
-    run = Run(cache_folder=tmp_path)
-    built = []
+def test_repeats_grow_with_the_effort():
+    assert Run("smoke").repeats(smoke=2, desk=10, full=100) == 2
+    assert Run("desk", effort=4).repeats(smoke=2, desk=10, full=100) == 40
 
-    def build(folder):
-        built.append(folder)
-        (folder / "x").write_text("1")
 
-    assert run.cache("thing", build, size=3) == run.cache("thing", build, size=3)
-    assert run.cache("thing", build, size=4) != run.cache("thing", build, size=3)
-    assert len(built) == 2
+def test_what_is_cached_is_made_once(tmp_path):
+    run, made = Run(cache_folder=tmp_path), []
+
+    def make():
+        made.append(1)
+        return {"x": np.arange(3), "y": (torch.ones(2), 1.5, "text", None)}
+
+    first, second = run.cached("thing", make, size=3), run.cached("thing", make, size=3)
+    np.testing.assert_array_equal(second["x"], first["x"])
+    assert isinstance(second["x"], np.ndarray)
+    assert second["y"][1:] == (1.5, "text", None)
+    run.cached("thing", make, size=4)
+    assert len(made) == 2
+
+
+def test_a_network_is_trained_once_and_comes_back_frozen(tmp_path):
+    run, trained = Run(cache_folder=tmp_path), []
+
+    def train(network):
+        trained.append(1)
+        torch.nn.init.constant_(network.weight, 2.0)
+
+    for _ in range(2):
+        network = run.trained("net", torch.nn.Linear(2, 1), train, steps=3)
+        assert network.weight.tolist() == [[2.0, 2.0]]
+        assert not network.weight.requires_grad
+        assert not network.training
+    assert len(trained) == 1
 
 
 def test_tasks_are_found_with_what_the_runner_needs():
     def other(run: Run) -> Measurement:
-        return Measurement(2.0)
+        return Measurement(exact(2.0))
 
     found = tasks_of({"a": measures("c1")(measure), "b": races("numpy")(other), "c": 3})
     assert set(found) == {("claim", "c1"), ("peer", "numpy")}
@@ -70,10 +93,10 @@ def test_tasks_are_found_with_what_the_runner_needs():
 
 def test_a_claim_with_two_functions_is_refused():
     def one(run: Run) -> Measurement:
-        return Measurement(1.0)
+        return Measurement(exact(1.0))
 
     def two(run: Run) -> Measurement:
-        return Measurement(2.0)
+        return Measurement(exact(2.0))
 
     with pytest.raises(ValueError, match="claim 'c1' has two functions"):
         tasks_of({"a": measures("c1")(one), "b": measures("c1")(two)})

@@ -6,32 +6,60 @@ from pathlib import Path
 
 import pytest
 
-from paperworks.evidence import EvidenceError, UsageError, default_evidence_folder, read_evidence, store
-from paperworks.evidence.store import add_entry, check_writable
+from paperworks.evidence import EvidenceError, UsageError, committed_folder, own_folder, read_evidence, store
+from paperworks.evidence.store import HISTORY, SCHEMA, add_entry, check_writable
 
 
 def test_no_file_is_no_evidence(tmp_path):
-    assert read_evidence("slug", tmp_path).entries == {}
+    assert read_evidence("slug", tmp_path).entries == ()
+    assert read_evidence("slug", tmp_path).problem == ""
 
 
-def test_what_is_added_is_read(tmp_path, make_entry):
-    kept = add_entry("slug", tmp_path, make_entry(values={"": 1.0}), {".svg": b"<svg/>", ".png": b"png"})
+def test_what_is_added_is_read(tmp_path, make_entry, value):
+    kept = add_entry("slug", tmp_path, make_entry(values={"": value(1.0)}), {".svg": b"<svg/>", ".png": b"png"})
     evidence = read_evidence("slug", tmp_path)
-    assert evidence.entry("claim", "c1") == kept
+    assert evidence.newest("claim", "c1") == kept
     assert kept.figures == ("slug/c1.desk.png", "slug/c1.desk.svg")
     assert [path.read_bytes() for path in evidence.figure_paths(kept)] == [b"png", b"<svg/>"]
 
 
-def test_one_entry_for_each_claim_and_scale(tmp_path, make_entry):
-    for scale, value in (("desk", 1.0), ("smoke", 2.0), ("desk", 3.0)):
-        add_entry("slug", tmp_path, make_entry(scale=scale, values={"": value}), {".svg": scale.encode()})
+def test_history_keeps_what_other_code_seeds_and_machines_measured(tmp_path, make_entry, value):
+    entries = [
+        make_entry(values={"": value(1.0)}),
+        make_entry(values={"": value(2.0)}, origin={"digest": "other"}),
+        make_entry(values={"": value(3.0)}, origin={"machine": {"cpu": "B", "cores": 4, "system": "Linux"}}),
+        make_entry(values={"": value(4.0)}, seeds=(0, 1)),
+        make_entry(values={"": value(5.0)}, scale="smoke"),
+        make_entry(values={"": value(6.0)}),  # the same as the first, measured again
+    ]
+    for entry in entries:
+        add_entry("slug", tmp_path, entry)
     evidence = read_evidence("slug", tmp_path)
-    assert {key.scale: entry.values[""] for key, entry in evidence.entries.items()} == {"desk": 3.0, "smoke": 2.0}
-    assert evidence.entry("claim", "c1").scale == "desk"
-    assert evidence.entry("claim", "c1", "smoke").values == {"": 2.0}
-    assert evidence.entry("claim", "c1", "full") is None
-    assert evidence.entry("peer", "c1") is None
-    assert (tmp_path / "slug/c1.desk.svg").read_bytes() == b"desk"
+    assert [entry.values[""].value for entry in evidence.entries] == [2.0, 3.0, 4.0, 5.0, 6.0]
+    assert evidence.newest("claim", "c1").values[""].value == 6.0, "the newest at the largest scale"
+    assert evidence.newest("claim", "c1", "smoke").values[""].value == 5.0
+    assert evidence.newest("claim", "c1", "full") is None
+    assert evidence.newest("peer", "c1") is None
+
+
+def test_an_entry_without_values_displaces_no_measurement(tmp_path, make_entry, value):
+    kept = add_entry("slug", tmp_path, make_entry(values={"": value(1.0)}), {".svg": b"figure"})
+    for reason in ("first", "second"):
+        add_entry("slug", tmp_path, make_entry(outcome="stopped", reason=reason, origin={"digest": reason}))
+    evidence = read_evidence("slug", tmp_path)
+    assert evidence.newest("claim", "c1") == kept
+    assert evidence.newest_failure("claim", "c1").reason == "second"
+    assert len(evidence.entries) == 2, "of those without values the newest is enough"
+    assert evidence.figure_paths(kept)[0].read_bytes() == b"figure"
+    add_entry("slug", tmp_path, make_entry(values={"": value(2.0)}, origin={"digest": "new"}))
+    assert read_evidence("slug", tmp_path).newest_failure("claim", "c1") is None, "it is newer than the failure"
+
+
+def test_without_any_measurement_the_newest_failure_is_shown(tmp_path, make_entry):
+    for outcome in ("error", "not run"):
+        add_entry("slug", tmp_path, make_entry(outcome=outcome))
+    assert read_evidence("slug", tmp_path).newest("claim", "c1").outcome == "not run"
+    assert read_evidence("slug", tmp_path).newest_failure("claim", "c1") is None
 
 
 def test_a_claim_and_a_peer_of_the_same_id_keep_apart(tmp_path, make_entry):
@@ -39,46 +67,63 @@ def test_a_claim_and_a_peer_of_the_same_id_keep_apart(tmp_path, make_entry):
         add_entry("slug", tmp_path, make_entry(kind=kind), {".svg": kind.encode()})
     evidence = read_evidence("slug", tmp_path)
     for kind in ("claim", "peer"):
-        assert evidence.figure_paths(evidence.entry(kind, "c1"))[0].read_bytes() == kind.encode()
+        assert evidence.figure_paths(evidence.newest(kind, "c1"))[0].read_bytes() == kind.encode()
 
 
-def test_figures_that_nothing_shows_any_more_go(tmp_path, make_entry):
-    add_entry("slug", tmp_path, make_entry(), {".svg": b"1", ".png": b"1"})
-    add_entry("slug", tmp_path, make_entry(), {".svg": b"2"})
-    assert sorted(path.name for path in (tmp_path / "slug").iterdir()) == ["c1.desk.svg"]
-
-
-def test_the_file_does_not_depend_on_the_order_of_writing(tmp_path, make_entry):
-    entries = [make_entry(id) for id in ("c2", "c1", "c10")]
-    for folder, order in ((tmp_path / "a", entries), (tmp_path / "b", entries[::-1])):
-        for entry in order:
-            add_entry("slug", folder, entry)
-    assert (tmp_path / "a/slug.json").read_bytes() == (tmp_path / "b/slug.json").read_bytes()
-    assert json.loads((tmp_path / "a/slug.json").read_text())["schema"] == store.SCHEMA
+def test_figures_are_those_of_the_newest_measurement(tmp_path, make_entry):
+    add_entry("slug", tmp_path, make_entry(origin={"digest": "1"}), {".svg": b"1", ".png": b"1"})
+    newest = add_entry("slug", tmp_path, make_entry(origin={"digest": "2"}), {".svg": b"2"})
+    evidence = read_evidence("slug", tmp_path)
+    assert sorted(path.name for path in (tmp_path / "slug").iterdir()) == ["c1.desk.svg", HISTORY]
+    assert evidence.figure_paths(newest)[0].read_bytes() == b"2"
+    assert evidence.entries[0].figures == ()
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "not JSON"),
+        ("{", "malformed"),
         ("[]", "not evidence of schema"),
         ('{"entries": []}', "not evidence of schema"),
-        ('{"schema": 99, "entries": []}', "written by a newer paperworks"),
-        ('{"schema": 1, "entries": {}}', "not evidence of schema"),
-        ('{"schema": 1, "entries": [3]}', "malformed"),
-        ('{"schema": 1, "entries": [{"kind": "claim"}]}', "malformed"),
+        ('{"schema": 1, "entries": []}', "not evidence of schema 2"),
+        ('{"schema": 99, "kind": "claim"}', "written by a newer paperworks (schema 99"),
+        ('{"schema": 2, "kind": "claim"}', "malformed"),
+        ('{"schema": 2, "kind": "tale", "id": "c1"}', "malformed"),
     ],
 )
-def test_a_file_that_can_not_be_read_is_never_overwritten(tmp_path, make_entry, content, message):
-    path = tmp_path / "slug.json"
-    path.write_text(content)
-    with pytest.raises(EvidenceError, match=message) as caught:
-        read_evidence("slug", tmp_path)
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
-    with pytest.raises(EvidenceError, match=message):
+def test_a_line_that_can_not_be_read_costs_that_line_alone_and_is_never_overwritten(
+    tmp_path, make_entry, content, message
+):
+    add_entry("slug", tmp_path, make_entry())
+    path = tmp_path / "slug" / HISTORY
+    path.write_text(path.read_text() + content + "\n")
+    before = path.read_text()
+    evidence = read_evidence("slug", tmp_path)
+    assert len(evidence.entries) == 1
+    assert message in evidence.problem
+    assert f"{path}, line 2" in evidence.problem
+    assert "\n" not in evidence.problem
+    with pytest.raises(EvidenceError, match="move the file away or restore it"):
         add_entry("slug", tmp_path, make_entry(), {".svg": b"new"})
-    assert path.read_text() == content
+    assert path.read_text() == before
+
+
+def test_a_file_that_is_no_text_is_reported(tmp_path):
+    (tmp_path / "slug").mkdir()
+    (tmp_path / "slug" / HISTORY).write_bytes(b"\xff\xfe")
+    assert "can't be read" in read_evidence("slug", tmp_path).problem
+
+
+def test_a_write_that_fails_leaves_the_history_as_it_was(tmp_path, make_entry, value, monkeypatch):
+    add_entry("slug", tmp_path, make_entry(values={"": value(1.0)}))
+    before = (tmp_path / "slug" / HISTORY).read_bytes()
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space"):
+        add_entry("slug", tmp_path, make_entry(values={"": value(2.0)}))
+    monkeypatch.setattr(os, "fsync", real)
+    assert (tmp_path / "slug" / HISTORY).read_bytes() == before
+    assert sorted(path.name for path in (tmp_path / "slug").iterdir()) == [HISTORY]
 
 
 def test_many_processes_write_at_once(tmp_path):
@@ -97,29 +142,21 @@ for number in range(15):
     assert len(read_evidence("slug", tmp_path).entries) == 45
 
 
-def test_without_a_folder_shipped_evidence_fills_what_is_not_there(tmp_path, make_entry, monkeypatch):
-    own, shipped = tmp_path / "own", tmp_path / "shipped"
-    monkeypatch.setenv("PAPERWORKS_EVIDENCE", str(own))
-    monkeypatch.setattr(store, "SHIPPED", shipped)
-    add_entry("slug", shipped, make_entry("c1", values={"": 1.0}), {".svg": b"shipped"})
-    add_entry("slug", shipped, make_entry("c2", values={"": 2.0}), {".svg": b"shipped"})
-    add_entry("slug", own, make_entry("c1", values={"": 3.0}), {".svg": b"own"})
-    evidence = read_evidence("slug")
-    assert {key.id: entry.values[""] for key, entry in evidence.entries.items()} == {"c1": 3.0, "c2": 2.0}
-    figures = [evidence.figure_paths(evidence.entry("claim", id))[0].read_bytes() for id in ("c1", "c2")]
-    assert figures == [b"own", b"shipped"]
-
-
-def test_the_default_folder(monkeypatch, tmp_path):
+def test_committed_evidence_and_ones_own_are_two_places(monkeypatch, tmp_path):
     monkeypatch.setenv("PAPERWORKS_EVIDENCE", str(tmp_path))
-    assert default_evidence_folder() == tmp_path
+    assert own_folder() == tmp_path
     monkeypatch.delenv("PAPERWORKS_EVIDENCE")
-    monkeypatch.setattr(store, "checkout", lambda: tmp_path / "checkout")
-    assert default_evidence_folder() == tmp_path / "checkout" / "evidence"
-    monkeypatch.setattr(store, "checkout", lambda: None)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
-    assert default_evidence_folder().name == "evidence"
-    assert "paperworks" in default_evidence_folder().parts
+    assert own_folder().parts[-2:] == ("paperworks", "evidence")
+    monkeypatch.setattr(store, "checkout", lambda: tmp_path / "checkout")
+    assert committed_folder() == tmp_path / "checkout" / "evidence"
+    monkeypatch.setattr(store, "checkout", lambda: None)
+    assert committed_folder().name == "_evidence"
+
+
+def test_every_line_says_its_schema(tmp_path, make_entry):
+    add_entry("slug", tmp_path, make_entry())
+    assert json.loads((tmp_path / "slug" / HISTORY).read_text())["schema"] == SCHEMA
 
 
 def test_a_folder_that_can_not_be_written_to_is_an_error_of_use(tmp_path):

@@ -5,7 +5,7 @@ from scipy import stats
 
 from paperworks.evidence.spec import TaskSpec, claims_module, paper_folder, portable_folder
 from paperworks.evidence.spool import Progress, ProgressWriter, read_progress
-from paperworks.evidence.task import mean_interval, perform
+from paperworks.evidence.task import perform
 from paperworks.papers import ROOT
 
 
@@ -16,14 +16,19 @@ def spec_of(paper, id, kind="claim", **changes) -> TaskSpec:
         folder=portable_folder(paper.folder),
         kind=kind,
         id=id,
-        package="",
+        bars={"": ">= 1"},
         exclusive=False,
         scale="smoke",
         seeds=[0, 1],
         engine="local",
         threads=1,
+        budget=0.0,
         time_limit=None,
+        wall_limit=None,
+        idle_limit=60.0,
         memory_limit=None,
+        smoke=False,
+        code="",
         spool="",
     )
     return {**defaults, **changes}
@@ -54,15 +59,15 @@ def test_a_measurement_is_told_whole(result_of, tmp_path):
             )
     """)
     assert result["outcome"] == "measured"
-    assert result["values"] == {"": 1.5}
-    assert result["per_seed"] == {"": [1.0, 2.0]}
-    low, high = stats.t.interval(0.95, 1, loc=1.5, scale=0.5)
-    assert result["interval"][""] == pytest.approx([low, high])
+    found = result["values"][""]
+    assert (found["value"], found["samples"], found["method"]) == (1.5, [1.0, 2.0], "Student's t over 2 seeds")
+    assert [found["low"], found["high"]] == pytest.approx(stats.t.interval(0.95, 1, loc=1.5, scale=0.5))
+    assert result["level"] == 0.95
     assert (result["unit"], result["remark"]) == ("s", "so")
     assert result["table"] == {"columns": ["a", "b", "c"], "rows": [[1, None, True], ["x", "(1, 2)", "[1. 1.]"]]}
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["figure.png", "figure.svg"]
     assert len(result["digest"]) == 64
-    assert "core/lazy.py" in result["sources"]
+    assert {"numpy", "matplotlib"} <= set(result["modules"])
 
 
 def test_named_values_and_numbers_of_other_libraries_are_taken(result_of):
@@ -70,10 +75,12 @@ def test_named_values_and_numbers_of_other_libraries_are_taken(result_of):
         import numpy as np, torch
         @measures("c1")
         def c1(run):
-            return Measurement({"a": np.float64(1.5), "b": np.bool_(True), "c": torch.tensor(2.0), "d": 3})
+            values = {"a": np.float64(1.5), "b": np.bool_(True), "c": torch.tensor(2.0), "d": 3}
+            return Measurement({name: exact(value) for name, value in values.items()})
     """)
-    assert result["values"] == {"a": 1.5, "b": True, "c": 2.0, "d": 3.0}
-    assert result["values"]["b"] is True
+    values = {name: value["value"] for name, value in result["values"].items()}
+    assert values == {"a": 1.5, "b": True, "c": 2.0, "d": 3.0}
+    assert values["b"] is True
 
 
 @pytest.mark.parametrize(
@@ -81,10 +88,10 @@ def test_named_values_and_numbers_of_other_libraries_are_taken(result_of):
     [
         ("raise RuntimeError('went\\n  wrong')", "RuntimeError: went wrong"),
         ("return 3.0", "TypeError: the function returned float; it has to return a Measurement"),
-        ("return Measurement('three')", "TypeError: value is 'three'"),
+        ("return Measurement(3.0)", "TypeError: value is 3.0; it takes an Estimate, such as exact(…)"),
         ("return Measurement({'a': None})", "TypeError: value 'a' is None"),
+        ("return Measurement(exact('three'))", "TypeError: value is 'three'"),
         ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
-        ("raise MemoryError", "MemoryError"),
     ],
 )
 def test_what_goes_wrong_is_an_error_with_its_traceback(result_of, body, reason):
@@ -138,19 +145,21 @@ def test_a_race_whose_peer_does_not_import_is_not_run(result_of, body, outcome):
 
 
 def test_an_exclusive_claim_never_runs_among_others(result_of):
-    result = result_of("alone = True\n@measures('c1', exclusive=alone)\ndef c1(run):\n    return Measurement(1.0)\n")
+    result = result_of(
+        "alone = True\n@measures('c1', exclusive=alone)\ndef c1(run):\n    return Measurement(exact(1.0))\n"
+    )
     assert result["outcome"] == "error"
     assert "literals" in result["reason"]
 
 
 def test_threads_are_as_many_as_were_given(result_of):
-    source = "import torch\n@measures('c1')\ndef c1(run):\n    return Measurement(torch.get_num_threads())\n"
-    assert result_of(source, threads=1)["values"] == {"": 1.0}
+    source = "import torch\n@measures('c1')\ndef c1(run):\n    return Measurement(exact(torch.get_num_threads()))\n"
+    assert result_of(source, threads=1)["values"][""]["value"] == 1.0
 
 
 def test_progress_reaches_the_spool(result_of, tmp_path):
     result_of(
-        "@measures('c1')\ndef c1(run):\n    return Measurement(sum(run.progress(range(4), label='steps')))\n",
+        "@measures('c1')\ndef c1(run):\n    return Measurement(exact(sum(run.progress(range(4), label='steps'))))\n",
         spool=str(tmp_path),
         number=7,
     )
@@ -167,17 +176,37 @@ def test_progress_is_not_written_at_every_step(tmp_path, monkeypatch):
     assert len(written) < 200
 
 
-def test_the_interval_of_the_mean():
-    values = [1.0, 4.0, 2.5, 3.0]
-    assert mean_interval(values) == pytest.approx(stats.t.interval(0.95, 3, stats.tmean(values), stats.sem(values)))
-    assert mean_interval([1.0]) is None
-    assert mean_interval([2.0, 2.0]) == (2.0, 2.0)
+def test_running_out_of_memory_is_told(result_of):
+    result = result_of("@measures('c1')\ndef c1(run):\n    raise MemoryError\n")
+    assert (result["outcome"], result["reason"]) == ("error", "ran out of memory: MemoryError")
+
+
+def test_smoke_values_are_kept_beside_those_of_a_larger_scale(result_of):
+    source = """
+        @measures('c1')
+        def c1(run):
+            value = run.at(smoke=1.0, desk=2.0, full=3.0)
+            return Measurement(exact(value), table=Table(["x"], [[value]]))
+    """
+    result = result_of(source, scale="desk", smoke=True)
+    assert result["values"][""]["value"] == 2.0
+    assert result["smoke"] == {"values": {"": 1.0}, "rows": [[1.0]]}
+
+
+def test_what_measures_time_has_no_smoke_values(result_of):
+    result = result_of(
+        "@measures('c1', exclusive=True)\ndef c1(run):\n    return Measurement(exact(1.0))\n",
+        scale="desk",
+        smoke=True,
+        exclusive=True,
+    )
+    assert "smoke" not in result
 
 
 def test_a_paper_inside_the_package_is_found_on_any_machine(make_paper):
     inside = {"folder": portable_folder(ROOT / "dpm_solver")}
     assert inside["folder"] == "papers/dpm_solver"
     assert paper_folder(inside) == ROOT / "dpm_solver"
-    assert claims_module(inside) == "paperworks.papers.dpm_solver.claims"
+    assert claims_module(inside["folder"]) == "paperworks.papers.dpm_solver.claims"
     outside = {"folder": portable_folder(make_paper("", {}).folder)}
-    assert claims_module(outside) == "fixture.claims"
+    assert claims_module(outside["folder"]) == "fixture.claims"

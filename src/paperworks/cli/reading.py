@@ -11,9 +11,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from paperworks.cli.app import JsonOption, app, complete_slug, console_for_output, errors_of_use
+from paperworks.evidence.digests import unchanging
 from paperworks.evidence.record import Paper
 from paperworks.evidence.store import own_folder, read_evidence
-from paperworks.evidence.views import ClaimView, views
+from paperworks.evidence.views import ClaimView, paper_views
 from paperworks.papers import FIELDS, load, load_all
 
 Folder = Annotated[
@@ -50,7 +51,7 @@ def list_papers(
     as_json: JsonOption = False,
 ) -> None:
     """List the papers, with how many of their claims hold."""
-    with errors_of_use():
+    with errors_of_use(), unchanging():
         papers = _find(search) if search else load_all()
         rows = [_row(paper, evidence) for paper in papers if field is None or field.value == paper.field]
     rows = [row for row in rows if status is None or status.value == row["status"]]
@@ -66,7 +67,7 @@ def search_papers(
     as_json: JsonOption = False,
 ) -> None:
     """Find papers by words of their title, summary, tags and methods, best first."""
-    with errors_of_use():
+    with errors_of_use(), unchanging():
         rows = [_row(paper) for paper in _find(" ".join(words))[:limit]]
     _print_rows(rows, as_json)
 
@@ -82,7 +83,7 @@ def show(
         paper = load(slug)
         stored = read_evidence(slug, evidence)
         own = read_evidence(slug, own_folder()) if evidence is None else None
-        found = list(views(paper, stored, own))
+        found = paper_views(paper, stored, own)
     for history in filter(None, (stored, own)):
         if history.problem:
             typer.echo(history.problem, err=True)
@@ -102,7 +103,7 @@ def _row(paper: Paper, folder: Path | None = None) -> dict[str, Any]:
     evidence = read_evidence(paper.slug, folder)
     if evidence.problem:
         typer.echo(evidence.problem, err=True)
-    found = list(views(paper, evidence)) if not paper.planned else []
+    found = [] if paper.planned else paper_views(paper, evidence)
     claims = [view for view in found if view.kind == "claim"]
     measured = any(view.date for view in claims)
     status = Status.planned if paper.planned else Status.measured if measured else Status.unmeasured

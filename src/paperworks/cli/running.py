@@ -162,10 +162,10 @@ def renew(
     jobs: Jobs = None,
     budget: Budget = None,
 ) -> None:
-    """Bring the checkout's evidence up to date: measure what is outdated or missing, write the pages, tell what is long.
+    """Bring the checkout's evidence up to date: measure what is outdated or missing, and write the pages.
 
     What changed code gives the same smoke-scale values for is carried over; what measures time, or races, is measured
-    again. It takes committed code. Exit code as of `run`.
+    again. It takes committed code, and tells at the end what takes longer than it should. Exit code as of `run`.
     """
     from paperworks.evidence.report import write_reports
     from paperworks.evidence.store import committed_folder

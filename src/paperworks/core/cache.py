@@ -1,4 +1,4 @@
-"""Results that are expensive to make and safe to keep, keyed by what they were made from and by the code that made them."""
+"""Results that are expensive to make and safe to keep, keyed by what they were made from and the code that did."""
 
 import hashlib
 import json
@@ -6,13 +6,15 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import platformdirs
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from paperworks.core.code import code_digest
+from paperworks.core.processes import tell_alive
 
 if TYPE_CHECKING:
     import torch
@@ -138,7 +140,7 @@ def _folder(name: str, inputs: Mapping[str, Any], build: Callable[[Path], Any], 
     if folder.is_dir():
         return folder
     root.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
+    with _waiting_lock(Path(f"{folder}.lock")):
         if folder.is_dir():
             return folder
         partial = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=root))
@@ -149,6 +151,16 @@ def _folder(name: str, inputs: Mapping[str, Any], build: Callable[[Path], Any], 
             shutil.rmtree(partial, ignore_errors=True)
             raise
     return folder
+
+
+def _waiting_lock(path: Path) -> AbstractContextManager[Any]:
+    """Take a lock that another process may hold as long as it trains, and tell meanwhile that this one is alive."""
+    lock = FileLock(path)
+    while True:
+        try:
+            return lock.acquire(timeout=1)
+        except Timeout:
+            tell_alive()
 
 
 _ARRAY = "numpy array"

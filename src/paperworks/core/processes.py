@@ -11,10 +11,12 @@ import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import psutil
 
+ALIVE = "PAPERWORKS_ALIVE"  # an environment variable: the file that a watched process touches
 _TRACEBACK = b"t"  # asks a process that reads its standard input to show where it is
 
 
@@ -137,6 +139,13 @@ def follow_parent() -> None:
         _follow_by_kernel()
     else:
         _follow_by_thread()
+
+
+def tell_alive() -> None:
+    """Tell whoever watches this process for work that it waits for another process and doesn't hang."""
+    if path := os.environ.get(ALIVE):
+        with suppress(OSError):
+            Path(path).touch()
 
 
 def peak_memory() -> int:

@@ -26,6 +26,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "tables": ["claims_json", "claims_table"],
         "timing": ["Times", "interleaved"],
         "verdicts": ["Decision", "Verdict", "judge", "outdated"],
-        "views": ["ClaimView", "ValueView", "view", "views"],
+        "views": ["ClaimView", "ValueView", "paper_views", "view"],
     },
 )  # fmt: skip

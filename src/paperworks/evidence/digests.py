@@ -4,7 +4,9 @@ import functools
 import hashlib
 import json
 import os
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,7 +42,7 @@ def reached(folder: Path, kind: str, id: str) -> Reached:
 
 
 def _digests(packages: tuple[tuple[str, Path], ...], folders: tuple[Path, ...]) -> Digests:
-    stamps = [stamp for _, root in packages for stamp in _stamps(root, int(time.monotonic()))]
+    stamps = [stamp for _, root in packages for stamp in _stamps(root)]
     key = hashlib.sha256("\n".join([*map(str, folders), *stamps]).encode()).hexdigest()[:24]
     return _kept(packages, folders, key)
 
@@ -89,9 +91,24 @@ def _root() -> Path:
     return PACKAGE.resolve()
 
 
-@functools.lru_cache(maxsize=8)
-def _stamps(root: Path, second: int) -> tuple[str, ...]:
-    """Describe the state of all sources below a folder by their sizes and times; looked at once a second."""
+@contextmanager
+def unchanging() -> Iterator[None]:
+    """Look at the sources once for all digests that are asked for within, however many they are."""
+    token = _seen.set(_seen.get() if _seen.get() is not None else {})
+    try:
+        yield
+    finally:
+        _seen.reset(token)
+
+
+_seen: ContextVar[dict[Path, list[str]] | None] = ContextVar("seen", default=None)
+
+
+def _stamps(root: Path) -> list[str]:
+    """Describe the state of all sources below a folder by their sizes and times."""
+    seen = _seen.get()
+    if seen is not None and root in seen:
+        return seen[root]
     found: list[str] = []
     todo = [str(root)]
     while todo:
@@ -101,4 +118,7 @@ def _stamps(root: Path, second: int) -> tuple[str, ...]:
             elif entry.name.endswith(".py"):
                 state = entry.stat()
                 found.append(f"{entry.path} {state.st_size} {state.st_mtime_ns}")
-    return tuple(sorted(found))
+    found.sort()
+    if seen is not None:
+        seen[root] = found
+    return found

@@ -14,7 +14,7 @@ OUTCOMES: tuple[Outcome, ...] = ("measured", "not at this scale", "not run", "mi
 
 
 class EntryKey(NamedTuple):
-    """What tells entries apart: the history of a paper keeps the newest with each key, and the newest without a value."""
+    """What tells entries apart: of those with the same key the history of a paper keeps the newest."""
 
     kind: Kind
     id: str
@@ -94,7 +94,7 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Smoke:
-    """What a claim gives at smoke scale: small enough to tell, in seconds, whether changed code still gives the same."""
+    """What a claim gives at smoke scale, by which changed code is told in seconds from code that gives other values."""
 
     values: Mapping[str, float | bool]
     rows: tuple[tuple[Any, ...], ...] = ()

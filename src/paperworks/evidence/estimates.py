@@ -16,7 +16,8 @@ A claim's function returns one `Estimate` for each of its bars, made by the func
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,7 +71,7 @@ def exact(value: float | bool) -> Estimate:
     return Estimate(value, "exact", lambda level: (number, number))
 
 
-def mean(samples: Sequence[float], of: str = "seeds") -> Estimate:
+def mean(samples: Collection[float], of: str = "seeds") -> Estimate:
     """Return the mean of independent values with Student's interval; a single value has none.
 
     Examples
@@ -94,7 +95,7 @@ def mean(samples: Sequence[float], of: str = "seeds") -> Estimate:
     return Estimate(centre, f"Student's t over {count} {of}", interval, values, varies=True)
 
 
-def median(samples: Sequence[float], of: str = "seeds") -> Estimate:
+def median(samples: Collection[float], of: str = "seeds") -> Estimate:
     """Return the median of independent values with the interval of their order statistics.
 
     The interval is right for every distribution; five values or fewer have none at 95 %.
@@ -120,7 +121,7 @@ def median(samples: Sequence[float], of: str = "seeds") -> Estimate:
     return Estimate(middle, f"order statistics of {count} {of}", interval, values, varies=True)
 
 
-def ratio(ours: Sequence[float], theirs: Sequence[float], of: str = "paired rounds") -> Estimate:
+def ratio(ours: Collection[float], theirs: Collection[float], of: str = "paired rounds") -> Estimate:
     """Return the median of ours / theirs over pairs, with the interval of the order statistics.
 
     Examples
@@ -132,7 +133,7 @@ def ratio(ours: Sequence[float], theirs: Sequence[float], of: str = "paired roun
     return median([_quotient(a, b) for a, b in pairs], of)
 
 
-def difference(ours: Sequence[float], theirs: Sequence[float], of: str = "paired seeds") -> Estimate:
+def difference(ours: Collection[float], theirs: Collection[float], of: str = "paired seeds") -> Estimate:
     """Return the mean of ours - theirs over pairs, with Student's interval.
 
     Examples
@@ -143,7 +144,7 @@ def difference(ours: Sequence[float], theirs: Sequence[float], of: str = "paired
     return mean([a - b for a, b in _pairs(ours, theirs)], of)
 
 
-def every(samples: Sequence[float | bool], of: str = "seeds") -> Estimate:
+def every(samples: Collection[float | bool], of: str = "seeds") -> Estimate:
     """Return what has to hold for each seed by itself: the mean, and the interval from the least to the greatest.
 
     Truth values hold where all are true.
@@ -186,9 +187,7 @@ def proportion(successes: int, trials: int, of: str = "trials") -> Estimate:
     return Estimate(successes / trials, f"Clopper-Pearson, {trials} {of}", interval)
 
 
-def bootstrap(
-    statistic: Callable[..., Any], *samples: Sequence[float] | Sequence[Sequence[float]], of: str = "repetitions"
-) -> Estimate:
+def bootstrap(statistic: Callable[..., Any], *samples: Collection[Any], of: str = "repetitions") -> Estimate:
     """Return a statistic of independent repetitions with the percentiles of 4,999 resamplings, the same each time.
 
     Parameters
@@ -251,14 +250,14 @@ def normal(value: float, standard_error: float, of: str = "") -> Estimate:
 _KEPT = 1000
 
 
-def _samples(samples: Sequence[float]) -> tuple[float, ...]:
+def _samples(samples: Collection[float]) -> tuple[float, ...]:
     values = tuple(float(v) for v in samples)
     if not values:
         raise ValueError("samples: got no values; it takes at least one")
     return values
 
 
-def _pairs(ours: Sequence[float], theirs: Sequence[float]) -> list[tuple[float, float]]:
+def _pairs(ours: Collection[float], theirs: Collection[float]) -> list[tuple[float, float]]:
     if len(ours) != len(theirs):
         raise ValueError(f"ours has {len(ours)} values and theirs {len(theirs)}; pairs take as many of both")
     return [(float(a), float(b)) for a, b in zip(ours, theirs, strict=True)]
@@ -270,10 +269,8 @@ def _quotient(a: float, b: float) -> float:
 
 def _scalar(name: str, value: Any) -> float | bool:
     """Turn a NumPy scalar or a tensor of one element into Python's own number."""
-    try:
+    with suppress(AttributeError, ValueError, RuntimeError):
         value = value.item()
-    except (AttributeError, ValueError, RuntimeError):
-        pass
     if not isinstance(value, (bool, int, float)):
         raise TypeError(f"{name} is {value!r}; it takes a number or a truth value")
     return value

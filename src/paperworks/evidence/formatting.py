@@ -31,7 +31,8 @@ def value(value: Value, unit: str = "") -> str:
     """
     text = number(value.value) + (f" {unit}" if unit else "")
     spread = interval(value)
-    return f"{text} {spread}" if spread and value.low != value.high else text
+    point = value.low == value.high or not isinstance(value.low, float) or math.isnan(value.low)
+    return text if point or not spread else f"{text} {spread}"
 
 
 def interval(value: Value) -> str:

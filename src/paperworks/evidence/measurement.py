@@ -1,6 +1,6 @@
 """What one run of a claim's function returns."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +85,7 @@ class Measurement:
                 raise TypeError(f"{where} is {value!r}; it takes an Estimate, such as exact(…) or mean([…])")
 
     @classmethod
-    def over_seeds(cls, samples: Sequence[float] | Mapping[str, Sequence[float]], **kwargs: Any) -> "Measurement":
+    def over_seeds(cls, samples: Collection[float] | Mapping[str, Collection[float]], **kwargs: Any) -> "Measurement":
         """Make a measurement whose values are means over seeds; `kwargs` are those of a measurement."""
         if isinstance(samples, Mapping):
             return cls({name: mean(values) for name, values in samples.items()}, **kwargs)

@@ -66,9 +66,9 @@ def changed_versions(measured: Mapping[str, str]) -> list[str]:
 
 
 def imported_distributions(modules: Iterable[str]) -> dict[str, str]:
-    """Return the versions of the distributions that hold the top-level modules of these names."""
+    """Return the versions of this package and of the distributions that hold the top-level modules of these names."""
     owners = _owners()
-    names = {owner for module in modules for owner in owners.get(module, ())}
+    names = {"paperworks", *(owner for module in modules for owner in owners.get(module, ()))}
     return {name: version for name in sorted(names, key=str.lower) if (version := version_of(name))}
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from paperworks.evidence import formatting
 from paperworks.evidence.benchmark import Benchmark, read_benchmarks
+from paperworks.evidence.digests import unchanging
 from paperworks.evidence.files import write_atomically
 from paperworks.evidence.record import Paper
 from paperworks.evidence.store import committed_folder, read_evidence
 from paperworks.evidence.verdicts import count_verdicts
-from paperworks.evidence.views import ClaimView, views
+from paperworks.evidence.views import ClaimView, paper_views
 
 INTRODUCTION = (
     "What each paper reports, and what its claims measured when they were run here. Every value has an interval, in "
@@ -45,13 +46,14 @@ class PaperResults:
 def results_of(papers: Sequence[Paper], folder: Path | None = None) -> list[PaperResults]:
     """Return the results of the papers that have claims to measure, by the committed evidence or that of `folder`."""
     found = []
-    for paper in papers:
-        if paper.planned:
-            continue
-        evidence = read_evidence(paper.slug, folder)
-        all_views = list(views(paper, evidence))
-        claims, races = (tuple(v for v in all_views if v.kind == kind) for kind in ("claim", "peer"))
-        found.append(PaperResults(paper, claims, races, evidence.problem))
+    with unchanging():
+        for paper in papers:
+            if paper.planned:
+                continue
+            evidence = read_evidence(paper.slug, folder)
+            all_views = paper_views(paper, evidence)
+            claims, races = (tuple(v for v in all_views if v.kind == kind) for kind in ("claim", "peer"))
+            found.append(PaperResults(paper, claims, races, evidence.problem))
     return found
 
 
@@ -77,7 +79,7 @@ def write_reports(
         from paperworks.evidence.report_html import html_report
 
         written.append(html)
-        write_atomically(html, html_report(papers, results, html.parent).encode())
+        write_atomically(html, html_report(papers, results, html.parent, home).encode())
     return written
 
 
@@ -92,10 +94,8 @@ def results_page(papers: Sequence[Paper], results: Sequence[PaperResults], besid
         state = " to ".join(dict.fromkeys([dates[0], dates[-1]])) if dates else "never"
         state += f", {found.outdated} outdated" if found.outdated else ""
         state += f", {found.problem}" if found.problem else ""
-        title = escape(found.paper.title)
-        lines.append(
-            f"| [{found.paper.slug}]({page}): {title} | {found.paper.field} | {counts[0]} | {counts[1]} | {escape(state)} |"
-        )
+        name = f"[{found.paper.slug}]({page}): {escape(found.paper.title)}"
+        lines.append(f"| {' | '.join([name, found.paper.field, *counts, escape(state)])} |")
     lines.append("")
     for benchmark in read_benchmarks(home):
         lines += _benchmark(benchmark)

@@ -28,8 +28,8 @@ details table{width:auto}pre{background:#f6f7f9;padding:.8rem;overflow-x:auto;fo
 """
 
 
-def html_report(papers: Sequence[Paper], results: Sequence[PaperResults], beside: Path) -> str:
-    """Write the page; figures are linked relative to the folder `beside`."""
+def html_report(papers: Sequence[Paper], results: Sequence[PaperResults], beside: Path, home: Path) -> str:
+    """Write the page; figures are linked relative to the folder `beside`, benchmarks are those in `home`."""
     contents = "".join(
         f'<li><a href="#{escape(r.paper.slug)}">{escape(r.paper.slug)}</a> '
         f"{escape(count_verdicts(v.verdict for v in r.claims))}</li>"
@@ -44,7 +44,7 @@ def html_report(papers: Sequence[Paper], results: Sequence[PaperResults], beside
             f"<p>{escape(INTRODUCTION)}</p><p><strong>{escape(summary(results))}</strong></p>",
             f"<ul class=contents>{contents}</ul>",
             *(_paper(found, beside) for found in results),
-            *map(_benchmark, read_benchmarks()),
+            *map(_benchmark, read_benchmarks(home)),
             f"<h2>Planned</h2><p>{planned}</p>" if planned else "",
             "</body></html>",
             "",
@@ -75,7 +75,8 @@ def _claims(title: str, group: Sequence[ClaimView]) -> str:
         f"<td>{escape(v.reported)}<div class=says>{escape(v.where)}</div></td>"
         f"<td class=number>{_lines(v, 'text')}</td><td class=number>{_lines(v, 'bar')}</td>"
         f'<td><span class="verdict {v.verdict.replace(" ", "-")}">{v.verdict}</span>'
-        f"{'<div class=outdated>outdated</div>' if v.outdated else ''}<div class=says>{escape(v.detail)}</div></td></tr>"
+        f"{'<div class=outdated>outdated</div>' if v.outdated else ''}"
+        f"<div class=says>{escape(v.detail)}</div></td></tr>"
         for v in group
     )
     return f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>"

@@ -180,7 +180,7 @@ def run_papers(
             budget=budget,
             time_limit=limit,
             wall_limit=None if limit is None else _WALL * limit,
-            idle_limit=_IDLE,
+            idle_limit=_IDLE if limit is None else min(_IDLE, limit),
             memory_limit=memory,
             smoke=commit or resume,
             code="" if engine == "local" else package_digest(),

@@ -42,10 +42,12 @@ class Evidence:
 
     def newest_failure(self, kind: Kind, id: str, scale: Scale | None = None) -> Entry | None:
         """Return the newest entry without values, where it is newer than what `newest` returns."""
-        shown = self.newest(kind, id, scale)
-        later = [e for e in self._of(kind, id, scale) if not e.measured and shown is not None and shown.measured]
-        later = [e for e in later if shown and e.provenance.date > shown.provenance.date]
-        return later[-1] if later else None
+        shown, of_item = self.newest(kind, id, scale), self._of(kind, id, scale)
+        if shown is None or not shown.measured:
+            return None
+        later = of_item[next(i for i, entry in enumerate(of_item) if entry is shown) + 1 :]
+        failures = [entry for entry in later if not entry.measured]
+        return failures[-1] if failures else None
 
     def figure_paths(self, entry: Entry) -> list[Path]:
         """Return where the entry's figures are."""

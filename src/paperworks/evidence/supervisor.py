@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 from paperworks.core.code import PACKAGE
-from paperworks.core.processes import ProcessTree
+from paperworks.core.processes import ALIVE, ProcessTree
 from paperworks.evidence import provenance
 from paperworks.evidence.entry import Entry
 from paperworks.evidence.spec import TaskSpec, paper_folder
@@ -113,12 +113,11 @@ def _run_process(spec: TaskSpec, folder: Path) -> tuple[dict[str, str] | None, i
     """Run the process to its end or to its limits; return why it was lost (None if it was not) and its memory."""
     (folder / "spec.json").write_text(json.dumps(spec), encoding="utf-8")
     command = [sys.executable, "-P", "-m", "paperworks.evidence.task", str(folder)]
-    mark = uuid.uuid4().hex
+    mark, alive = uuid.uuid4().hex, folder / "alive"
     with open(folder / "output.txt", "wb") as output:
-        tree = ProcessTree(
-            command, stdout=output, stderr=subprocess.STDOUT, cwd=folder, env=_environment(spec["threads"], mark)
-        )
-    watch = _Watch(spec, tree)
+        environment = {**_environment(spec["threads"]), _MARK: mark, ALIVE: str(alive)}
+        tree = ProcessTree(command, stdout=output, stderr=subprocess.STDOUT, cwd=folder, env=environment)
+    watch = _Watch(spec, tree, alive)
     try:
         while tree.process.poll() is None:
             if lost := watch.look():
@@ -136,9 +135,10 @@ def _run_process(spec: TaskSpec, folder: Path) -> tuple[dict[str, str] | None, i
 class _Watch:
     """Looks at a process again and again, and says when it has gone over a limit."""
 
-    def __init__(self, spec: TaskSpec, tree: ProcessTree) -> None:
+    def __init__(self, spec: TaskSpec, tree: ProcessTree, alive: Path) -> None:
         self.spec = spec
         self.tree = tree
+        self.alive = alive
         self.memory = 0
         self._started = self._worked = time.monotonic()
         self._used_then = 0.0
@@ -147,8 +147,9 @@ class _Watch:
         spec, now = self.spec, time.monotonic()
         memory, used = self.tree.memory(), self.tree.processor_seconds()
         self.memory = max(self.memory, memory)
-        if used - self._used_then >= _WORK:
+        if used - self._used_then >= _WORK or self.alive.exists():
             self._worked, self._used_then = now, used
+            self.alive.unlink(missing_ok=True)
         if spec["memory_limit"] and memory > spec["memory_limit"]:
             reason = f"used more than its memory limit of {spec['memory_limit'] / 2**30:.3g} GiB"
             return {"outcome": "error", "reason": reason}
@@ -168,10 +169,9 @@ class _Watch:
         return None
 
 
-def _environment(threads: int, mark: str) -> dict[str, str]:
+def _environment(threads: int) -> dict[str, str]:
     path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")]))
-    named = {"PYTHONPATH": path, "MPLBACKEND": "agg", _MARK: mark}
-    return {**os.environ, **dict.fromkeys(_THREADS, str(threads)), **named}
+    return {**os.environ, **dict.fromkeys(_THREADS, str(threads)), "PYTHONPATH": path, "MPLBACKEND": "agg"}
 
 
 def _kill_marked(mark: str) -> None:

@@ -10,6 +10,7 @@ import os
 import sys
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -191,10 +192,8 @@ def _table(table: Table | None) -> dict[str, Any] | None:
 
 
 def _cell(value: Any) -> Any:
-    try:
+    with suppress(AttributeError, ValueError, RuntimeError):
         value = value.item()  # of a NumPy scalar or a tensor of one element
-    except (AttributeError, ValueError, RuntimeError):
-        pass
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
@@ -203,7 +202,9 @@ def _error(reason: str, trace: str = "") -> dict[str, Any]:
 
 
 def _raised(error: Exception, spec: TaskSpec) -> dict[str, Any]:
-    own = error.__traceback__ and error.__traceback__.tb_next  # without this module's frame
+    own = error.__traceback__
+    while own and own.tb_next and own.tb_frame.f_code.co_filename == __file__:  # without this module's frames
+        own = own.tb_next
     trace = "".join(traceback.format_exception(error.with_traceback(own)))
     text = provenance.without_paths(_line(error))
     return _error(text, provenance.without_paths(trace, paper_folder(spec)))

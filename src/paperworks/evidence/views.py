@@ -1,12 +1,13 @@
 """One view of a claim or a race, made once and shown alike by terminal, site, JSON and results page."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from paperworks.evidence import formatting
+from paperworks.evidence.digests import unchanging
 from paperworks.evidence.entry import KINDS, Entry, Kind
 from paperworks.evidence.measurement import SINGLE
 from paperworks.evidence.record import Claim, Paper, Peer, Scale
@@ -181,23 +182,28 @@ def view(
     )
 
 
-def views(
+def paper_views(
     paper: Paper, evidence: Evidence, own: Evidence | None = None, scale: Scale | None = None
-) -> Iterator[ClaimView]:
+) -> list[ClaimView]:
     """View every claim and race of a paper by its evidence at `scale`, by default the largest there is."""
-    for kind in KINDS:
-        for item in items_of(paper, kind):
-            entry = evidence.newest(kind, item.id, scale)
-            mine = own.newest(kind, item.id, scale) if own else None
-            yield view(
-                paper,
-                kind,
-                item,
-                entry,
-                figures=_figures(evidence, entry),
-                failure=evidence.newest_failure(kind, item.id, scale),
-                own=view(paper, kind, item, mine, figures=_figures(own, mine)) if own and mine else None,
-            )
+    found = []
+    with unchanging():
+        for kind in KINDS:
+            for item in items_of(paper, kind):
+                entry = evidence.newest(kind, item.id, scale)
+                mine = own.newest(kind, item.id, scale) if own else None
+                found.append(
+                    view(
+                        paper,
+                        kind,
+                        item,
+                        entry,
+                        figures=_figures(evidence, entry),
+                        failure=evidence.newest_failure(kind, item.id, scale),
+                        own=view(paper, kind, item, mine, figures=_figures(own, mine)) if own and mine else None,
+                    )
+                )
+    return found
 
 
 def _finite(value: Any) -> Any:

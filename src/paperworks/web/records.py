@@ -12,7 +12,7 @@ from pygments.lexers import PythonLexer
 
 from paperworks.evidence.record import Paper
 from paperworks.evidence.store import HISTORY, committed_folder, own_folder, read_evidence
-from paperworks.evidence.views import ClaimView, views
+from paperworks.evidence.views import ClaimView, paper_views
 from paperworks.papers import UnknownPaper, load
 
 
@@ -90,7 +90,7 @@ def record_of(slug: str | None) -> Record | None:
 def _record(slug: str, _stamps: tuple[int, ...]) -> Record:
     paper = load(slug)
     evidence, own = read_evidence(slug), read_evidence(slug, own_folder())
-    found = list(views(paper, evidence, own))
+    found = paper_views(paper, evidence, own)
     drawn = [(view, path) for view in found if (path := view.figure(".svg"))]
     newest = max(found, key=lambda view: view.date, default=None)
     return Record(
