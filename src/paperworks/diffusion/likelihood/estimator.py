@@ -13,7 +13,6 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from paperworks.core.validation import check_choice, check_count, check_number
-from paperworks.diffusion.likelihood.distances import energy_distance
 from paperworks.diffusion.likelihood.linear import intrinsic_dimension
 from paperworks.diffusion.likelihood.marginal import (
     Latent,
@@ -22,6 +21,7 @@ from paperworks.diffusion.likelihood.marginal import (
     to_latent,
 )
 from paperworks.diffusion.likelihood.rates import sieve_rates
+from paperworks.numerics import energy_distance
 
 LIKELIHOODS = ("elbo", "iwae", "dreg", "quadrature")
 _LEAST_SHARE = 0.5  # of the perturbation that the learnt noise level has to keep

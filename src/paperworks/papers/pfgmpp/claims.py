@@ -22,6 +22,7 @@ from paperworks.diffusion import (
 )
 from paperworks.evidence import Measurement, Run, Table, measures, races
 from paperworks.evidence.timing import interleaved
+from paperworks.numerics import energy_distance
 from paperworks.testbeds import digits
 
 F64 = torch.float64
@@ -253,16 +254,6 @@ def split_digits() -> tuple[Tensor, Tensor]:
     pixels = digits()[:].flatten(1) * (0.5 / 0.75)
     order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))
     return pixels[order[:1397]], pixels[order[1397:]]
-
-
-def energy_distance(a: Tensor, b: Tensor) -> float:
-    """Return ``2 E|a - b| - E|a - a'| - E|b - b'|``, unbiased."""
-
-    def within(c: Tensor) -> Tensor:
-        return torch.cdist(c, c).sum() / (len(c) * (len(c) - 1))
-
-    a, b = a.double(), b.double()
-    return float(2 * torch.cdist(a, b).mean() - within(a) - within(b))
 
 
 @torch.no_grad()

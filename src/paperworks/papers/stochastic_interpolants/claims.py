@@ -18,7 +18,6 @@ from paperworks.diffusion import (
     SchrodingerBridgeTrainer,
     SDESampler,
     best_noise_level,
-    energy_distance,
     gaussian_schrodinger_bridge,
     kl_bound,
     log_likelihood,
@@ -28,6 +27,7 @@ from paperworks.diffusion import (
 from paperworks.diffusion.interpolants.bridge_training import legendre
 from paperworks.evidence import Measurement, NotAtThisScale, Run, Table, measures, races
 from paperworks.evidence.timing import interleaved
+from paperworks.numerics import Sums, energy_distance, fixed_plan, follow
 from paperworks.testbeds import digits
 
 D = torch.float64
@@ -147,20 +147,13 @@ def gaussian_divergence(db: Tensor, ds: Tensor, eps: Tensor, steps: int) -> tupl
     def variance(t: float) -> tuple[float, float]:
         return (1 - t) ** 2 + 0.25 * t**2 + t * (1 - t), -2 * (1 - t) + 0.5 * t + 1 - 2 * t
 
-    def slopes(t: float, gap: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        s, s_dot = variance(t)
+    def slopes(state: Any, t: float, weighs: bool) -> tuple[tuple[Tensor, Tensor], tuple[()]]:
+        (gap, v), (s, s_dot) = state, variance(t)
         rate = (0.5 * s_dot - eps) / s + eps * ds
-        return rate * gap + db, 2 * rate * v + 2 * eps
+        return (rate * gap + db, 2 * rate * v + 2 * eps), ()
 
-    gap, v, h = torch.zeros_like(db), torch.ones_like(db), 1 / steps
-    for k in range(steps):
-        t = k * h
-        a1, c1 = slopes(t, gap, v)
-        a2, c2 = slopes(t + h / 2, gap + h / 2 * a1, v + h / 2 * c1)
-        a3, c3 = slopes(t + h / 2, gap + h / 2 * a2, v + h / 2 * c2)
-        a4, c4 = slopes(t + h, gap + h * a3, v + h * c3)
-        gap = gap + h / 6 * (a1 + 2 * a2 + 2 * a3 + a4)
-        v = v + h / 6 * (c1 + 2 * c2 + 2 * c3 + c4)
+    plan = fixed_plan("rk4", [k / steps for k in range(steps + 1)])
+    gap, v = follow(slopes, (torch.zeros_like(db), torch.ones_like(db)), plan, Sums(0))
     ratio = 0.25 / v
     return 0.5 * (ratio - 1 - ratio.log() + gap**2 / v), (1 + 0.25) / 3 + 1 / 6
 
