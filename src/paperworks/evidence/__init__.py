@@ -13,6 +13,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "entry": ["Entry", "EntryKey", "Provenance"],
         "errors": ["EvidenceError", "UsageError"],
         "events": ["Event", "TaskName"],
+        "figures": ["reported_line"],
         "measurement": ["Measurement", "NotAtThisScale", "Table"],
         "record": ["Claim", "Paper", "Peer", "RecordError", "read_paper"],
         "report": ["html_report", "markdown_report", "write_reports"],
@@ -20,6 +21,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "runner": ["RunReport", "run_papers"],
         "store": ["Evidence", "default_evidence_folder", "read_evidence"],
         "tables": ["judgements_json", "judgements_table"],
+        "timing": ["interleaved"],
         "verdicts": ["Decision", "Judgement", "Verdict", "judge", "judgements"],
     },
 )

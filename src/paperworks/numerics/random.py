@@ -64,4 +64,4 @@ def torch_generator(random_state: int, *keys: int, device: torch.device | str = 
         return torch.Generator(device).manual_seed(random_state)
     words = [random_state, *(check_count("keys", key, at_least=0) for key in keys)]
     (state,) = np.random.SeedSequence(words).generate_state(1, np.uint64)
-    return torch.Generator(device).manual_seed(int(state))
+    return torch.Generator(device).manual_seed(int(state) >> 1)

@@ -14,10 +14,12 @@ from paperworks.core.cache import cached_folder
 from paperworks.core.validation import check_choice
 from paperworks.diffusion.models import NoiseModel, wrap_model
 from paperworks.diffusion.schedules import DiscreteVP, NoiseSchedule
+from paperworks.numerics.random import seeded
+from paperworks.numerics.training import Progress, silent, train
 from paperworks.testbeds import data, networks, training
 from paperworks.testbeds.data import DATASETS, SIZES, Dataset, Size, digits, fashion_mnist
 from paperworks.testbeds.networks import Condition, UNet
-from paperworks.testbeds.training import Progress, code_digest, fit, silent
+from paperworks.testbeds.training import code_digest, fit
 
 _LEAST_LAM, _GREATEST_LAM = -5.2, 6.3  # from the noisiest level of the linear schedule to EDM's least noise
 _UNLABELLED = 0.15  # of the training images, so that the network also knows what no class looks like
@@ -165,8 +167,7 @@ def trained_denoiser(
     check_choice("size", size, SIZES)
     settings = SETTINGS[dataset, size]
     images = digits() if dataset == "digits" else fashion_mnist("train" if size == "desk" else "test")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(random_state)
+    with seeded(random_state):
         network = UNet(settings.widths, settings.patch, images.classes if conditional else 0)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -187,7 +188,7 @@ def trained_denoiser(
         "settings": asdict(settings),
         "conditional": conditional,
         "seed": random_state,
-        "code": code_digest(data, networks, training, sys.modules[__name__]),
+        "code": code_digest(data, networks, training, train, sys.modules[__name__]),
     }
     folder = cached_folder(f"denoiser-{dataset}", inputs, build, root)
     network.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))

@@ -11,10 +11,12 @@ from torch.nn import functional
 
 from paperworks.core.cache import cached_folder
 from paperworks.core.validation import check_choice, check_count, check_finite
+from paperworks.numerics.random import seeded
+from paperworks.numerics.training import Progress, silent, train
 from paperworks.testbeds import data, networks, training
 from paperworks.testbeds.data import Dataset, Images, digits, fashion_mnist
 from paperworks.testbeds.networks import Classifier
-from paperworks.testbeds.training import Progress, code_digest, fit, silent
+from paperworks.testbeds.training import code_digest, fit
 
 Features = Callable[[Tensor], Tensor]
 
@@ -117,15 +119,14 @@ def trained_classifier(
     else:
         images, steps = fashion_mnist("train" if size == "desk" else "test"), 600
     steps = steps if size == "desk" else 10
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(random_state)
+    with seeded(random_state):
         network = Classifier(images.shape[-1], images.classes)
 
     def build(folder: Path) -> None:
         trained = fit(network, _cross_entropy, images, steps=steps, random_state=random_state, progress=progress)
         torch.save(trained.state_dict(), folder / "weights.pt")
 
-    inputs = {"steps": steps, "seed": random_state, "size": size, "code": code_digest(data, networks, training)}
+    inputs = {"steps": steps, "seed": random_state, "size": size, "code": code_digest(data, networks, training, train)}
     folder = cached_folder(f"classifier-{dataset}", inputs, build, root)
     network.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
     return network.eval().requires_grad_(False)

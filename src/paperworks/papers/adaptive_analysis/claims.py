@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import stats
 
-from paperworks.evidence import Measurement, Run, Table, measures, races
-from paperworks.evidence.timing import interleaved
+from paperworks.evidence import Measurement, Run, Table, interleaved, measures, races
 from paperworks.inference import (
     BoundMethod,
     BudgetExhausted,

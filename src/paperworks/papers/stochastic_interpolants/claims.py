@@ -24,10 +24,8 @@ from paperworks.diffusion import (
     score_loss,
     velocity_loss,
 )
-from paperworks.diffusion.interpolants.bridge_training import legendre
-from paperworks.evidence import Measurement, NotAtThisScale, Run, Table, measures, races
-from paperworks.evidence.timing import interleaved
-from paperworks.numerics import Sums, energy_distance, fixed_plan, follow
+from paperworks.evidence import Measurement, NotAtThisScale, Run, Table, interleaved, measures, races
+from paperworks.numerics import Sums, energy_distance, fixed_plan, follow, train, warmup_cosine
 from paperworks.testbeds import digits
 
 D = torch.float64
@@ -207,15 +205,10 @@ class Net(nn.Module):
         return answer if self.outputs == 1 else answer.chunk(self.outputs, dim=1)
 
 
-def train(net: nn.Module, loss: Callable[[], Tensor], steps: int, lr: float = 2e-3) -> nn.Module:
+def fit(net: nn.Module, loss: Callable[[], Tensor], steps: int, lr: float = 2e-3) -> nn.Module:
     """Minimise a stochastic loss with Adam and a learning rate that falls like a cosine."""
     optimizer = torch.optim.Adam(net.parameters(), lr=lr)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in range(steps):
-        optimizer.zero_grad(set_to_none=True)
-        loss().backward()
-        optimizer.step()
-        schedule.step()
+    train(lambda step: loss(), optimizer, steps, schedule=lambda step: warmup_cosine(step, 0, steps))
     return net.requires_grad_(False)
 
 
@@ -246,7 +239,7 @@ def learn_field(
         x0, x1, _ = exact.sample(batch, 0.5, rng)
         return loss_of(exact.interpolant, net, x0, x1, rng)
 
-    return train(net, loss, steps)
+    return fit(net, loss, steps)
 
 
 def divergences(
@@ -306,7 +299,8 @@ class LinearDrift(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Return the drift."""
-        c, k = (legendre(t, len(self.coefficients)) @ self.coefficients).unbind(1)
+        polynomials = [torch.special.legendre_polynomial_p(2 * t - 1, n) for n in range(len(self.coefficients))]
+        c, k = (torch.stack(polynomials, dim=-1) @ self.coefficients).unbind(1)
         return c[:, None] + k[:, None] * x
 
 
@@ -420,7 +414,7 @@ def real_data(run: Run) -> Measurement:
             t, x, u = matcher.sample_location_and_conditional_flow(x0, x1, t)
             return 0.5 * (net(x, t) - u).square().sum(1).mean()
 
-        train(net, loss, epochs)
+        fit(net, loss, epochs)
         return Fields(interpolant or Interpolant("linear", "zero"), b=net)
 
     def apart(fields: Fields, x: Tensor, from_: Tensor) -> tuple[float, Tensor]:
