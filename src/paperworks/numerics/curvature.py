@@ -105,7 +105,18 @@ class Curvature:
         return total / samples
 
     def products(self, v: Float[Tensor, "n k"]) -> Float[Tensor, "n k"]:
-        """Return the products with vectors in columns, one after the other; see `product`."""
+        """Return the products with vectors in columns, one after the other; see `product`.
+
+        Parameters
+        ----------
+        v
+            Vectors in columns, (n, k).
+
+        Returns
+        -------
+        Tensor
+            Shaped as `v`.
+        """
         return torch.stack([self.product(column) for column in v.T], dim=1)
 
     def _of_batch(

@@ -121,7 +121,7 @@ def extreme_eigenvalues(
     random_state
         Seed of the start.
     device, dtype
-        Of the vectors that `product` takes.
+        Place and type of the vectors that `product` takes.
 
     Returns
     -------

@@ -80,6 +80,20 @@ class Sums:
 def advance(state: State, weights: Sequence[float], slopes: Sequence[State]) -> State:
     """Return a state plus weighted slopes.
 
+    Parameters
+    ----------
+    state
+        One or several tensors.
+    weights
+        One for each slope; 0 leaves it out.
+    slopes
+        Of the state, each as many tensors.
+
+    Returns
+    -------
+    tuple of Tensor
+        A new state, or the same where all weights are 0.
+
     Examples
     --------
     >>> advance((torch.tensor([1.0]),), [0.5], [(torch.tensor([2.0]),)])
@@ -167,7 +181,7 @@ def adapt(
     s, end
         Where to begin and where to end.
     tolerance
-        Of the error of a step, relative to the state and absolute.
+        Greatest error of a step, relative to the state and absolute.
     tableau
         A method with an embedded one, by default that of Dormand and Prince.
 

@@ -89,6 +89,18 @@ class Step:
 def runge_kutta(tableau: Tableau, s: float, h: float) -> Step:
     """Return the step of a Runge-Kutta method from `s` by `h`.
 
+    Parameters
+    ----------
+    tableau
+        The method.
+    s, h
+        Where the step begins, and its length, of either sign.
+
+    Returns
+    -------
+    Step
+        With the length taken into the weights.
+
     Examples
     --------
     >>> runge_kutta(TABLEAUS["heun"], 0.0, 0.5).b

@@ -54,7 +54,7 @@ def hutchinson(
         ``sign``: random signs, of least variance, ``2 (|A|_F^2 - |diag A|^2)`` for symmetric matrices; ``normal``: of
         variance ``2 |A|_F^2``.
     dtype
-        Of the probes.
+        Floating-point type of the probes.
 
     Returns
     -------

@@ -20,6 +20,18 @@ Progress = Callable[..., Iterable[Any]]  # like `Run.progress`
 def silent(items: Iterable[Any], label: str = "") -> Iterator[Any]:
     """Report no progress.
 
+    Parameters
+    ----------
+    items
+        What a loop goes through.
+    label
+        Not shown.
+
+    Returns
+    -------
+    iterator
+        The same items.
+
     Examples
     --------
     >>> list(silent(range(3), label="training"))
@@ -120,7 +132,7 @@ def warmup_cosine(step: int, warmup: int, steps: int) -> float:
     warmup
         Steps of the rise; 0 for none.
     steps
-        Of the whole training; the cosine would be 0 in the step after the last.
+        Number of steps of the whole training; the cosine would be 0 in the step after the last.
 
     Returns
     -------
@@ -143,7 +155,7 @@ class ExponentialAverage:
     Parameters
     ----------
     network
-        Whose weights are averaged; `network` of the average is a copy in evaluation mode, without gradients.
+        The network whose weights are averaged; `network` of the average is a frozen copy in evaluation mode.
     decay
         How much of the average a step keeps: at most ``(1 + step) / (10 + step)`` in the first steps.
 
@@ -190,7 +202,7 @@ class EarlyStopping:
     Parameters
     ----------
     network
-        Whose weights are kept.
+        The network whose best weights are kept.
     validate
         Returns the value to be low, such as the loss of held-out samples.
     patience

@@ -74,7 +74,22 @@ class Denoiser(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch c h w"], lam: Float[Tensor, " batch"], condition: Condition | None = None
     ) -> Float[Tensor, "batch c h w"]:
-        """Return the noise in `x`; the condition is a label for each image, or an embedding of one's own."""
+        """Return the noise in `x`; the condition is a label for each image, or an embedding of one's own.
+
+        Parameters
+        ----------
+        x
+            Images of total variance 1, (batch, channels, height, width).
+        lam
+            ``log(alpha / sigma)``, one for each image.
+        condition
+            A label for each image, or an embedding of one's own; None for no class.
+
+        Returns
+        -------
+        Tensor
+            The noise in units of sigma, shaped as `x`.
+        """
         alpha, sigma = unit_levels(lam)
         return sigma * x + alpha * self.network(x, lam, condition)
 
@@ -83,6 +98,16 @@ class Denoiser(nn.Module):
 
         `time` is what the schedule's networks take, one per image; `wrap_model` makes it a sampler's model, guided if
         wanted. It is computed in the dtype of the network and answers in that of `x`.
+
+        Parameters
+        ----------
+        schedule
+            The noise schedule to act as if trained under.
+
+        Returns
+        -------
+        callable
+            The network.
         """
 
         def network(x: Tensor, time: Tensor, condition: Condition | None = None) -> Tensor:
@@ -99,7 +124,22 @@ class Denoiser(nn.Module):
         condition: Condition | None = None,
         scale: float = 1.0,
     ) -> NoiseModel:
-        """Return ``model_fn(x, t) -> noise`` for samplers, with classifier-free guidance where `scale` isn't 1."""
+        """Return ``model_fn(x, t) -> noise`` for samplers, with classifier-free guidance where `scale` isn't 1.
+
+        Parameters
+        ----------
+        schedule
+            The noise schedule.
+        condition
+            A label for each image, or an embedding of one's own.
+        scale
+            Strength of the guidance; 1 for none.
+
+        Returns
+        -------
+        NoiseModel
+            ``model_fn(x, t)`` at the schedule's own time.
+        """
         if condition is None or scale == 1:
             return wrap_model(self.on(schedule), schedule, condition=condition)
         none = torch.full((len(condition),), self.network.classes, device=condition.device)
@@ -145,11 +185,16 @@ def trained_denoiser(
     size
         ``desk``: minutes on two cores; ``smoke``: a second, to try code and not quality.
     random_state
-        Of the initial weights and the training.
+        Seed of the initial weights and of the training.
     root
         Folder of the cache; by default the user's.
     progress
         Wraps the range of training steps; `Run.progress` is one.
+
+    Returns
+    -------
+    Denoiser
+        Frozen, in evaluation mode.
 
     Raises
     ------

@@ -47,7 +47,18 @@ class PastedGarments(Images):
         return self.pixels[index].float().div_(self.white)
 
     def backgrounds(self, index: slice | Int64[Tensor, " m"]) -> Float[Tensor, "m 1 height width"]:
-        """Return the same pictures without their garments, scaled to [0, 1]."""
+        """Return the same pictures without their garments, scaled to [0, 1].
+
+        Parameters
+        ----------
+        index
+            Which of the pictures: a slice, or numbers.
+
+        Returns
+        -------
+        Tensor
+            Pictures, (m, 1, height, width).
+        """
         return self.behind[index].float().div_(self.white)
 
 
@@ -57,6 +68,20 @@ def pasted_garments(split: Literal["train", "test"] = "test", n: int = 2000, ran
 
     A garment is what isn't black, with its holes filled. The texture is smooth noise of four scales whose brightness
     and contrast vary, and tells nothing of the class.
+
+    Parameters
+    ----------
+    split
+        Garments of the ``train`` or of the ``test`` images.
+    n
+        How many.
+    random_state
+        Seed of places and textures.
+
+    Returns
+    -------
+    PastedGarments
+        Pictures with labels, masks of the garments, and textures alone.
 
     Raises
     ------
@@ -134,11 +159,33 @@ class SmallResNet(nn.Module):
         self.out = nn.Linear(widths[-1], classes)
 
     def features(self, x: Float[Tensor, "batch 1 height width"]) -> Float[Tensor, "batch features"]:
-        """Return the means over places of the last stage."""
+        """Return the means over places of the last stage.
+
+        Parameters
+        ----------
+        x
+            Pictures in [0, 1], (batch, 1, height, width).
+
+        Returns
+        -------
+        Tensor
+            One row of features for each picture.
+        """
         return self.stages(self.first((x - 0.5) / 0.25)).mean((2, 3))
 
     def forward(self, x: Float[Tensor, "batch 1 height width"]) -> Float[Tensor, "batch classes"]:
-        """Return the logits of pictures in [0, 1]."""
+        """Return the logits of pictures in [0, 1].
+
+        Parameters
+        ----------
+        x
+            Pictures in [0, 1], (batch, 1, height, width).
+
+        Returns
+        -------
+        Tensor
+            Logits, (batch, classes).
+        """
         return self.out(self.features(x))
 
 
@@ -173,6 +220,11 @@ def trained_garment_classifier(
         1708.04896, with its areas of 2 to 33 % and ratios of 0.3 to 3.3).
     size, random_state, root, progress
         As in `trained_denoiser`.
+
+    Returns
+    -------
+    SmallResNet
+        Frozen, in evaluation mode.
 
     Raises
     ------

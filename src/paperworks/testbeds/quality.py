@@ -27,6 +27,16 @@ def frechet_distance(x: Float[Tensor, "n features"], y: Float[Tensor, "m feature
     ``|m_x - m_y|^2 + tr(C_x + C_y - 2 (C_x C_y)^{1/2})``, the FID for Inception features (arXiv 1706.08500). It
     overestimates by about (features)^2 / n for n samples, so it compares sets of one size.
 
+    Parameters
+    ----------
+    x, y
+        Features in rows, two rows or more each.
+
+    Returns
+    -------
+    float
+        0 for equal moments.
+
     Raises
     ------
     ValueError
@@ -66,7 +76,20 @@ class PrincipalComponents:
 
     @classmethod
     def of(cls, images: Images, n: int = 64) -> "PrincipalComponents":
-        """Find the first `n` components of a set of images."""
+        """Find the first `n` components of a set of images.
+
+        Parameters
+        ----------
+        images
+            The data set.
+        n
+            Number of components, at most that of the pixels.
+
+        Returns
+        -------
+        PrincipalComponents
+            Mean and directions, that of greatest variance first.
+        """
         check_count("n", n, at_most=(pixels := images.pixels[0].numel()))
         total, products = torch.zeros(pixels, dtype=torch.float64), torch.zeros(pixels, pixels, dtype=torch.float64)
         for start in range(0, len(images), 5000):
@@ -100,6 +123,11 @@ def trained_classifier(
     ----------
     dataset, size, random_state, root, progress
         As in `trained_denoiser`.
+
+    Returns
+    -------
+    Classifier
+        Frozen, in evaluation mode.
 
     Raises
     ------

@@ -43,6 +43,11 @@ def reference_solution(
     progress
         Wraps the range of steps, to report how far it got.
 
+    Returns
+    -------
+    Tensor
+        State at `t_end`, shaped and typed as `x`.
+
     Examples
     --------
     >>> from paperworks.diffusion import NoiseScheduleVP

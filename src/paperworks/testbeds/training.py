@@ -55,9 +55,14 @@ def fit(
     decay
         How much of the average a step keeps; less in the first steps.
     random_state
-        Of the generator that draws images and noise.
+        Seed of the generator that draws images and noise.
     progress
         Wraps the range of steps.
+
+    Returns
+    -------
+    nn.Module
+        A frozen copy with the averaged weights.
 
     Examples
     --------
@@ -129,6 +134,20 @@ def _orthogonal(matrix: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows co
 
 def accuracy(network: nn.Module, images: Float[Tensor, "n 1 side side"], labels: Int64[Tensor, " n"]) -> float:
     """Return the fraction of images that a classifier puts into their class.
+
+    Parameters
+    ----------
+    network
+        Maps images to logits; its mode, training or evaluation, is as it stands.
+    images
+        (n, 1, side, side).
+    labels
+        The right class of each.
+
+    Returns
+    -------
+    float
+        From 0 to 1.
 
     Examples
     --------
