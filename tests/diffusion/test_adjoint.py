@@ -16,7 +16,7 @@ from paperworks.diffusion import (
     odeint_dpm,
     wrap_model,
 )
-from paperworks.diffusion.adjoint.plans import fixed_plan
+from paperworks.numerics import fixed_plan
 from paperworks.testbeds.mixtures import GaussianMixture, bench_mixture_1d
 
 VP = NoiseScheduleVP.linear()

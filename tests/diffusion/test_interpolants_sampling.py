@@ -16,7 +16,6 @@ from paperworks.diffusion import (
     ODESampler,
     SchrodingerBridgeTrainer,
     SDESampler,
-    divergence,
     fields_from_noise_model,
     gaussian_schrodinger_bridge,
     log_likelihood,
@@ -24,6 +23,7 @@ from paperworks.diffusion import (
     one_sided_time,
     rectified_pairs,
 )
+from paperworks.numerics import divergence
 from paperworks.testbeds import bench_mixture_1d
 
 D = torch.float64

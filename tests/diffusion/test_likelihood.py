@@ -11,7 +11,6 @@ from paperworks.diffusion import (
     GaussianPerturbation,
     SingularDistributionEstimator,
     composite_smoothness,
-    energy_distance,
     intrinsic_dimension,
     log_marginal,
     ppca_mle,
@@ -20,6 +19,7 @@ from paperworks.diffusion import (
     sliced_wasserstein1,
     wasserstein1,
 )
+from paperworks.numerics import energy_distance
 
 F64 = torch.float64
 
@@ -314,7 +314,7 @@ def test_bad_data_are_told_at_fit(X):
         (lambda: ppca_mle(torch.zeros(5, 2), 2), "latent_dim is 2"),
         (lambda: ppca_mle(torch.full((5, 2), math.nan), 1), "X has 10 NaN"),
         (lambda: wasserstein1(torch.zeros(2, 2), torch.zeros(2, 3)), "a has 2 columns"),
-        (lambda: energy_distance(torch.zeros(1, 2), torch.zeros(2, 2)), "at least 2"),
+        (lambda: energy_distance(torch.zeros(1, 2), torch.zeros(2, 2)), "of at least 2"),
         (lambda: intrinsic_dimension(torch.zeros(5, 2)), "X has shape"),
         (lambda: GaussianPerturbation(-1), "sigma is -1"),
     ],

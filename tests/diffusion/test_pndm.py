@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from paperworks.diffusion.pndm import (
     PNDMSampler,
     combine_blocked,
-    multistep_weights,
     training_steps,
     transfer_coefficients,
 )
 from paperworks.diffusion.schedules import EDMSchedule, NoiseScheduleVP
+from paperworks.numerics import multistep_weights
 from paperworks.testbeds.mixtures import GaussianMixture, bench_mixture_1d
 
 F64 = torch.float64

@@ -79,7 +79,7 @@ def test_intersection_is_never_worse():
         ({"softmax": "exact"}, "softmax is 'exact'"),
         ({"product": 1.5}, "product is 1.5; it takes a finite number >= 0 and <= 1"),
         ({"memory": 0}, "memory is 0"),
-        ({"steps": -1}, "iterations is -1"),
+        ({"steps": -1}, "steps is -1"),
         ({"lr": 0.0}, "lr is 0"),
         ({"decay": 1.5}, "decay is 1.5"),
         ({"fusion": "some"}, "fusion is 'some'"),

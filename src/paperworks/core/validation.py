@@ -13,6 +13,20 @@ T = TypeVar("T")
 def check_choice(name: str, value: T, choices: Collection[T]) -> T:
     """Return `value` if it is one of `choices`, else raise ValueError.
 
+    Parameters
+    ----------
+    name
+        The argument, for the message.
+    value
+        What it got.
+    choices
+        What it takes.
+
+    Returns
+    -------
+    object
+        The value.
+
     Examples
     --------
     >>> check_choice("method", "multi", ["singlestep", "multistep"])
@@ -37,6 +51,20 @@ def check_number(
     """Return `value` as a float if it is a finite number within the bounds given.
 
     Raises TypeError where it is no real number, ValueError where it is not finite or out of bounds.
+
+    Parameters
+    ----------
+    name
+        The argument, for the message.
+    value
+        What it got.
+    ge, gt, le, lt
+        Bounds, those that are given.
+
+    Returns
+    -------
+    float
+        The value.
 
     Examples
     --------
@@ -67,6 +95,20 @@ def check_count(name: str, value: Any, *, at_least: int = 1, at_most: int | None
 
     Raises TypeError where it is no whole number, ValueError where it is out of bounds.
 
+    Parameters
+    ----------
+    name
+        The argument, for the message.
+    value
+        What it got.
+    at_least, at_most
+        Bounds, both included.
+
+    Returns
+    -------
+    int
+        The value.
+
     Examples
     --------
     >>> check_count("steps", 0)
@@ -84,7 +126,20 @@ def check_count(name: str, value: Any, *, at_least: int = 1, at_most: int | None
 
 
 def check_finite(name: str, tensor: "torch.Tensor") -> "torch.Tensor":
-    """Return `tensor` if it holds neither NaN nor infinity, else raise ValueError saying how many."""
+    """Return `tensor` if it holds neither NaN nor infinity, else raise ValueError saying how many.
+
+    Parameters
+    ----------
+    name
+        The argument, for the message.
+    tensor
+        What it got.
+
+    Returns
+    -------
+    Tensor
+        The tensor itself.
+    """
     import torch
 
     # One reduction decides the common case; a sum is NaN or infinite if any element is.

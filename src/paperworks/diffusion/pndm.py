@@ -24,6 +24,7 @@ from torch import Tensor
 from paperworks.core.validation import check_choice, check_count, check_number
 from paperworks.diffusion.sampling import Callback, ModelFn, SampleResult, SamplingStep, check_state, combine
 from paperworks.diffusion.schedules import SKIP_TYPES, DiscreteVP, NoiseSchedule, SkipType, time_grid
+from paperworks.numerics.plans import multistep_weights
 
 PNDMMethod = Literal["DDIM", "improved-Euler", "S-PNDM", "F-PNDM", "PLMS", "PRK", "FON", "FON-legacy", "PF"]
 Spacing = Literal["leading", "trailing", "linspace"]
@@ -97,23 +98,6 @@ def transfer_coefficients(source: Node, target: Node) -> tuple[float, float]:
         return a, -a * math.exp(source.log_sigma)
     fall = (source.log_alpha - source.log_sigma) - (target.log_alpha - target.log_sigma)
     return a, a * math.exp(source.log_sigma) * math.expm1(fall)  # expm1: sigma_u - a sigma_t cancels for short steps
-
-
-def multistep_weights(places: Sequence[float], target: float) -> tuple[float, ...]:
-    """Return the Adams-Bashforth weights of values at `places`, the newest first, for a step to `target`.
-
-    They are the means over the step of the Lagrange polynomials of the places, so they sum to one.
-
-    Examples
-    --------
-    >>> multistep_weights([0.0, -1.0], 1.0)
-    (1.5, -0.5)
-    """
-    if target == places[0]:  # a step of no length
-        return (1.0, *[0.0] * (len(places) - 1))
-    nodes = (np.asarray(places) - places[0]) / (target - places[0])
-    powers = np.arange(len(nodes))
-    return tuple(np.linalg.solve(nodes ** powers[:, None], 1 / (powers + 1)).tolist())
 
 
 def make_plan(

@@ -16,6 +16,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "Estimate", "bootstrap", "difference", "every", "exact", "mean", "median", "normal", "proportion", "ratio",
         ],
         "events": ["Event", "TaskName"],
+        "figures": ["reported_line"],
         "measurement": ["Measurement", "NotAtThisScale", "Table"],
         "record": ["Claim", "Paper", "Peer", "RecordError", "read_paper"],
         "report": ["PaperResults", "results_of", "write_reports"],

@@ -71,7 +71,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "EffectiveRounds",
             "EmpiricalAnswers",
             "FreedmanResult",
-            "GeneralizationMethod",
+            "BoundMethod",
             "MaxInformation",
             "NoisyAnswers",
             "PrivateMultiplicativeWeights",

@@ -5,16 +5,16 @@ from paperworks.core.lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
-        "buildings": ["Building", "citylearn_building"],
+        "buildings": ["Building", "BuildingName", "citylearn_building"],
         "data": ["DatasetMissing", "Images", "digits", "fashion_mnist"],
         "denoisers": ["Denoiser", "trained_denoiser"],
-        "garments": ["PastedGarments", "SmallResNet", "pasted_garments", "trained_garment_classifier"],
+        "garments": ["PastedGarments", "SmallResNet", "erased", "pasted_garments", "trained_garment_classifier"],
         "imagenet": ["ImageNetClassifier", "imagenet_classifier", "photographs", "random_crops"],
         "mixtures": ["GaussianMixture", "bench_mixture_1d", "bench_mixture_64d", "digits_mixture"],
         "networks": ["Classifier", "UNet"],
         "peers": ["load_k_diffusion_sampling"],
         "quality": ["PrincipalComponents", "frechet_distance", "trained_classifier"],
         "reference": ["reference_solution"],
-        "training": ["accuracy", "fit"],
+        "training": ["accuracy", "code_digest", "fit"],
     },
 )

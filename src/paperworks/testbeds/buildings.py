@@ -48,13 +48,29 @@ class Building:
     calendar: Float[np.ndarray, "hours 3"]
 
     def series(self) -> dict[str, np.ndarray]:
-        """Return the series by name."""
+        """Return the series by name.
+
+        Returns
+        -------
+        dict
+            Arrays by the names of the fields, as `BatteryDispatchEnv` takes them.
+        """
         return asdict(self)
 
 
 @functools.cache
 def citylearn_building(name: BuildingName = "Building_6") -> Building:
     """Load a building of the second phase of the CityLearn challenge of 2022, 8760 hours.
+
+    Parameters
+    ----------
+    name
+        Which of the five.
+
+    Returns
+    -------
+    Building
+        Shared by all who ask.
 
     Raises
     ------

@@ -14,10 +14,12 @@ from paperworks.core.cache import cached_folder
 from paperworks.core.validation import check_choice
 from paperworks.diffusion.models import NoiseModel, wrap_model
 from paperworks.diffusion.schedules import DiscreteVP, NoiseSchedule
+from paperworks.numerics.random import seeded
+from paperworks.numerics.training import Progress, silent, train
 from paperworks.testbeds import data, networks, training
 from paperworks.testbeds.data import DATASETS, SIZES, Dataset, Size, digits, fashion_mnist
 from paperworks.testbeds.networks import Condition, UNet
-from paperworks.testbeds.training import Progress, code_digest, fit, silent
+from paperworks.testbeds.training import code_digest, fit
 
 _LEAST_LAM, _GREATEST_LAM = -5.2, 6.3  # from the noisiest level of the linear schedule to EDM's least noise
 _UNLABELLED = 0.15  # of the training images, so that the network also knows what no class looks like
@@ -72,7 +74,22 @@ class Denoiser(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch c h w"], lam: Float[Tensor, " batch"], condition: Condition | None = None
     ) -> Float[Tensor, "batch c h w"]:
-        """Return the noise in `x`; the condition is a label for each image, or an embedding of one's own."""
+        """Return the noise in `x`; the condition is a label for each image, or an embedding of one's own.
+
+        Parameters
+        ----------
+        x
+            Images of total variance 1, (batch, channels, height, width).
+        lam
+            ``log(alpha / sigma)``, one for each image.
+        condition
+            A label for each image, or an embedding of one's own; None for no class.
+
+        Returns
+        -------
+        Tensor
+            The noise in units of sigma, shaped as `x`.
+        """
         alpha, sigma = unit_levels(lam)
         return sigma * x + alpha * self.network(x, lam, condition)
 
@@ -81,6 +98,16 @@ class Denoiser(nn.Module):
 
         `time` is what the schedule's networks take, one per image; `wrap_model` makes it a sampler's model, guided if
         wanted. It is computed in the dtype of the network and answers in that of `x`.
+
+        Parameters
+        ----------
+        schedule
+            The noise schedule to act as if trained under.
+
+        Returns
+        -------
+        callable
+            The network.
         """
 
         def network(x: Tensor, time: Tensor, condition: Condition | None = None) -> Tensor:
@@ -97,7 +124,22 @@ class Denoiser(nn.Module):
         condition: Condition | None = None,
         scale: float = 1.0,
     ) -> NoiseModel:
-        """Return ``model_fn(x, t) -> noise`` for samplers, with classifier-free guidance where `scale` isn't 1."""
+        """Return ``model_fn(x, t) -> noise`` for samplers, with classifier-free guidance where `scale` isn't 1.
+
+        Parameters
+        ----------
+        schedule
+            The noise schedule.
+        condition
+            A label for each image, or an embedding of one's own.
+        scale
+            Strength of the guidance; 1 for none.
+
+        Returns
+        -------
+        NoiseModel
+            ``model_fn(x, t)`` at the schedule's own time.
+        """
         if condition is None or scale == 1:
             return wrap_model(self.on(schedule), schedule, condition=condition)
         none = torch.full((len(condition),), self.network.classes, device=condition.device)
@@ -143,11 +185,16 @@ def trained_denoiser(
     size
         ``desk``: minutes on two cores; ``smoke``: a second, to try code and not quality.
     random_state
-        Of the initial weights and the training.
+        Seed of the initial weights and of the training.
     root
         Folder of the cache; by default the user's.
     progress
         Wraps the range of training steps; `Run.progress` is one.
+
+    Returns
+    -------
+    Denoiser
+        Frozen, in evaluation mode.
 
     Raises
     ------
@@ -165,8 +212,7 @@ def trained_denoiser(
     check_choice("size", size, SIZES)
     settings = SETTINGS[dataset, size]
     images = digits() if dataset == "digits" else fashion_mnist("train" if size == "desk" else "test")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(random_state)
+    with seeded(random_state):
         network = UNet(settings.widths, settings.patch, images.classes if conditional else 0)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -187,7 +233,7 @@ def trained_denoiser(
         "settings": asdict(settings),
         "conditional": conditional,
         "seed": random_state,
-        "code": code_digest(data, networks, training, sys.modules[__name__]),
+        "code": code_digest(data, networks, training, train, sys.modules[__name__]),
     }
     folder = cached_folder(f"denoiser-{dataset}", inputs, build, root)
     network.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))

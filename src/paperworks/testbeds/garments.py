@@ -17,9 +17,11 @@ from torch.optim.swa_utils import update_bn
 
 from paperworks.core.cache import cached_folder
 from paperworks.core.validation import check_choice, check_count
+from paperworks.numerics.random import seeded
+from paperworks.numerics.training import Progress, silent, train
 from paperworks.testbeds import data, training
 from paperworks.testbeds.data import SIZES, Images, Size, fashion_mnist
-from paperworks.testbeds.training import Progress, code_digest, fit, silent
+from paperworks.testbeds.training import code_digest, fit
 
 SIDE = 56
 _JITTER = 6  # of a garment's place about the middle, in pixels
@@ -45,7 +47,18 @@ class PastedGarments(Images):
         return self.pixels[index].float().div_(self.white)
 
     def backgrounds(self, index: slice | Int64[Tensor, " m"]) -> Float[Tensor, "m 1 height width"]:
-        """Return the same pictures without their garments, scaled to [0, 1]."""
+        """Return the same pictures without their garments, scaled to [0, 1].
+
+        Parameters
+        ----------
+        index
+            Which of the pictures: a slice, or numbers.
+
+        Returns
+        -------
+        Tensor
+            Pictures, (m, 1, height, width).
+        """
         return self.behind[index].float().div_(self.white)
 
 
@@ -55,6 +68,20 @@ def pasted_garments(split: Literal["train", "test"] = "test", n: int = 2000, ran
 
     A garment is what isn't black, with its holes filled. The texture is smooth noise of four scales whose brightness
     and contrast vary, and tells nothing of the class.
+
+    Parameters
+    ----------
+    split
+        Garments of the ``train`` or of the ``test`` images.
+    n
+        How many.
+    random_state
+        Seed of places and textures.
+
+    Returns
+    -------
+    PastedGarments
+        Pictures with labels, masks of the garments, and textures alone.
 
     Raises
     ------
@@ -132,11 +159,33 @@ class SmallResNet(nn.Module):
         self.out = nn.Linear(widths[-1], classes)
 
     def features(self, x: Float[Tensor, "batch 1 height width"]) -> Float[Tensor, "batch features"]:
-        """Return the means over places of the last stage."""
+        """Return the means over places of the last stage.
+
+        Parameters
+        ----------
+        x
+            Pictures in [0, 1], (batch, 1, height, width).
+
+        Returns
+        -------
+        Tensor
+            One row of features for each picture.
+        """
         return self.stages(self.first((x - 0.5) / 0.25)).mean((2, 3))
 
     def forward(self, x: Float[Tensor, "batch 1 height width"]) -> Float[Tensor, "batch classes"]:
-        """Return the logits of pictures in [0, 1]."""
+        """Return the logits of pictures in [0, 1].
+
+        Parameters
+        ----------
+        x
+            Pictures in [0, 1], (batch, 1, height, width).
+
+        Returns
+        -------
+        Tensor
+            Logits, (batch, classes).
+        """
         return self.out(self.features(x))
 
 
@@ -172,6 +221,11 @@ def trained_garment_classifier(
     size, random_state, root, progress
         As in `trained_denoiser`.
 
+    Returns
+    -------
+    SmallResNet
+        Frozen, in evaluation mode.
+
     Raises
     ------
     DatasetMissing
@@ -186,8 +240,7 @@ def trained_garment_classifier(
     check_choice("size", size, SIZES)
     steps, n, split = (500, 30_000, "train") if size == "desk" else (10, 500, "test")
     widths = (16, 32, 64) if size == "desk" else (8, 16)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(random_state)
+    with seeded(random_state):
         network = SmallResNet(widths=widths).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def shown(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -213,7 +266,7 @@ def trained_garment_classifier(
         "steps": steps,
         "n": n,
         "seed": random_state,
-        "code": code_digest(data, training, sys.modules[__name__]),
+        "code": code_digest(data, training, train, sys.modules[__name__]),
     }
     folder = cached_folder("garment-classifier", inputs, build, root)
     network.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
@@ -223,7 +276,25 @@ def trained_garment_classifier(
 def erased(
     images: Float[Tensor, "batch 1 height width"], generator: torch.Generator
 ) -> Float[Tensor, "batch 1 height width"]:
-    """Hide a grey rectangle of three in four pictures."""
+    """Return pictures of which three in four have a grey rectangle somewhere (random erasing, arXiv 1708.04896).
+
+    Parameters
+    ----------
+    images
+        From -1 to 1.
+    generator
+        Draws which, where, how large and of which proportions.
+
+    Returns
+    -------
+    Tensor
+        As many pictures, new ones.
+
+    Examples
+    --------
+    >>> erased(torch.ones(4, 1, 28, 28), torch.Generator().manual_seed(0)).amin() < 1
+    tensor(True)
+    """
     n, height, width = len(images), *images.shape[2:]
     area, ratio, down, right, chance = torch.rand(5, n, 1, generator=generator)
     area, ratio = (0.02 + 0.31 * area) * height * width, torch.exp((2 * ratio - 1) * np.log(1 / 0.3))

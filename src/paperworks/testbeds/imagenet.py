@@ -30,7 +30,7 @@ class ImageNetClassifier(nn.Module):
     side
         Height and width of the images.
     mean, std
-        Of the standardisation ``(image - mean) / std``; the defaults are those EfficientNet-Lite was trained with.
+        Numbers of the standardisation ``(image - mean) / std``; by default those of EfficientNet-Lite.
 
     Examples
     --------
@@ -47,7 +47,18 @@ class ImageNetClassifier(nn.Module):
         self.std = std
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch classes"]:
-        """Return the logits of the classes."""
+        """Return the logits of the classes.
+
+        Parameters
+        ----------
+        images
+            In [0, 1], (batch, 3, height, width).
+
+        Returns
+        -------
+        Tensor
+            Logits, (batch, classes).
+        """
         return self.network((images - self.mean) / self.std)
 
 
@@ -56,6 +67,16 @@ def imagenet_classifier(name: ImageNetModel = "lite0") -> ImageNetClassifier:
     """Load an EfficientNet-Lite trained on ImageNet, frozen and in evaluation mode.
 
     Its top-1 accuracy there is 75.1 % (``lite0``, 224 pixels), 76.7 % (``lite1``, 240) or 77.6 % (``lite2``, 260).
+
+    Parameters
+    ----------
+    name
+        Which network.
+
+    Returns
+    -------
+    ImageNetClassifier
+        Shared by all who ask.
 
     Raises
     ------
@@ -82,6 +103,11 @@ def imagenet_classifier(name: ImageNetModel = "lite0") -> ImageNetClassifier:
 @functools.cache
 def photographs() -> dict[str, UInt8[Tensor, "3 height width"]]:
     """Load ten photographs of things and people that the wheels of scikit-image, scikit-learn and Matplotlib hold.
+
+    Returns
+    -------
+    dict
+        Photographs by name: bytes, (3, height, width).
 
     Raises
     ------
@@ -140,6 +166,11 @@ def random_crops(
         Draws area (uniform from `smallest` to 1 of the photograph's), aspect ratio (3/4 to 4/3) and place.
     smallest
         Least share of the photograph's area.
+
+    Returns
+    -------
+    Tensor
+        `n` crops of each photograph, photograph by photograph, in [0, 1].
 
     Examples
     --------

@@ -85,13 +85,38 @@ class GaussianMixture:
         return self.means.shape[1]
 
     def to(self, like: torch.dtype | torch.device | str) -> "GaussianMixture":
-        """Return the mixture with its parameters in another dtype or on another device."""
+        """Return the mixture with its parameters in another dtype or on another device.
+
+        Parameters
+        ----------
+        like
+            A dtype or a device.
+
+        Returns
+        -------
+        GaussianMixture
+            A new one.
+        """
         return GaussianMixture(self.weights.to(like), self.means.to(like), self.stds.to(like))
 
     def sample(
         self, n: int, generator: torch.Generator, alpha: Level = 1.0, sigma: Level = 0.0
     ) -> Float[Tensor, "{n} dim"]:
         """Draw `n` samples.
+
+        Parameters
+        ----------
+        n
+            Number of samples.
+        generator
+            Draws them, on the mixture's device.
+        alpha, sigma
+            Factor of the signal and standard deviation of noise that is added; by default none.
+
+        Returns
+        -------
+        Tensor
+            Samples in rows, (n, dim), of the mixture's dtype.
 
         Examples
         --------
@@ -108,33 +133,98 @@ class GaussianMixture:
     def eps(
         self, x: Float[Tensor, " batch *shape"], alpha: Level = 1.0, sigma: Level = 0.0
     ) -> Float[Tensor, " batch *shape"]:
-        """Return the expected noise in `x`, what an ideal noise-prediction network answers."""
+        """Return the expected noise in `x`, what an ideal noise-prediction network answers.
+
+        Parameters
+        ----------
+        x
+            States, (batch, *shape), with as many elements a sample as the mixture has dimensions.
+        alpha, sigma
+            Factor of the signal and standard deviation of the noise: numbers, or one for each row. By default no noise.
+
+        Returns
+        -------
+        Tensor
+            The noise in units of `sigma`, shaped as `x`.
+        """
         moments = self._moments(x, alpha, sigma)
         return (-moments.sigma * moments.score).reshape(x.shape)
 
     def score(
         self, x: Float[Tensor, " batch *shape"], alpha: Level = 1.0, sigma: Level = 0.0
     ) -> Float[Tensor, " batch *shape"]:
-        """Return the gradient of the log-density at `x`."""
+        """Return the gradient of the log-density at `x`.
+
+        Parameters
+        ----------
+        x
+            States, (batch, *shape), with as many elements a sample as the mixture has dimensions.
+        alpha, sigma
+            Factor of the signal and standard deviation of the noise: numbers, or one for each row. By default no noise.
+
+        Returns
+        -------
+        Tensor
+            Shaped as `x`.
+        """
         return self._moments(x, alpha, sigma).score.reshape(x.shape)
 
     def x0(
         self, x: Float[Tensor, " batch *shape"], alpha: Level = 1.0, sigma: Level = 0.0
     ) -> Float[Tensor, " batch *shape"]:
-        """Return the expected noiseless sample behind `x`, what an ideal denoiser answers."""
+        """Return the expected noiseless sample behind `x`, what an ideal denoiser answers.
+
+        Parameters
+        ----------
+        x
+            States, (batch, *shape), with as many elements a sample as the mixture has dimensions.
+        alpha, sigma
+            Factor of the signal and standard deviation of the noise: numbers, or one for each row. By default no noise.
+
+        Returns
+        -------
+        Tensor
+            The posterior mean, shaped as `x`.
+        """
         return self._moments(x, alpha, sigma).x0.reshape(x.shape)
 
     def v(
         self, x: Float[Tensor, " batch *shape"], alpha: Level = 1.0, sigma: Level = 0.0
     ) -> Float[Tensor, " batch *shape"]:
-        """Return the expected velocity alpha eps - sigma x_0."""
+        """Return the expected velocity alpha eps - sigma x_0.
+
+        Parameters
+        ----------
+        x
+            States, (batch, *shape), with as many elements a sample as the mixture has dimensions.
+        alpha, sigma
+            Factor of the signal and standard deviation of the noise: numbers, or one for each row. By default no noise.
+
+        Returns
+        -------
+        Tensor
+            Shaped as `x`.
+        """
         moments = self._moments(x, alpha, sigma)
         return (-moments.sigma * (moments.alpha * moments.score + moments.x0)).reshape(x.shape)
 
     def log_density(
         self, x: Float[Tensor, " batch *shape"], alpha: Level = 1.0, sigma: Level = 0.0
     ) -> Float[Tensor, " batch"]:
-        """Return the log-density at `x`."""
+        """Return the log-density at `x`.
+
+        Parameters
+        ----------
+        x
+            States, (batch, *shape), with as many elements a sample as the mixture has dimensions.
+        alpha, sigma
+            Factor of the signal and standard deviation of the noise: numbers, or one for each row. By default no noise.
+
+        Returns
+        -------
+        Tensor
+            One number for each row, in nats.
+        """
         rows, alpha, sigma = self._rows(x, alpha, sigma)
         logits, variance = self._logits(rows, alpha, sigma)
         if self._common_std:
@@ -145,6 +235,18 @@ class GaussianMixture:
         self, schedule: NoiseSchedule, prediction_type: PredictionType = "noise"
     ) -> Callable[[Tensor, Tensor | float], Tensor]:
         """Return the exact model `model_fn(x, t)` under a schedule, `t` being the schedule's own time.
+
+        Parameters
+        ----------
+        schedule
+            Gives alpha and sigma at a time.
+        prediction_type
+            What the model answers: ``noise``, ``x_start``, ``v`` or ``score``.
+
+        Returns
+        -------
+        callable
+            ``model_fn(x, t)``, with `t` a number or one time for each row.
 
         Examples
         --------
@@ -165,7 +267,22 @@ class GaussianMixture:
     def log_cdf(
         self, x: Float[Tensor, " batch"], alpha: Level = 1.0, sigma: Level = 0.0, upper: bool = False
     ) -> Float[Tensor, " batch"]:
-        """Return the log of the distribution function, or of its upper tail, of a one-dimensional mixture."""
+        """Return the log of the distribution function, or of its upper tail, of a one-dimensional mixture.
+
+        Parameters
+        ----------
+        x
+            Points, (batch,).
+        alpha, sigma
+            Factor of the signal and standard deviation of the noise: numbers, or one for each row. By default no noise.
+        upper
+            Whether to take the upper tail.
+
+        Returns
+        -------
+        Tensor
+            One number for each point, accurate far out in the tails.
+        """
         self._require_line("log_cdf")
         alpha, sigma = self._levels(alpha, sigma, x)
         _, log_tail, _ = self._tail(x, alpha, sigma, -1.0 if upper else 1.0)
@@ -179,6 +296,20 @@ class GaussianMixture:
         Each quantile is taken from its smaller tail in logarithms, so points far out lose no accuracy; the inverse is
         found by Newton's method kept inside a bracket, to an error of about 1e-12 in float64 where the density isn't
         vanishingly small.
+
+        Parameters
+        ----------
+        x
+            Points at `t_from`, (batch, 1).
+        schedule
+            Gives the noise levels of the two times.
+        t_from, t_to
+            First and last time.
+
+        Returns
+        -------
+        Tensor
+            Points at `t_to`, shaped and typed as `x`.
 
         Raises
         ------
@@ -311,6 +442,11 @@ def levels_at(schedule: NoiseSchedule, t: Tensor | float) -> tuple[Level, Level]
 def bench_mixture_1d() -> GaussianMixture:
     """Return the one-dimensional mixture with three modes whose diffusion ODE `transport` solves exactly.
 
+    Returns
+    -------
+    GaussianMixture
+        Weights 0.3, 0.5, 0.2 at -1.5, 0.2, 1.8, in float64.
+
     Examples
     --------
     >>> bench_mixture_1d().means.flatten().tolist()
@@ -327,6 +463,20 @@ def bench_mixture_1d() -> GaussianMixture:
 def bench_mixture_64d(n_components: int = 20, std: float = 0.2, mean_scale: float = 1.0) -> GaussianMixture:
     """Return equal weights on narrow Gaussians whose means are standard normal in 64 dimensions (seed 1).
 
+    Parameters
+    ----------
+    n_components
+        Number of Gaussians.
+    std
+        Their standard deviation.
+    mean_scale
+        Standard deviation of their means.
+
+    Returns
+    -------
+    GaussianMixture
+        In float64.
+
     Examples
     --------
     >>> bench_mixture_64d().means.shape
@@ -339,6 +489,16 @@ def bench_mixture_64d(n_components: int = 20, std: float = 0.2, mean_scale: floa
 
 def digits_mixture(bandwidth: float = 0.1) -> GaussianMixture:
     """Return the kernel-density estimate of scikit-learn's 1797 digits of 8x8 pixels, scaled to [-1, 1].
+
+    Parameters
+    ----------
+    bandwidth
+        Standard deviation of the kernel.
+
+    Returns
+    -------
+    GaussianMixture
+        In float64, of 64 dimensions.
 
     Examples
     --------

@@ -114,7 +114,20 @@ class UNet(nn.Module):
         noise_level: Float[Tensor, " batch"],
         condition: Condition | None = None,
     ) -> Float[Tensor, "batch e"]:
-        """Return the embedding of levels and of conditions: labels, or embeddings of one's own."""
+        """Return the embedding of levels and of conditions: labels, or embeddings of one's own.
+
+        Parameters
+        ----------
+        noise_level
+            One number for each image.
+        condition
+            Class labels, or embeddings of one's own; without one, images are of no class.
+
+        Returns
+        -------
+        Tensor
+            One row for each image.
+        """
         angles = noise_level[:, None] * self.frequencies
         embedded = self.embed_level(torch.cat([angles.sin(), angles.cos()], dim=1))
         if self.embed_class is None:
@@ -132,7 +145,20 @@ class UNet(nn.Module):
         noise_level: Float[Tensor, " batch"],
         condition: Condition | None = None,
     ) -> Float[Tensor, "batch channels height width"]:
-        """Return an image for each image, its noise level and its condition."""
+        """Return an image for each image, its noise level and its condition.
+
+        Parameters
+        ----------
+        x
+            Images whose sides `patch` and the number of stages divide.
+        noise_level, condition
+            As in `embedding`.
+
+        Returns
+        -------
+        Tensor
+            Shaped as `x`.
+        """
         embedded = self.embedding(noise_level, condition)
         h = self.first(functional.pixel_unshuffle(x, self.patch))
         kept = []
@@ -180,9 +206,31 @@ class Classifier(nn.Module):
         self.out = nn.Linear(4 * width, classes)
 
     def features(self, x: Float[Tensor, "batch 1 side side"]) -> Float[Tensor, "batch features"]:
-        """Return the last hidden layer."""
+        """Return the last hidden layer.
+
+        Parameters
+        ----------
+        x
+            Images, (batch, channels, height, width).
+
+        Returns
+        -------
+        Tensor
+            One row of features for each image.
+        """
         return functional.silu(self.hidden(self.convolutions(x).flatten(1)))
 
     def forward(self, x: Float[Tensor, "batch 1 side side"]) -> Float[Tensor, "batch classes"]:
-        """Return the logits of the classes."""
+        """Return the logits of the classes.
+
+        Parameters
+        ----------
+        x
+            Images, (batch, channels, height, width).
+
+        Returns
+        -------
+        Tensor
+            Logits, (batch, classes).
+        """
         return self.out(self.features(x))

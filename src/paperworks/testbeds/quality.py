@@ -11,10 +11,12 @@ from torch.nn import functional
 
 from paperworks.core.cache import cached_folder
 from paperworks.core.validation import check_choice, check_count, check_finite
+from paperworks.numerics.random import seeded
+from paperworks.numerics.training import Progress, silent, train
 from paperworks.testbeds import data, networks, training
 from paperworks.testbeds.data import Dataset, Images, digits, fashion_mnist
 from paperworks.testbeds.networks import Classifier
-from paperworks.testbeds.training import Progress, code_digest, fit, silent
+from paperworks.testbeds.training import code_digest, fit
 
 Features = Callable[[Tensor], Tensor]
 
@@ -24,6 +26,16 @@ def frechet_distance(x: Float[Tensor, "n features"], y: Float[Tensor, "m feature
 
     ``|m_x - m_y|^2 + tr(C_x + C_y - 2 (C_x C_y)^{1/2})``, the FID for Inception features (arXiv 1706.08500). It
     overestimates by about (features)^2 / n for n samples, so it compares sets of one size.
+
+    Parameters
+    ----------
+    x, y
+        Features in rows, two rows or more each.
+
+    Returns
+    -------
+    float
+        0 for equal moments.
 
     Raises
     ------
@@ -64,7 +76,20 @@ class PrincipalComponents:
 
     @classmethod
     def of(cls, images: Images, n: int = 64) -> "PrincipalComponents":
-        """Find the first `n` components of a set of images."""
+        """Find the first `n` components of a set of images.
+
+        Parameters
+        ----------
+        images
+            The data set.
+        n
+            Number of components, at most that of the pixels.
+
+        Returns
+        -------
+        PrincipalComponents
+            Mean and directions, that of greatest variance first.
+        """
         check_count("n", n, at_most=(pixels := images.pixels[0].numel()))
         total, products = torch.zeros(pixels, dtype=torch.float64), torch.zeros(pixels, pixels, dtype=torch.float64)
         for start in range(0, len(images), 5000):
@@ -99,6 +124,11 @@ def trained_classifier(
     dataset, size, random_state, root, progress
         As in `trained_denoiser`.
 
+    Returns
+    -------
+    Classifier
+        Frozen, in evaluation mode.
+
     Raises
     ------
     DatasetMissing
@@ -117,15 +147,14 @@ def trained_classifier(
     else:
         images, steps = fashion_mnist("train" if size == "desk" else "test"), 600
     steps = steps if size == "desk" else 10
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(random_state)
+    with seeded(random_state):
         network = Classifier(images.shape[-1], images.classes)
 
     def build(folder: Path) -> None:
         trained = fit(network, _cross_entropy, images, steps=steps, random_state=random_state, progress=progress)
         torch.save(trained.state_dict(), folder / "weights.pt")
 
-    inputs = {"steps": steps, "seed": random_state, "size": size, "code": code_digest(data, networks, training)}
+    inputs = {"steps": steps, "seed": random_state, "size": size, "code": code_digest(data, networks, training, train)}
     folder = cached_folder(f"classifier-{dataset}", inputs, build, root)
     network.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
     return network.eval().requires_grad_(False)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from paperworks.core.validation import check_count
 from paperworks.diffusion.schedules import NoiseSchedule
+from paperworks.numerics import runge_kutta_step
 from paperworks.testbeds.mixtures import GaussianMixture
 
 
@@ -42,6 +43,11 @@ def reference_solution(
     progress
         Wraps the range of steps, to report how far it got.
 
+    Returns
+    -------
+    Tensor
+        State at `t_end`, shaped and typed as `x`.
+
     Examples
     --------
     >>> from paperworks.diffusion import NoiseScheduleVP
@@ -54,7 +60,7 @@ def reference_solution(
     check_count("steps", steps)
     mixture = mixture.to(x.dtype)
 
-    def slope(lam: float, state: Tensor) -> Tensor:
+    def slope(state: Tensor, lam: float) -> Tensor:
         alpha, sigma = math.sqrt(_sigmoid(2 * lam)), math.sqrt(_sigmoid(-2 * lam))
         return torch.add(sigma**2 * state, mixture.eps(state, alpha, sigma), alpha=-sigma)
 
@@ -66,12 +72,7 @@ def reference_solution(
     state = x / total_std(t_start)
     counted = range(steps) if progress is None else progress(range(steps))
     for i in counted:  # type: ignore[attr-defined]
-        lam = start + i * h
-        k1 = slope(lam, state)
-        k2 = slope(lam + h / 2, torch.add(state, k1, alpha=h / 2))
-        k3 = slope(lam + h / 2, torch.add(state, k2, alpha=h / 2))
-        k4 = slope(lam + h, torch.add(state, k3, alpha=h))
-        state = state + (h / 6) * (k1 + 2 * (k2 + k3) + k4)
+        state = runge_kutta_step(slope, state, start + i * h, h)
     return state * total_std(t_end)
 
 

@@ -1,11 +1,10 @@
 """Training of small networks on images, the same for the same seed and fast enough to do on demand."""
 
 import ast
-import copy
 import hashlib
 import inspect
-import math
-from collections.abc import Callable, Iterable, Iterator
+import sys
+from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -13,18 +12,14 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from paperworks.numerics.random import torch_generator
+from paperworks.numerics.training import ExponentialAverage, Progress, silent, train, warmup_cosine
 from paperworks.testbeds.data import Images
 
 Network = TypeVar("Network", bound=nn.Module)
 Loss = Callable[[Network, Tensor, Tensor, torch.Generator], Tensor]
-Progress = Callable[..., Iterable[int]]  # like `Run.progress`
 
 _NOT_HIDDEN = ("first", "last", "out", "embed_level", "embed_class")  # layers that Adam trains
-
-
-def silent(items: Iterable[int], label: str = "") -> Iterator[int]:
-    """Report no progress."""
-    yield from items
 
 
 def fit(
@@ -60,9 +55,14 @@ def fit(
     decay
         How much of the average a step keeps; less in the first steps.
     random_state
-        Of the generator that draws images and noise.
+        Seed of the generator that draws images and noise.
     progress
         Wraps the range of steps.
+
+    Returns
+    -------
+    nn.Module
+        A frozen copy with the averaged weights.
 
     Examples
     --------
@@ -73,28 +73,26 @@ def fit(
     >>> network.training
     False
     """
-    generator = torch.Generator().manual_seed(random_state)
-    averaged = copy.deepcopy(network).eval()
-    weights: list[Tensor] = list(network.parameters())
-    average: list[Tensor] = list(averaged.parameters())
+    generator = torch_generator(random_state)
+    average = ExponentialAverage(network, decay)
     ends = {id(p) for name, p in network.named_parameters() if name.partition(".")[0] in _NOT_HIDDEN}
+    weights: list[Tensor] = list(network.parameters())
     matrices = [p for p in weights if p.ndim >= 2 and id(p) not in ends]
     rest = [p for p in weights if p.ndim < 2 or id(p) in ends]
-    optimizers = [Muon(matrices, matrix_lr), torch.optim.Adam(rest, lr, betas=(0.9, 0.99))]
-    schedules = [
-        torch.optim.lr_scheduler.LambdaLR(o, lambda k: min(1, (k + 1) / 50) * 0.5 * (1 + math.cos(math.pi * k / steps)))
-        for o in optimizers
-    ]
-    for step in progress(range(steps), label="training"):
+
+    def of_step(step: int) -> Tensor:
         chosen = torch.randint(len(data), (batch_size,), generator=generator)
-        network.zero_grad(set_to_none=True)
-        loss(network, data[chosen], data.labels[chosen], generator).backward()
-        for optimizer, schedule in zip(optimizers, schedules, strict=True):
-            optimizer.step()
-            schedule.step()
-        with torch.no_grad():
-            torch._foreach_lerp_(average, weights, 1 - min(decay, (1 + step) / (10 + step)))
-    return averaged.requires_grad_(False)
+        return loss(network, data[chosen], data.labels[chosen], generator)
+
+    train(
+        of_step,
+        [Muon(matrices, matrix_lr), torch.optim.Adam(rest, lr, betas=(0.9, 0.99))],
+        steps,
+        schedule=lambda step: min(1, (step + 1) / 50) * warmup_cosine(step, 0, steps),
+        callback=lambda step, _: average.update(step),
+        progress=progress,
+    )
+    return average.network
 
 
 class Muon(torch.optim.Optimizer):
@@ -137,6 +135,20 @@ def _orthogonal(matrix: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows co
 def accuracy(network: nn.Module, images: Float[Tensor, "n 1 side side"], labels: Int64[Tensor, " n"]) -> float:
     """Return the fraction of images that a classifier puts into their class.
 
+    Parameters
+    ----------
+    network
+        Maps images to logits; its mode, training or evaluation, is as it stands.
+    images
+        (n, 1, side, side).
+    labels
+        The right class of each.
+
+    Returns
+    -------
+    float
+        From 0 to 1.
+
     Examples
     --------
     >>> network = nn.Flatten()  # the four pixels are the logits of four classes
@@ -148,10 +160,28 @@ def accuracy(network: nn.Module, images: Float[Tensor, "n 1 side side"], labels:
     return float((found == labels).double().mean())
 
 
-def code_digest(*modules: ModuleType) -> str:
-    """Return a digest of what the source of modules does: comments, layout and docstrings don't count."""
+def code_digest(*things: Any) -> str:
+    """Return a digest of what the source of modules does: comments, layout and docstrings don't count.
+
+    Parameters
+    ----------
+    things
+        Modules, or functions and classes that stand for the modules that define them.
+
+    Returns
+    -------
+    str
+        Sixteen hexadecimal digits.
+
+    Examples
+    --------
+    >>> import sys
+    >>> code_digest(accuracy) == code_digest(sys.modules[accuracy.__module__])
+    True
+    """
     digest = hashlib.sha256()
-    for module in modules:
+    for thing in things:
+        module = thing if isinstance(thing, ModuleType) else sys.modules[thing.__module__]
         tree = ast.parse(inspect.getsource(module))
         for node in ast.walk(tree):
             body: Any = getattr(node, "body", None)

@@ -7,7 +7,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     {
         "flow": ["AdjointVariable"],
         "function": ["AdjointMode"],
-        "plans": ["AdjointSolver"],
+        "solvers": ["AdjointSolver"],
         "sampler": ["AdjointOptions", "AdjointSampler", "odeint_dpm"],
         "tasks": ["AdversarialResult", "ConditioningResult", "adversarial_noise", "optimize_conditioning"],
     },

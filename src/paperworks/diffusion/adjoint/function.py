@@ -9,9 +9,9 @@ from torch import Tensor
 
 from paperworks.diffusion.adjoint.flow import Flow
 from paperworks.diffusion.adjoint.gradients import transposed
-from paperworks.diffusion.adjoint.integration import Sums
-from paperworks.diffusion.adjoint.plans import Step
 from paperworks.diffusion.adjoint.problem import Problem
+from paperworks.numerics.integration import Sums
+from paperworks.numerics.plans import Step
 
 AdjointMode = Literal["discrete", "continuous", "symplectic", "backprop"]
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from paperworks.diffusion.adjoint.flow import Flow, Gradients, Linearised
-from paperworks.diffusion.adjoint.integration import Field, State, Sums, advance
-from paperworks.diffusion.adjoint.plans import ADAMS_ORDER, Step
+from paperworks.numerics.integration import Field, State, Sums, advance
+from paperworks.numerics.plans import ADAMS_ORDER, Step
 
 
 def transposed(

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from paperworks.diffusion.adjoint.flow import Flow, Variable
 from paperworks.diffusion.adjoint.gradients import adjoint_field
-from paperworks.diffusion.adjoint.integration import State, Sums, Tolerance, adapt, follow
-from paperworks.diffusion.adjoint.plans import AdjointSolver, Step, fixed_plan
+from paperworks.diffusion.adjoint.solvers import AdjointSolver
 from paperworks.diffusion.schedules import SkipType, time_grid
+from paperworks.numerics.integration import State, Sums, Tolerance, adapt, follow
+from paperworks.numerics.plans import Step, fixed_plan
 
 Keep = Literal["nothing", "steps", "cuts"]
 

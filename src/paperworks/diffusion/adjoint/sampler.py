@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from paperworks.core.validation import check_choice, check_count, check_number
 from paperworks.diffusion.adjoint.flow import VARIABLES, AdjointVariable
 from paperworks.diffusion.adjoint.function import AdjointMode, Evaluations, Solution
-from paperworks.diffusion.adjoint.integration import Tolerance
-from paperworks.diffusion.adjoint.plans import AdjointSolver
 from paperworks.diffusion.adjoint.problem import Problem
+from paperworks.diffusion.adjoint.solvers import AdjointSolver
 from paperworks.diffusion.sampling import check_state
 from paperworks.diffusion.schedules import SKIP_TYPES, NoiseSchedule, SkipType
+from paperworks.numerics.integration import Tolerance
 
 Condition = Tensor | Mapping[str, Tensor]
 

@@ -11,7 +11,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "converters": ["fields_from_noise_model", "noise_model_from_fields", "one_sided_time", "rectified_pairs"],
         "fields": ["Fields"],
         "interpolant": ["Interpolant"],
-        "likelihood": ["divergence", "log_likelihood"],
+        "likelihood": ["log_likelihood"],
         "losses": ["denoiser_loss", "score_loss", "v_loss", "velocity_loss", "x0x1_denoiser_loss"],
         "mixture": ["GaussianMixtureInterpolant"],
         "paths": ["Gamma", "Path"],

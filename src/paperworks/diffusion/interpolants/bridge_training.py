@@ -1,7 +1,7 @@
 """Finding the Schrödinger bridge by optimising the interpolant against its drift."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from paperworks.diffusion.interpolants.losses import draw_times
 from paperworks.diffusion.interpolants.paths import Gamma, Path
 from paperworks.diffusion.interpolants.samplers import WINDOW, Window, grid, noise_source, walk
 from paperworks.diffusion.sampling import SampleResult, check_state, noise_like, per_sample
+from paperworks.numerics.training import Progress, silent, warmup_cosine
 
 
 class LearnablePath(nn.Module):
@@ -194,7 +195,7 @@ class SchrodingerBridgeTrainer:
         steps: int,
         generator: torch.Generator,
         *,
-        progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+        progress: Progress = silent,
     ) -> list[BridgeStep]:
         """Train on pairs from `draw()` with learning rates that fall to nought like a cosine.
 
@@ -213,9 +214,9 @@ class SchrodingerBridgeTrainer:
             (o, group, group["lr"]) for o in (self.drift_optimizer, self.path_optimizer) for group in o.param_groups
         ]
         history = []
-        for k in progress(range(check_count("steps", steps))):
+        for k in progress(range(check_count("steps", steps)), label="training"):
             for _, group, rate in rates:
-                group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * k / steps))
+                group["lr"] = rate * warmup_cosine(k, 0, steps)
             history.append(BridgeStep(k, self.step(draw, generator)))
         for _, group, rate in rates:
             group["lr"] = rate

@@ -14,34 +14,11 @@ from paperworks.diffusion.interpolants.fields import Fields
 from paperworks.diffusion.interpolants.interpolant import check_level
 from paperworks.diffusion.interpolants.samplers import WINDOW, NoiseLevel, Window, grid
 from paperworks.diffusion.sampling import check_state, combine, noise_like
+from paperworks.numerics.integration import State, Sums, Terms, follow
+from paperworks.numerics.plans import fixed_plan
+from paperworks.numerics.traces import divergence
 
 Method = Literal["ode", "sde", "sde_bound"]
-
-
-def divergence(
-    f: Callable[[Tensor], Tensor],
-    x: Float[Tensor, " batch *shape"],
-    probes: Float[Tensor, "probes batch *shape"] | None = None,
-) -> tuple[Float[Tensor, " batch *shape"], Float[Tensor, " batch"]]:
-    """Return ``f(x)`` and its divergence: exact, or the mean over `probes` of v^T J v.
-
-    Examples
-    --------
-    >>> divergence(lambda x: x**2, torch.tensor([[1.0, 2.0]]))[1]
-    tensor([6.])
-    """
-    n = x[0].numel()
-    vectors = probes
-    if vectors is None:
-        vectors = torch.eye(n, dtype=x.dtype, device=x.device).reshape(n, 1, *x.shape[1:]).expand(n, *x.shape)
-    with torch.enable_grad():
-        leaf = x.detach().requires_grad_()
-        value = f(leaf)
-        if not value.requires_grad:
-            return value, torch.zeros_like(x.flatten(1)[:, 0])
-        (products,) = torch.autograd.grad(value, leaf, vectors, is_grads_batched=True)
-    total = (products * vectors).reshape(len(vectors), len(x), -1).sum(dim=(0, 2))
-    return value.detach(), total if probes is None else total / len(probes)
 
 
 def log_likelihood(
@@ -127,19 +104,16 @@ def _ode(
     if n_probes is not None:
         shape = (check_count("n_probes", n_probes), *x.shape)
         probes = 2 * torch.randint(0, 2, shape, generator=generator, device=generator.device).to(x) - 1  # type: ignore[union-attr]
-    total = torch.zeros_like(x.flatten(1)[:, 0])
-    for t, after in itertools.pairwise(times):
-        h = after - t
-        slopes: list[Tensor] = []
-        traces: list[Tensor] = []
-        for part in (0.0, 0.5, 0.5, 1.0):
-            now = min(max(t + part * h, 0.0), 1.0)
-            state = torch.add(x, slopes[-1], alpha=part * h) if slopes else x
-            slope, trace = divergence(lambda y, now=now: fields.b(y, now), state, probes)  # type: ignore[misc]
-            slopes.append(slope)
-            traces.append(trace)
-        x = combine((1.0, h / 6, h / 3, h / 3, h / 6), (x, *slopes))
-        total = combine((1.0, h / 6, h / 3, h / 3, h / 6), (total, *traces))
+
+    def field(state: State, t: float, weighs: bool) -> tuple[State, Terms]:
+        now = min(max(t, 0.0), 1.0)  # rounding may leave the unit interval
+        slope, trace = divergence(lambda y: fields.b(y, now), state[0], probes)
+        return (slope,), (trace,)
+
+    sums = Sums(1)
+    (x,) = follow(field, (x,), fixed_plan("rk4", times), sums)
+    total = sums.values[0]
+    assert total is not None
     return log_base(x) + total
 
 

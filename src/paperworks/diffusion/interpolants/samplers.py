@@ -10,10 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from paperworks.core.validation import check_choice, check_count, check_number
-from paperworks.diffusion.adjoint.integration import Sums, Tolerance, adapt
 from paperworks.diffusion.interpolants.fields import Fields
 from paperworks.diffusion.interpolants.interpolant import check_level
 from paperworks.diffusion.sampling import Callback, SampleResult, SamplingStep, check_state
+from paperworks.numerics.integration import Sums, Tolerance, adapt, runge_kutta_step
+from paperworks.numerics.tableaus import TABLEAUS
 
 Direction = Literal["forward", "backward"]
 ODEMethod = Literal["euler", "heun", "rk4", "dopri5"]
@@ -23,7 +24,6 @@ Window = tuple[float, float]
 WINDOW: Window = (1e-4, 1 - 1e-4)
 
 Stepper = Callable[[Tensor, float, float], Tensor]  # (x, t, signed step) -> the next x
-_STAGES = {"euler": 1, "heun": 2, "rk4": 4}
 
 
 def grid(steps: int, window: Window, direction: Direction) -> tuple[float, ...]:
@@ -95,7 +95,7 @@ class ODESampler:
         if self.method == "dopri5":
             return self._adapt(x, times[0], times[-1], return_trajectory, callback)
         step = ode_step(self.fields, self.method)
-        return walk(step, x, times, _STAGES[self.method], return_trajectory, callback)
+        return walk(step, x, times, len(TABLEAUS[self.method].b), return_trajectory, callback)
 
     def _adapt(
         self, x: Tensor, start: float, end: float, return_trajectory: bool, callback: Callback | None
@@ -186,7 +186,9 @@ class SDESampler:
         times = grid(steps, window, self.direction)
         levels = {t: self.eps if isinstance(self.eps, float) else check_level(self.eps(t)) for t in times}
         if not any(levels.values()):
-            return walk(ode_step(self.fields, self.method), x, times, _STAGES[self.method], return_trajectory, callback)
+            return walk(
+                ode_step(self.fields, self.method), x, times, len(TABLEAUS[self.method].b), return_trajectory, callback
+            )
         sign = 1.0 if self.direction == "forward" else -1.0
         drift, noise = self.fields.drift, noise_source(x, generator)
 
@@ -203,7 +205,7 @@ class SDESampler:
             return noisy.add_(first, alpha=h / 2).add_(second, alpha=h / 2)
 
         step = euler if self.method == "euler" else heun
-        return walk(step, x, times, _STAGES[self.method], return_trajectory, callback)
+        return walk(step, x, times, len(TABLEAUS[self.method].b), return_trajectory, callback)
 
 
 class FrozenDenoiserSampler:
@@ -269,23 +271,7 @@ def noise_source(x: Tensor, generator: torch.Generator | None) -> Callable[[], T
 
 def ode_step(fields: Fields, method: str) -> Stepper:
     """Return one step of an explicit method for the probability flow."""
-
-    def euler(x: Tensor, t: float, h: float) -> Tensor:
-        return torch.add(x, fields.b(x, t), alpha=h)
-
-    def heun(x: Tensor, t: float, h: float) -> Tensor:
-        first = fields.b(x, t)
-        second = fields.b(torch.add(x, first, alpha=h), _clip(t + h))
-        return torch.add(x, first, alpha=h / 2).add_(second, alpha=h / 2)
-
-    def rk4(x: Tensor, t: float, h: float) -> Tensor:
-        k1 = fields.b(x, t)
-        k2 = fields.b(torch.add(x, k1, alpha=h / 2), _clip(t + h / 2))
-        k3 = fields.b(torch.add(x, k2, alpha=h / 2), _clip(t + h / 2))
-        k4 = fields.b(torch.add(x, k3, alpha=h), _clip(t + h))
-        return torch.add(x, k1 + k4, alpha=h / 6).add_(k2 + k3, alpha=h / 3)
-
-    return {"euler": euler, "heun": heun, "rk4": rk4}[method]
+    return lambda x, t, h: runge_kutta_step(lambda y, s: fields.b(y, _clip(s)), x, t, h, method)
 
 
 def walk(

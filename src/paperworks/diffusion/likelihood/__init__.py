@@ -5,7 +5,7 @@ from paperworks.core.lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
-        "distances": ["energy_distance", "sliced_wasserstein1", "wasserstein1"],
+        "distances": ["sliced_wasserstein1", "wasserstein1"],
         "estimator": ["GaussianPerturbation", "SingularDistributionEstimator"],
         "linear": ["PPCA", "intrinsic_dimension", "ppca_mle", "singularity_slope"],
         "marginal": ["log_marginal"],

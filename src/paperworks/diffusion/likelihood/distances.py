@@ -52,21 +52,6 @@ def sliced_wasserstein1(
     return float(((a @ directions).sort(dim=0).values - (b @ directions).sort(dim=0).values).abs().mean())
 
 
-def energy_distance(a: Float[Tensor, "n dim"], b: Float[Tensor, "m dim"]) -> float:
-    """Return ``2 E|a - b| - E|a - a'| - E|b - b'|``, unbiased, so that it may be slightly negative.
-
-    Examples
-    --------
-    >>> energy_distance(torch.zeros(2, 1), torch.ones(2, 1))
-    2.0
-    """
-    a, b = _pair(a, b)
-    if min(len(a), len(b)) < 2:
-        raise ValueError(f"a has {len(a)} points and b {len(b)}; they take at least 2")
-    within = [torch.cdist(c, c).sum() / (len(c) * (len(c) - 1)) for c in (a, b)]
-    return float(2 * torch.cdist(a, b).mean() - within[0] - within[1])
-
-
 def _sinkhorn(cost: Tensor, share: float = 0.005, most: int = 2000, tolerance: float = 1e-4) -> float:
     epsilon = share * cost.mean().clamp(min=1e-300)
     n, m = cost.shape

@@ -1,8 +1,8 @@
 """The perturbed maximum likelihood estimator as a scikit-learn estimator."""
 
-import itertools
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,6 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from paperworks.core.validation import check_choice, check_count, check_number
-from paperworks.diffusion.likelihood.distances import energy_distance
 from paperworks.diffusion.likelihood.linear import intrinsic_dimension
 from paperworks.diffusion.likelihood.marginal import (
     Latent,
@@ -22,6 +21,7 @@ from paperworks.diffusion.likelihood.marginal import (
     to_latent,
 )
 from paperworks.diffusion.likelihood.rates import sieve_rates
+from paperworks.numerics import energy_distance, mlp, seeded, train, warmup_cosine
 
 LIKELIHOODS = ("elbo", "iwae", "dreg", "quadrature")
 _LEAST_SHARE = 0.5  # of the perturbation that the learnt noise level has to keep
@@ -268,30 +268,25 @@ class SingularDistributionEstimator(BaseEstimator):
     def _train(self, data: Tensor, perturbation: float) -> None:
         n, dim = data.shape
         generator = self._generator(0)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(torch.randint(2**31, (1,), generator=generator)))
-            decoder = mlp(self.latent_dim, self.hidden, dim) if isinstance(self.decoder, str) else self.decoder
+        with seeded(int(torch.randint(2**31, (1,), generator=generator))):
+            decoder = mlp((self.latent_dim, *self.hidden, dim)) if isinstance(self.decoder, str) else self.decoder
             encoder = _Encoder(dim, self.hidden, self.latent_dim)
         noise_level = self._noise_level(perturbation)
         modules = nn.ModuleList([decoder, encoder, noise_level])
         optimizer = torch.optim.Adam(modules.parameters(), lr=self.lr)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.max_iter)
         start = 4 * perturbation if self.perturbation == "anneal" else perturbation
         if not self.resample:
             data = torch.add(data, torch.randn(data.shape, generator=generator), alpha=perturbation)
-        self.history_ = np.empty(self.max_iter)
-        for i in range(self.max_iter):
+
+        def of_step(step: int) -> Tensor:
             batch = data[torch.randint(n, (min(self.batch_size, n),), generator=generator)]
             if self.resample and perturbation > 0:
-                now = perturbation + (start - perturbation) * (1 - i / self.max_iter)
+                now = perturbation + (start - perturbation) * (1 - step / self.max_iter)
                 batch = torch.add(batch, torch.randn(batch.shape, generator=generator), alpha=now)
-            optimizer.zero_grad()
-            loss = -self._objective(batch, decoder, encoder, noise_level(), generator).mean()
-            loss.backward()
-            nn.utils.clip_grad_norm_(modules.parameters(), 5.0)
-            optimizer.step()
-            schedule.step()
-            self.history_[i] = loss.item()
+            return -self._objective(batch, decoder, encoder, noise_level(), generator).mean()
+
+        falling = partial(warmup_cosine, warmup=0, steps=self.max_iter)
+        self.history_ = train(of_step, optimizer, self.max_iter, schedule=falling, clip=5.0)
         self.decoder_, self.encoder_ = decoder.eval(), encoder.eval()
         self.sigma_ = noise_level().item()
 
@@ -351,17 +346,8 @@ class _Encoder(nn.Module):
 
     def __init__(self, dim: int, hidden: Sequence[int], latent_dim: int) -> None:
         super().__init__()
-        self.body = mlp(dim, hidden, 2 * latent_dim)
+        self.body = mlp((dim, *hidden, 2 * latent_dim))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_variance = self.body(x).chunk(2, dim=-1)
         return mean, log_variance.clamp(-20, 5)
-
-
-def mlp(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:
-    """Return a ReLU network."""
-    sizes = [inputs, *hidden]
-    layers: list[nn.Module] = []
-    for a, b in itertools.pairwise(sizes):
-        layers += [nn.Linear(a, b), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Linear(sizes[-1], outputs))

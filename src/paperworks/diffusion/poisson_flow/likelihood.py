@@ -1,6 +1,5 @@
 """The log-likelihood of data under PFGM++, by following its ODE up to the prior."""
 
-import itertools
 import math
 from typing import Literal
 
@@ -11,7 +10,10 @@ from torch import Tensor
 from paperworks.core.validation import check_choice
 from paperworks.diffusion.poisson_flow.noise import PFGMPPNoise
 from paperworks.diffusion.poisson_flow.sampler import edm_grid
-from paperworks.diffusion.sampling import ModelFn, check_state, combine
+from paperworks.diffusion.sampling import ModelFn, check_state
+from paperworks.numerics.integration import State, Sums, Terms, follow
+from paperworks.numerics.plans import fixed_plan
+from paperworks.numerics.traces import divergence
 
 Trace = Literal["exact", "hutchinson"]
 
@@ -68,32 +70,19 @@ def ode_log_likelihood(
     if trace == "hutchinson" and generator is None:
         raise ValueError("generator is None; trace 'hutchinson' takes a torch.Generator")
     n = x[0].numel()
-    if trace == "exact":
-        probes = torch.eye(n, dtype=x.dtype, device=x.device).reshape(n, 1, *x.shape[1:]).expand(n, *x.shape)
-    else:
+    probes = None
+    if trace == "hutchinson":
         signs = torch.randint(0, 2, x.shape, generator=generator, device=generator.device)  # type: ignore[union-attr]
         probes = (2 * signs - 1).to(x)[None]
     times = edm_grid(steps + 1, sigma_min, sigma_max, rho)[-2::-1]
-    state, total = x, torch.zeros(len(x), dtype=torch.float64, device=x.device)
-    for sigma, following in itertools.pairwise(times):
-        h = following - sigma
-        k: list[Tensor] = []
-        traces: list[Tensor] = []
-        for part in (0.0, 0.5, 0.5, 1.0):
-            at = torch.add(state, k[-1], alpha=part * h) if k else state
-            slope, trace_here = _slope_and_trace(model_fn, at, sigma + part * h, probes)
-            k.append(slope)
-            traces.append(trace_here)
-        state = combine((1.0, h / 6, h / 3, h / 3, h / 6), (state, *k))
-        total = combine((1.0, h / 6, h / 3, h / 3, h / 6), (total, *traces))
+
+    def field(state: State, sigma: float, weighs: bool) -> tuple[State, Terms]:
+        slope, trace_here = divergence(lambda y: model_fn(y, sigma), state[0], probes)
+        return (slope,), (trace_here.double(),)
+
+    sums = Sums(1)
+    (state,) = follow(field, (x,), fixed_plan("rk4", times), sums)
+    total = sums.values[0]
+    assert total is not None
     prior = PFGMPPNoise(D, n).log_prob(state, sigma_max).double()
     return (prior + total).to(x.dtype)
-
-
-def _slope_and_trace(model_fn: ModelFn, x: Tensor, sigma: float, probes: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the noise and the sum over probes of v^T J v for each sample."""
-    with torch.enable_grad():
-        leaf = x.detach().requires_grad_()
-        slope = model_fn(leaf, sigma)
-        (products,) = torch.autograd.grad(slope, leaf, probes, is_grads_batched=True)
-    return slope.detach(), (products * probes).flatten(2).sum(dim=(0, 2)).double()

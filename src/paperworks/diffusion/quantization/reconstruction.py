@@ -1,6 +1,6 @@
 """Reconstruction: weights are rounded up or down so that each part of the network returns what it did before."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -14,13 +14,9 @@ from paperworks.diffusion.quantization.calibration import CalibrationSet
 from paperworks.diffusion.quantization.layers import QuantLayer, on_device_of
 from paperworks.diffusion.quantization.model import QuantModel
 from paperworks.diffusion.quantization.quantizer import UniformAffineQuantizer
+from paperworks.numerics.training import Progress, silent
 
 Unit = Literal["layer", "block"]
-Progress = Callable[..., Iterable[Any]]
-
-
-def _silent(items: Iterable[Any], label: str = "") -> Iterator[Any]:
-    yield from items
 
 
 @dataclass(frozen=True)
@@ -59,7 +55,7 @@ def reconstruct(
     scale_lr: float = 4e-5,
     keep_share: float = 0.5,
     learn_scales: bool = True,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> QuantModel:
     """Learn the rounding of weights and the scales of activations, part by part; return the model.
 

@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "attacks": ["FreedmanResult", "freedman_regression", "sign_vote", "sign_vote_accuracy"],
-        "bounds": ["GeneralizationMethod", "MaxInformation", "generalization_bound", "max_information", "required_n"],
+        "bounds": ["BoundMethod", "MaxInformation", "generalization_bound", "max_information", "required_n"],
         "queries": ["BudgetExhausted", "EmpiricalAnswers", "NoisyAnswers", "SampleSplit", "StatisticalQueryOracle"],
         "rounds": ["EffectiveRounds", "SparseValidate"],
         "selection": ["ReusableHoldoutSelector", "agreeing_features", "thresholdout_scorer"],

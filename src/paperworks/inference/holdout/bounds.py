@@ -6,14 +6,12 @@ from typing import Literal
 
 from paperworks.core.validation import check_choice, check_count, check_number
 
-GeneralizationMethod = Literal[
-    "hoeffding", "splitting", "expectation", "pure", "approximate", "monitor", "sparse-validate"
-]
+BoundMethod = Literal["hoeffding", "splitting", "expectation", "pure", "approximate", "monitor", "sparse-validate"]
 METHODS = ("hoeffding", "splitting", "expectation", "pure", "approximate", "monitor", "sparse-validate")
 
 
 def generalization_bound(
-    method: GeneralizationMethod,
+    method: BoundMethod,
     *,
     n: int | None = None,
     m: int = 1,
@@ -93,7 +91,7 @@ def generalization_bound(
     return 18 * epsilon
 
 
-def required_n(method: GeneralizationMethod, tau: float, *, m: int = 1, beta: float = 0.05, budget: int = 1) -> int:
+def required_n(method: BoundMethod, tau: float, *, m: int = 1, beta: float = 0.05, budget: int = 1) -> int:
     """Return how many samples a tolerance takes: the least n for which `generalization_bound` is at most tau.
 
     For ``pure`` and ``approximate`` that is the part of the condition that concerns n; the analysis has to be private

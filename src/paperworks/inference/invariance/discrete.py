@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from paperworks.core.validation import check_choice
 from paperworks.inference.invariance.graph import CausalGraph, Node
 from paperworks.inference.invariance.mutable import GraphComponents, parse_mutable
+from paperworks.numerics import train
 
 
 @dataclass(frozen=True)
@@ -206,11 +207,11 @@ class DiscreteSCM:
         joint = "".join(letters.values())
         factors = [f"z{''.join(letters[name] for name in (*self.parents(node), node))}" for node in logits]
         equation = f"{joint},{','.join(factors)}->z"
-        for _ in range(steps):
-            risks = torch.einsum(equation, target, *(value.softmax(-1) for value in logits.values()))
-            optimizer.zero_grad()
-            (-risks.sum()).backward()
-            optimizer.step()
+
+        def gain(step: int) -> torch.Tensor:
+            return -torch.einsum(equation, target, *(value.softmax(-1) for value in logits.values())).sum()
+
+        train(gain, optimizer, steps)
         ends = [{node: value[r].detach().argmax(-1).numpy() for node, value in logits.items()} for r in range(restarts)]
         return max(ends, key=lambda J: self._risk(loss, J))
 

@@ -12,6 +12,7 @@ from paperworks.core.validation import check_count, check_number
 from paperworks.inference.invariance.graph import Node
 from paperworks.inference.invariance.interventions import StructuralModel, stacked
 from paperworks.inference.invariance.predictor import StablePredictor
+from paperworks.numerics import train
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,8 @@ class WorstCaseRisk:
         functions = [predictor.torch_function() for predictor in predictors]
         optimizer = torch.optim.Adam(parameters, lr=self.lr)
         size = min(self.batch_size, model.n)
-        for step in range(self.steps):
+
+        def gain(step: int) -> Tensor:
             values = model.regenerate(networks, torch.randperm(model.n, generator=generator)[:size])
             errors = [
                 _of(i, values[model.components.target])
@@ -203,10 +205,10 @@ class WorstCaseRisk:
                 for i, (predictor, function) in enumerate(zip(predictors, functions, strict=True))
             ]
             risks = torch.stack([(error**2).expand(self.restarts, size).mean(-1) for error in errors])
-            optimizer.zero_grad()
-            (-risks.sum()).backward()
-            optimizer.step()
             trace[step] = risks.detach().max(dim=1).values.numpy()
+            return -risks.sum()
+
+        train(gain, optimizer, self.steps)
         return trace
 
     def _final(

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import stats
 
-from paperworks.evidence import Measurement, Run, Table, measures, races
-from paperworks.evidence.timing import interleaved
+from paperworks.evidence import Measurement, Run, Table, interleaved, measures, races
 from paperworks.inference import (
+    BoundMethod,
     BudgetExhausted,
     EmpiricalAnswers,
-    GeneralizationMethod,
     NoisyAnswers,
     PrivateMultiplicativeWeights,
     ReusableHoldout,
@@ -239,10 +238,8 @@ def transfer(run: Run) -> Measurement:
         errors = _overfitted(rng, epsilon, n, questions, repeats)
         low = float(errors.mean() - 5 * errors.std() / math.sqrt(repeats))
         delta = 1e-6
-        bounds: dict[GeneralizationMethod, float] = {
-            "expectation": generalization_bound("expectation", epsilon=epsilon)
-        }
-        theorems: list[tuple[GeneralizationMethod, float]] = [("pure", 0.0), ("approximate", delta), ("monitor", delta)]
+        bounds: dict[BoundMethod, float] = {"expectation": generalization_bound("expectation", epsilon=epsilon)}
+        theorems: list[tuple[BoundMethod, float]] = [("pure", 0.0), ("approximate", delta), ("monitor", delta)]
         for method, private in theorems:
             try:
                 bounds[method] = generalization_bound(method, n=n, epsilon=epsilon, delta=private, beta=beta)

@@ -16,8 +16,7 @@ from paperworks.diffusion import (
     adversarial_noise,
     time_grid,
 )
-from paperworks.evidence import Measurement, Run, Table, measures, races
-from paperworks.evidence.timing import interleaved
+from paperworks.evidence import Measurement, Run, Table, interleaved, measures, races
 from paperworks.papers.adjoint_dpm.problems import (
     SCHEDULE,
     WAYS,

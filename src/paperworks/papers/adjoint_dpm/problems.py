@@ -19,6 +19,7 @@ from paperworks.diffusion import (
     SkipType,
 )
 from paperworks.evidence import Run
+from paperworks.numerics import seeded
 from paperworks.testbeds import Denoiser, GaussianMixture, UNet, bench_mixture_64d
 
 SCHEDULE = NoiseScheduleVP.linear()
@@ -125,8 +126,7 @@ def held(loss: Callable[[], Tensor], network: nn.Module) -> tuple[int, int]:
 
 def small_unet(run: Run, seed: int = 0) -> Denoiser:
     """Return a U-Net for images of 8x8 pixels with random weights, none of them zero."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         network = UNet(*run.at(smoke=((8, 16), 2), desk=((32, 64, 64), 1), full=((32, 64, 64), 1)))
         for parameter in network.parameters():
             if not parameter.any():
@@ -227,8 +227,7 @@ class Contest(NamedTuple):
 
 def contests(run: Run) -> list[Contest]:
     """Return a network whose evaluation costs little and one whose evaluation costs more."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run.seed)
+    with seeded(run.seed):
         perceptron = Perceptron()
     unet = small_unet(run)
     return [

@@ -15,8 +15,7 @@ from jaxtyping import Float
 from scipy import special, stats
 from scipy.stats import qmc
 
-from paperworks.evidence import Measurement, Run, Table, measures, races
-from paperworks.evidence.timing import interleaved
+from paperworks.evidence import Measurement, Run, Table, interleaved, measures, races
 from paperworks.inference import (
     ExpectationsResult,
     GaussianComponents,

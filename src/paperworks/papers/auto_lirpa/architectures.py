@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from paperworks.numerics import seeded
+
 
 class Lambda(nn.Module):
     """A function as a module."""
@@ -210,8 +212,7 @@ ARCHITECTURES = {
 
 def build(name: str, dtype: torch.dtype = torch.float64, seed: int = 0) -> nn.Module:
     """Return a network with random weights and, where it normalises by the batch, random statistics."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         module = ARCHITECTURES[name].make().to(dtype).eval()
         for part in module.modules():
             if isinstance(part, nn.BatchNorm2d):

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from paperworks.evidence import Measurement, Run, Table, measures, races
-from paperworks.evidence.timing import interleaved
+from paperworks.evidence import Measurement, Run, Table, interleaved, measures, races
 from paperworks.papers.auto_lirpa.architectures import ARCHITECTURES, Residual, build
 from paperworks.papers.auto_lirpa.points import attacked, extreme_point
 from paperworks.papers.auto_lirpa.training import (

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from paperworks.numerics import train as minimise
 from paperworks.papers.auto_lirpa.points import attacked
 from paperworks.robustness import (
     BoundedModule,
@@ -65,19 +66,19 @@ def train(
     """
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     steps = epochs * -(-len(data[0]) // batch)
-    lowering = torch.optim.lr_scheduler.MultiStepLR(optimizer, [3 * steps // 4])
     fused = BoundedModule(CrossEntropyWrapper(model), (data[0][:2], data[1][:2]))
     radius = SmoothedScheduler(eps, steps // 20, steps // 2) if loss != "natural" else None
-    for _ in progress(range(epochs), label=f"{loss} training"):
-        for x, y in batches(data, batch, generator):
-            value = _loss(fused, x, y, loss, radius)
-            optimizer.zero_grad()
-            value.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 8.0)
-            optimizer.step()
-            lowering.step()
-            if radius is not None:
-                radius.step()
+    stream = itertools.chain.from_iterable(batches(data, batch, generator) for _ in range(epochs))
+    minimise(
+        lambda step: _loss(fused, *next(stream), loss, radius),
+        optimizer,
+        steps,
+        schedule=lambda step: 0.1 if step >= 3 * steps // 4 else 1.0,
+        clip=8.0,
+        callback=None if radius is None else (lambda *_: radius.step()),
+        progress=progress,
+        label=f"{loss} training",
+    )
     return model
 
 
@@ -134,14 +135,18 @@ def train_over_weights(
     perturb_weights(model, 0.0)  # the optimiser is to have the parameters that can be perturbed
     fused = BoundedModule(CrossEntropyWrapper(model), (data[0][:2], data[1][:2]))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    for epoch in progress(range(epochs), label="training"):
-        now = radius * min(1.0, 2 * epoch / epochs)
-        perturb_weights(model, now)
-        for x, y in batches(data, 32, generator):
-            losses = fused.compute_bounds((x, y), "CROWN-IBP", bound_lower=False)[1] if now else fused(x, y)
-            optimizer.zero_grad()
-            losses.mean().backward()
-            optimizer.step()
+    stream = itertools.chain.from_iterable(batches(data, 32, generator) for _ in range(epochs))
+    an_epoch = -(-len(data[0]) // 32)
+
+    def of_step(step: int) -> Tensor:
+        now = radius * min(1.0, 2 * (step // an_epoch) / epochs)
+        if step % an_epoch == 0:
+            perturb_weights(model, now)
+        x, y = next(stream)
+        losses = fused.compute_bounds((x, y), "CROWN-IBP", bound_lower=False)[1] if now else fused(x, y)
+        return losses.mean()
+
+    minimise(of_step, optimizer, epochs * an_epoch, progress=progress)
     perturb_weights(model, 0.0)
 
 

@@ -6,10 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from paperworks.diffusion import BDIASampler, EDICTSampler, EDMSchedule, NoiseScheduleVP, ddim_invert
-from paperworks.diffusion.inversion.ddim import falling_times
-from paperworks.evidence import Measurement, Run, Table, measures, races
-from paperworks.evidence.timing import interleaved
+from paperworks.diffusion import BDIASampler, EDICTSampler, EDMSchedule, NoiseScheduleVP, ddim_invert, time_grid
+from paperworks.evidence import Measurement, Run, Table, interleaved, measures, races
 from paperworks.testbeds import (
     PrincipalComponents,
     accuracy,
@@ -239,7 +237,7 @@ def editing(run: Run) -> Measurement:
     images, labels = digits()[held_out], digits().labels[held_out]
     steps, strength = run.at(smoke=8, desk=50, full=100), 0.8
     deep = round(strength * steps)
-    t_start = falling_times(SCHEDULE, steps, "time_uniform", None, T_END)[-deep - 1]
+    t_start = time_grid(SCHEDULE, steps, SCHEDULE.t_max, T_END)[-deep - 1]
 
     def edits(seed: int) -> list[tuple[float, float, int]]:
         """Return accuracy in points, distance to the source and calls, of BDIA and of EDICT."""

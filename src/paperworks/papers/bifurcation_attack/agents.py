@@ -1,6 +1,6 @@
 """The agents of the experiments: trained through the simulation, distilled from that, or by stable-baselines3."""
 
-import itertools
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from paperworks.evidence import Run
+from paperworks.numerics import mlp, seeded, train
 from paperworks.robustness import BatteryDispatchEnv, Policy, charge, from_sb3, rollout
-from paperworks.testbeds import citylearn_building
-from paperworks.testbeds.buildings import BuildingName
-from paperworks.testbeds.training import code_digest
+from paperworks.testbeds import BuildingName, citylearn_building, code_digest
 
 BINS = 20
 WEEK = 168
@@ -41,14 +40,19 @@ def calendar_mask() -> Tensor:
     return torch.from_numpy(environment().calendar_mask)
 
 
-def mlp(*sizes: int, seed: int = 0) -> nn.Sequential:
+def network_of(*sizes: int, seed: int = 0) -> nn.Sequential:
     """Return a network with hyperbolic tangents."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        layers: list[nn.Module] = []
-        for a, b in itertools.pairwise(sizes):
-            layers += [nn.Linear(a, b), nn.Tanh()]
-        return nn.Sequential(*layers[:-1])
+    with seeded(seed):
+        return mlp(sizes, nn.Tanh)
+
+
+def one_cycle(
+    run: Run, network: nn.Module, loss: Callable[[int], Tensor], steps: int, label: str, clip: float = math.inf
+) -> None:
+    """Train by Adam with rates that rise and fall once."""
+    optimizer = torch.optim.Adam(network.parameters(), 3e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
+    train(loss, optimizer, steps, clip=clip, callback=lambda *_: schedule.step(), progress=run.progress, label=label)
 
 
 def simulated_cost(network: nn.Module, env: BatteryDispatchEnv, starts: Tensor, charged: Tensor, hours: int) -> Tensor:
@@ -86,19 +90,16 @@ def simulated_policy(run: Run, seed: int | None = None) -> Policy:
 
     def fit(network: nn.Module) -> None:
         generator = run.torch_rng(seed)
-        optimizer = torch.optim.Adam(network.parameters(), 3e-3)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
-        for _ in run.progress(range(steps), label="simulated policy"):
+
+        def cost(step: int) -> Tensor:
             starts = torch.randint(TRAINING_HOURS, (64,), generator=generator)
             # Batteries that are always empty at first give no gradient to discharging, and some agents never charge.
             charged = torch.rand(64, generator=generator)
-            optimizer.zero_grad()
-            simulated_cost(network, env, starts, charged, hours).backward()
-            nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
+            return simulated_cost(network, env, starts, charged, hours)
 
-    network = mlp(len(env.feature_names), 64, 64, 1, seed=seed)
+        one_cycle(run, network, cost, steps, "simulated policy", clip=1.0)
+
+    network = network_of(len(env.feature_names), 64, 64, 1, seed=seed)
     trained(run, "battery-policy", network, fit, seed=seed, steps=steps, hours=hours)
     return Policy(network, -1.0, 1.0, squash=True)
 
@@ -113,16 +114,14 @@ def distilled_policy(run: Run, seed: int | None = None) -> Policy:
         generator = run.torch_rng(seed)
         obs = visited(run, teacher, seed, TRAINING_HOURS)
         labels = ((teacher.act(obs)[:, 0] + 1) / 2 * (BINS - 1)).round().long()
-        optimizer = torch.optim.Adam(network.parameters(), 3e-3)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
-        for _ in run.progress(range(steps), label="distilled policy"):
-            chosen = torch.randint(len(obs), (256,), generator=generator)
-            optimizer.zero_grad()
-            functional.cross_entropy(network(obs[chosen]), labels[chosen]).backward()
-            optimizer.step()
-            schedule.step()
 
-    network = mlp(len(environment().feature_names), 64, 64, BINS, seed=seed)
+        def loss(step: int) -> Tensor:
+            chosen = torch.randint(len(obs), (256,), generator=generator)
+            return functional.cross_entropy(network(obs[chosen]), labels[chosen])
+
+        one_cycle(run, network, loss, steps, "distilled policy")
+
+    network = network_of(len(environment().feature_names), 64, 64, BINS, seed=seed)
     trained(run, "battery-distilled", network, fit, seed=seed, steps=steps)
     return Policy(network)
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from paperworks.evidence import Measurement, Run, Table, measures, races
-from paperworks.evidence.timing import interleaved
+from paperworks.evidence import Measurement, Run, Table, interleaved, measures, races
+from paperworks.numerics import seeded
 from paperworks.papers.bifurcation_attack.agents import (
     BINS,
     Algorithm,
@@ -512,8 +512,7 @@ def against_torchattacks(run: Run) -> Measurement:
         method = TheirAPGD(Images().eval(), eps=0.1, steps=steps, n_restarts=1, loss="ce", seed=seed)
 
         def best() -> Tensor:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
+            with seeded(seed):
                 # What a call returns is the last success, and the observation itself where there is none.
                 return method.attack_single_run(obs[:, None, None], y)[0].flatten(1)
 

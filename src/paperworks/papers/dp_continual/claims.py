@@ -10,8 +10,7 @@ import numpy as np
 from scipy import stats
 from sklearn.datasets import load_digits
 
-from paperworks.evidence import Measurement, Run, Table, measures, races
-from paperworks.evidence.timing import interleaved
+from paperworks.evidence import Measurement, Run, Table, interleaved, measures, races
 from paperworks.inference import (
     AdaptivePrivacyGame,
     ContinualMechanism,

@@ -19,8 +19,7 @@ from paperworks.diffusion import (
     NoiseScheduleVP,
     SkipType,
 )
-from paperworks.evidence import Measurement, Run, Table
-from paperworks.evidence.timing import interleaved
+from paperworks.evidence import Measurement, Run, Table, interleaved
 from paperworks.papers.dpm_solver.problems import normal, per_sample
 from paperworks.testbeds import bench_mixture_64d, load_k_diffusion_sampling
 

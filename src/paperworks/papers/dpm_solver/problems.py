@@ -1,6 +1,5 @@
 """The problems that DPM-Solver's claims are measured on, and the Runge-Kutta methods that they are compared with."""
 
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,10 +10,11 @@ from paperworks.diffusion import (
     AlgorithmType,
     DPMSolver,
     DPMSolverMethod,
+    ModelFn,
     NoiseSchedule,
     NoiseScheduleVP,
 )
-from paperworks.diffusion.sampling import ModelFn, combine
+from paperworks.numerics import odeint
 from paperworks.testbeds import GaussianMixture, reference_solution
 
 SCHEDULE = NoiseScheduleVP.linear()
@@ -47,27 +47,12 @@ def per_sample(x: Tensor, truth: Tensor) -> Tensor:
 
 
 Slope = Callable[[Tensor, float], Tensor]
-
-# Nodes, the rows that lead to them, and the weights of the end.
-TABLEAUS: dict[str, tuple[list[float], list[list[float]], list[float]]] = {
-    "midpoint": ([0, 1 / 2], [[], [1 / 2]], [0, 1]),
-    "Heun 2": ([0, 1], [[], [1]], [1 / 2, 1 / 2]),
-    "Heun 3": ([0, 1 / 3, 2 / 3], [[], [1 / 3], [0, 2 / 3]], [1 / 4, 0, 3 / 4]),
-    "Kutta 3": ([0, 1 / 2, 1], [[], [1 / 2], [-1, 2]], [1 / 6, 2 / 3, 1 / 6]),
-}
+METHODS = {"midpoint": "midpoint", "Heun 2": "heun", "Heun 3": "heun3", "Kutta 3": "kutta3"}
 
 
 def runge_kutta(slope: Slope, x: Tensor, grid: Sequence[float], tableau: str) -> Tensor:
     """Integrate a slope over a grid by a Runge-Kutta method."""
-    nodes, rows, weights = TABLEAUS[tableau]
-    for start, end in itertools.pairwise(grid):
-        h = end - start
-        slopes: list[Tensor] = []
-        for node, row in zip(nodes, rows, strict=True):
-            stage = combine((1.0, *(h * w for w in row)), (x, *slopes))
-            slopes.append(slope(stage, start + node * h))
-        x = combine((1.0, *(h * w for w in weights)), (x, *slopes))
-    return x
+    return odeint(slope, x, grid, METHODS[tableau])
 
 
 def slope_in_lam(model_fn: ModelFn, schedule: NoiseSchedule) -> Slope:

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from paperworks.evidence import Measurement, Run, Table, measures, races
-from paperworks.evidence.timing import interleaved
+from paperworks.evidence import Measurement, Run, Table, interleaved, measures, races
 from paperworks.papers.fmr.networks import (
     KINDS,
     classifier,

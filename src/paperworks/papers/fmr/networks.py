@@ -9,10 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from paperworks.evidence import Run
+from paperworks.numerics import seeded
 from paperworks.robustness import VQVAE, Oracle, StyleGenerator, VQGenerator
-from paperworks.testbeds import fashion_mnist, fit, trained_classifier
-from paperworks.testbeds.garments import erased
-from paperworks.testbeds.training import code_digest
+from paperworks.testbeds import code_digest, erased, fashion_mnist, fit, trained_classifier
 
 Kind = Literal["plain", "noise", "blur", "erased", "wide", "distilled", "judge", "mixed judge"]
 KINDS: tuple[Kind, ...] = ("plain", "noise", "blur", "erased", "wide", "distilled")
@@ -78,8 +77,7 @@ def classifier(run: Run, kind: Kind, seed: int | None = None) -> nn.Module:
 
 
 def _untrained(width: int, seed: int) -> Network:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return Network(width)
 
 

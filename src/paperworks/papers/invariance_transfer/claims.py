@@ -4,11 +4,11 @@ import importlib
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import chdir
 from itertools import combinations, pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import networkx as nx
 import numpy as np
@@ -17,8 +17,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LinearRegression, RidgeCV
 from sklearn.neural_network import MLPRegressor
 
-from paperworks.evidence import Measurement, Run, Table, measures, races
-from paperworks.evidence.timing import interleaved
+from paperworks.evidence import Measurement, Run, Table, interleaved, measures, races
 from paperworks.inference import (
     CausalGraph,
     DiscreteSCM,
@@ -30,8 +29,6 @@ from paperworks.inference import (
     full_set_counterexample,
     stable_equivalence_classes,
 )
-from paperworks.inference.invariance.graph import Node
-from paperworks.inference.invariance.interventions import Cut
 from paperworks.papers.invariance_transfer.environments import (
     STABLE_EDGES,
     Columns,
@@ -50,7 +47,7 @@ from paperworks.papers.invariance_transfer.environments import (
 STABLE_GRAPH = CausalGraph.from_edges(edges(STABLE_EDGES))
 
 
-def published_classes() -> set[frozenset[frozenset[Node]]]:
+def published_classes() -> set[frozenset[frozenset[Hashable]]]:
     """Read the classes that the authors' code found on the paper's graph, one a line, each subset by its digits.
 
     They are those of cache/eqclses.json of github.com/lmz123321/which_invariance (MIT licence).
@@ -121,7 +118,7 @@ def class_search(run: Run) -> Measurement:
     )
 
 
-def powerset(nodes: Iterable[Node]) -> Iterator[frozenset[Node]]:
+def powerset(nodes: Iterable[Hashable]) -> Iterator[frozenset[Hashable]]:
     """Yield all subsets."""
     names = list(nodes)
     for size in range(len(names) + 1):
@@ -143,7 +140,7 @@ def released_tests(graph: CausalGraph) -> int:
     that separates of each size. Its further tests, which direct edges, are not counted.
     """
 
-    def visit(L: frozenset[Node], C: frozenset[Node]) -> int:
+    def visit(L: frozenset[Hashable], C: frozenset[Hashable]) -> int:
         observed = [node for node in graph.nodes if node not in L | C]
         tests = 0
         adjacent = set()
@@ -229,7 +226,7 @@ class Recipe(NamedTuple):
 
     name: str
     regressor: Any
-    cut: Cut
+    cut: Literal["X_M", "X_do"]
 
 
 def recipes(steps: int, samples: int) -> list[Recipe]:
@@ -409,10 +406,10 @@ def against_networkx(run: Run) -> Measurement:
     )
 
 
-def _count_classes(graph: nx.DiGraph, L: frozenset[Node], C: frozenset[Node]) -> int:
+def _count_classes(graph: nx.DiGraph, L: frozenset[Hashable], C: frozenset[Hashable]) -> int:
     observed = set(graph) - L - C - {"Y"}
 
-    def inseparable(x: Node) -> bool:
+    def inseparable(x: Hashable) -> bool:
         causes = set().union(*(nx.ancestors(graph, node) | {node} for node in (x, "Y", *C)))
         return not nx.is_d_separator(graph, {x}, {"Y"}, causes & observed - {x} | C)
 

@@ -7,8 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from paperworks.evidence import Measurement, Run, Table, measures, races
-from paperworks.evidence.timing import interleaved
+from paperworks.evidence import Measurement, Run, Table, interleaved, measures, races
 from paperworks.robustness import (
     LayerMaskedModel,
     LayerMaskLimeImageExplainer,

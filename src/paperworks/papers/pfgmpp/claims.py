@@ -20,8 +20,8 @@ from paperworks.diffusion import (
     sample_heun,
     wrap_model,
 )
-from paperworks.evidence import Measurement, Run, Table, measures, races
-from paperworks.evidence.timing import interleaved
+from paperworks.evidence import Measurement, Run, Table, interleaved, measures, races
+from paperworks.numerics import energy_distance, train
 from paperworks.testbeds import digits
 
 F64 = torch.float64
@@ -219,8 +219,8 @@ DIMENSIONS = (16.0, 128.0, 2048.0, INF)
 
 def trained(run: Run, D: float, seed: int) -> EDMPrecond:
     """Return the denoiser of one D and seed, trained once and kept; all D see the same batches and normal draws."""
-    iterations = run.at(smoke=20, desk=1000, full=20_000)
-    settings = {"D": str(D), "seed": seed, "iterations": iterations, "version": 1}
+    steps = run.at(smoke=20, desk=1000, full=20_000)
+    settings = {"D": str(D), "seed": seed, "steps": steps, "version": 1}
 
     def build(folder: "object") -> None:
         from pathlib import Path
@@ -233,13 +233,17 @@ def trained(run: Run, D: float, seed: int) -> EDMPrecond:
         optimizer = torch.optim.Adam(denoiser.parameters(), lr=1e-3)
         loss_fn, pixels, _ = EDMLoss(D), *split_digits()
         generator = run.torch_rng(seed)
-        for step in range(iterations):
-            optimizer.param_groups[0]["lr"] = 1e-3 * min(1, (step + 1) / 100, 2 * (1 - step / iterations))
-            batch = pixels[torch.randint(len(pixels), (128,), generator=generator)]
-            optimizer.zero_grad()
-            loss_fn(denoiser, batch, generator).backward()
-            optimizer.step()
-            average.update_parameters(denoiser)
+
+        def of_step(step: int) -> Tensor:
+            return loss_fn(denoiser, pixels[torch.randint(len(pixels), (128,), generator=generator)], generator)
+
+        train(
+            of_step,
+            optimizer,
+            steps,
+            schedule=lambda step: min(1, (step + 1) / 100, 2 * (1 - step / steps)),
+            callback=lambda *_: average.update_parameters(denoiser),
+        )
         torch.save(average.module.state_dict(), Path(str(folder)) / "weights.pt")
 
     folder = run.cache("pfgmpp-digits", build, **settings)
@@ -253,16 +257,6 @@ def split_digits() -> tuple[Tensor, Tensor]:
     pixels = digits()[:].flatten(1) * (0.5 / 0.75)
     order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))
     return pixels[order[:1397]], pixels[order[1397:]]
-
-
-def energy_distance(a: Tensor, b: Tensor) -> float:
-    """Return ``2 E|a - b| - E|a - a'| - E|b - b'|``, unbiased."""
-
-    def within(c: Tensor) -> Tensor:
-        return torch.cdist(c, c).sum() / (len(c) * (len(c) - 1))
-
-    a, b = a.double(), b.double()
-    return float(2 * torch.cdist(a, b).mean() - within(a) - within(b))
 
 
 @torch.no_grad()

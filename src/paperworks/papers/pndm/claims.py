@@ -21,8 +21,7 @@ from paperworks.diffusion import (
     training_betas,
     training_steps,
 )
-from paperworks.evidence import Measurement, Run, Table, measures, races
-from paperworks.evidence.figures import reported_line
+from paperworks.evidence import Measurement, Run, Table, measures, races, reported_line
 from paperworks.testbeds import (
     GaussianMixture,
     PrincipalComponents,

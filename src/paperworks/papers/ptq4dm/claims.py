@@ -30,8 +30,7 @@ from paperworks.diffusion import (
     collect_calibration,
     quantize_diffusion,
 )
-from paperworks.evidence import Measurement, Run, Table, measures, races
-from paperworks.evidence.timing import interleaved
+from paperworks.evidence import Measurement, Run, Table, interleaved, measures, races
 from paperworks.testbeds import Denoiser, PrincipalComponents, UNet, digits, frechet_distance, trained_denoiser
 
 SCHEDULE = NoiseScheduleVP.linear()

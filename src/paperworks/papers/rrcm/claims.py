@@ -14,8 +14,8 @@ import torch
 from scipy.stats import binom
 from torch import Tensor, nn
 
-from paperworks.evidence import Measurement, NotAtThisScale, Run, Table, measures, races
-from paperworks.evidence.timing import interleaved
+from paperworks.evidence import Measurement, NotAtThisScale, Run, Table, interleaved, measures, races
+from paperworks.numerics import seeded
 from paperworks.papers.rrcm.training import Arm, certificates, settings, test_images
 from paperworks.robustness import (
     CertificationResult,
@@ -241,8 +241,7 @@ def certifying_race(run: Run, peer: str, theirs: Callable[[nn.Module, int], Cert
     """
     n = run.at(smoke=200, desk=20_000, full=100_000)
     images = torch.rand(run.at(smoke=1, desk=3, full=20), 1, 28, 28, generator=run.torch_rng())
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run.seed)
+    with seeded(run.seed):
         networks: dict[str, nn.Module] = {
             "two convolutions": SmallCNN().eval(),
             "the encoder of r2": RRCMClassifier(RRCMConvNet(), 10, SIGMA).eval(),

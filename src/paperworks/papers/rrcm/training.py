@@ -11,9 +11,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from paperworks.evidence import Run
+from paperworks.numerics import seeded, train, warmup_cosine
 from paperworks.robustness import (
     CertificationResult,
     KarrasGrid,
+    NoiseConditionedEncoder,
     RRCMClassifier,
     RRCMConvNet,
     RRCMLoss,
@@ -21,23 +23,18 @@ from paperworks.robustness import (
     Smooth,
     finetune_step,
     layerwise_groups,
+    lower_confidence_bound,
     pretrain_encoder,
 )
-from paperworks.robustness.smoothing import (
-    binomial,
-    certify,
-    contrast,
-    convnet,
-    encoder,
-    finetuning,
-    pretraining,
-    schedules,
-)
-from paperworks.robustness.smoothing.pretraining import warmup_cosine
-from paperworks.testbeds import data, fashion_mnist
-from paperworks.testbeds.training import code_digest
+from paperworks.testbeds import Images, code_digest, fashion_mnist
 
 Arm = Literal["rrcm", "contrast", "scratch"]
+# What the code of a pretrained encoder is in: things that stand for the modules that define them.
+PRETRAINING = (
+    RRCMLoss, RRCMConvNet, NoiseConditionedEncoder, pretrain_encoder, ScaleSchedule, Images, train,
+    sys.modules[__name__],
+)  # fmt: skip
+
 RATE = 0.01  # of fine-tuning; of 0.001, 0.003 and 0.01 the best without pretraining, on test images not certified
 
 
@@ -82,8 +79,7 @@ def grid(s: Settings) -> KarrasGrid:
 def pretrained(run: Run, arm: Arm, seed: int) -> RRCMConvNet:
     """Return an encoder, pretrained with the whole loss, with its contrastive part, or not at all."""
     s = settings(run)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         network = RRCMConvNet()
     if arm == "scratch":
         return network
@@ -100,12 +96,11 @@ def pretrained(run: Run, arm: Arm, seed: int) -> RRCMConvNet:
             warmup=s.steps // 10,
             decay=0.98,
             random_state=seed,
-            progress=lambda steps: run.progress(steps, label=f"pretraining {seed}"),
+            progress=lambda steps, label: run.progress(steps, label=f"{label} {seed}"),
         )
         torch.save(averaged.state_dict(), folder / "weights.pt")
 
-    modules = (contrast, convnet, encoder, pretraining, schedules, data, sys.modules[__name__])
-    folder = run.cache("rrcm-encoder", build, **asdict(s), arm=arm, seed=seed, code=code_digest(*modules))
+    folder = run.cache("rrcm-encoder", build, **asdict(s), arm=arm, seed=seed, code=code_digest(*PRETRAINING))
     network.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
     return network
 
@@ -116,8 +111,7 @@ def classifier(run: Run, arm: Arm, seed: int, sigma: float) -> RRCMClassifier:
     generator = torch.Generator().manual_seed(seed)
     chosen = s.unlabelled + torch.randperm(len(images) - 5000 - s.unlabelled, generator=generator)[: s.labelled]
     x, labels = images[chosen], images.labels[chosen]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         network = RRCMClassifier(pretrained(run, arm, seed), 10, sigma, grid=grid(s), levels=s.end + 1)
     # The paper's decay of rates keeps what pretraining found; layers that hold nothing yet learn best at the full rate.
     decay = 1.0 if arm == "scratch" else 0.65 if sigma >= 1 else 0.75
@@ -145,11 +139,7 @@ def certificates(run: Run, arm: Arm, seed: int, sigma: float) -> CertificationRe
         whole = CertificationResult.concatenate(parts)
         np.savez(folder / "certificates.npz", **{name: getattr(whole, name) for name in names})
 
-    modules = (
-        binomial, certify, contrast, convnet, encoder, finetuning, pretraining, schedules, data, sys.modules[__name__],
-    )  # fmt: skip
-    folder = run.cache(
-        "rrcm-certificates", build, **asdict(s), arm=arm, seed=seed, sigma=sigma, code=code_digest(*modules)
-    )
+    code = code_digest(*PRETRAINING, finetune_step, Smooth, lower_confidence_bound)
+    folder = run.cache("rrcm-certificates", build, **asdict(s), arm=arm, seed=seed, sigma=sigma, code=code)
     with np.load(folder / "certificates.npz") as found:
         return CertificationResult(**{name: found[name] for name in names})

@@ -17,8 +17,7 @@ from paperworks.diffusion import (
     singularity_slope,
     wasserstein1,
 )
-from paperworks.evidence import Measurement, Run, Table, measures, races
-from paperworks.evidence.timing import interleaved
+from paperworks.evidence import Measurement, Run, Table, interleaved, measures, races
 from paperworks.testbeds import digits
 
 Draw = Callable[[int, np.random.Generator], np.ndarray]
@@ -283,7 +282,7 @@ def against_pythae(run: Run) -> Measurement:
     from pythae.models.nn import BaseDecoder, BaseEncoder
     from pythae.trainers import BaseTrainer, BaseTrainerConfig
 
-    from paperworks.diffusion.likelihood.estimator import mlp
+    from paperworks.numerics import mlp
 
     logging.getLogger("pythae").setLevel(logging.ERROR)
     n, noise, seed = run.at(smoke=100, desk=1000, full=1000), 0.01, run.seed
@@ -294,7 +293,7 @@ def against_pythae(run: Run) -> Measurement:
     class Encoder(BaseEncoder):
         def __init__(self) -> None:
             super().__init__()
-            self.body = mlp(2, (64, 64), 4)
+            self.body = mlp((2, 64, 64, 4))
 
         def forward(self, x: Tensor) -> ModelOutput:
             mean, log_covariance = self.body(x.flatten(1)).chunk(2, dim=1)
@@ -303,7 +302,7 @@ def against_pythae(run: Run) -> Measurement:
     class Decoder(BaseDecoder):
         def __init__(self) -> None:
             super().__init__()
-            self.body = mlp(2, (64, 64), 2)
+            self.body = mlp((2, 64, 64, 2))
 
         def forward(self, z: Tensor) -> ModelOutput:
             return ModelOutput(reconstruction=self.body(z))

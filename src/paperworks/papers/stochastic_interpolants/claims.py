@@ -18,16 +18,14 @@ from paperworks.diffusion import (
     SchrodingerBridgeTrainer,
     SDESampler,
     best_noise_level,
-    energy_distance,
     gaussian_schrodinger_bridge,
     kl_bound,
     log_likelihood,
     score_loss,
     velocity_loss,
 )
-from paperworks.diffusion.interpolants.bridge_training import legendre
-from paperworks.evidence import Measurement, NotAtThisScale, Run, Table, measures, races
-from paperworks.evidence.timing import interleaved
+from paperworks.evidence import Measurement, NotAtThisScale, Run, Table, interleaved, measures, races
+from paperworks.numerics import Sums, energy_distance, fixed_plan, follow, train, warmup_cosine
 from paperworks.testbeds import digits
 
 D = torch.float64
@@ -147,20 +145,13 @@ def gaussian_divergence(db: Tensor, ds: Tensor, eps: Tensor, steps: int) -> tupl
     def variance(t: float) -> tuple[float, float]:
         return (1 - t) ** 2 + 0.25 * t**2 + t * (1 - t), -2 * (1 - t) + 0.5 * t + 1 - 2 * t
 
-    def slopes(t: float, gap: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        s, s_dot = variance(t)
+    def slopes(state: Any, t: float, weighs: bool) -> tuple[tuple[Tensor, Tensor], tuple[()]]:
+        (gap, v), (s, s_dot) = state, variance(t)
         rate = (0.5 * s_dot - eps) / s + eps * ds
-        return rate * gap + db, 2 * rate * v + 2 * eps
+        return (rate * gap + db, 2 * rate * v + 2 * eps), ()
 
-    gap, v, h = torch.zeros_like(db), torch.ones_like(db), 1 / steps
-    for k in range(steps):
-        t = k * h
-        a1, c1 = slopes(t, gap, v)
-        a2, c2 = slopes(t + h / 2, gap + h / 2 * a1, v + h / 2 * c1)
-        a3, c3 = slopes(t + h / 2, gap + h / 2 * a2, v + h / 2 * c2)
-        a4, c4 = slopes(t + h, gap + h * a3, v + h * c3)
-        gap = gap + h / 6 * (a1 + 2 * a2 + 2 * a3 + a4)
-        v = v + h / 6 * (c1 + 2 * c2 + 2 * c3 + c4)
+    plan = fixed_plan("rk4", [k / steps for k in range(steps + 1)])
+    gap, v = follow(slopes, (torch.zeros_like(db), torch.ones_like(db)), plan, Sums(0))
     ratio = 0.25 / v
     return 0.5 * (ratio - 1 - ratio.log() + gap**2 / v), (1 + 0.25) / 3 + 1 / 6
 
@@ -214,15 +205,10 @@ class Net(nn.Module):
         return answer if self.outputs == 1 else answer.chunk(self.outputs, dim=1)
 
 
-def train(net: nn.Module, loss: Callable[[], Tensor], steps: int, lr: float = 2e-3) -> nn.Module:
+def fit(net: nn.Module, loss: Callable[[], Tensor], steps: int, lr: float = 2e-3) -> nn.Module:
     """Minimise a stochastic loss with Adam and a learning rate that falls like a cosine."""
     optimizer = torch.optim.Adam(net.parameters(), lr=lr)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in range(steps):
-        optimizer.zero_grad(set_to_none=True)
-        loss().backward()
-        optimizer.step()
-        schedule.step()
+    train(lambda step: loss(), optimizer, steps, schedule=lambda step: warmup_cosine(step, 0, steps))
     return net.requires_grad_(False)
 
 
@@ -253,7 +239,7 @@ def learn_field(
         x0, x1, _ = exact.sample(batch, 0.5, rng)
         return loss_of(exact.interpolant, net, x0, x1, rng)
 
-    return train(net, loss, steps)
+    return fit(net, loss, steps)
 
 
 def divergences(
@@ -313,7 +299,8 @@ class LinearDrift(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         """Return the drift."""
-        c, k = (legendre(t, len(self.coefficients)) @ self.coefficients).unbind(1)
+        polynomials = [torch.special.legendre_polynomial_p(2 * t - 1, n) for n in range(len(self.coefficients))]
+        c, k = (torch.stack(polynomials, dim=-1) @ self.coefficients).unbind(1)
         return c[:, None] + k[:, None] * x
 
 
@@ -427,7 +414,7 @@ def real_data(run: Run) -> Measurement:
             t, x, u = matcher.sample_location_and_conditional_flow(x0, x1, t)
             return 0.5 * (net(x, t) - u).square().sum(1).mean()
 
-        train(net, loss, epochs)
+        fit(net, loss, epochs)
         return Fields(interpolant or Interpolant("linear", "zero"), b=net)
 
     def apart(fields: Fields, x: Tensor, from_: Tensor) -> tuple[float, Tensor]:

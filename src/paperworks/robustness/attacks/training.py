@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from paperworks.core.validation import check_choice, check_count, check_number
+from paperworks.numerics import torch_generator, train, warmup_cosine
 from paperworks.robustness.attacks.episodes import ObservationAttack
 
 Mapping = Literal["replace", "sum", "scaled", "around"]
@@ -83,19 +84,17 @@ def adversarial_training(
     check_count("steps", steps)
     check_count("batch_size", batch_size)
     teacher = copy.deepcopy(policy).requires_grad_(False)
-    generator = torch.Generator().manual_seed(random_state)
-    optimizer = torch.optim.Adam(policy.parameters(), lr)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in range(steps):
+    generator = torch_generator(random_state)
+
+    def of_step(step: int) -> Tensor:
         clean = obs[torch.randint(len(obs), (batch_size,), generator=generator)]
         shown = attack(policy if attacked is None else attacked, clean).adv
         before, now = teacher(clean), policy(clean)
         apart = _divergence(before, now, discrete)
-        apart = apart + weight * _divergence(now if smooth else before, policy(shown), discrete)
-        optimizer.zero_grad()
-        apart.backward()
-        optimizer.step()
-        schedule.step()
+        return apart + weight * _divergence(now if smooth else before, policy(shown), discrete)
+
+    optimizer = torch.optim.Adam(policy.parameters(), lr)
+    train(of_step, optimizer, steps, schedule=lambda step: warmup_cosine(step, 0, steps))
     return policy
 
 

@@ -154,9 +154,7 @@ class BilinearRule(LinearRule):
         if call.freedom is None:
             return r, r
         start = rows.new_full((2, call.batch, *node.shape), r)
-        (mix,) = call.freedom.of(
-            (call.start, call.part), node, rows, lambda: [rows.new_full((2, call.batch, *node.shape), r)]
-        )
+        (mix,) = call.freedom.of((call.start, call.part), node, rows, lambda: [start])
         mix = mix.clamp(0, 1)
         return mix[:, 0], mix[:, 1]
 

@@ -68,7 +68,7 @@ class Call:
         perturbations: Mapping[Node, Perturbation],
         batch: int,
         options: Options,
-        evaluate: Callable[[Node, tuple[Any, ...], dict[str, Any]], Tensor],
+        evaluate: Callable[[Node, tuple[Any, ...], dict[str, Any]], Any],
     ) -> None:
         self._operate = evaluate
         self.graph, self.perturbations, self.batch, self.options = graph, perturbations, batch, options

@@ -102,7 +102,7 @@ def rule_of(node: Node) -> Rule:
     return rule
 
 
-def evaluate(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """Return the value of a node's operator, by its rule where it has one; arguments have the batch (or 1) in front."""
+def evaluate(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return what a node's operator returns, by its rule where it has one; arguments have the batch (or 1) in front."""
     rule = find_rule(node.op)
     return rule.value(node, args, kwargs) if rule is not None else batched(node.op, 1, args, kwargs)

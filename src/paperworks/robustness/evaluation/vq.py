@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from paperworks.core.validation import check_count
+from paperworks.numerics import seeded, torch_generator, train
 from paperworks.robustness.evaluation.generators import _SHARE, ImageGenerator, Images
 
 
@@ -114,20 +115,20 @@ class VQGenerator(ImageGenerator):
         """
         check_count("steps", steps)
         check_count("batch_size", batch_size)
-        generator = torch.Generator().manual_seed(random_state)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(random_state)
+        generator = torch_generator(random_state)
+        with seeded(random_state):
             network = VQVAE(images.shape[1], width, codes, dim, halvings).to(images.device)
         optimizer = torch.optim.Adam(network.parameters(), lr)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
-        for step in range(steps):
+        renewals = {0, *(steps * k // 20 for k in range(1, 11))}
+
+        def of_step(step: int) -> Tensor:
             chosen = images[torch.randint(len(images), (batch_size,), generator=generator)]
-            if step in {0, *(steps * k // 20 for k in range(1, 11))}:
+            if step in renewals:
                 _renew(network, chosen, all_of_them=step == 0, generator=generator)
-            optimizer.zero_grad()
-            network.loss(chosen).backward()
-            optimizer.step()
-            schedule.step()
+            return network.loss(chosen)
+
+        train(of_step, optimizer, steps, callback=lambda *_: schedule.step())
         network.eval().requires_grad_(False)
         return cls(network.encoder, network.codebook, network.decoder)
 

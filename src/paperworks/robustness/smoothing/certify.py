@@ -18,6 +18,7 @@ from scipy.special import ndtr, ndtri
 from torch import Tensor, nn
 
 from paperworks.core.validation import check_count, check_finite, check_number
+from paperworks.numerics import torch_generator
 from paperworks.robustness.smoothing.binomial import lower_confidence_bound, two_sided_p_value
 
 ABSTAIN = -1
@@ -250,7 +251,7 @@ class Smooth:
         )
         looks = _looks(n)
         split = alpha / len(looks)
-        sources = [_stream(random_state, first + i, x.device) for i in range(len(x))]
+        sources = [torch_generator(random_state, first + i, device=x.device) for i in range(len(x))]
         with self._asking():
             selected = self._count(x, n0, batch_size, sources).argmax(1)
             counts = torch.zeros_like(selected)
@@ -344,10 +345,3 @@ def _checked(name: str, x: Tensor) -> Tensor:
     if not x.is_floating_point():
         raise TypeError(f"{name} has dtype {x.dtype}; it takes floating-point pixels, in input_range")
     return check_finite(name, x)
-
-
-def _stream(seed: int, image: int, device: torch.device) -> torch.Generator:
-    (state,) = np.random.SeedSequence([check_count("random_state", seed, at_least=0), image]).generate_state(
-        1, np.uint64
-    )
-    return torch.Generator(device).manual_seed(int(state) >> 1)

@@ -2,7 +2,6 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterable
 from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -11,12 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from paperworks.core.validation import check_count, check_number
+from paperworks.numerics.random import torch_generator
+from paperworks.numerics.training import ExponentialAverage, Progress, silent, train, warmup_cosine
 from paperworks.robustness.smoothing.contrast import RRCMLoss
 from paperworks.robustness.smoothing.encoder import NoiseConditionedEncoder
 from paperworks.robustness.smoothing.schedules import TargetEMASchedule
 
 E = TypeVar("E", bound=NoiseConditionedEncoder)
-Progress = Callable[[Iterable[int]], Iterable[int]]
 
 
 @runtime_checkable
@@ -117,7 +117,7 @@ def pretrain_encoder(
     decay: float = 0.9999,
     scale: tuple[float, float] = (0.4, 1.0),
     random_state: int = 0,
-    progress: Progress = iter,
+    progress: Progress = silent,
 ) -> E:
     """Pretrain an encoder without labels, for as many steps as the loss is scheduled.
 
@@ -168,33 +168,32 @@ def pretrain_encoder(
     check_count("batch_size", batch_size, at_least=2, at_most=len(images))
     check_count("warmup", warmup, at_least=0)
     check_number("clip", clip, gt=0)
-    check_number("decay", decay, ge=0, le=1)
     steps = loss.scales.total
     target_decay = TargetEMASchedule(steps) if target_decay is None else target_decay
     device = next(encoder.parameters()).device
-    generator = torch.Generator(device).manual_seed(check_count("random_state", random_state, at_least=0))
+    generator = torch_generator(random_state, device=device)
     encoder.train()
     target = copy.deepcopy(encoder).requires_grad_(False)
-    averaged = copy.deepcopy(encoder)
+    average = ExponentialAverage(encoder, decay)
     optimizer = torch.optim.AdamW(encoder.parameters(), lr, weight_decay=weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmup_cosine(step, warmup, steps))
-    for step in progress(range(steps)):
-        chosen = torch.randint(len(images), (batch_size,), generator=generator, device=device)
-        x = images[chosen]
+
+    def of_step(step: int) -> Tensor:
+        x = images[torch.randint(len(images), (batch_size,), generator=generator, device=device)]
         original, aug1, aug2 = (random_views(x, scale, generator=generator) for _ in range(3))
-        optimizer.zero_grad(set_to_none=True)
-        loss(encoder, target, original, aug1, aug2, step, generator)["loss"].backward()
-        if step >= warmup:
-            nn.utils.clip_grad_norm_(encoder.parameters(), clip)
-        optimizer.step()
-        schedule.step()
+        return loss(encoder, target, original, aug1, aug2, step, generator)["loss"]
+
+    def follow(step: int, _: float) -> None:
         update_target(target, encoder, target_decay(step))
-        update_target(averaged, encoder, min(decay, (1 + step) / (10 + step)))
-    return averaged.eval()
+        average.update(step)
 
-
-def warmup_cosine(step: int, warmup: int, steps: int) -> float:
-    """Return the share of the full rate at a step: rising evenly to 1, then falling to 0 along a cosine."""
-    if step < warmup:
-        return (step + 1) / warmup
-    return (1 + math.cos(math.pi * min(1.0, (step - warmup) / max(1, steps - warmup)))) / 2
+    train(
+        of_step,
+        optimizer,
+        steps,
+        schedule=lambda step: warmup_cosine(step, warmup, steps),
+        clip=lambda step: clip if step >= warmup else math.inf,
+        callback=follow,
+        progress=progress,
+        label="pretraining",
+    )
+    return average.network.requires_grad_(True)
