@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 LOCKS = ROOT / "locks"
 TEST_EXTRAS = "dev,peers,cluster,vision,rl,site,meaning,postgres"
 BUILD = ["hatchling", "editables"]  # what builds Paperworks itself, so that the set-up needs no isolated environment
+PIP = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet"]
 # What a system doesn't have; the others are the same everywhere.
 MARKERS = {"uvloop": "sys_platform != 'win32'"}
 
@@ -26,8 +27,7 @@ def resolve(project: str, pins: list[str]) -> dict[str, str]:
     constraints.write_text("\n".join(pins) + "\n", encoding="utf-8")
     try:
         report = subprocess.run(
-            [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet", "--report", "-"]
-            + ["-c", str(constraints), "-e", project, *BUILD],
+            [*PIP, "--report", "-", "-c", str(constraints), "-e", project, *BUILD],
             cwd=ROOT,
             check=True,
             stdout=subprocess.PIPE,
@@ -53,24 +53,21 @@ def pins_of(lock: Path) -> list[str]:
     return [line for line in lock.read_text(encoding="utf-8").splitlines() if re.match(r"\w", line)]
 
 
+def write(name: str, what: str, content: list[str]) -> None:
+    """Write a lock."""
+    head = f"# Made by scripts/lock.py (`make lock`) from pyproject.toml: {what}"
+    (LOCKS / f"{name}.txt").write_text("\n".join([head, *content, ""]), encoding="utf-8")
+
+
 def main() -> None:
     """Resolve both sets, the smaller one with the versions of the larger, and write them."""
     pins = [] if "--upgrade" in sys.argv else pins_of(LOCKS / "core.txt") + pins_of(LOCKS / "test.txt")
     all_of_it = resolve(f".[{TEST_EXTRAS}]", pins)
     core = resolve(".", lines(all_of_it))
     apart = (LOCKS / "no-deps.txt").read_text(encoding="utf-8").splitlines()
-    head = "# Made by scripts/lock.py (`make lock`) from pyproject.toml: {what}"
-    (LOCKS / "core.txt").write_text(
-        "\n".join([head.format(what="what `make run` installs."), *lines(core), ""]), encoding="utf-8"
-    )
     more = {name: version for name, version in all_of_it.items() if name not in core}
-    (LOCKS / "test.txt").write_text(
-        "\n".join(
-            [head.format(what="what `make test` installs."), "-r core.txt", *lines(more)]
-            + ["", "# From locks/no-deps.txt", *apart, ""]
-        ),
-        encoding="utf-8",
-    )
+    write("core", "what `make run` installs.", lines(core))
+    write("test", "what `make test` installs.", ["-r core.txt", *lines(more), "", "# From locks/no-deps.txt", *apart])
     print(f"locks/core.txt: {len(core)} packages; locks/test.txt: {len(more)} more, and those without dependencies")
 
 

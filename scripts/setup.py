@@ -26,7 +26,7 @@ def main() -> None:
     kind = sys.argv[1] if len(sys.argv) > 1 else ""
     if kind not in EXTRAS:
         sys.exit(f"kind is {kind!r}; it takes core or test")
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - this runs before anything could ask for a version
         sys.exit("Paperworks needs Python 3.11 or newer; install it (Debian: apt install python3 python3-venv)")
     folder = Path(sys.argv[2] if len(sys.argv) > 2 else ROOT / ".venv")
     stamp = digest()

@@ -180,7 +180,9 @@ def test_errors_of_use_are_one_line_and_exit_code_2(arguments, message):
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("arguments", [("run", "dpm-solver", "--scale", "huge"), ("list", "--field", "x")])
+@pytest.mark.parametrize(
+    "arguments", [("run", "dpm-solver", "--scale", "huge"), ("list", "--field", "x"), ("--papers", "/none", "list")]
+)
 def test_a_choice_that_is_none_is_exit_code_2(arguments):
     result = invoke(*arguments)
     assert result.exit_code == 2
@@ -192,18 +194,29 @@ def test_a_choice_that_is_none_is_exit_code_2(arguments):
 )
 def test_a_bar_that_does_not_parse_is_an_error_of_use(shelf, bar, message):
     set_bar(shelf / "fake", bar)
-    for command in ("list", "show", "run"):
-        result = invoke(command, *([] if command == "list" else ["fake"]))
+    for command in ("show", "run"):
+        result = invoke(command, "fake")
         assert result.exit_code == 2, result.output
         assert message in result.stderr
         assert "paper.toml" in result.stderr
 
 
-def test_a_malformed_record_is_an_error_of_use(shelf):
-    (shelf / "fake" / "paper.toml").write_text("title = ")
+@pytest.mark.parametrize("broken", ["record", "evidence"])
+def test_a_paper_that_cannot_be_read_costs_the_list_one_line(shelf, tmp_path, broken):
+    from paperworks.papers.scaffold import scaffold
+
+    scaffold("2402.00002", "audio", slug="sound", root=shelf)
+    if broken == "record":
+        (shelf / "fake" / "paper.toml").write_text("title = ")
+    else:
+        (tmp_path / "evidence").mkdir()
+        (tmp_path / "evidence" / "fake.json").write_text("{")
     result = invoke("list")
-    assert result.exit_code == 2
-    assert "not TOML" in result.stderr
+    assert result.exit_code == 0, result.output
+    rows = {row["slug"]: row for row in json.loads(invoke("list", "--json").output)}
+    assert {slug: row["status"] for slug, row in rows.items()} == {"fake": "broken", "sound": "planned"}
+    assert {"record": "not TOML", "evidence": "not JSON"}[broken] in rows["fake"]["title"]
+    assert [row["slug"] for row in json.loads(invoke("search", "sound", "--json").output)] == ["sound"]
 
 
 @pytest.mark.parametrize("arguments", [["list"], ["search", "sampling"], ["show", "dpm-solver"], ["--version"]])
@@ -215,3 +228,39 @@ def test_reading_imports_nothing_heavy(arguments):
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.stderr.strip() == "", result.stderr
+
+
+# The smallest command of Typer that prints a table of Rich, and what a process has imported at its end.
+BARE = """
+import sys, typer
+from typing import Annotated
+app = typer.Typer()
+
+@app.command("list")
+def list_papers(json: Annotated[bool, typer.Option("--json")] = False) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    table = Table("paper")
+    table.add_row("Schrödinger – one")
+    Console().print(table)
+
+@app.command()
+def show() -> None: ...
+"""
+RUN = "\napp(['list'], standalone_mode=False)\nprint(*sorted(sys.modules), file=sys.stderr)"
+ALLOWED = {"paperworks", "json", "_json", "tomllib", "platformdirs"}
+
+
+def test_list_imports_little_more_than_typer_and_rich(tmp_path, monkeypatch):
+    monkeypatch.setenv("PAPERWORKS_CACHE", str(tmp_path))  # so that the second run is one with a cache of its own
+
+    def imported(code):
+        command = [sys.executable, "-c", code + RUN]
+        return set(subprocess.run(command, capture_output=True, text=True, check=True).stderr.split())
+
+    ours = "import sys\nfrom paperworks.cli.app import app"
+    imported(ours)
+    more = imported(ours) - imported(BARE)
+    foreign = sorted(name for name in more if name.partition(".")[0] not in ALLOWED)
+    assert foreign == []
+    assert len(more) <= 50, f"{len(more)} modules beyond Typer's and Rich's: {sorted(more)}"

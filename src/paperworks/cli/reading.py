@@ -6,17 +6,12 @@ from enum import Enum
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from paperworks.cli.app import JsonOption, app, complete_slug, errors_of_use
+from paperworks.cli.app import JsonOption, app, complete_slug, errors_of_use, fail
 from paperworks.evidence.record import Paper
 from paperworks.evidence.store import read_evidence
 from paperworks.evidence.verdicts import Judgement, judgements
-from paperworks.papers import FIELDS, load, load_all
-
-Field = Enum("Field", {name: name for name in FIELDS})  # type: ignore[misc]
+from paperworks.papers import FIELDS, broken, fields, load, load_all, origin
 
 
 class Status(Enum):
@@ -25,6 +20,7 @@ class Status(Enum):
     planned = "planned"
     unmeasured = "unmeasured"
     measured = "measured"
+    broken = "broken"
 
 
 class Sort(Enum):
@@ -39,16 +35,20 @@ class Sort(Enum):
 
 @app.command("list")
 def list_papers(
-    field: Annotated[Field | None, typer.Option("--field", "-f", help="Only papers of this field.")] = None,
+    field: Annotated[str, typer.Option("--field", "-f", help=f"Only papers of this field: {', '.join(FIELDS)}.")] = "",
     status: Annotated[Status | None, typer.Option(help="Only papers that are this far.")] = None,
     search: Annotated[str, typer.Option("--search", "-s", help="Only papers that these words find.")] = "",
     sort: Annotated[Sort, typer.Option(help="The order of the list.")] = Sort.slug,
     as_json: JsonOption = False,
 ) -> None:
     """List the papers, with how many of their claims hold."""
+    if field and field not in (known := fields()):
+        fail(f"--field is {field!r}; it takes one of {', '.join(known)}")
     with errors_of_use():
         papers = _find(search) if search else load_all()
-        rows = [_row(paper) for paper in papers if field is None or field.value == paper.field]
+    rows = [_row(paper) for paper in papers if field in ("", paper.field)]
+    if not search and not field:
+        rows += [_broken_row(slug, str(error)) for slug, error in broken().items()]
     rows = [row for row in rows if status is None or status.value == row["status"]]
     if not search or sort is not Sort.slug:  # found papers come best first
         rows.sort(key=lambda row: (row[sort.value], row["slug"]))
@@ -57,11 +57,11 @@ def list_papers(
 
 @app.command("search")
 def search_papers(
-    words: Annotated[list[str], typer.Argument(help="What the paper is about; a typo is forgiven.")],
+    words: Annotated[list[str], typer.Argument(help="Your problem, or what the paper is about; a typo is forgiven.")],
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many papers.")] = 10,
     as_json: JsonOption = False,
 ) -> None:
-    """Find papers by words of their title, summary, tags and methods, best first."""
+    """Find papers by words of your problem, or of their title, summary, tags and methods, best first."""
     with errors_of_use():
         rows = [_row(paper) for paper in _find(" ".join(words))[:limit]]
     _print_rows(rows, as_json)
@@ -89,7 +89,10 @@ def _find(words: str) -> list[Paper]:
 
 
 def _row(paper: Paper) -> dict[str, Any]:
-    claims = [j for j in judgements(paper, read_evidence(paper.slug)) if j.kind == "claim"]
+    try:
+        claims = [j for j in judgements(paper, read_evidence(paper.slug)) if j.kind == "claim"]
+    except (ValueError, LookupError, OSError) as error:
+        return {**_broken_row(paper.slug, str(error)), "field": paper.field, "year": paper.year}
     measured = any(claim.entry for claim in claims)
     status = Status.planned if paper.planned else Status.measured if measured else Status.unmeasured
     return {
@@ -97,11 +100,18 @@ def _row(paper: Paper) -> dict[str, Any]:
         "title": paper.title,
         "field": paper.field,
         "year": paper.year,
+        "origin": origin(paper.slug) or "paperworks",
         "status": status.value,
         "claims": len(claims),
         "holds": sum(claim.verdict.name == "holds" for claim in claims),
         "tags": list(paper.tags),
     }
+
+
+def _broken_row(slug: str, reason: str) -> dict[str, Any]:
+    """Make the row of a paper whose record or evidence can't be read: what is wrong stands where its title would."""
+    row = {"slug": slug, "title": reason, "field": "", "year": 0, "origin": origin(slug) or "paperworks"}
+    return {**row, "status": Status.broken.value, "claims": 0, "holds": 0, "tags": []}
 
 
 def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
@@ -111,6 +121,10 @@ def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
     if not rows:
         typer.echo("No paper matches.")
         return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("paper", style="cyan", no_wrap=True)
     table.add_column("field", no_wrap=True)
@@ -118,13 +132,16 @@ def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
     table.add_column("title", overflow="fold")
     for row in rows:
         held = f"{row['holds']} of {row['claims']}" if row["status"] == "measured" else row["status"]
-        table.add_row(row["slug"], row["field"], held, escape(row["title"]))
+        whose = "" if row["origin"] == "paperworks" else f" [dim](from {escape(row['origin'])})[/dim]"
+        table.add_row(row["slug"], row["field"], held, escape(row["title"]) + whose)
     console = Console()
     console.print(table)
     console.print(f"{len(rows)} papers; `paperworks show PAPER` tells more", style="dim", highlight=False)
 
 
 def _print_paper(paper: Paper, found: list[Judgement]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
     from rich.padding import Padding
     from rich.syntax import Syntax
 
@@ -139,6 +156,10 @@ def _print_paper(paper: Paper, found: list[Judgement]) -> None:
 
     console.print(f"[bold cyan]{paper.slug}[/bold cyan]  [bold]{escape(paper.title)}[/bold]", highlight=False)
     console.print(f"{escape(', '.join(paper.authors))} · {paper.year} · {paper.field}", style="dim", highlight=False)
+    if whose := origin(paper.slug):
+        console.print(
+            f"from {escape(whose)}: {escape(str(paper.folder))}", style="dim", highlight=False, soft_wrap=True
+        )
     for link in paper.links.values():
         console.print(link, style="blue", highlight=False)
     console.print()
@@ -151,6 +172,8 @@ def _print_paper(paper: Paper, found: list[Judgement]) -> None:
     for title, kind in (("Claims", "claim"), ("Peers", "peer")):
         if of_kind := [j for j in found if j.kind == kind]:
             section(title, judgements_table(of_kind))
+    if paper.questions:
+        section("Answers", *map(escape, paper.questions))
     if paper.usage:
         section("Usage", Syntax(paper.usage.strip(), "python", theme="ansi_dark"))
 
@@ -174,6 +197,8 @@ def _details(paper: Paper, found: list[Judgement]) -> dict[str, Any]:
         "summary": paper.summary,
         "note": paper.note,
         "tags": list(paper.tags),
+        "questions": list(paper.questions),
+        "origin": origin(paper.slug) or "paperworks",
         "links": dict(paper.links),
         "methods": list(paper.methods),
         "planned": paper.planned,

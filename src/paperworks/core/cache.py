@@ -9,13 +9,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-from filelock import FileLock
-
 
 def cache_root() -> Path:
     """Return the folder of all caches: `$PAPERWORKS_CACHE`, else the user's cache folder."""
-    return Path(os.environ.get("PAPERWORKS_CACHE") or platformdirs.user_cache_dir("paperworks"))
+    if chosen := os.environ.get("PAPERWORKS_CACHE"):
+        return Path(chosen)
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("paperworks"))
 
 
 def cached_folder(
@@ -52,6 +53,8 @@ def cached_folder(
     if folder.is_dir():
         return folder
     root.mkdir(parents=True, exist_ok=True)
+    from filelock import FileLock  # only to build: whoever asks where caches are has no need of it
+
     with FileLock(f"{folder}.lock"):
         if folder.is_dir():
             return folder

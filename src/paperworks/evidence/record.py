@@ -2,7 +2,7 @@
 
 import dataclasses
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -63,6 +63,7 @@ class Paper:
     doi: str = ""
     methods: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
+    questions: tuple[str, ...] = ()
     links: Mapping[str, str] = dataclasses.field(default_factory=dict)
     note: str = ""
     claims: tuple[Claim, ...] = ()
@@ -81,14 +82,26 @@ class Paper:
 
 
 _TEXT = {"title", "field", "summary", "arxiv", "doi", "note"}
-_TEXTS = {"authors", "methods", "tags"}
+_TEXTS = {"authors", "methods", "tags", "questions"}
 _PAPER_KEYS = _TEXT | _TEXTS | {"year", "links", "claims", "peers"}
 _CLAIM_KEYS = {"id", "says", "reported", "measure", "bar", "scale", "headline", "note"}
 _PEER_KEYS = {"id", "package", "says", "bar", "scale", "note"}
 
 
-def read_paper(folder: Path) -> Paper:
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return what stands in a file of TOML."""
+    return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
+def read_paper(folder: Path, parse: Callable[[Path], dict[str, Any]] = read_toml) -> Paper:
     """Read `paper.toml` of a paper's folder.
+
+    Parameters
+    ----------
+    folder
+        The paper's folder; its name is the slug.
+    parse
+        Returns what stands in a file of TOML, and raises what `tomllib` does; `read_toml` by default.
 
     Raises
     ------
@@ -97,7 +110,7 @@ def read_paper(folder: Path) -> Paper:
     """
     path = folder / "paper.toml"
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = parse(path)
     except OSError as error:
         raise RecordError(f"{path}: can't be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
