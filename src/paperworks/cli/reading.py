@@ -11,7 +11,7 @@ from paperworks.cli.app import JsonOption, app, complete_slug, errors_of_use, fa
 from paperworks.evidence.record import Paper
 from paperworks.evidence.store import read_evidence
 from paperworks.evidence.verdicts import Judgement, judgements
-from paperworks.papers import FIELDS, broken, fields, load, load_all, origin
+from paperworks.papers import FIELDS, broken, fields, load, load_all
 
 
 class Status(Enum):
@@ -92,7 +92,8 @@ def _row(paper: Paper) -> dict[str, Any]:
     try:
         claims = [j for j in judgements(paper, read_evidence(paper.slug)) if j.kind == "claim"]
     except (ValueError, LookupError, OSError) as error:
-        return {**_broken_row(paper.slug, str(error)), "field": paper.field, "year": paper.year}
+        row = _broken_row(paper.slug, str(error))
+        return {**row, "field": paper.field, "year": paper.year, "origin": paper.origin or "paperworks"}
     measured = any(claim.entry for claim in claims)
     status = Status.planned if paper.planned else Status.measured if measured else Status.unmeasured
     return {
@@ -100,7 +101,7 @@ def _row(paper: Paper) -> dict[str, Any]:
         "title": paper.title,
         "field": paper.field,
         "year": paper.year,
-        "origin": origin(paper.slug) or "paperworks",
+        "origin": paper.origin or "paperworks",
         "status": status.value,
         "claims": len(claims),
         "holds": sum(claim.verdict.name == "holds" for claim in claims),
@@ -110,7 +111,7 @@ def _row(paper: Paper) -> dict[str, Any]:
 
 def _broken_row(slug: str, reason: str) -> dict[str, Any]:
     """Make the row of a paper whose record or evidence can't be read: what is wrong stands where its title would."""
-    row = {"slug": slug, "title": reason, "field": "", "year": 0, "origin": origin(slug) or "paperworks"}
+    row = {"slug": slug, "title": reason, "field": "", "year": 0, "origin": "paperworks"}
     return {**row, "status": Status.broken.value, "claims": 0, "holds": 0, "tags": []}
 
 
@@ -156,10 +157,9 @@ def _print_paper(paper: Paper, found: list[Judgement]) -> None:
 
     console.print(f"[bold cyan]{paper.slug}[/bold cyan]  [bold]{escape(paper.title)}[/bold]", highlight=False)
     console.print(f"{escape(', '.join(paper.authors))} · {paper.year} · {paper.field}", style="dim", highlight=False)
-    if whose := origin(paper.slug):
-        console.print(
-            f"from {escape(whose)}: {escape(str(paper.folder))}", style="dim", highlight=False, soft_wrap=True
-        )
+    if paper.origin:
+        place = f"from {escape(paper.origin)}: {escape(str(paper.folder))}"
+        console.print(place, style="dim", highlight=False, soft_wrap=True)
     for link in paper.links.values():
         console.print(link, style="blue", highlight=False)
     console.print()
@@ -198,7 +198,7 @@ def _details(paper: Paper, found: list[Judgement]) -> dict[str, Any]:
         "note": paper.note,
         "tags": list(paper.tags),
         "questions": list(paper.questions),
-        "origin": origin(paper.slug) or "paperworks",
+        "origin": paper.origin or "paperworks",
         "links": dict(paper.links),
         "methods": list(paper.methods),
         "planned": paper.planned,

@@ -50,7 +50,11 @@ class Peer:
 
 @dataclass(frozen=True)
 class Paper:
-    """A paper: what it is, its methods, its claims and its peers."""
+    """A paper: what it is, its methods, its claims and its peers.
+
+    `questions` are those that it answers, in the words of people who have the problem. `origin` is empty for
+    Paperworks' own papers, else the package or folder that it comes from.
+    """
 
     slug: str
     folder: Path
@@ -68,6 +72,7 @@ class Paper:
     note: str = ""
     claims: tuple[Claim, ...] = ()
     peers: tuple[Peer, ...] = ()
+    origin: str = ""
 
     @property
     def planned(self) -> bool:
@@ -93,7 +98,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     return tomllib.loads(path.read_text(encoding="utf-8"))
 
 
-def read_paper(folder: Path, parse: Callable[[Path], dict[str, Any]] = read_toml) -> Paper:
+def read_paper(folder: Path, parse: Callable[[Path], dict[str, Any]] = read_toml, origin: str = "") -> Paper:
     """Read `paper.toml` of a paper's folder.
 
     Parameters
@@ -102,6 +107,8 @@ def read_paper(folder: Path, parse: Callable[[Path], dict[str, Any]] = read_toml
         The paper's folder; its name is the slug.
     parse
         Returns what stands in a file of TOML, and raises what `tomllib` does; `read_toml` by default.
+    origin
+        The package or folder that the paper comes from, empty for Paperworks itself.
 
     Raises
     ------
@@ -116,12 +123,12 @@ def read_paper(folder: Path, parse: Callable[[Path], dict[str, Any]] = read_toml
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecordError(f"{path}: not TOML: {error}") from None
     try:
-        return _paper(folder, data)
+        return _paper(folder, data, origin)
     except ValueError as error:
         raise RecordError(f"{path}: {error}") from None
 
 
-def _paper(folder: Path, data: dict[str, Any]) -> Paper:
+def _paper(folder: Path, data: dict[str, Any], origin: str) -> Paper:
     _only(data, _PAPER_KEYS, "the record")
     for key in ("title", "year", "authors", "field", "summary"):
         if key not in data:
@@ -150,6 +157,7 @@ def _paper(folder: Path, data: dict[str, Any]) -> Paper:
         links=data.get("links", {}),
         claims=claims,
         peers=peers,
+        origin=origin,
         **texts,
     )
 

@@ -53,7 +53,7 @@ def load(slug: str) -> Paper:
         near = difflib.get_close_matches(slug, places, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "`paperworks list` shows them all"
         raise UnknownPaper(f"no paper '{slug}'; {hint}")
-    paper = read_paper(places[slug].folder, parse=recordcache.toml)
+    paper = _read(places[slug])
     recordcache.save()
     return paper
 
@@ -68,12 +68,6 @@ def broken() -> dict[str, RecordError]:
     return _all()[1]
 
 
-def origin(slug: str) -> str:
-    """Return whose paper it is: empty for Paperworks' own, else the package or the folder that it comes from."""
-    places, _ = _shelf()
-    return places[slug].origin if slug in places else ""
-
-
 def fields() -> list[str]:
     """List the fields: Paperworks' own, then those that only papers of other packages and folders have."""
     return list(dict.fromkeys([*FIELDS, *sorted({paper.field for paper in load_all()})]))
@@ -86,11 +80,17 @@ def _all() -> tuple[list[Paper], dict[str, RecordError]]:
     papers = []
     for slug, place in places.items():
         try:
-            papers.append(read_paper(place.folder, parse=recordcache.toml))
+            papers.append(_read(place))
         except RecordError as error:
             problems[slug] = error
     recordcache.save()
     return papers, problems
+
+
+def _read(place: "Place") -> Paper:
+    from paperworks.papers import recordcache
+
+    return read_paper(place.folder, parse=recordcache.toml, origin=place.origin)
 
 
 def _shelf() -> "tuple[dict[str, Place], dict[str, RecordError]]":
@@ -109,6 +109,5 @@ __all__ = [
     "fields",
     "load",
     "load_all",
-    "origin",
     "slugs",
 ]

@@ -15,7 +15,7 @@ from paperworks.evidence.errors import EvidenceError
 from paperworks.evidence.record import Paper
 from paperworks.evidence.store import SHIPPED, default_evidence_folder, read_evidence
 from paperworks.evidence.verdicts import Judgement, judgements
-from paperworks.papers import UnknownPaper, load
+from paperworks.papers import RecordError, UnknownPaper, load
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def record_of(slug: str | None) -> Record | None:
         return None
     try:
         load(slug)
-    except UnknownPaper:
+    except (UnknownPaper, RecordError):
         return None
     return _record(slug, tuple(_stamp(folder / f"{slug}.json") for folder in (default_evidence_folder(), SHIPPED)))
 
