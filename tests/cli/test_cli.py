@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 import paperworks
 from paperworks import papers
 from paperworks.cli.app import app
+from paperworks.evidence.record import read_paper
 
 FAKE_CLAIMS = """
 from paperworks.evidence import Measurement, Run, measures, races
@@ -56,6 +57,7 @@ def shelf(tmp_path, monkeypatch):
     from paperworks.papers.scaffold import scaffold
 
     folder = scaffold("2401.00001", "audio", slug="fake", title="A Fake Paper", root=root)
+    set_bar(folder, "== 42")
     (folder / "claims.py").write_text(FAKE_CLAIMS)
     set_bar(folder, "== 42")
     yield root
@@ -149,11 +151,43 @@ def test_report_writes_both_pages(shelf, tmp_path):
     assert "A Fake Paper" in (tmp_path / "results.html").read_text()
 
 
-def test_new_starts_a_planned_paper(shelf):
-    result = invoke("new", "2402.00002", "--field", "audio", "--slug", "other")
+BIBTEX = """@article{x, title={On {F}ast Sampling}, author={Author, Ann and B. Writer}, year=2019, doi={10.1000/x}}"""
+
+
+def test_new_takes_what_a_bibtex_entry_says(tmp_path):
+    (tmp_path / "x.bib").write_text(BIBTEX)
+    result = invoke("new", "--bibtex", tmp_path / "x.bib", "--field", "audio", "--slug", "other", "--into", tmp_path)
     assert result.exit_code == 0, result.output
-    rows = json.loads(invoke("list", "--json").output)
-    assert {row["slug"]: row["status"] for row in rows}["other"] == "planned"
+    paper = read_paper(tmp_path / "other/src/other/papers/other")
+    found = (paper.title, paper.authors, paper.year, paper.doi)
+    assert found == ("On Fast Sampling", ("Ann Author", "B. Writer"), 2019, "10.1000/x")
+
+
+def test_new_takes_what_the_feed_knows(tmp_path, monkeypatch):
+    from paperworks.feed.ingest.bibliography import read_bibtex
+    from paperworks.feed.store import FeedStore
+
+    monkeypatch.setenv("PAPERWORKS_FEED", str(tmp_path / "feed.db"))
+    arguments = ("new", "10.1000/x", "--field", "audio", "--into", tmp_path, "--slug")
+    assert invoke(*arguments, "before").exit_code == 0
+    assert not (tmp_path / "feed.db").exists()
+    store = FeedStore()
+    for batch in read_bibtex(BIBTEX):
+        store.add(batch.entries)
+    store.close()
+    assert invoke(*arguments, "other").exit_code == 0
+    titles = [read_paper(tmp_path / f"{slug}/src/{slug}/papers/{slug}").title for slug in ("before", "other")]
+    assert titles == ["doi:10.1000/x", "On Fast Sampling"]
+
+
+def test_check_says_what_is_wrong_and_is_exit_code_1(tmp_path):
+    assert invoke("check", "dpm-solver").output == "1 paper: nothing to mend\n"
+    invoke("new", "2206.00927", "--field", "audio", "--slug", "other", "--into", tmp_path)
+    result = invoke("check", tmp_path / "other")
+    assert result.exit_code == 1
+    lines = result.output.splitlines()
+    assert "paper.toml:10: tags has 0; it takes 2 to 5 different ones" in result.output
+    assert lines[-1] == f"1 paper: {len(lines) - 1} to mend"
 
 
 @pytest.mark.parametrize(
@@ -167,8 +201,11 @@ def test_new_starts_a_planned_paper(shelf):
         (("run", "dpm-solver", "--engine", "dask"), "needs the address"),
         (("run", "dpm-solver", "--evidence", "/proc/nowhere"), "evidence can't be written to /proc/nowhere"),
         (("search", "*"), "it takes at least one word"),
-        (("new", "2206.00927v2", "--field", "audio"), "arxiv id is '2206.00927v2'"),
+        (("new", "2206.00927v2", "--field", "audio"), "id is '2206.00927v2'"),
         (("new", "2206.00927", "--field", "x"), "field is 'x'"),
+        (("new", "--field", "audio"), "say which paper it is"),
+        (("new", "2206.00927"), "say which field"),
+        (("check", "dpm-slover"), "dpm-slover is no paper"),
         (("new", "2206.00927", "--field", "diffusion", "--slug", "bdia"), "is there already"),
     ],
 )
@@ -214,7 +251,7 @@ def test_a_paper_that_cannot_be_read_costs_the_list_one_line(shelf, tmp_path, br
     result = invoke("list")
     assert result.exit_code == 0, result.output
     rows = {row["slug"]: row for row in json.loads(invoke("list", "--json").output)}
-    assert {slug: row["status"] for slug, row in rows.items()} == {"fake": "broken", "sound": "planned"}
+    assert {slug: row["status"] for slug, row in rows.items()} == {"fake": "broken", "sound": "unmeasured"}
     assert {"record": "not TOML", "evidence": "not JSON"}[broken] in rows["fake"]["title"]
     assert [row["slug"] for row in json.loads(invoke("search", "sound", "--json").output)] == ["sound"]
 

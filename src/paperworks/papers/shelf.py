@@ -45,10 +45,10 @@ def find_places(own: Path = OWN) -> tuple[dict[str, Place], dict[str, RecordErro
     problems : dict
         For each thing that can't be listed, by a name of it, why.
     """
-    found: dict[str, Place] = {folder: Place(path, "") for folder, path in _papers_in(own)}
+    found: dict[str, Place] = {folder: Place(path, "") for folder, path in papers_in(own)}
     problems: dict[str, RecordError] = {}
     for origin, folder, wanted in [*_announced(), *_named()]:
-        papers = list(_papers_in(folder)) if folder else []
+        papers = list(papers_in(folder)) if folder else []
         if not papers:
             problems[origin] = RecordError(f"{wanted}: holds no paper, neither paper.toml nor a folder with one")
         for slug, path in papers:
@@ -64,7 +64,7 @@ def find_places(own: Path = OWN) -> tuple[dict[str, Place], dict[str, RecordErro
 def make_importable() -> None:
     """Let Python find the packages in which the papers of ``$PAPERWORKS_PAPERS`` lie, here and in tasks."""
     roots = dict.fromkeys(
-        str(_import_root(path)) for _, folder, _ in _named() if folder for _, path in _papers_in(folder)
+        str(import_root(path)) for _, folder, _ in _named() if folder for _, path in papers_in(folder)
     )
     for root in roots:
         if root not in sys.path:
@@ -72,19 +72,21 @@ def make_importable() -> None:
             os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH", ""), root]))
 
 
-def _papers_in(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Give the slug and folder of a paper, if this is one's folder, or of those just below it."""
+def papers_in(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Give the slug and folder of a paper, if this is one's folder, else of those just below it or in a project."""
     if (folder / "paper.toml").is_file():
         yield folder.name.replace("_", "-"), folder
         return
-    for record in sorted(folder.glob("*/paper.toml")):
+    for record in sorted([*folder.glob("*/paper.toml"), *folder.glob("src/*/papers/*/paper.toml")]):
         yield record.parent.name.replace("_", "-"), record.parent
 
 
 def _named() -> Iterator[tuple[str, Path | None, str]]:
     for name in filter(None, os.environ.get(VARIABLE, "").split(os.pathsep)):
         folder = Path(name).expanduser().resolve()
-        yield folder.name, folder, str(folder)
+        first = next((path for _, path in papers_in(folder)), folder)
+        inside = first.resolve().relative_to(import_root(first)).parts
+        yield inside[0] if inside else folder.name, folder, str(folder)
 
 
 def _announced() -> Iterator[tuple[str, Path | None, str]]:
@@ -105,7 +107,9 @@ def _folder_of(package: str) -> Path | None:
     return None
 
 
-def _import_root(folder: Path) -> Path:
-    while (folder / "__init__.py").exists():
+def import_root(folder: Path) -> Path:
+    """Return the folder from which Python imports the package that a folder is part of."""
+    folder = folder.resolve()  # "." has itself for a parent
+    while folder != folder.parent and (folder / "__init__.py").exists():
         folder = folder.parent
     return folder
