@@ -1,47 +1,47 @@
 # Every target does its own set-up; the first one on a fresh machine makes .venv, the next ones re-use it.
 PYTHON  ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(if $(shell command -v $(p)),$(p))))
-VENV    := .venv
-BIN     := $(VENV)/bin
-EXTRAS  := dev,peers,cluster,vision,rl,site
-READY   := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt constraints-no-deps.txt | cksum | cut -d' ' -f1)
+BIN     := .venv/bin
 WORKERS ?= auto
-export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# make test PAPERS="dpm-solver pndm": only what tests these papers.
+PAPERS  ?=
 
-.PHONY: run test lint evidence race serve setup data clean
+.PHONY: run test lint evidence race serve setup setup-test data lock clean
 
 run: setup  ## Re-measure the claims of the first two papers
 	@$(BIN)/paperworks run dpm-solver pndm
 
-test: setup lint  ## Lint, types, layers, then every test
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+test: setup-test lint  ## Lint, types, layers, then every test
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations 20 --papers "$(PAPERS)"
 
-lint: setup
-	@$(BIN)/ruff check src tests
-	@$(BIN)/ruff format --check src tests
+lint: setup-test
+	@$(BIN)/ruff check src tests scripts
+	@$(BIN)/ruff format --check src tests scripts
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 
-evidence: setup  ## Measure every paper that has claims, at desk scale, and write the results page
+evidence: setup-test data  ## Measure every paper that has claims, at desk scale, and write the results page
 	@$(BIN)/paperworks run --all --resume; status=$$?; $(BIN)/paperworks report; exit $$status
 
-race: setup  ## Race every method against its peers
+race: setup-test data  ## Race every method against its peers
 	@$(BIN)/paperworks race --all
 
-serve: setup  ## Show Daily Papers at http://127.0.0.1:8000
+serve: setup-test  ## Show Daily Papers at http://127.0.0.1:8000
 	@$(BIN)/paperworks serve
 
-setup: $(READY) data
+setup:  ## The environment for `make run`: Paperworks and what it needs, no peers, no site
+	@test -n "$(PYTHON)" || { echo "Paperworks needs Python 3.11 or newer; install it (Debian: apt install python3 python3-venv)"; exit 2; }
+	@$(PYTHON) scripts/setup.py core
 
-$(READY):
-	@test -n "$(PYTHON)" || { echo "Paperworks needs Python 3.11 or newer; install it (Debian: apt install python3 python3-venv)"; exit 1; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "Installing into $(VENV) (once; a few minutes) ..."
-	@$(BIN)/pip install --quiet --no-input -c constraints.txt -e '.[$(EXTRAS)]'
-	@$(BIN)/pip install --quiet --no-input --no-deps -r constraints-no-deps.txt
-	@rm -f $(VENV)/.ready-* && touch $@
+setup-test:  ## The environment for everything else
+	@test -n "$(PYTHON)" || { echo "Paperworks needs Python 3.11 or newer; install it (Debian: apt install python3 python3-venv)"; exit 2; }
+	@$(PYTHON) scripts/setup.py test
+	@sh scripts/install-packages.sh dataset-fashion-mnist chromium postgresql
 
-data:
-	@sh scripts/install-packages.sh
+data:  ## Data sets that claims of some papers ask for
+	@sh scripts/install-packages.sh dataset-fashion-mnist
+
+lock: setup  ## Write the locks anew from pyproject.toml
+	@$(BIN)/python scripts/lock.py
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

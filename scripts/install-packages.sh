@@ -1,11 +1,16 @@
 #!/bin/sh
-# Installs the Debian packages that some claims and tests use, where they are missing and apt is at hand.
+# Installs the Debian packages that are named and missing, where apt is at hand.
 # Their absence stops nothing: what needs them says so itself.
 set -u
 wanted=
-[ -e "${PAPERWORKS_DATA:-/usr/share/datasets}/fashion-mnist" ] || wanted="$wanted dataset-fashion-mnist"
-command -v chromium >/dev/null 2>&1 || wanted="$wanted chromium"
-ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || wanted="$wanted postgresql"
+for package in "$@"; do
+    case $package in
+    dataset-fashion-mnist) [ -e "${PAPERWORKS_DATA:-/usr/share/datasets}/fashion-mnist" ] || [ -e /usr/share/datasets/fashion-mnist ] ;;
+    chromium) command -v chromium >/dev/null 2>&1 ;;
+    postgresql) ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 ;;
+    *) echo "$package is not known here"; exit 2 ;;
+    esac || wanted="$wanted $package"
+done
 [ -n "$wanted" ] || exit 0
 
 as_root=

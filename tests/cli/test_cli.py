@@ -10,6 +10,7 @@ import paperworks
 from paperworks import papers
 from paperworks.cli.app import app
 from paperworks.evidence import store
+from paperworks.evidence.record import read_paper
 
 FAKE_CLAIMS = """
 from paperworks.evidence import Measurement, Run, measures, races
@@ -60,6 +61,7 @@ def shelf(tmp_path, monkeypatch):
     from paperworks.papers.scaffold import scaffold
 
     folder = scaffold("2401.00001", "audio", slug="fake", title="A Fake Paper", root=root)
+    set_bar(folder, "== 42")
     (folder / "claims.py").write_text(FAKE_CLAIMS)
     set_bar(folder, "== 42")
     yield root
@@ -233,11 +235,43 @@ def test_report_writes_both_pages(shelf, tmp_path):
     assert "A Fake Paper" in (tmp_path / "results.html").read_text()
 
 
-def test_new_starts_a_planned_paper(shelf):
-    result = invoke("new", "2402.00002", "--field", "audio", "--slug", "other")
+BIBTEX = """@article{x, title={On {F}ast Sampling}, author={Author, Ann and B. Writer}, year=2019, doi={10.1000/x}}"""
+
+
+def test_new_takes_what_a_bibtex_entry_says(tmp_path):
+    (tmp_path / "x.bib").write_text(BIBTEX)
+    result = invoke("new", "--bibtex", tmp_path / "x.bib", "--field", "audio", "--slug", "other", "--into", tmp_path)
     assert result.exit_code == 0, result.output
-    rows = json.loads(invoke("list", "--json").output)
-    assert {row["slug"]: row["status"] for row in rows}["other"] == "planned"
+    paper = read_paper(tmp_path / "other/src/other/papers/other")
+    found = (paper.title, paper.authors, paper.year, paper.doi)
+    assert found == ("On Fast Sampling", ("Ann Author", "B. Writer"), 2019, "10.1000/x")
+
+
+def test_new_takes_what_the_feed_knows(tmp_path, monkeypatch):
+    from paperworks.feed.ingest.bibliography import read_bibtex
+    from paperworks.feed.store import FeedStore
+
+    monkeypatch.setenv("PAPERWORKS_FEED", str(tmp_path / "feed.db"))
+    arguments = ("new", "10.1000/x", "--field", "audio", "--into", tmp_path, "--slug")
+    assert invoke(*arguments, "before").exit_code == 0
+    assert not (tmp_path / "feed.db").exists()
+    store = FeedStore()
+    for batch in read_bibtex(BIBTEX):
+        store.add(batch.entries)
+    store.close()
+    assert invoke(*arguments, "other").exit_code == 0
+    titles = [read_paper(tmp_path / f"{slug}/src/{slug}/papers/{slug}").title for slug in ("before", "other")]
+    assert titles == ["doi:10.1000/x", "On Fast Sampling"]
+
+
+def test_check_says_what_is_wrong_and_is_exit_code_1(tmp_path):
+    assert invoke("check", "dpm-solver").output == "1 paper: nothing to mend\n"
+    invoke("new", "2206.00927", "--field", "audio", "--slug", "other", "--into", tmp_path)
+    result = invoke("check", tmp_path / "other")
+    assert result.exit_code == 1
+    lines = result.output.splitlines()
+    assert "paper.toml:10: tags has 0; it takes 2 to 5 different ones" in result.output
+    assert lines[-1] == f"1 paper: {len(lines) - 1} to mend"
 
 
 @pytest.mark.parametrize(
@@ -251,8 +285,11 @@ def test_new_starts_a_planned_paper(shelf):
         (("run", "dpm-solver", "--engine", "dask"), "needs the address"),
         (("run", "dpm-solver", "--evidence", "/proc/nowhere"), "evidence can't be written to /proc/nowhere"),
         (("search", "*"), "it takes at least one word"),
-        (("new", "2206.00927v2", "--field", "audio"), "arxiv id is '2206.00927v2'"),
+        (("new", "2206.00927v2", "--field", "audio"), "id is '2206.00927v2'"),
         (("new", "2206.00927", "--field", "x"), "field is 'x'"),
+        (("new", "--field", "audio"), "say which paper it is"),
+        (("new", "2206.00927"), "say which field"),
+        (("check", "dpm-slover"), "dpm-slover is no paper"),
         (("new", "2206.00927", "--field", "diffusion", "--slug", "bdia"), "is there already"),
     ],
 )
@@ -264,7 +301,9 @@ def test_errors_of_use_are_one_line_and_exit_code_2(arguments, message):
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("arguments", [("run", "dpm-solver", "--scale", "huge"), ("list", "--field", "x")])
+@pytest.mark.parametrize(
+    "arguments", [("run", "dpm-solver", "--scale", "huge"), ("list", "--field", "x"), ("--papers", "/none", "list")]
+)
 def test_a_choice_that_is_none_is_exit_code_2(arguments):
     result = invoke(*arguments)
     assert result.exit_code == 2
@@ -276,18 +315,29 @@ def test_a_choice_that_is_none_is_exit_code_2(arguments):
 )
 def test_a_bar_that_does_not_parse_is_an_error_of_use(shelf, bar, message):
     set_bar(shelf / "fake", bar)
-    for command in ("list", "show", "run"):
-        result = invoke(command, *([] if command == "list" else ["fake"]))
+    for command in ("show", "run"):
+        result = invoke(command, "fake")
         assert result.exit_code == 2, result.output
         assert message in result.stderr
         assert "paper.toml" in result.stderr
 
 
-def test_a_malformed_record_is_an_error_of_use(shelf):
-    (shelf / "fake" / "paper.toml").write_text("title = ")
+@pytest.mark.parametrize("broken", ["record", "evidence"])
+def test_a_paper_that_cannot_be_read_costs_the_list_one_line(shelf, tmp_path, broken):
+    from paperworks.papers.scaffold import scaffold
+
+    scaffold("2402.00002", "audio", slug="sound", root=shelf)
+    if broken == "record":
+        (shelf / "fake" / "paper.toml").write_text("title = ")
+    else:
+        (tmp_path / "evidence").mkdir()
+        (tmp_path / "evidence" / "fake.json").write_text("{")
     result = invoke("list")
-    assert result.exit_code == 2
-    assert "not TOML" in result.stderr
+    assert result.exit_code == 0, result.output
+    rows = {row["slug"]: row for row in json.loads(invoke("list", "--json").output)}
+    assert {slug: row["status"] for slug, row in rows.items()} == {"fake": "broken", "sound": "unmeasured"}
+    assert {"record": "not TOML", "evidence": "not JSON"}[broken] in rows["fake"]["title"]
+    assert [row["slug"] for row in json.loads(invoke("search", "sound", "--json").output)] == ["sound"]
 
 
 @pytest.mark.parametrize("arguments", [["list"], ["search", "sampling"], ["show", "dpm-solver"], ["--version"]])
@@ -299,3 +349,39 @@ def test_reading_imports_nothing_heavy(arguments):
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert result.stderr.strip() == "", result.stderr
+
+
+# The smallest command of Typer that prints a table of Rich, and what a process has imported at its end.
+BARE = """
+import sys, typer
+from typing import Annotated
+app = typer.Typer()
+
+@app.command("list")
+def list_papers(json: Annotated[bool, typer.Option("--json")] = False) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    table = Table("paper")
+    table.add_row("Schrödinger – one")
+    Console().print(table)
+
+@app.command()
+def show() -> None: ...
+"""
+RUN = "\napp(['list'], standalone_mode=False)\nprint(*sorted(sys.modules), file=sys.stderr)"
+ALLOWED = {"paperworks", "json", "_json", "tomllib", "platformdirs"}
+
+
+def test_list_imports_little_more_than_typer_and_rich(tmp_path, monkeypatch):
+    monkeypatch.setenv("PAPERWORKS_CACHE", str(tmp_path))  # so that the second run is one with a cache of its own
+
+    def imported(code):
+        command = [sys.executable, "-c", code + RUN]
+        return set(subprocess.run(command, capture_output=True, text=True, check=True).stderr.split())
+
+    ours = "import sys\nfrom paperworks.cli.app import app"
+    imported(ours)
+    more = imported(ours) - imported(BARE)
+    foreign = sorted(name for name in more if name.partition(".")[0] not in ALLOWED)
+    assert foreign == []
+    assert len(more) <= 50, f"{len(more)} modules beyond Typer's and Rich's: {sorted(more)}"

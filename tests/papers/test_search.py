@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paperworks.evidence.record import Paper
+from paperworks.papers import load_all
 from paperworks.papers.search import search
 
 
@@ -68,3 +69,43 @@ def test_any_text_is_safe(words):
             slugs(words)
     else:
         assert len(slugs(words)) <= len(PAPERS)
+
+
+# What people with a problem type, none of it a question that a record holds, and the paper that answers it.
+PROBLEMS = {
+    "rare event probability": "ais-cv",
+    "compare two classifiers": "model-eval",
+    "count events privately": "dp-continual",
+    "error bars for my test accuracy": "model-eval",
+    "hyperparameter search when each training run takes hours": "bayesopt",
+    "my neural simulator becomes unstable after many steps": "pde-refiner",
+    "stable diffusion with fewer steps": "dpm-solver",
+    "image editing by inverting the sampler": "bdia",
+    "train on several computers over slow internet": "one-byte",
+    "verify a neural network": "auto-lirpa",
+    "batch size doubled, which learning rate": "rmt-lr",
+    "guitar amplifier emulation": "signaltrain",
+    "echo of a room for a video game": "sound-deeponet",
+    "discover governing equations from data": "prose",
+    "reuse the validation set without overfitting": "adaptive-analysis",
+    "sensor spoofing against an RL agent": "bifurcation-attack",
+    "mass is not conserved by my surrogate": "probconserv",
+    "shrink a model to fit in memory by hashing weights": "stable-rps",
+    "explain an image classifier by hiding regions": "layer-masking",
+    "improve prompts of an agent automatically": "trace",
+    "zero-sum game equilibrium": "vr-halpern",
+    "flatness of the minimum": "sgd-stability",
+    "sudden generalisation long after overfitting": "grokking",
+    "int8 quantization of an image generator": "ptq4dm",
+    "federated learning bandwidth": "ef21-w",
+    "duration of exceedances of a threshold": "slepian-iia",
+    "brain cancer patient specific model": "tumor-for-loop",
+    "over-relaxation factor": "sor-bandit",
+}
+
+
+@pytest.mark.parametrize(("words", "slug"), PROBLEMS.items())
+def test_a_problem_finds_the_paper_that_answers_it(words, slug):
+    papers = load_all()
+    assert words.casefold() not in {question.casefold() for paper in papers for question in paper.questions}
+    assert slug in [paper.slug for paper in search(papers, words)][:3]

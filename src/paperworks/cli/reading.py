@@ -7,20 +7,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
-from paperworks.cli.app import JsonOption, app, complete_slug, console_for_output, errors_of_use
+from paperworks.cli.app import JsonOption, app, complete_slug, console_for_output, errors_of_use, fail
 from paperworks.evidence.digests import unchanging
 from paperworks.evidence.record import Paper
-from paperworks.evidence.store import own_folder, read_evidence
+from paperworks.evidence.store import evidence_of
 from paperworks.evidence.views import ClaimView, paper_views
-from paperworks.papers import FIELDS, load, load_all
+from paperworks.papers import FIELDS, broken, fields, load, load_all
 
 Folder = Annotated[
     Path | None, typer.Option("--evidence", help="Show the evidence of this folder, not the committed one.")
 ]
-Field = Enum("Field", {name: name for name in FIELDS})  # type: ignore[misc]
 
 
 class Status(Enum):
@@ -29,6 +26,7 @@ class Status(Enum):
     planned = "planned"
     unmeasured = "unmeasured"
     measured = "measured"
+    broken = "broken"
 
 
 class Sort(Enum):
@@ -43,7 +41,7 @@ class Sort(Enum):
 
 @app.command("list")
 def list_papers(
-    field: Annotated[Field | None, typer.Option("--field", "-f", help="Only papers of this field.")] = None,
+    field: Annotated[str, typer.Option("--field", "-f", help=f"Only papers of this field: {', '.join(FIELDS)}.")] = "",
     status: Annotated[Status | None, typer.Option(help="Only papers that are this far.")] = None,
     search: Annotated[str, typer.Option("--search", "-s", help="Only papers that these words find.")] = "",
     sort: Annotated[Sort, typer.Option(help="The order of the list.")] = Sort.slug,
@@ -51,9 +49,13 @@ def list_papers(
     as_json: JsonOption = False,
 ) -> None:
     """List the papers, with how many of their claims hold."""
+    if field and field not in (known := fields()):
+        fail(f"--field is {field!r}; it takes one of {', '.join(known)}")
     with errors_of_use(), unchanging():
         papers = _find(search) if search else load_all()
-        rows = [_row(paper, evidence) for paper in papers if field is None or field.value == paper.field]
+        rows = [_row(paper, evidence) for paper in papers if field in ("", paper.field)]
+    if not search and not field:
+        rows += [_broken_row(slug, str(error)) for slug, error in broken().items()]
     rows = [row for row in rows if status is None or status.value == row["status"]]
     if not search or sort is not Sort.slug:  # found papers come best first
         rows.sort(key=lambda row: (row[sort.value], row["slug"]))
@@ -62,11 +64,11 @@ def list_papers(
 
 @app.command("search")
 def search_papers(
-    words: Annotated[list[str], typer.Argument(help="What the paper is about; a typo is forgiven.")],
+    words: Annotated[list[str], typer.Argument(help="Your problem, or what the paper is about; a typo is forgiven.")],
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many papers.")] = 10,
     as_json: JsonOption = False,
 ) -> None:
-    """Find papers by words of their title, summary, tags and methods, best first."""
+    """Find papers by words of your problem, or of their title, summary, tags and methods, best first."""
     with errors_of_use(), unchanging():
         rows = [_row(paper) for paper in _find(" ".join(words))[:limit]]
     _print_rows(rows, as_json)
@@ -81,8 +83,7 @@ def show(
     """Show a paper: summary, methods to import, claims with their last evidence, usage."""
     with errors_of_use():
         paper = load(slug)
-        stored = read_evidence(slug, evidence)
-        own = read_evidence(slug, own_folder()) if evidence is None else None
+        stored, own = evidence_of(paper, evidence)
         found = paper_views(paper, stored, own)
     for history in filter(None, (stored, own)):
         if history.problem:
@@ -100,7 +101,7 @@ def _find(words: str) -> list[Paper]:
 
 
 def _row(paper: Paper, folder: Path | None = None) -> dict[str, Any]:
-    evidence = read_evidence(paper.slug, folder)
+    evidence, _ = evidence_of(paper, folder)
     if evidence.problem:
         typer.echo(evidence.problem, err=True)
     found = [] if paper.planned else paper_views(paper, evidence)
@@ -112,6 +113,7 @@ def _row(paper: Paper, folder: Path | None = None) -> dict[str, Any]:
         "title": paper.title,
         "field": paper.field,
         "year": paper.year,
+        "origin": paper.origin or "paperworks",
         "status": status.value,
         "claims": len(paper.claims),
         "holds": sum(view.verdict == "holds" for view in claims),
@@ -121,6 +123,12 @@ def _row(paper: Paper, folder: Path | None = None) -> dict[str, Any]:
     }
 
 
+def _broken_row(slug: str, reason: str) -> dict[str, Any]:
+    """Make the row of a paper whose record or evidence can't be read: what is wrong stands where its title would."""
+    row = {"slug": slug, "title": reason, "field": "", "year": 0, "origin": "paperworks"}
+    return {**row, "status": Status.broken.value, "claims": 0, "holds": 0, "tags": []}
+
+
 def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         _print_json(rows)
@@ -128,6 +136,9 @@ def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
     if not rows:
         typer.echo("No paper matches.")
         return
+    from rich.markup import escape
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("paper", style="cyan", no_wrap=True)
     table.add_column("field", no_wrap=True)
@@ -135,14 +146,16 @@ def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
     table.add_column("title", overflow="fold")
     for row in rows:
         held = f"{row['holds']} of {row['claims']}" if row["status"] == "measured" else row["status"]
-        held += f", {row['outdated']} outdated" if row["outdated"] else ""
-        table.add_row(row["slug"], row["field"], held, escape(row["title"]))
+        held += f", {row['outdated']} outdated" if row.get("outdated") else ""
+        whose = "" if row["origin"] == "paperworks" else f" [dim](from {escape(row['origin'])})[/dim]"
+        table.add_row(row["slug"], row["field"], held, escape(row["title"]) + whose)
     console = console_for_output()
     console.print(table)
     console.print(f"{len(rows)} papers; `paperworks show PAPER` tells more", style="dim", highlight=False)
 
 
 def _print_paper(paper: Paper, found: list[ClaimView]) -> None:
+    from rich.markup import escape
     from rich.padding import Padding
     from rich.syntax import Syntax
 
@@ -157,6 +170,9 @@ def _print_paper(paper: Paper, found: list[ClaimView]) -> None:
 
     console.print(f"[bold cyan]{paper.slug}[/bold cyan]  [bold]{escape(paper.title)}[/bold]", highlight=False)
     console.print(f"{escape(', '.join(paper.authors))} · {paper.year} · {paper.field}", style="dim", highlight=False)
+    if paper.origin:
+        place = f"from {escape(paper.origin)}: {escape(str(paper.folder))}"
+        console.print(place, style="dim", highlight=False, soft_wrap=True)
     for link in paper.links.values():
         console.print(link, style="blue", highlight=False)
     console.print()
@@ -169,6 +185,8 @@ def _print_paper(paper: Paper, found: list[ClaimView]) -> None:
     for title, kind in (("Claims", "claim"), ("Peers", "peer")):
         if of_kind := [j for j in found if j.kind == kind]:
             section(title, claims_table(of_kind))
+    if paper.questions:
+        section("Answers", *map(escape, paper.questions))
     if paper.usage:
         section("Usage", Syntax(paper.usage.strip(), "python", theme="ansi_dark"))
 
@@ -192,6 +210,8 @@ def _details(paper: Paper, found: list[ClaimView]) -> dict[str, Any]:
         "summary": paper.summary,
         "note": paper.note,
         "tags": list(paper.tags),
+        "questions": list(paper.questions),
+        "origin": paper.origin or "paperworks",
         "links": dict(paper.links),
         "methods": list(paper.methods),
         "planned": paper.planned,

@@ -10,9 +10,6 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import platformdirs
-from filelock import FileLock, Timeout
-
 from paperworks.core.code import code_digest
 from paperworks.core.processes import tell_alive
 
@@ -24,7 +21,11 @@ T = TypeVar("T")
 
 def cache_root() -> Path:
     """Return the folder of all caches: `$PAPERWORKS_CACHE`, else the user's cache folder."""
-    return Path(os.environ.get("PAPERWORKS_CACHE") or platformdirs.user_cache_dir("paperworks"))
+    if chosen := os.environ.get("PAPERWORKS_CACHE"):
+        return Path(chosen)
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("paperworks"))
 
 
 def cached_folder(name: str, inputs: Mapping[str, Any], build: Callable[[Path], Any], root: Path | None = None) -> Path:
@@ -155,6 +156,8 @@ def _folder(name: str, inputs: Mapping[str, Any], build: Callable[[Path], Any], 
 
 def _waiting_lock(path: Path) -> AbstractContextManager[Any]:
     """Take a lock that another process may hold as long as it trains, and tell meanwhile that this one is alive."""
+    from filelock import FileLock, Timeout  # only to build: whoever asks where caches are has no need of it
+
     lock = FileLock(path)
     while True:
         try:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -54,7 +54,11 @@ class Peer:
 
 @dataclass(frozen=True)
 class Paper:
-    """A paper: what it is, its methods, its claims and its peers."""
+    """A paper: what it is, its methods, its claims and its peers.
+
+    `questions` are those that it answers, in the words of people who have the problem. `origin` is empty for
+    Paperworks' own papers, else the package or folder that it comes from.
+    """
 
     slug: str
     folder: Path
@@ -67,10 +71,12 @@ class Paper:
     doi: str = ""
     methods: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
+    questions: tuple[str, ...] = ()
     links: Mapping[str, str] = dataclasses.field(default_factory=dict)
     note: str = ""
     claims: tuple[Claim, ...] = ()
     peers: tuple[Peer, ...] = ()
+    origin: str = ""
 
     @property
     def planned(self) -> bool:
@@ -85,14 +91,28 @@ class Paper:
 
 
 _TEXT = {"title", "field", "summary", "arxiv", "doi", "note"}
-_TEXTS = {"authors", "methods", "tags"}
+_TEXTS = {"authors", "methods", "tags", "questions"}
 _PAPER_KEYS = _TEXT | _TEXTS | {"year", "links", "claims", "peers"}
 _CLAIM_KEYS = {"id", "says", "reported", "where", "measure", "bar", "labels", "scale", "headline", "note"}
 _PEER_KEYS = {"id", "package", "says", "bar", "labels", "scale", "note"}
 
 
-def read_paper(folder: Path) -> Paper:
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return what stands in a file of TOML."""
+    return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
+def read_paper(folder: Path, parse: Callable[[Path], dict[str, Any]] = read_toml, origin: str = "") -> Paper:
     """Read `paper.toml` of a paper's folder.
+
+    Parameters
+    ----------
+    folder
+        The paper's folder; its name is the slug.
+    parse
+        Returns what stands in a file of TOML, and raises what `tomllib` does; `read_toml` by default.
+    origin
+        The package or folder that the paper comes from, empty for Paperworks itself.
 
     Raises
     ------
@@ -101,18 +121,18 @@ def read_paper(folder: Path) -> Paper:
     """
     path = folder / "paper.toml"
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = parse(path)
     except OSError as error:
         raise RecordError(f"{path}: can't be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecordError(f"{path}: not TOML: {error}") from None
     try:
-        return _paper(folder, data)
+        return _paper(folder, data, origin)
     except ValueError as error:
         raise RecordError(f"{path}: {error}") from None
 
 
-def _paper(folder: Path, data: dict[str, Any]) -> Paper:
+def _paper(folder: Path, data: dict[str, Any], origin: str) -> Paper:
     _only(data, _PAPER_KEYS, "the record")
     for key in ("title", "year", "authors", "field", "summary"):
         if key not in data:
@@ -141,6 +161,7 @@ def _paper(folder: Path, data: dict[str, Any]) -> Paper:
         links=data.get("links", {}),
         claims=claims,
         peers=peers,
+        origin=origin,
         **texts,
     )
 

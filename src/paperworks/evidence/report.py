@@ -11,7 +11,7 @@ from paperworks.evidence.benchmark import Benchmark, read_benchmarks
 from paperworks.evidence.digests import unchanging
 from paperworks.evidence.files import write_atomically
 from paperworks.evidence.record import Paper
-from paperworks.evidence.store import committed_folder, read_evidence
+from paperworks.evidence.store import committed_folder, evidence_of
 from paperworks.evidence.verdicts import count_verdicts
 from paperworks.evidence.views import ClaimView, paper_views
 
@@ -50,7 +50,7 @@ def results_of(papers: Sequence[Paper], folder: Path | None = None) -> list[Pape
         for paper in papers:
             if paper.planned:
                 continue
-            evidence = read_evidence(paper.slug, folder)
+            evidence, _ = evidence_of(paper, folder)
             all_views = paper_views(paper, evidence)
             claims, races = (tuple(v for v in all_views if v.kind == kind) for kind in ("claim", "peer"))
             found.append(PaperResults(paper, claims, races, evidence.problem))

@@ -12,7 +12,7 @@ from paperworks.evidence.entry import Entry, Kind, plain
 from paperworks.evidence.errors import EvidenceError, UsageError
 from paperworks.evidence.files import write_atomically
 from paperworks.evidence.provenance import checkout
-from paperworks.evidence.record import SCALES, Scale
+from paperworks.evidence.record import SCALES, Paper, Scale
 
 SCHEMA = 2
 HISTORY = "history.jsonl"
@@ -94,6 +94,18 @@ def read_evidence(slug: str, folder: Path | None = None) -> Evidence:
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             problem = f"{path}, line {number}: malformed, left out: {' '.join(repr(error).split())[:200]}"
     return Evidence(slug, tuple(entries), folder, problem)
+
+
+def evidence_of(paper: Paper, folder: Path | None = None) -> tuple[Evidence, Evidence | None]:
+    """Return the evidence that a paper is shown by, and a person's own to show beside it.
+
+    That is the committed evidence; for a paper of somebody else's, which none is committed of here, one's own.
+    With `folder` it is the evidence there, and nothing beside it.
+    """
+    if folder is not None:
+        return read_evidence(paper.slug, folder), None
+    own = read_evidence(paper.slug, own_folder())
+    return (own, None) if paper.origin else (read_evidence(paper.slug), own)
 
 
 def check_writable(folder: Path) -> None:

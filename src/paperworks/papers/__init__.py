@@ -1,10 +1,13 @@
 """The papers: one folder each, with its record, its claims and its usage."""
 
-import difflib
 import functools
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from paperworks.evidence.record import Paper, RecordError, read_paper
+
+if TYPE_CHECKING:
+    from paperworks.papers.shelf import Place
 
 ROOT = Path(__file__).parent
 FIELDS = (
@@ -26,8 +29,8 @@ class UnknownPaper(LookupError):
 
 
 def slugs() -> list[str]:
-    """List the slugs of all papers, in order."""
-    return sorted(p.parent.name.replace("_", "-") for p in ROOT.glob("*/paper.toml"))
+    """List the slugs of all papers, in order: Paperworks' own, those of other packages, those in the user's folders."""
+    return list(_shelf()[0])
 
 
 @functools.cache
@@ -41,17 +44,70 @@ def load(slug: str) -> Paper:
     RecordError
         Where its record can't be read.
     """
-    folder = ROOT / slug.replace("-", "_")
-    if not slug or not (folder / "paper.toml").is_file() or "/" in slug:
-        near = difflib.get_close_matches(slug, slugs(), n=3, cutoff=0.5)
+    from paperworks.papers import recordcache
+
+    places, _ = _shelf()
+    if slug not in places:
+        import difflib
+
+        near = difflib.get_close_matches(slug, places, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "`paperworks list` shows them all"
         raise UnknownPaper(f"no paper '{slug}'; {hint}")
-    return read_paper(folder)
+    paper = _read(places[slug])
+    recordcache.save()
+    return paper
 
 
 def load_all() -> list[Paper]:
-    """Load all papers, in order of their slugs."""
-    return [load(slug) for slug in slugs()]
+    """Load all papers whose records can be read, in order of their slugs; `broken` tells of the others."""
+    return _all()[0]
 
 
-__all__ = ["FIELDS", "ROOT", "Paper", "RecordError", "UnknownPaper", "load", "load_all", "slugs"]
+def broken() -> dict[str, RecordError]:
+    """Tell for each paper that can't be loaded, by its slug or where it was looked for, what is wrong with it."""
+    return _all()[1]
+
+
+def fields() -> list[str]:
+    """List the fields: Paperworks' own, then those that only papers of other packages and folders have."""
+    return list(dict.fromkeys([*FIELDS, *sorted({paper.field for paper in load_all()})]))
+
+
+def _all() -> tuple[list[Paper], dict[str, RecordError]]:
+    from paperworks.papers import recordcache
+
+    places, problems = _shelf()
+    papers = []
+    for slug, place in places.items():
+        try:
+            papers.append(_read(place))
+        except RecordError as error:
+            problems[slug] = error
+    recordcache.save()
+    return papers, problems
+
+
+def _read(place: "Place") -> Paper:
+    from paperworks.papers import recordcache
+
+    return read_paper(place.folder, parse=recordcache.toml, origin=place.origin)
+
+
+def _shelf() -> "tuple[dict[str, Place], dict[str, RecordError]]":
+    from paperworks.papers.shelf import find_places
+
+    return find_places(ROOT)
+
+
+__all__ = [
+    "FIELDS",
+    "ROOT",
+    "Paper",
+    "RecordError",
+    "UnknownPaper",
+    "broken",
+    "fields",
+    "load",
+    "load_all",
+    "slugs",
+]

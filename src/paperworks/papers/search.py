@@ -8,11 +8,13 @@ from collections.abc import Iterable
 from paperworks.evidence.record import Paper
 
 # What a match in each column counts for; the order of the columns of the index.
-WEIGHTS = {"slug": 10.0, "title": 8.0, "methods": 6.0, "tags": 5.0, "summary": 2.0, "claims": 1.0}
-_STOP_WORDS = frozenset(
-    {"a", "an", "and", "are", "as", "at", "by", "can", "do", "for", "from", "how", "i", "in", "is", "it", "my"}
-    | {"of", "on", "or", "that", "the", "to", "what", "with"}
-)
+WEIGHTS = {"slug": 10.0, "title": 8.0, "methods": 6.0, "tags": 5.0, "questions": 4.0, "summary": 2.0, "claims": 1.0}
+_STOP = """
+    a about after all an and another any are as at be been between by can do does for from get has have how i if in into
+    is it its me my no not of on one or our really should so some than that the their them there these this to too use
+    using was we what when where which while why will with without you your
+"""
+_STOP_WORDS = frozenset(_STOP.split())
 
 
 def search(papers: Iterable[Paper], words: str) -> list[Paper]:
@@ -54,12 +56,13 @@ def _index(papers: list[Paper]) -> sqlite3.Connection:
             paper.title,
             " ".join(_spread(m.rpartition(".")[2]) for m in paper.methods),
             " ".join(paper.tags),
+            " ".join(paper.questions),
             paper.summary,
             " ".join(claim.says for claim in paper.claims),
         )
         for number, paper in enumerate(papers)
     )
-    connection.executemany(f"INSERT INTO paper(rowid, {columns}) VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+    connection.executemany(f"INSERT INTO paper(rowid, {columns}) VALUES ({', '.join('?' * (len(WEIGHTS) + 1))})", rows)
     return connection
 
 

@@ -9,7 +9,8 @@ from pydantic import BaseModel, create_model
 from paperworks.evidence.views import ClaimView
 from paperworks.feed.search.query import MAX_LENGTH, BadQuery
 from paperworks.feed.trending import votes_of
-from paperworks.papers import FIELDS, load_all
+from paperworks.papers import fields as all_fields
+from paperworks.papers import load_all
 from paperworks.web import lists
 from paperworks.web.cards import Card, cards, find_paper, href
 from paperworks.web.display import safe_links
@@ -155,7 +156,7 @@ def paper(request: Request, key: Key) -> PaperDetails:
 @router.get("/fields")
 def fields() -> list[str]:
     """List the fields of our papers."""
-    return list(FIELDS)
+    return all_fields()
 
 
 @router.get("/fields/{field}")

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 from paperworks.feed.entry import web_link
-from paperworks.papers import FIELDS
+from paperworks.papers import fields
 
 STATIC = Path(__file__).parent / "static"
 
@@ -71,4 +71,4 @@ def safe_links(links: Mapping[str, str]) -> dict[str, str]:
 
 
 FILTERS: dict[str, Callable[..., Any]] = {"day": day, "plural": plural, "safe_links": safe_links, "quote": quote}
-GLOBALS: dict[str, Any] = {"static": static, "query": query, "fields": FIELDS}
+GLOBALS: dict[str, Any] = {"static": static, "query": query, "fields": fields}

@@ -12,7 +12,8 @@ from paperworks.evidence.benchmark import read_benchmarks
 from paperworks.feed.bibtex import to_bibtex
 from paperworks.feed.search.query import BadQuery
 from paperworks.feed.trending import votes_of
-from paperworks.papers import FIELDS, load_all
+from paperworks.papers import fields as all_fields
+from paperworks.papers import load_all
 from paperworks.web import lists
 from paperworks.web.cards import cards, find_paper, href
 from paperworks.web.lists import MAX_PAGE, Listing
@@ -76,7 +77,7 @@ def search_feed(request: Request, suffix: Format, q: str = "", field: str = "", 
 
 def _with_filters(q: str, field: str, since: str) -> str:
     parts = [" ".join(q.split())]
-    if field in FIELDS:
+    if field in all_fields():
         parts.append(f"field:{field}")
     if since in SINCE:
         parts.append(f"since:{since}")
@@ -180,7 +181,7 @@ async def fields(request: Request) -> Response:
     """Show the fields, each with our papers in it."""
 
     def make(person: int | None) -> Page:
-        papers = {field: [p for p in load_all() if p.field == field] for field in FIELDS}
+        papers = {field: [p for p in load_all() if p.field == field] for field in all_fields()}
         return Page("fields.html", {"papers": papers})
 
     return await site_of(request).page(request, make)

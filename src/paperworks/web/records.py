@@ -11,9 +11,9 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
 from paperworks.evidence.record import Paper
-from paperworks.evidence.store import HISTORY, committed_folder, own_folder, read_evidence
+from paperworks.evidence.store import HISTORY, committed_folder, evidence_of, own_folder
 from paperworks.evidence.views import ClaimView, paper_views
-from paperworks.papers import UnknownPaper, load
+from paperworks.papers import RecordError, UnknownPaper, load
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def record_of(slug: str | None) -> Record | None:
         return None
     try:
         load(slug)
-    except UnknownPaper:
+    except (UnknownPaper, RecordError):
         return None
     return _record(slug, tuple(_stamp(folder / slug / HISTORY) for folder in (own_folder(), committed_folder())))
 
@@ -89,7 +89,7 @@ def record_of(slug: str | None) -> Record | None:
 @functools.lru_cache(maxsize=200)
 def _record(slug: str, _stamps: tuple[int, ...]) -> Record:
     paper = load(slug)
-    evidence, own = read_evidence(slug), read_evidence(slug, own_folder())
+    evidence, own = evidence_of(paper)
     found = paper_views(paper, evidence, own)
     drawn = [(view, path) for view in found if (path := view.figure(".svg"))]
     newest = max(found, key=lambda view: view.date, default=None)

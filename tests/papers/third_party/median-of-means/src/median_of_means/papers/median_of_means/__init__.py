@@ -1,0 +1,1 @@
+"""Sub-Gaussian mean estimators."""
