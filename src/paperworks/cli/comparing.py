@@ -62,7 +62,7 @@ def verify(
     console = console_for_output()
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="paperworks-verify-") as name:
-        for paper in dict.fromkeys(paper for paper, _ in chosen):
+        for paper in {paper.slug: paper for paper, _ in chosen}.values():
             ids = [id for other, id in chosen if other is paper]
             report = measure(console, [paper], silent=as_json, ids=ids, folder=Path(name))
             rows += [row for row in _compared(paper, Path(name)) if row["id"] in ids and row["kind"] == "claim"]

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from paperworks.core.code import code_digest
-from paperworks.core.processes import tell_alive
 
 if TYPE_CHECKING:
     import torch
@@ -156,7 +155,10 @@ def _folder(name: str, inputs: Mapping[str, Any], build: Callable[[Path], Any], 
 
 def _waiting_lock(path: Path) -> AbstractContextManager[Any]:
     """Take a lock that another process may hold as long as it trains, and tell meanwhile that this one is alive."""
-    from filelock import FileLock, Timeout  # only to build: whoever asks where caches are has no need of it
+    # Only to build: whoever asks where caches are has no need of them.
+    from filelock import FileLock, Timeout
+
+    from paperworks.core.processes import tell_alive
 
     lock = FileLock(path)
     while True:

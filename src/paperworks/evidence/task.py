@@ -202,9 +202,10 @@ def _error(reason: str, trace: str = "") -> dict[str, Any]:
 
 
 def _raised(error: Exception, spec: TaskSpec) -> dict[str, Any]:
-    own = error.__traceback__
-    while own and own.tb_next and own.tb_frame.f_code.co_filename == __file__:  # without this module's frames
-        own = own.tb_next
+    own = frame = error.__traceback__
+    while frame:  # without the frames up to the last of this module
+        frame, last = frame.tb_next, frame
+        own = frame if last.tb_frame.f_globals is globals() and frame else own
     trace = "".join(traceback.format_exception(error.with_traceback(own)))
     text = provenance.without_paths(_line(error))
     return _error(text, provenance.without_paths(trace, paper_folder(spec)))
