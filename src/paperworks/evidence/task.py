@@ -204,8 +204,9 @@ def _error(reason: str, trace: str = "") -> dict[str, Any]:
 def _raised(error: Exception, spec: TaskSpec) -> dict[str, Any]:
     own = frame = error.__traceback__
     while frame:  # without the frames up to the last of this module
-        frame, last = frame.tb_next, frame
-        own = frame if last.tb_frame.f_globals is globals() and frame else own
+        if frame.tb_frame.f_globals is globals() and frame.tb_next:
+            own = frame.tb_next
+        frame = frame.tb_next
     trace = "".join(traceback.format_exception(error.with_traceback(own)))
     text = provenance.without_paths(_line(error))
     return _error(text, provenance.without_paths(trace, paper_folder(spec)))
