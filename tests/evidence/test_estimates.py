@@ -7,7 +7,20 @@ import pytest
 from scipy import stats
 
 from paperworks.evidence import estimates
-from paperworks.evidence.estimates import bootstrap, difference, every, exact, mean, median, normal, proportion, ratio
+from paperworks.evidence.estimates import (
+    bootstrap,
+    difference,
+    every,
+    exact,
+    greatest,
+    least,
+    magnitude,
+    mean,
+    median,
+    normal,
+    proportion,
+    ratio,
+)
 
 
 def test_the_interval_of_a_mean_is_students():
@@ -71,6 +84,23 @@ def test_what_has_to_hold_for_every_seed_ranges_over_them():
     assert every([True, False]).value is False
     assert every([True, False]).interval(0.95) == (0.0, 1.0)
     assert every([0.0, 0.0]).interval(0.95) == (0.0, 0.0), "the same each time, and rightly so"
+
+
+def test_the_greatest_of_several_holds_for_all_at_once():
+    parts = [normal(1.0, 0.1), normal(1.05, 0.2)]
+    wide = [part.interval(0.975) for part in parts]
+    assert greatest(parts).interval(0.95) == pytest.approx((max(a for a, _ in wide), max(b for _, b in wide)))
+    assert least(parts).interval(0.95) == pytest.approx((min(a for a, _ in wide), min(b for _, b in wide)))
+    assert greatest(parts).value == 1.05
+    assert greatest([exact(1.0), exact(2.0)]).method == "exact"
+    with pytest.raises(ValueError, match="at least one"):
+        least([])
+
+
+def test_a_magnitude_turns_the_interval_up():
+    assert magnitude(normal(-1.0, 0.1)).interval(0.95) == pytest.approx((0.804, 1.196), abs=1e-3)
+    assert magnitude(normal(0.1, 1.0)).interval(0.95)[0] == 0.0
+    assert magnitude(exact(-2.0)).value == 2.0
 
 
 def test_a_known_standard_error():

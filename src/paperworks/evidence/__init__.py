@@ -13,7 +13,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "entry": ["Entry", "Provenance", "Value"],
         "errors": ["EvidenceError", "UsageError"],
         "estimates": [
-            "Estimate", "bootstrap", "difference", "every", "exact", "mean", "median", "normal", "proportion", "ratio",
+            "Estimate", "bootstrap", "difference", "every", "exact", "greatest", "least", "magnitude", "mean", "median",
+            "normal", "proportion", "ratio",
         ],
         "events": ["Event", "TaskName"],
         "figures": ["reported_line"],

@@ -12,6 +12,8 @@ A claim's function returns one `Estimate` for each of its bars, made by the func
 `proportion`   a share of independent trials: Clopper and Pearson's interval
 `bootstrap`    any statistic of independent values, paired where there are several: bootstrap percentiles
 `normal`       a value with a known standard error
+`greatest`     the greatest of several estimates, and `least` their least: all intervals at once
+`magnitude`    the absolute value of an estimate
 ============== ===================================================================================================
 """
 
@@ -245,6 +247,58 @@ def normal(value: float, standard_error: float, of: str = "") -> Estimate:
         return value - half, value + half
 
     return Estimate(value, f"normal, {of}" if of else "normal", interval)
+
+
+def greatest(estimates: Collection[Estimate]) -> Estimate:
+    """Return the greatest of several estimates; its interval holds for all of them at once (Bonferroni).
+
+    Examples
+    --------
+    >>> greatest([exact(1.0), exact(3.0)]).interval(0.95)
+    (3.0, 3.0)
+    """
+    return _extreme(estimates, max, "greatest")
+
+
+def least(estimates: Collection[Estimate]) -> Estimate:
+    """Return the least of several estimates; its interval holds for all of them at once (Bonferroni).
+
+    Examples
+    --------
+    >>> least([exact(1.0), exact(3.0)]).value
+    1.0
+    """
+    return _extreme(estimates, min, "least")
+
+
+def magnitude(estimate: Estimate) -> Estimate:
+    """Return the absolute value of an estimate.
+
+    Examples
+    --------
+    >>> magnitude(normal(-0.1, 1.0)).interval(0.95)[0]
+    0.0
+    """
+
+    def interval(level: float) -> Interval:
+        low, high = estimate.interval(level)
+        return (0.0 if low <= 0 <= high else min(abs(low), abs(high))), max(abs(low), abs(high))
+
+    return Estimate(abs(estimate.value), estimate.method, interval)
+
+
+def _extreme(estimates: Collection[Estimate], choose: Callable[..., Any], name: str) -> Estimate:
+    found = list(estimates)
+    if not found:
+        raise ValueError("estimates: got none; it takes at least one")
+
+    def interval(level: float) -> Interval:
+        each = [estimate.interval(1 - (1 - level) / len(found)) for estimate in found]
+        return choose(low for low, _ in each), choose(high for _, high in each)
+
+    methods = ", ".join(dict.fromkeys(estimate.method for estimate in found))
+    method = "exact" if methods == "exact" else f"{name} of {len(found)}: {methods}"
+    return Estimate(choose(float(estimate.value) for estimate in found), method, interval)
 
 
 _KEPT = 1000
