@@ -19,8 +19,8 @@ lint: setup-test
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 
-evidence: setup-test data  ## Measure every paper that has claims, at desk scale, and write the results page
-	@$(BIN)/paperworks run --all --resume; status=$$?; $(BIN)/paperworks report; exit $$status
+evidence: setup-test data  ## Measure again, at desk scale, exactly what is outdated or missing; write the results pages
+	@$(BIN)/paperworks renew --all
 
 race: setup-test data  ## Race every method against its peers
 	@$(BIN)/paperworks race --all

@@ -10,7 +10,6 @@ import tempfile
 import pytest
 
 from paperworks.evidence import UsageError, engines, read_evidence, run_papers
-from paperworks.evidence.run import exclusive_tasks
 from paperworks.papers import load
 
 SOURCE = """
@@ -143,16 +142,15 @@ def paper(make_paper, tmp_path):
 
 def run(paper, folder, **how):
     report = run_papers([paper], kinds=("claim", "peer"), scale="smoke", seeds=2, folder=folder, **how)
-    return {judgement.item.id: judgement for judgement in report.judgements}
+    return {view.id: view for view in report.views}
 
 
 def assert_same(here, there):
     """Hold verdicts and every number of two runs against each other."""
-    assert {id: j.verdict for id, j in here.items()} == {id: j.verdict for id, j in there.items()}
-    for id in here:
-        assert here[id].entry.values == there[id].entry.values
-        assert here[id].entry.per_seed == there[id].entry.per_seed
-        assert here[id].entry.interval == there[id].entry.interval
+    for id in here.keys() | there.keys():
+        assert (here[id].verdict, here[id].detail) == (there[id].verdict, there[id].detail)
+        assert here[id].values == there[id].values
+        assert here[id].seeds == there[id].seeds
 
 
 def check_cluster(paper, tmp_path, engine, address):
@@ -168,9 +166,11 @@ def check_cluster(paper, tmp_path, engine, address):
     arrived.unlink()
     order.clear()
     there = run(paper, tmp_path / "there", engine=engine, address=address, on_event=tell)
-    assert {id: j.verdict.name for id, j in there.items()} == EXPECTED
+    assert {id: view.verdict for id, view in there.items()} == EXPECTED
     assert_same(here, there)
-    origins = [found["random"].entry.provenance for found in (here, there)]
+    origins = [
+        read_evidence("fixture", tmp_path / place).newest("claim", "random").provenance for place in ("here", "there")
+    ]
     assert [origin.engine for origin in origins] == ["local", engine]
     assert origins[0].digest == origins[1].digest
     figures = [(tmp_path / place / "fixture" / "random.smoke.svg").read_bytes() for place in ("here", "there")]
@@ -181,13 +181,21 @@ def check_cluster(paper, tmp_path, engine, address):
 def check_loss(make_paper, tmp_path, engine, address):
     paper = make_paper(KILLS_ITS_WORKER, {"c1": {}, "culprit": {}})
     found = run(paper, tmp_path / "e", engine=engine, address=address)
-    assert {id: j.verdict.name for id, j in found.items()} == {"c1": "holds", "culprit": "error"}
-    assert "died twice" in found["culprit"].verdict.detail
+    assert {id: view.verdict for id, view in found.items()} == {"c1": "holds", "culprit": "error"}
+    assert "died twice" in found["culprit"].detail
 
 
 @pytest.mark.dask
 def test_dask_gives_what_this_machine_gives(dask_cluster, paper, tmp_path):
     check_cluster(paper, tmp_path, "dask", dask_cluster)
+
+
+@pytest.mark.dask
+def test_a_worker_of_another_version_is_refused_before_it_measures(dask_cluster, paper, tmp_path, monkeypatch):
+    monkeypatch.setattr("paperworks.evidence.runner.package_digest", lambda: "of other sources")
+    with pytest.raises(UsageError, match="is not the one that this run was started with"):
+        run(paper, tmp_path / "e", engine="dask", address=dask_cluster)
+    assert read_evidence("fixture", tmp_path / "e").entries == ()
 
 
 @pytest.mark.dask
@@ -203,28 +211,21 @@ def test_ctrl_c_ends_tasks_on_dask_too(dask_cluster, start_endless_run, wait_unt
     assert run.returncode == 130
     assert out.splitlines()[-1] == "['quick'] True"
     wait_until(lambda: gone(task))
-    assert {key.id for key in read_evidence("fixture", evidence).entries} == {"quick"}
+    assert {entry.id for entry in read_evidence("fixture", evidence).entries} == {"quick"}
 
 
 @pytest.mark.dask
-@pytest.mark.parametrize("slug", ["dpm-solver", "pndm"])
-def test_dask_gives_what_this_machine_gives_for_real_papers(dask_cluster, tmp_path, slug):
-    paper = load(slug)
-    if paper.planned:
-        pytest.skip(f"{slug} can't be measured yet")
-    timed = exclusive_tasks((paper.folder / "claims.py").read_text())
-    ids = [claim.id for claim in paper.claims if ("claim", claim.id) not in timed]
-    assert ids
+@pytest.mark.parametrize(("slug", "id"), [("dpm-solver", "c5-exact-linear-part"), ("pndm", "p2-order")])
+def test_dask_gives_what_this_machine_gives_for_real_papers(dask_cluster, tmp_path, slug, id):
     where = {"here": {"n_jobs": 2}, "there": {"engine": "dask", "address": dask_cluster}}
     here, there = (
         {
-            judgement.item.id: judgement
-            for judgement in run_papers([paper], ids=ids, scale="smoke", folder=tmp_path / place, **how).judgements
+            view.id: view
+            for view in run_papers([load(slug)], ids=[id], scale="smoke", folder=tmp_path / place, **how).views
         }
         for place, how in where.items()
     )
-    assert set(here) == set(ids)
-    assert not [id for id, judgement in here.items() if judgement.entry.outcome == "error"]
+    assert here[id].measured
     assert_same(here, there)
 
 

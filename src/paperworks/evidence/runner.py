@@ -349,7 +349,8 @@ class _Work:
             if own[slug].problem:
                 raise UsageError(f"{own[slug].problem}; move the file away or restore it")
         committed = {slug: read_evidence(slug) for slug in own}
-        for spec in self.specs:
+        for spec, (paper, kind, item) in zip(self.specs, self.chosen, strict=True):
+            reached(paper.folder, kind, item.id)  # takes a second where sources changed: not when results come in
             wanted = spec["kind"], spec["id"], spec["scale"]
             if entry := own[spec["slug"]].newest(*wanted):
                 self._before[spec["number"]] = entry
