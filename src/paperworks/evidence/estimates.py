@@ -18,7 +18,7 @@ A claim's function returns one `Estimate` for each of its bars, made by the func
 """
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -249,7 +249,7 @@ def normal(value: float, standard_error: float, of: str = "") -> Estimate:
     return Estimate(value, f"normal, {of}" if of else "normal", interval)
 
 
-def greatest(estimates: Collection[Estimate]) -> Estimate:
+def greatest(estimates: Iterable[Estimate]) -> Estimate:
     """Return the greatest of several estimates; its interval holds for all of them at once (Bonferroni).
 
     Examples
@@ -260,7 +260,7 @@ def greatest(estimates: Collection[Estimate]) -> Estimate:
     return _extreme(estimates, max, "greatest")
 
 
-def least(estimates: Collection[Estimate]) -> Estimate:
+def least(estimates: Iterable[Estimate]) -> Estimate:
     """Return the least of several estimates; its interval holds for all of them at once (Bonferroni).
 
     Examples
@@ -287,7 +287,7 @@ def magnitude(estimate: Estimate) -> Estimate:
     return Estimate(abs(estimate.value), estimate.method, interval)
 
 
-def _extreme(estimates: Collection[Estimate], choose: Callable[..., Any], name: str) -> Estimate:
+def _extreme(estimates: Iterable[Estimate], choose: Callable[..., Any], name: str) -> Estimate:
     found = list(estimates)
     if not found:
         raise ValueError("estimates: got none; it takes at least one")

@@ -22,7 +22,22 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 from sklearn.svm import SVC
 
-from paperworks.evidence import Measurement, Run, Table, interleaved, measures, races
+from paperworks.evidence import (
+    Estimate,
+    Measurement,
+    Run,
+    Table,
+    every,
+    exact,
+    greatest,
+    interleaved,
+    least,
+    magnitude,
+    mean,
+    measures,
+    proportion,
+    races,
+)
 from paperworks.inference import (
     accuracy_interval,
     adjust_pvalues,
@@ -56,7 +71,7 @@ def test_statistics(run: Run) -> Measurement:
     y, predictions = known_table()
     pairs = [(0, 1), (0, 2), (1, 2)]
     corrected = [mcnemar(y, predictions[a], predictions[b], exact=False) for a, b in pairs]
-    exact = [mcnemar(y, predictions[a], predictions[b], exact=True).pvalue for a, b in pairs]
+    binomial = [mcnemar(y, predictions[a], predictions[b], exact=True).pvalue for a, b in pairs]
     q, f = cochrans_q(y, *predictions), looney_f_test(y, *predictions)
     f_samples = looney_f_test(y, *predictions, df2="samples")
     found: dict[str, float] = {
@@ -67,14 +82,14 @@ def test_statistics(run: Run) -> Measurement:
         "Looney's F, p with (L-1)(n-1)": f.pvalue,
         "Looney's F, p with (L-1)n": f_samples.pvalue,
         **{f"McNemar {a + 1}-{b + 1}": t.statistic for (a, b), t in zip(pairs, corrected, strict=True)},
-        **{f"exact p {a + 1}-{b + 1}": p for (a, b), p in zip(pairs, exact, strict=True)},
-        **{f"Holm {a + 1}-{b + 1}": p for (a, b), p in zip(pairs, adjust_pvalues(exact, "holm"), strict=True)},
+        **{f"exact p {a + 1}-{b + 1}": p for (a, b), p in zip(pairs, binomial, strict=True)},
+        **{f"Holm {a + 1}-{b + 1}": p for (a, b), p in zip(pairs, adjust_pvalues(binomial, "holm"), strict=True)},
     }
     known = [0.84, 0.92, 0.92, 7.529412, 0.0231744, 3.872861, 0.0223925, 0.0223764]
     known += [4.083333, 3.0625, 0.166667, 0.0385742, 0.0768127, 1.0, 0.1157227, 0.1536255, 1.0]
     rows = [[name, value, true] for (name, value), true in zip(found.items(), known, strict=True)]
     worst = max(abs(value - true) for value, true in zip(found.values(), known, strict=True))
-    return Measurement(worst, table=Table(["statistic", "ours", "known"], rows))
+    return Measurement(exact(worst), table=Table(["statistic", "ours", "known"], rows))
 
 
 TESTS = {
@@ -113,7 +128,7 @@ def holdout_mcnemar(models: list[Pipeline], X: np.ndarray, y: np.ndarray, random
 @measures("e2-type-one-error")
 def type_one_error(run: Run) -> Measurement:
     """Count how often each test tells two equally good models apart at the level 0.05."""
-    repeats = run.at(smoke=2, desk=1000, full=10_000)
+    repeats = run.repeats(smoke=1, desk=500, full=10_000)
     rejected = {learner: dict.fromkeys([*TESTS, "McNemar, one split"], 0) for learner in LEARNERS}
     rng = run.rng()
     for _ in run.progress(range(repeats), label="pairs of models"):
@@ -136,8 +151,13 @@ def type_one_error(run: Run) -> Measurement:
     axes.legend()
     return Measurement(
         {
-            "resampled": min(share["resampled t"] for share in shares.values()),
-            "others": max(v for share in shares.values() for name, v in share.items() if name != "resampled t"),
+            "resampled": least(proportion(counts["resampled t"], repeats, "pairs") for counts in rejected.values()),
+            "others": greatest(
+                proportion(n, repeats, "pairs")
+                for counts in rejected.values()
+                for name, n in counts.items()
+                if name != "resampled t"
+            ),
         },
         table=Table(["test", *shares], [[name, *(share[name] for share in shares.values())] for name in names]),
         figure=figure,
@@ -147,7 +167,7 @@ def type_one_error(run: Run) -> Measurement:
 @measures("e3-bootstrap-632")
 def bootstrap_632(run: Run) -> Measurement:
     """Estimate the error of 1-nearest neighbour on noise, which is 0.5, and average over data sets."""
-    repeats, rounds = run.at(smoke=5, desk=200, full=2000), run.at(smoke=50, desk=200, full=200)
+    repeats, rounds = run.repeats(smoke=5, desk=200, full=2000), run.at(smoke=50, desk=200, full=200)
     rng = run.rng()
     errors = []
     for _ in run.progress(range(repeats), label="data sets"):
@@ -160,8 +180,12 @@ def bootstrap_632(run: Run) -> Measurement:
         errors.append([np.mean(model.fit(X, y).predict(X) != y), *(1 - score for score in scores)])
     means, deviations = np.mean(errors, axis=0), np.std(errors, axis=0)
     names = ["resubstitution", "out_of_bag", "e632", "e632_plus"]
+    found: dict[str, Estimate] = {
+        name: every(column, "data sets") if name == "resubstitution" else mean(column, "data sets")
+        for name, column in zip(names, np.transpose(errors).tolist(), strict=True)
+    }
     return Measurement(
-        dict(zip(names, means.tolist(), strict=True)),
+        found,
         table=Table(
             ["estimate", "mean error", "deviation over data sets", "truth"],
             [[n, float(m), float(d), 0.5] for n, m, d in zip(names, means, deviations, strict=True)],
@@ -171,7 +195,7 @@ def bootstrap_632(run: Run) -> Measurement:
 
 def few_samples(run: Run) -> dict[tuple[str, str], np.ndarray]:
     """Return by data set and model the deviations (repeats, numbers of folds) of cross-validation from the truth."""
-    repeats = run.at(smoke=2, desk=300, full=2000)
+    repeats = run.repeats(smoke=2, desk=300, full=2000)
     data = {"digits": load_digits(return_X_y=True), "breast cancer": load_breast_cancer(return_X_y=True)}
     models = {"ridge": RidgeClassifier(), "3-NN": KNeighborsClassifier(3), "logistic": LogisticRegression()}
     rng = run.rng()
@@ -206,7 +230,7 @@ def fold_accuracy(model: BaseEstimator, X: np.ndarray, y: np.ndarray, folds: int
 def number_of_folds(run: Run) -> Measurement:
     """Compare cross-validation on 50 samples with the accuracy of the fitted model on all the others."""
     found = few_samples(run)
-    bias = np.mean([rows.mean(axis=0) for rows in found.values()], axis=0)
+    bias = np.mean(list(found.values()), axis=0)  # by subsample, which all models share, and number of folds
     names = [*(f"{k} folds" for k in FOLDS), "leave-one-out"]
     figure, axes = run.figure()
     for (data, model), rows in found.items():
@@ -216,29 +240,22 @@ def number_of_folds(run: Run) -> Measurement:
     axes.legend()
     return Measurement(
         {
-            "ten_minus_two": float(bias[2] - bias[0]),
-            "loo_minus_ten": float(bias[3] - bias[2]),
-            "loo_bias": float(abs(bias[3])),
+            "ten_minus_two": mean(bias[:, 2] - bias[:, 0], "subsamples"),
+            "loo_minus_ten": mean(bias[:, 3] - bias[:, 2], "subsamples"),
+            "loo_bias": magnitude(mean(bias[:, 3], "subsamples")),
         },
         table=Table(
             ["data", "model", *(f"bias, {n}" for n in names), *(f"deviation, {n}" for n in names)],
             [[*key, *rows.mean(axis=0).tolist(), *rows.std(axis=0).tolist()] for key, rows in found.items()],
         ),
         figure=figure,
-        remark=f"Standard error of the mean bias of leave-one-out: {standard_error(found):.4f}.",
     )
-
-
-def standard_error(found: dict[tuple[str, str], np.ndarray]) -> float:
-    """Return the standard error of the mean leave-one-out bias, whose models share their subsamples."""
-    by_repeat = np.mean([rows[:, 3] for rows in found.values()], axis=0)
-    return float(by_repeat.std(ddof=1) / np.sqrt(len(by_repeat)))
 
 
 @measures("e5-nested-cv")
 def nesting(run: Run) -> Measurement:
     """Search the hyper-parameters of a support vector machine on labels that nothing can tell."""
-    repeats = run.at(smoke=1, desk=200, full=2000)
+    repeats = run.repeats(smoke=1, desk=120, full=2000)
     grid = {"C": [0.1, 1.0, 10.0, 100.0], "gamma": [0.01, 0.1, 1.0]}
     rng = run.rng()
     flat, nested = [], []
@@ -252,7 +269,7 @@ def nesting(run: Run) -> Measurement:
         for name, v in (("flat", flat), ("nested", nested))
     ]
     return Measurement(
-        {"flat": float(np.mean(flat)), "nested": float(np.mean(nested))},
+        {"flat": mean(flat, "data sets"), "nested": mean(nested, "data sets")},
         table=Table(["cross-validation", "mean accuracy (truth 0.5)", "standard error"], rows),
     )
 
@@ -280,7 +297,7 @@ def interval_coverage(run: Run) -> Measurement:
             if (n, p) == (50, 0.95):
                 wald = coverage["normal"]
     return Measurement(
-        {"wilson_deviation": max(wilson), "wald": wald}, table=Table(["n", "accuracy", *intervals], rows)
+        {"wilson_deviation": exact(max(wilson)), "wald": exact(wald)}, table=Table(["n", "accuracy", *intervals], rows)
     )
 
 
@@ -293,7 +310,7 @@ def against_mlxtend(run: Run) -> Measurement:
     rng = run.rng()
     X = rng.standard_normal((n, run.at(smoke=5, desk=50, full=50)))
     linear = X @ rng.standard_normal(X.shape[1]) + rng.standard_normal(n)
-    rows = []
+    rows, ratios = [], []
     for name, model, y in (("ridge", Ridge(), linear), ("LDA", LinearDiscriminantAnalysis(), (linear > 0).astype(int))):
         jobs = {
             "ours": partial(
@@ -301,11 +318,13 @@ def against_mlxtend(run: Run) -> Measurement:
             ),
             "mlxtend": partial(bootstrap_point632_score, model, X, y, n_splits=rounds, method=".632", random_seed=0),
         }
-        seconds = interleaved(run, jobs, run.at(smoke=1, desk=5, full=9))
+        times = interleaved(run, jobs, run.at(smoke=1, desk=9, full=9))
+        ratios.append(times.ratio("ours", "mlxtend"))
         scores = [jobs["ours"]().score, float(np.mean(jobs["mlxtend"]()))]
-        rows.append([name, seconds["ours"], seconds["mlxtend"], seconds["ours"] / seconds["mlxtend"], *scores])
+        rows.append([name, *times.medians().values(), ratios[-1].value, *scores])
     return Measurement(
-        max(row[3] for row in rows),
+        greatest(ratios),
+        settings="bootstrap_point632_score with method .632, the same number of rounds, one thread",
         table=Table(["model", "ours (s)", "mlxtend (s)", "ratio", "our score", "mlxtend's score"], rows),
     )
 
@@ -321,14 +340,15 @@ def against_scikit_learn(run: Run) -> Measurement:
         "ours": partial(loo_predict, Ridge(), X, y),
         "cross_val_predict": partial(cross_val_predict, Ridge(), X, y, cv=LeaveOneOut()),
     }
-    seconds = interleaved(run, jobs, run.at(smoke=1, desk=3, full=9))
+    times = interleaved(run, jobs, run.at(smoke=1, desk=8, full=9))
     difference = float(np.abs(jobs["ours"]() - jobs["cross_val_predict"]()).max())
     return Measurement(
-        seconds["ours"] / seconds["cross_val_predict"],
+        times.ratio("ours", "cross_val_predict"),
         table=Table(
             ["leave-one-out by", "seconds", "largest difference"],
-            [[name, s, difference] for name, s in seconds.items()],
+            [[name, s, difference] for name, s in times.medians().items()],
         ),
+        settings="cross_val_predict with LeaveOneOut, one thread",
     )
 
 
@@ -346,9 +366,9 @@ def against_statsmodels(run: Run) -> Measurement:
     worst |= dict.fromkeys(names, 0.0)
     for _ in run.progress(range(run.at(smoke=5, desk=500, full=500)), label="cases"):
         table = rng.integers(0, 40, (2, 2))
-        for exact, key in ((True, "McNemar, exact"), (False, "McNemar, chi-square")):
-            theirs = their_mcnemar(table, exact=exact, correction=True).pvalue
-            worst[key] = max(worst[key], abs(mcnemar(table, exact=exact).pvalue - theirs))
+        for binomial, key in ((True, "McNemar, exact"), (False, "McNemar, chi-square")):
+            theirs = their_mcnemar(table, exact=binomial, correction=True).pvalue
+            worst[key] = max(worst[key], abs(mcnemar(table, exact=binomial).pvalue - theirs))
         right = rng.random((80, 4)) < 0.7
         difference = abs(cochrans_q(np.ones(80), *right.T).pvalue - their_q(right.astype(int)).pvalue)
         worst["Cochran's Q"] = max(worst["Cochran's Q"], difference)
@@ -357,5 +377,7 @@ def against_statsmodels(run: Run) -> Measurement:
             adjusted = multipletests(pvalues, method=theirs)[1]
             worst[ours] = max(worst[ours], float(np.abs(adjust_pvalues(pvalues, ours) - adjusted).max()))
     return Measurement(
-        max(worst.values()), table=Table(["test", "largest difference of p"], [[k, float(v)] for k, v in worst.items()])
+        exact(max(worst.values())),
+        table=Table(["test", "largest difference of p"], [[k, float(v)] for k, v in worst.items()]),
+        settings="exact and corrected chi-square McNemar, Cochran's Q, six corrections, at their defaults",
     )
