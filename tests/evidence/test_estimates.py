@@ -111,8 +111,9 @@ def test_a_known_standard_error():
 
 @pytest.mark.parametrize("make", [mean, median, lambda values: bootstrap(np.mean, values)])
 def test_values_that_chance_should_make_differ_have_to(make):
-    with pytest.raises(ValueError, match=r"2 times 1\.0, where chance should make them differ"):
-        make([1.0, 1.0])
+    with pytest.raises(ValueError, match=r"3 times 1\.0, where chance should make them differ"):
+        make([1.0, 1.0, 1.0])
+    make([1.0, 1.0])
 
 
 @pytest.mark.parametrize(

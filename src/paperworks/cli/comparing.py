@@ -45,7 +45,7 @@ def verify(
 
     Races are left out, and so is what is outdated: other code may give other values. Exit code as of `compare`.
     """
-    from paperworks.evidence.report import results_of
+    from paperworks.evidence.results import results_of
     from paperworks.papers import load, load_all
 
     with errors_of_use():

@@ -14,6 +14,7 @@ A claim's function returns one `Estimate` for each of its bars, made by the func
 `normal`       a value with a known standard error
 `greatest`     the greatest of several estimates, and `least` their least: all intervals at once
 `magnitude`    the absolute value of an estimate
+`statistic`    the statistic of a test whose critical value is the bar: chance is in the bar
 ============== ===================================================================================================
 """
 
@@ -26,6 +27,7 @@ from typing import Any
 Interval = tuple[float, float]
 UNBOUNDED: Interval = (-math.inf, math.inf)
 _RESAMPLES = 4999
+_LEAST_RESAMPLED = 6  # repetitions; fewer resemble one another too much to stand for what might have been drawn
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Estimate:
     varies: bool = False
 
     def __post_init__(self) -> None:
-        if self.varies and len(self.samples) > 1 and len(set(self.samples)) == 1:
+        if self.varies and len(self.samples) > 2 and len(set(self.samples)) == 1:
             raise ValueError(
                 f"samples are {len(self.samples)} times {self.samples[0]!r}, where chance should make them differ; "
                 "a value that depends on no seed is `exact`, one that has to hold for each seed is `every`"
@@ -192,6 +194,8 @@ def proportion(successes: int, trials: int, of: str = "trials") -> Estimate:
 def bootstrap(statistic: Callable[..., Any], *samples: Collection[Any], of: str = "repetitions") -> Estimate:
     """Return a statistic of independent repetitions with the percentiles of 4,999 resamplings, the same each time.
 
+    Fewer than six repetitions have no interval.
+
     Parameters
     ----------
     statistic
@@ -205,8 +209,8 @@ def bootstrap(statistic: Callable[..., Any], *samples: Collection[Any], of: str 
     --------
     >>> import numpy as np
     >>> found = bootstrap(lambda a, b: a.mean() / b.mean(), [1.0, 1.2, 1.1], [2.0, 2.2, 2.4])
-    >>> round(found.value, 3)
-    0.5
+    >>> round(found.value, 3), found.interval(0.95)
+    (0.5, (-inf, inf))
     """
     import numpy as np
 
@@ -216,12 +220,19 @@ def bootstrap(statistic: Callable[..., Any], *samples: Collection[Any], of: str 
         raise ValueError(f"samples have lengths {[len(a) for a in arrays]}; they take one length of at least 1")
 
     def interval(level: float) -> Interval:
-        if count < 2:
+        if count < _LEAST_RESAMPLED:
             return UNBOUNDED
         rng = np.random.default_rng(0)
-        draws = [float(statistic(*(a[rows] for a in arrays))) for rows in rng.integers(count, size=(_RESAMPLES, count))]
-        low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+        draws = np.array([drawn(rows) for rows in rng.integers(count, size=(_RESAMPLES, count))])
+        low, high = np.quantile(draws[~np.isnan(draws)], [(1 - level) / 2, (1 + level) / 2])
         return float(low), float(high)
+
+    def drawn(rows: Any) -> float:
+        with np.errstate(divide="ignore", invalid="ignore"):  # a few draws of one repetition alone have no spread
+            try:
+                return float(statistic(*(a[rows] for a in arrays)))
+            except ZeroDivisionError:
+                return math.nan
 
     kept = tuple(arrays[0].tolist()) if len(arrays) == 1 and arrays[0].ndim == 1 and count <= _KEPT else ()
     return Estimate(float(statistic(*arrays)), f"bootstrap of {count} {of}", interval, kept, varies=bool(kept))
@@ -285,6 +296,18 @@ def magnitude(estimate: Estimate) -> Estimate:
         return (0.0 if low <= 0 <= high else min(abs(low), abs(high))), max(abs(low), abs(high))
 
     return Estimate(abs(estimate.value), estimate.method, interval)
+
+
+def statistic(value: float, test: str) -> Estimate:
+    """Return the statistic of a test; the bar is its critical value, in which chance is reckoned with.
+
+    Examples
+    --------
+    >>> statistic(1.3, "largest of ten z-scores").interval(0.95)
+    (1.3, 1.3)
+    """
+    number = float(value)
+    return Estimate(number, f"statistic of a test: {test}", lambda level: (number, number))
 
 
 def _extreme(estimates: Iterable[Estimate], choose: Callable[..., Any], name: str) -> Estimate:

@@ -3,58 +3,24 @@
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-from paperworks.evidence import formatting
 from paperworks.evidence.benchmark import Benchmark, read_benchmarks
-from paperworks.evidence.digests import unchanging
 from paperworks.evidence.files import write_atomically
 from paperworks.evidence.record import Paper
-from paperworks.evidence.store import committed_folder, evidence_of
-from paperworks.evidence.verdicts import count_verdicts
-from paperworks.evidence.views import ClaimView, paper_views
-
-INTRODUCTION = (
-    "What each paper reports, and what its claims measured when they were run here. Every value has an interval, in "
-    "brackets where it is more than a point: a claim holds when the whole interval is on the right side of its bar, "
-    "falls short when it is on the wrong side, and is undecided else. A known shortfall is one whose reason was found; "
-    "outdated is what was measured before the code that it stands on was changed. ★ marks what a paper is known for."
+from paperworks.evidence.report_html import html_report
+from paperworks.evidence.results import (
+    INTRODUCTION,
+    PaperResults,
+    provenance_of,
+    results_of,
+    source,
+    summary,
+    told_of,
 )
-
-
-@dataclass(frozen=True)
-class PaperResults:
-    """A paper with the views of its claims and races."""
-
-    paper: Paper
-    claims: tuple[ClaimView, ...]
-    races: tuple[ClaimView, ...]
-    problem: str = ""
-
-    @property
-    def all(self) -> tuple[ClaimView, ...]:
-        """Claims, then races."""
-        return self.claims + self.races
-
-    @property
-    def outdated(self) -> int:
-        """How many claims and races are outdated."""
-        return sum(bool(found.outdated) for found in self.all)
-
-
-def results_of(papers: Sequence[Paper], folder: Path | None = None) -> list[PaperResults]:
-    """Return the results of the papers that have claims to measure, by the committed evidence or that of `folder`."""
-    found = []
-    with unchanging():
-        for paper in papers:
-            if paper.planned:
-                continue
-            evidence, _ = evidence_of(paper, folder)
-            all_views = paper_views(paper, evidence)
-            claims, races = (tuple(v for v in all_views if v.kind == kind) for kind in ("claim", "peer"))
-            found.append(PaperResults(paper, claims, races, evidence.problem))
-    return found
+from paperworks.evidence.store import committed_folder
+from paperworks.evidence.verdicts import count_verdicts
+from paperworks.evidence.views import ClaimView
 
 
 def write_reports(
@@ -76,8 +42,6 @@ def write_reports(
         written.append(markdown)
         write_atomically(markdown, results_page(papers, results, markdown.parent, home).encode())
     if html is not None:
-        from paperworks.evidence.report_html import html_report
-
         written.append(html)
         write_atomically(html, html_report(papers, results, html.parent, home).encode())
     return written
@@ -129,50 +93,6 @@ def paper_page(found: PaperResults) -> str:
             for view in group:
                 lines += _claim(view)
     return "\n".join(lines)
-
-
-def summary(results: Sequence[PaperResults]) -> str:
-    """Count papers, claims, races and their verdicts, in one line."""
-    claims = [view for found in results for view in found.claims]
-    races = [view for found in results for view in found.races]
-    old = sum(found.outdated for found in results)
-    return (
-        f"{len(results)} papers. {len(claims)} claims: {count_verdicts(v.verdict for v in claims)}. "
-        f"{len(races)} races: {count_verdicts(v.verdict for v in races)}. {old} of all are outdated."
-    )
-
-
-def source(paper: Paper) -> tuple[str, str]:
-    """Return the name and address of where the paper itself is."""
-    if paper.arxiv:
-        return f"arXiv {paper.arxiv}", f"https://arxiv.org/abs/{paper.arxiv}"
-    return f"doi {paper.doi}", f"https://doi.org/{paper.doi}"
-
-
-def told_of(view: ClaimView) -> list[str]:
-    """Say what else a reader has to know of a claim, a sentence or two each."""
-    facts = [
-        view.note,
-        view.remark,
-        f"Peer's settings: {view.settings}" if view.settings else "",
-        f"Floor: {formatting.number(view.floor)}, what the shared kernel alone costs."
-        if view.floor is not None
-        else "",
-        f"Outdated: {view.outdated}." if view.outdated else "",
-        f"A newer run gave no value: {view.failure}" if view.failure else "",
-    ]
-    return [fact for fact in facts if fact]
-
-
-def provenance_of(view: ClaimView) -> str:
-    """Say how a claim was measured, in one line; empty where it wasn't."""
-    if not view.date:
-        return ""
-    seeds = f"{len(view.seeds)} seeds" if len(view.seeds) > 1 else f"seed {view.seeds[0]}"
-    methods = ", ".join(dict.fromkeys(value.method for value in view.values if value.method))
-    time = f"{formatting.duration(view.processor_seconds or view.seconds)} of processor time"
-    versions = ", ".join(f"{name} {version}" for name, version in sorted((view.versions or {}).items()) if version)
-    return " · ".join(filter(None, [view.origin, seeds, methods, time, versions]))
 
 
 def escape(text: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from paperworks.evidence import formatting
 from paperworks.evidence.benchmark import Benchmark, read_benchmarks
 from paperworks.evidence.record import Paper
-from paperworks.evidence.report import INTRODUCTION, PaperResults, provenance_of, source, summary, told_of
+from paperworks.evidence.results import INTRODUCTION, PaperResults, provenance_of, source, summary, told_of
 from paperworks.evidence.verdicts import count_verdicts
 from paperworks.evidence.views import ClaimView
 

@@ -12,7 +12,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import stats
 
-from paperworks.evidence import Measurement, Run, Table, interleaved, measures, races
+from paperworks.evidence import (
+    Measurement,
+    Run,
+    Table,
+    every,
+    exact,
+    greatest,
+    interleaved,
+    least,
+    magnitude,
+    mean,
+    measures,
+    races,
+)
 from paperworks.inference import (
     BoundMethod,
     BudgetExhausted,
@@ -37,7 +50,7 @@ def naive_overfits(run: Run) -> Measurement:
     n, d, repeats = (
         run.at(smoke=200, desk=1000, full=1000),
         run.at(smoke=50, desk=500, full=500),
-        run.at(smoke=2, desk=200, full=2000),
+        run.repeats(smoke=2, desk=200, full=2000),
     )
     noises = {"naive": 0.0, "noise_002": 0.02, "noise_005": 0.05, "noise_01": 0.1}
     rng = run.rng()
@@ -63,8 +76,8 @@ def naive_overfits(run: Run) -> Measurement:
         [std, float(np.mean(accuracies[name])), sign_vote_accuracy(d, n, std), float(np.mean(fresh[name]))]
         for name, std in noises.items()
     ]
-    return Measurement.over_seeds(
-        accuracies,
+    return Measurement(
+        {name: mean(found, "repeats") for name, found in accuracies.items()},
         table=Table(["noise", "accuracy reported", "closed form", "accuracy on fresh data"], rows),
         remark=(
             f"Regression on {n // 5} such features, repeated on those that pass a test at 25 %, calls itself "
@@ -116,7 +129,7 @@ def science_runs(run: Run, signal: bool) -> tuple[list[int], dict[str, np.ndarra
         full=[10, 20, 30, 45, 70, 100, 150, 200, 300, 500],
     )
     rng = run.rng()
-    repeats = run.progress(range(run.at(smoke=2, desk=100, full=100)), label="repeats")
+    repeats = run.progress(range(run.repeats(smoke=2, desk=100, full=100)), label="repeats")
     each = [science_experiment(rng, n, ks, signal) for _ in repeats]
     found = {name: np.stack([one[name] for one in each]) for name in each[0]}
     columns = [
@@ -132,9 +145,9 @@ def science_runs(run: Run, signal: bool) -> tuple[list[int], dict[str, np.ndarra
     for axes, kind in zip(panels, ("standard", "reusable"), strict=True):
         for name, label in (("train", "training"), ("reported", "reported by the holdout"), ("fresh", "fresh data")):
             values = found[f"{kind} {name}"]
-            mean, std = values.mean(axis=0), values.std(axis=0)
-            axes.plot(ks, mean, "o-", markersize=3, label=label)
-            axes.fill_between(ks, mean - std, mean + std, alpha=0.15)
+            centre, std = values.mean(axis=0), values.std(axis=0)
+            axes.plot(ks, centre, "o-", markersize=3, label=label)
+            axes.fill_between(ks, centre - std, centre + std, alpha=0.15)
         axes.set(xlabel="features selected", title=f"{kind} holdout")
     panels[0].set_ylabel("accuracy")
     panels[0].legend()
@@ -148,9 +161,9 @@ def no_signal(run: Run) -> Measurement:
     reported, fresh = found["reusable reported"][:, -1], found["reusable fresh"][:, -1]
     return Measurement(
         {
-            "standard": float(found["standard reported"][:, -1].mean()),
-            "thresholdout_gap": float(abs(np.mean(reported - fresh))),
-            "fresh": float(fresh.mean()),
+            "standard": mean(found["standard reported"][:, -1], "repeats"),
+            "thresholdout_gap": magnitude(mean(reported - fresh, "repeats")),
+            "fresh": mean(fresh, "repeats"),
         },
         table=table,
         figure=figure,
@@ -162,20 +175,17 @@ def no_signal(run: Run) -> Measurement:
 def signal_kept(run: Run) -> Measurement:
     """Select among features of which twenty say something about the labels."""
     ks, found, table, figure = science_runs(run, signal=True)
-    gaps = {
-        kind: np.abs(np.mean(found[f"{kind} reported"] - found[f"{kind} fresh"], axis=0))
-        for kind in ("standard", "reusable")
-    }
-    twenty = ks.index(20)
+    gaps = {kind: found[f"{kind} reported"] - found[f"{kind} fresh"] for kind in ("standard", "reusable")}
+    twenty, many = ks.index(20), ks.index(200)
     return Measurement(
         {
-            "fresh_20": min(float(found[f"{kind} fresh"][:, twenty].mean()) for kind in gaps),
-            "error_20": max(float(gap[twenty]) for gap in gaps.values()),
-            "thresholdout_gap_200": float(gaps["reusable"][ks.index(200)]),
+            "fresh_20": least(mean(found[f"{kind} fresh"][:, twenty], "repeats") for kind in gaps),
+            "error_20": greatest(magnitude(mean(gap[:, twenty], "repeats")) for gap in gaps.values()),
+            "thresholdout_gap_200": magnitude(mean(gaps["reusable"][:, many], "repeats")),
         },
         table=table,
         figure=figure,
-        remark=f"The standard holdout's gap at 200 features is {gaps['standard'][ks.index(200)]:.3f}.",
+        remark=f"The standard holdout's gap at 200 features is {abs(gaps['standard'][:, many].mean()):.3f}.",
     )
 
 
@@ -184,12 +194,12 @@ def many_queries(run: Run) -> Measurement:
     """Ask about very many coins, and now and then about a vote that was made to overfit the training data."""
     n, tau, budget, votes = 5000, 0.1, 20, 20
     sizes = run.at(smoke=[200, 400], desk=[1000, 10_000, 100_000], full=[1000, 10_000, 100_000, 1_000_000])
-    repeats, rng = run.at(smoke=1, desk=5, full=10), run.rng()
+    repeats, rng = run.repeats(smoke=1, desk=5, full=10), run.rng()
     deviation = 1 / (2 * math.sqrt(n))  # of the mean of n fair coins
     # Six deviations of the difference of two means, which no plain question reaches, and more than five of one mean
     # below the tolerance, so that an answer within it of the holdout is within the tolerance of the population.
     threshold = 6 * math.sqrt(2) * deviation
-    rows, ratios, worst, used = [], [], 0.0, 0
+    rows, ratios, worst, used = [], [], list[float](), list[int]()
     for m in run.progress(sizes, label="numbers of questions"):
         plain, all_errors, spent = [], [], []
         for _ in range(repeats):
@@ -198,12 +208,16 @@ def many_queries(run: Run) -> Measurement:
             plain.append(errors.max())
             all_errors.append(max(errors.max(), overfitted.max()))
             spent.append(int(budget - reusable.remaining_budget))
-        growth = float(np.mean(plain)) / (deviation * math.sqrt(2 * math.log(2 * errors.size)))
-        ratios.append(growth)
-        worst, used = max(worst, *all_errors), max(used, *spent)
-        rows.append([errors.size, float(np.mean(plain)), growth, float(np.max(all_errors)), max(spent)])
+        ratios.append(mean(np.array(plain) / (deviation * math.sqrt(2 * math.log(2 * errors.size))), "repeats"))
+        worst += all_errors
+        used += spent
+        rows.append([errors.size, float(np.mean(plain)), ratios[-1].value, float(np.max(all_errors)), max(spent)])
     return Measurement(
-        {"error_to_tolerance": worst / tau, "budget_used": float(used), "growth_to_sqrt_log": max(ratios)},
+        {
+            "error_to_tolerance": every([error / tau for error in worst], "repeats"),
+            "budget_used": every(used, "repeats"),
+            "growth_to_sqrt_log": greatest(ratios),
+        },
         table=Table(
             ["questions", "largest error, plain", "over the Gaussian tail", "largest error, all", "exceedances"], rows
         ),
@@ -256,7 +270,7 @@ def transfer(run: Run) -> Measurement:
             violations += int(violated)
             rows.append([epsilon, method, found, bound, found / bound])
     return Measurement(
-        violations,
+        exact(violations),  # each a test at 1e-6 by itself
         table=Table(["epsilon", "bound", "error found", "bound's value", "tightness"], rows),
         remark="The error found is a mean for the bound in expectation, else the quantile that the bound is about.",
     )
@@ -280,8 +294,8 @@ def _overfitted(rng: np.random.Generator, epsilon: float, n: int, questions: int
 def multiplicative_weights(run: Run) -> Measurement:
     """Ask as many questions as there are samples, of which one in fifty aims at the hypothesis' weakest side."""
     N, n, m = 256, 5000, run.at(smoke=500, desk=5000, full=50_000)
-    alpha, repeats, rng = 0.08, run.at(smoke=1, desk=30, full=30), run.rng()
-    rows, ratios, errors, shares = [], [], [], []
+    alpha, repeats, rng = 0.08, run.repeats(smoke=1, desk=10, full=30), run.rng()
+    rows, columns = [], []
     for concentration in (1.0, 0.1):
         found = []
         for _ in run.progress(range(repeats), label=f"Dirichlet({concentration:g})"):
@@ -295,13 +309,16 @@ def multiplicative_weights(run: Run) -> Measurement:
             error, answered = _worst_error(weights, rng, population, m)
             noisy = np.abs(rng.normal(0, math.sqrt(m / (2 * rho)) / n, m)).max()
             found.append([error, noisy, weights.updates, answered, rho])
+        columns.append(np.transpose(found))
         error, noisy, updates, answered, rho = np.mean(found, axis=0)
         rows.append([concentration, rho, answered, updates, error, noisy, error / noisy])
-        errors.append(error)
-        ratios.append(error / noisy)
-        shares.append(updates / (4 * math.log(N) / alpha**2))
+    error, noisy, updates, *_ = columns[0]
     return Measurement(
-        {"error": float(errors[0]), "updates_to_budget": float(shares[0]), "error_to_gaussian": float(ratios[0])},
+        {
+            "error": mean(error, "repeats"),
+            "updates_to_budget": every(updates / (4 * math.log(N) / alpha**2), "repeats"),
+            "error_to_gaussian": mean(error / noisy, "repeats"),
+        },
         table=Table(
             ["Dirichlet parameter", "rho", "answered", "updates", "largest error", "Gaussian noise's", "ratio"], rows
         ),
@@ -337,7 +354,7 @@ Noises = dict[int, Callable[[float], float]]
 """Adds noise to a number, by the scale of the noise in units of Thresholdout's."""
 
 
-def _race(run: Run, noises: Callable[[float], Noises]) -> Measurement:
+def _race(run: Run, noises: Callable[[float], Noises], rounds: int) -> Measurement:
     """Time Thresholdout against a loop that calls a peer's mechanism for each noise."""
     m, rng = run.at(smoke=500, desk=100_000, full=1_000_000), run.rng()
     train, holdout = 0.5 + 0.01 * rng.standard_normal((2, m))
@@ -360,12 +377,13 @@ def _race(run: Run, noises: Callable[[float], Noises]) -> Measurement:
         return ReusableHoldout(threshold=threshold, noise_scale=scale, random_state=source).query_means(train, holdout)
 
     jobs: dict[str, Callable[[], Any]] = {"ours": partial(ours, 0), "ours, secure noise": ours, "theirs": theirs}
-    seconds = interleaved(run, jobs, run.at(smoke=1, desk=3, full=5))
-    rows = [[name, s, m / s, s / seconds["theirs"]] for name, s in seconds.items()]
+    times = interleaved(run, jobs, run.at(smoke=1, desk=rounds, full=rounds))
+    rows = [[name, s, m / s, s / times.median("theirs")] for name, s in times.medians().items()]
     differ = int(np.sum(ours(0) != train)), int(np.sum(np.array(theirs()) != train))
     return Measurement(
-        seconds["ours, secure noise"] / seconds["theirs"],
+        times.ratio("ours, secure noise", "theirs"),
         table=Table(["job", "seconds", "questions a second", "ours / theirs"], rows),
+        settings="its Laplace mechanism, made once for each scale and called for each noise",
         remark=f"Answers from the holdout: ours {differ[0]}, theirs {differ[1]}.",
     )
 
@@ -377,6 +395,7 @@ def against_diffprivlib(run: Run) -> Measurement:
     return _race(
         run,
         lambda scale: {k: mechanisms.Laplace(epsilon=1 / (k * scale), sensitivity=1).randomise for k in (1, 2, 4)},
+        rounds=8,
     )
 
 
@@ -387,7 +406,7 @@ def against_opendp(run: Run) -> Measurement:
 
     dp.enable_features("contrib")
     space = dp.atom_domain(T=float, nan=False), dp.absolute_distance(T=float)
-    return _race(run, lambda scale: {k: dp.m.make_laplace(*space, scale=k * scale) for k in (1, 2, 4)})
+    return _race(run, lambda scale: {k: dp.m.make_laplace(*space, scale=k * scale) for k in (1, 2, 4)}, rounds=6)
 
 
 def _diffprivlib_mechanisms() -> types.ModuleType:

@@ -15,7 +15,17 @@ from jaxtyping import Float
 from scipy import special, stats
 from scipy.stats import qmc
 
-from paperworks.evidence import Measurement, Run, Table, interleaved, measures, races
+from paperworks.evidence import (
+    Measurement,
+    Run,
+    Table,
+    bootstrap,
+    every,
+    interleaved,
+    measures,
+    races,
+    statistic,
+)
 from paperworks.inference import (
     ExpectationsResult,
     GaussianComponents,
@@ -43,6 +53,11 @@ def estimate_moments(n_max: int, seed: Any) -> ExpectationsResult:
     return multiple_expectations(powers, NORMAL, n_max, weights=1 / MOMENTS**2, random_state=seed)
 
 
+def total_variance(estimates: Float[np.ndarray, "repeats J"]) -> float:
+    """Return the variance over repetitions, summed over what is estimated."""
+    return float(np.var(estimates, axis=0, ddof=1).sum())
+
+
 def monte_carlo_moments(n: int) -> Float[np.ndarray, " 10"]:
     """Return the exact relative variances of the moments by n plain draws."""
     return (special.factorial2(2 * POWERS - 1) / MOMENTS**2 - 1) / n
@@ -51,7 +66,7 @@ def monte_carlo_moments(n: int) -> Float[np.ndarray, " 10"]:
 @measures("a1-gaussian-moments")
 def gaussian_moments(run: Run) -> Measurement:
     """Estimate ten moments many times, and compare their spread with that of plain sampling."""
-    n, repeats, rng = 20_000, run.at(smoke=4, desk=400, full=1000), run.rng()
+    n, repeats, rng = 20_000, run.repeats(smoke=4, desk=400, full=1000), run.rng()
     results = [estimate_moments(n, rng) for _ in run.progress(range(repeats), label="repeats")]
     relative = np.array([result.estimate for result in results]) / MOMENTS - 1
     ours, plain = relative.var(axis=0, ddof=1), monte_carlo_moments(n)
@@ -66,9 +81,9 @@ def gaussian_moments(run: Run) -> Measurement:
     rows = zip(POWERS.tolist(), ours.tolist(), plain.tolist(), (plain / ours).tolist(), bias.tolist(), strict=True)
     return Measurement(
         {
-            "criterion": float(ours.sum()),
-            "gain": float(plain.sum() / ours.sum()),
-            "worst_bias": float(np.abs(bias).max()),
+            "criterion": bootstrap(total_variance, relative),
+            "gain": bootstrap(lambda found: plain.sum() / total_variance(found), relative),
+            "worst_bias": statistic(np.abs(bias).max(), "the largest of ten z-scores of the bias"),
         },
         table=Table(columns, [list(row) for row in rows]),
         figure=figure,
@@ -83,7 +98,7 @@ def gaussian_moments(run: Run) -> Measurement:
 def many_input_laws(run: Run) -> Measurement:
     """Estimate the mean deflection under 100 laws from one sample, and from samples of their own or of the mixture."""
     J, n = run.at(smoke=10, desk=100, full=100), run.at(smoke=2000, desk=20_000, full=20_000)
-    repeats, draws = run.at(smoke=3, desk=100, full=200), run.at(smoke=10_000, desk=400_000, full=1_000_000)
+    repeats, draws = run.repeats(smoke=3, desk=80, full=200), run.at(smoke=10_000, desk=400_000, full=1_000_000)
     rng = run.rng()
     laws = BeamLaws.design(J, rng)
     estimates = [
@@ -107,9 +122,9 @@ def many_input_laws(run: Run) -> Measurement:
     axes.legend()
     return Measurement(
         {
-            "over_individual": float(individual.sum() / ours.sum()),
-            "over_mixture": float(mixture.sum() / ours.sum()),
-            "least_gain": float(gains["individual"].min()),
+            "over_individual": bootstrap(lambda found: individual.sum() / total_variance(found), estimates),
+            "over_mixture": bootstrap(lambda found: mixture.sum() / total_variance(found), estimates),
+            "least_gain": bootstrap(lambda found: (individual / np.var(found, axis=0, ddof=1)).min(), estimates),
         },
         table=Table(["sample", "summed variance", "ours is smaller by", "for the worst law"], rows),
         figure=figure,
@@ -138,7 +153,7 @@ def _plain_variances(
 @measures("a3-sobol-indices")
 def beam_indices(run: Run) -> Measurement:
     """Estimate first-order indices of the beam by the adaptive sample and by plain pick-freeze, with as many calls."""
-    n, repeats, rng = run.at(smoke=2000, desk=20_000, full=20_000), run.at(smoke=3, desk=200, full=400), run.rng()
+    n, repeats, rng = run.at(smoke=2000, desk=20_000, full=20_000), run.repeats(smoke=3, desk=200, full=400), run.rng()
     ours, plain = [], []
     for _ in run.progress(range(repeats), label="repeats"):
         ours.append(sobol_indices(deflection, marginals(), n, random_state=rng).S1)
@@ -148,8 +163,15 @@ def beam_indices(run: Run) -> Measurement:
     names = ["F_X", "F_Y", "E", "w", "t", "L"]
     columns = ["input", "index", "variance", "of pick-freeze", "gain"]
     rows = zip(names, np.mean(ours, axis=0).tolist(), *(v.tolist() for v in (*variances, gains)), strict=True)
+
+    def least(found: Float[np.ndarray, "repeats 6"], rival: Float[np.ndarray, "repeats 6"]) -> float:
+        return float((np.var(rival, axis=0, ddof=1) / np.var(found, axis=0, ddof=1)).min())
+
     return Measurement(
-        {"total": float(variances[1].sum() / variances[0].sum()), "least": float(gains.min())},
+        {
+            "total": bootstrap(lambda found, rival: total_variance(rival) / total_variance(found), ours, plain),
+            "least": bootstrap(least, ours, plain),
+        },
         table=Table(columns, [list(row) for row in rows]),
     )
 
@@ -177,27 +199,30 @@ def zero_variance(run: Run) -> Measurement:
     """Estimate four exponentials with the densities that are ideal for them, and with adapted ones."""
     J, d, n, rng = 4, 3, 10_000, run.rng()
     a, law = directions(rng, J, d, 1.5), GaussianComponents(np.zeros((1, d)), np.eye(d)[None])
-    exact = np.exp((a**2).sum(axis=1) / 2)
+    means = np.exp((a**2).sum(axis=1) / 2)
     ideal = GaussianComponents(a, np.broadcast_to(np.eye(d), (J, d, d)))
     errors = []
     for alpha in rng.dirichlet(np.ones(J), size=20):
-        estimator = ISCVEstimator(ideal, alpha, exact)
+        estimator = ISCVEstimator(ideal, alpha, means)
         X = estimator.rvs(1000, rng)
         found = estimator.estimate(X, law.logpdf(X), np.exp(X @ a.T)).estimate
-        errors.append(float(np.abs(found / exact - 1).max()))
+        errors.append(float(np.abs(found / means - 1).max()))
     relative = [
-        multiple_expectations(lambda X: np.exp(X @ a.T), law, n, weights=1 / exact**2, random_state=rng).estimate
-        / exact
+        multiple_expectations(lambda X: np.exp(X @ a.T), law, n, weights=1 / means**2, random_state=rng).estimate
+        / means
         - 1
-        for _ in run.progress(range(run.at(smoke=3, desk=200, full=1000)), label="repeats")
+        for _ in run.progress(range(run.repeats(smoke=3, desk=200, full=1000)), label="repeats")
     ]
     ours = np.var(relative, axis=0, ddof=1)
     plain = (np.exp((a**2).sum(axis=1)) - 1) / n
     return Measurement(
-        {"relative_error": max(errors), "adapted_gain": float(plain.sum() / ours.sum())},
+        {
+            "relative_error": every(errors, "mixtures"),
+            "adapted_gain": bootstrap(lambda found: plain.sum() / total_variance(found), relative),
+        },
         table=Table(
             ["expectation", "exact", "relative variance", "of plain Monte Carlo"],
-            [[j + 1, float(exact[j]), float(ours[j]), float(plain[j])] for j in range(J)],
+            [[j + 1, float(means[j]), float(ours[j]), float(plain[j])] for j in range(J)],
         ),
     )
 
@@ -205,15 +230,15 @@ def zero_variance(run: Run) -> Measurement:
 @measures("a5-unbiased")
 def unbiased(run: Run) -> Measurement:
     """Estimate the moments with few evaluations, many times, and look for a bias and for budgets spent too soon."""
-    n, repeats, rng = 5000, run.at(smoke=20, desk=1000, full=3000), run.rng()
+    n, repeats, rng = 5000, run.repeats(smoke=20, desk=1000, full=3000), run.rng()
     results = [estimate_moments(n, rng) for _ in run.progress(range(repeats), label="repeats")]
     relative = np.array([result.estimate for result in results]) / MOMENTS - 1
     z = relative.mean(axis=0) / (relative.std(axis=0, ddof=1) / math.sqrt(repeats))
     batches, counts = np.unique([len(result.history) for result in results], return_counts=True)
     return Measurement(
         {
-            "worst_z": float(np.abs(z).max()),
-            "least_share": min(len(result.sample) / n for result in results),
+            "worst_z": statistic(np.abs(z).max(), "the largest of ten z-scores of the bias"),
+            "least_share": every([len(result.sample) / n for result in results], "repetitions"),
         },
         table=Table(["moment", "mean relative error", "z"], [
             [int(p), float(e), float(s)] for p, e, s in zip(POWERS, relative.mean(axis=0), z, strict=True)
@@ -236,12 +261,12 @@ def real_data(run: Run) -> Measurement:
     law = GaussianComponents(points[None], np.broadcast_to(bandwidth**2 * np.eye(2), (1, len(points), 2, 2)))
     a = directions(rng, 6, 2, 1.5)
 
-    def exact(b: Float[np.ndarray, "J 2"]) -> Float[np.ndarray, " J"]:
+    def exactly(b: Float[np.ndarray, "J 2"]) -> Float[np.ndarray, " J"]:
         return np.mean(np.exp(points @ b.T), axis=0) * np.exp(bandwidth**2 * (b**2).sum(axis=1) / 2)
 
-    means, repeats = exact(a), run.at(smoke=2, desk=20, full=200)
-    plain = (exact(2 * a) / means**2 - 1) / n
-    gains = {}
+    means, repeats = exactly(a), run.repeats(smoke=2, desk=20, full=200)
+    plain = (exactly(2 * a) / means**2 - 1) / n
+    gains, found = {}, {}
     for family in ("gm", "sg"):
         relative = [
             multiple_expectations(
@@ -251,12 +276,12 @@ def real_data(run: Run) -> Measurement:
             for _ in run.progress(range(repeats), label=family)
         ]
         ours = np.var(relative, axis=0, ddof=1)
-        gains[family] = plain / ours, float(plain.sum() / ours.sum())
-    rows = [[j + 1, float(plain[j]), *(float(gains[f][0][j]) for f in ("gm", "sg"))] for j in range(6)]
+        gains[family], found[family] = plain / ours, np.array(relative)
+    rows = [[j + 1, float(plain[j]), *(float(gains[f][j]) for f in ("gm", "sg"))] for j in range(6)]
     return Measurement(
-        gains["gm"][1],
+        bootstrap(lambda each: plain.sum() / total_variance(each), found["gm"]),
         table=Table(["expectation", "relative variance, plain", "gain, mixtures", "gain, Gaussians"], rows),
-        remark=f"Single Gaussians gain {gains['sg'][1]:.1f} in total.",
+        remark=f"Single Gaussians gain {plain.sum() / total_variance(found['sg']):.1f} in total.",
     )
 
 
@@ -267,7 +292,7 @@ def _index_race(
 
     A rival takes a number of base points, each with eight calls; ours makes seven for each of its points.
     """
-    n, repeats, rng = run.at(smoke=1024, desk=16_384, full=16_384), run.at(smoke=3, desk=100, full=200), run.rng()
+    n, repeats, rng = run.at(smoke=1024, desk=16_384, full=16_384), run.repeats(smoke=3, desk=100, full=200), run.rng()
     everyone: dict[str, IndexEstimator] = {"ours": _our_indices, **rivals}
     found: dict[str, list[np.ndarray]] = {name: [] for name in everyone}
     for _ in run.progress(range(repeats), label="repeats"):
@@ -280,7 +305,7 @@ def _index_race(
     ]
     best = min(rivals, key=lambda name: total[name])
     return Measurement(
-        total["ours"] / total[first],
+        bootstrap(lambda ours, theirs: total_variance(ours) / total_variance(theirs), found["ours"], found[first]),
         table=Table(["estimator", "summed variance", "ours / its", "for the worst index"], rows),
         remark=f"The rival of least variance is {best}, ours / its {total['ours'] / total[best]:.3g}.",
     )
@@ -356,7 +381,7 @@ def against_vegas(run: Run) -> Measurement:
     import gvar
     import vegas
 
-    n, repeats, rng = 20_000, run.at(smoke=2, desk=100, full=400), run.rng()
+    n, repeats, rng = 20_000, run.repeats(smoke=3, desk=100, full=400), run.rng()
 
     @vegas.batchintegrand
     def integrand(X: np.ndarray) -> np.ndarray:
@@ -376,7 +401,7 @@ def against_vegas(run: Run) -> Measurement:
     variances = {name: np.var(values, axis=0, ddof=1) for name, values in found.items()}
     rows = [[int(p), float(a), float(b), float(a / b)] for p, a, b in zip(POWERS, *variances.values(), strict=True)]
     return Measurement(
-        float(variances["ours"].sum() / variances["vegas"].sum()),
+        bootstrap(lambda ours, theirs: total_variance(ours) / total_variance(theirs), *found.values()),
         table=Table(["moment", "ours", "vegas", "ours / vegas"], rows),
         remark=f"vegas made {np.mean(calls):.0f} evaluations, ours {n}.",
     )
@@ -395,13 +420,13 @@ def against_official(run: Run) -> Measurement:
         with contextlib.redirect_stdout(io.StringIO()):
             return estimate(function, 1 / MOMENTS**2, law, N_max=n, cross_entropy="SG")[0]
 
-    seconds = interleaved(
-        run, {"ours": lambda: estimate_moments(n, 0), "theirs": theirs}, run.at(smoke=1, desk=3, full=5)
-    )
+    jobs = {"ours": lambda: estimate_moments(n, 0), "theirs": theirs}
+    times = interleaved(run, jobs, run.at(smoke=1, desk=8, full=9))
+    seconds = times.medians()
     errors = {"ours": estimate_moments(n, 0).estimate / MOMENTS - 1, "theirs": np.asarray(theirs()) / MOMENTS - 1}
     rows = [[name, s, s / seconds["theirs"], float(np.sum(errors[name] ** 2))] for name, s in seconds.items()]
     return Measurement(
-        seconds["ours"] / seconds["theirs"],
+        times.ratio("ours", "theirs"),
         table=Table(["code", "seconds", "over theirs", "summed squared relative error"], rows),
     )
 

@@ -17,7 +17,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LinearRegression, RidgeCV
 from sklearn.neural_network import MLPRegressor
 
-from paperworks.evidence import Measurement, Run, Table, interleaved, measures, races
+from paperworks.evidence import Measurement, Run, Table, every, exact, interleaved, mean, measures, races
 from paperworks.inference import (
     CausalGraph,
     DiscreteSCM,
@@ -102,11 +102,11 @@ def class_search(run: Run) -> Measurement:
     work = rows[0][-1] / rows[0][-2]
     return Measurement(
         {
-            "classes": len(classes),
-            "subsets": sum(one.size for one in classes),
-            "list_mismatches": list_mismatches,
-            "chain_mismatches": chain_mismatches,
-            "random_mismatches": mismatches,
+            "classes": exact(len(classes)),
+            "subsets": exact(sum(one.size for one in classes)),
+            "list_mismatches": exact(list_mismatches),
+            "chain_mismatches": exact(chain_mismatches),
+            "random_mismatches": exact(mismatches),
         },
         table=Table(
             ["graph", "nodes", "classes", "subsets", "tests of d-separation", "tests of the released search"], rows
@@ -174,10 +174,12 @@ def full_set_not_optimal(run: Run) -> Measurement:
     known = {("S1",): 0.106, (): 0.09}
     rows = []
     for subset, risk in known.items():
-        exact, climbed = model.worst_case_risk(subset), model.worst_case_risk(subset, "ascent")
-        rows.append([", ".join(subset) or "none", exact.risk, abs(exact.risk - risk), climbed.risk / exact.risk])
+        enumerated, climbed = model.worst_case_risk(subset), model.worst_case_risk(subset, "ascent")
+        rows.append(
+            [", ".join(subset) or "none", enumerated.risk, abs(enumerated.risk - risk), climbed.risk / enumerated.risk]
+        )
     return Measurement(
-        {"risk_error": max(row[2] for row in rows), "ascent_to_exact": min(row[3] for row in rows)},
+        {"risk_error": exact(max(row[2] for row in rows)), "ascent_to_exact": exact(min(row[3] for row in rows))},
         table=Table(["stable variables", "worst-case risk", "error", "ascent / exact"], rows),
     )
 
@@ -200,7 +202,7 @@ def graphical_condition(run: Run) -> Measurement:
         for satisfied, e in excess.items()
     ]
     return Measurement(
-        max(excess[True]),
+        every(excess[True], "models"),
         table=Table(
             ["condition", "models", "largest excess risk of the full set", "share where it is not optimal"], rows
         ),
@@ -277,7 +279,7 @@ def select_and_test(recipe: Recipe, ascent: WorstCaseRisk, train: Columns, tests
 @measures("i4-worst-environment")
 def worst_environment(run: Run) -> Measurement:
     """Train in ten of the paper's twenty environments, and test in the other ten."""
-    splits, rng = run.at(smoke=1, desk=5, full=20), run.rng()
+    splits, rng = run.repeats(smoke=1, desk=5, full=20), run.rng()
     n = run.at(smoke=30, desk=100, full=100)
     learners = recipes(run.at(smoke=50, desk=300, full=10_000), samples=10 * n)
     ascent = WorstCaseRisk(steps=run.at(smoke=10, desk=100, full=300))
@@ -297,10 +299,10 @@ def worst_environment(run: Run) -> Measurement:
             rivals.setdefault(name, []).append(error)
     rows: list[list[Any]] = []
     for name, each in outcomes.items():
-        mean = [float(np.mean([getattr(o, field) for o in each])) for field in ("selected", "full", "best")]
+        of_each = [float(np.mean([getattr(o, field) for o in each])) for field in ("selected", "full", "best")]
         rank = float(np.mean([o.rank_correlation for o in each]))
-        rows += [[f"{name}, selected", mean[0], rank], [f"{name}, full set", mean[1], rank]]
-        rows += [[f"{name}, best class by its test errors", mean[2], rank]]
+        rows += [[f"{name}, selected", of_each[0], rank], [f"{name}, full set", of_each[1], rank]]
+        rows += [[f"{name}, best class by its test errors", of_each[2], rank]]
     rows += [[name, float(np.mean(errors)), None] for name, errors in rivals.items()]
     decisive = outcomes["the paper's"]
     figure, panels = run.figure(1, len(outcomes), sharey=True)
@@ -309,10 +311,10 @@ def worst_environment(run: Run) -> Measurement:
             axes.plot(o.predicted, o.met, "o", markersize=3, alpha=0.6)
         axes.set(xlabel="predicted worst case", title=f"recipe: {name}")
     panels[0].set_ylabel("largest test error")
-    return Measurement.over_seeds(
+    return Measurement(
         {
-            "selected_minus_full": [o.selected - o.full for o in decisive],
-            "rank_correlation": [o.rank_correlation for o in decisive],
+            "selected_minus_full": mean([o.selected - o.full for o in decisive], "splits"),
+            "rank_correlation": mean([o.rank_correlation for o in decisive], "splits"),
         },
         table=Table(["predictor", "largest test error", "rank correlation of risk and test error"], rows),
         figure=figure,
@@ -378,7 +380,7 @@ def real_data(run: Run) -> Measurement:
         rows.append([["youngest", "middle", "oldest"][held_out], len(stable.subset_), *errors.values()])
     worst = [max(row[k] for row in rows) for k in (2, 3)]
     return Measurement(
-        {"reported": True},
+        {"reported": exact(True)},
         table=Table(["third held out", "stable variables used", "error, ours", "error, ridge"], rows),
         remark=f"Largest standardised error: ours {worst[0]:.3f}, ridge {worst[1]:.3f}.",
     )
@@ -398,10 +400,10 @@ def against_networkx(run: Run) -> Measurement:
 
     same = ours() == theirs()
     jobs: dict[str, Callable[[], Any]] = {"ours": ours, "theirs": theirs}
-    seconds = interleaved(run, jobs, run.at(smoke=1, desk=5, full=10))
+    times = interleaved(run, jobs, run.at(smoke=1, desk=9, full=15))
     return Measurement(
-        seconds["ours"] / seconds["theirs"],
-        table=Table(["job", "seconds"], [[name, s] for name, s in seconds.items()]),
+        times.ratio("ours", "theirs"),
+        table=Table(["job", "seconds"], [[name, s] for name, s in times.medians().items()]),
         remark=f"Numbers of classes of {len(graphs)} graphs are {'the same' if same else 'different'}.",
     )
 
@@ -433,10 +435,10 @@ def against_released(run: Run) -> Measurement:
         "ours": lambda: list(stable_equivalence_classes(STABLE_GRAPH)),
         "theirs": theirs,
     }
-    seconds = interleaved(run, jobs, run.at(smoke=1, desk=3, full=5))
+    times = interleaved(run, jobs, run.at(smoke=1, desk=8, full=9))
     return Measurement(
-        seconds["ours"] / seconds["theirs"],
-        table=Table(["code", "seconds"], [[name, s] for name, s in seconds.items()]),
+        times.ratio("ours", "theirs"),
+        table=Table(["code", "seconds"], [[name, s] for name, s in times.medians().items()]),
         remark=f"It finds {len(theirs())} classes.",
     )
 
