@@ -1,12 +1,88 @@
 import os
+import re
 import shutil
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import jaxtyping
 import pytest
+
+collect_ignore = ["papers/third_party"]  # a package of its own, which test_third_party.py installs
+
+
+def pytest_addoption(parser):
+    parser.addoption("--papers", default="", help="Only the tests of these papers and of the modules of their methods.")
+
+
+class Reached:
+    """What tests some papers: their claims and records, their methods' modules, and what is tested by a method's name.
+
+    Modules are found by the text of the sources: to import them all takes longer than to test one of them.
+    """
+
+    def __init__(self, slugs: list[str]) -> None:
+        from paperworks.papers import load
+
+        self.words: set[str] = set()  # in the parameters of a test
+        self.files: list[str] = []  # in the name of a file all of which tests them
+        self.others = ["papers/test_claims.py", "papers/test_records.py"]  # files that test other papers too
+        for paper in map(load, slugs):
+            methods = {method.rpartition(".")[2] for method in paper.methods}
+            self.words |= {paper.slug, *methods}
+            self.files.append(f"papers/{paper.folder.name}/")
+            self.others.append(f"tests/{paper.field}/")
+            field = paper.folder.parents[1] / paper.field
+            defined = re.compile(rf"^(?:class|def) (?:{'|'.join(methods)})\b", re.MULTILINE)
+            for source in field.rglob("*.py"):
+                if defined.search(source.read_text(encoding="utf-8")):
+                    module = source.relative_to(field).parts[0].removesuffix(".py")
+                    self.files += [f"tests/{paper.field}/test_{module}", f"{paper.field}/{module}.py"]
+                    self.files.append(f"paperworks/{paper.field}/{module}/")
+
+    def has_file(self, file: str) -> bool:
+        return any(place in file for place in (*self.files, *self.others))
+
+    def has_test(self, nodeid: str) -> bool:
+        file, _, parameters = nodeid.rstrip("]").partition("[")
+        return any(place in file for place in self.files) or any(
+            re.search(rf"(?:^|-){re.escape(word)}(?:-|$)", parameters) for word in self.words
+        )
+
+
+def pytest_configure(config):
+    slugs = config.getoption("--papers").replace(",", " ").split()
+    config.reached = Reached(slugs) if slugs else None
+
+
+def pytest_ignore_collect(collection_path, config):
+    ignored = config.reached and collection_path.is_file() and not config.reached.has_file(collection_path.as_posix())
+    return True if ignored else None
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.reached:
+        config.hook.pytest_deselected(items=[item for item in items if not config.reached.has_test(item.nodeid)])
+        items[:] = [item for item in items if config.reached.has_test(item.nodeid)]
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Tell which papers and folders of tests took longest."""
+    from paperworks.papers import slugs
+
+    names = {f"[{slug}": slug for slug in slugs()} | {f"papers/{slug.replace('-', '_')}/": slug for slug in slugs()}
+    spent: Counter[str] = Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if seconds := getattr(report, "duration", 0.0):
+                nodeid = report.nodeid
+                paper = max((name for mark, name in names.items() if mark in nodeid), key=len, default="")
+                spent[paper or "/".join(nodeid.split("::")[0].split("/")[:-1])] += seconds
+    terminalreporter.section("seconds by paper and folder, the largest")
+    for name, seconds in spent.most_common(15):
+        terminalreporter.line(f"{seconds:8.1f}  {name}")
 
 
 @pytest.fixture

@@ -1,3 +1,4 @@
+import importlib
 import json
 import subprocess
 import sys
@@ -333,6 +334,23 @@ def test_a_record_that_cannot_be_read_costs_the_list_one_line(shelf):
     assert {slug: row["status"] for slug, row in rows.items()} == {"fake": "broken", "sound": "unmeasured"}
     assert "not TOML" in rows["fake"]["title"]
     assert [row["slug"] for row in json.loads(invoke("search", "sound", "--json").output)] == ["sound"]
+
+
+@pytest.mark.parametrize(("missing", "extra"), [("psycopg", "postgres"), ("faiss", "meaning"), ("alembic", "site")])
+def test_a_package_that_is_missing_is_an_error_that_names_its_extra(monkeypatch, missing, extra):
+    from paperworks.cli.feed import needs_site
+
+    monkeypatch.setitem(sys.modules, missing, None)  # so that it can't be imported
+
+    def use():
+        with needs_site():
+            importlib.import_module(missing)
+
+    probe = typer.Typer()
+    probe.command()(use)
+    result = CliRunner().invoke(probe, [])
+    assert result.exit_code == 2
+    assert result.stderr == f"Error: this needs the package {missing}; install it:  pip install 'paperworks[{extra}]'\n"
 
 
 @pytest.mark.parametrize("arguments", [["list"], ["search", "sampling"], ["show", "dpm-solver"], ["--version"]])

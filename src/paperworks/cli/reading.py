@@ -13,7 +13,7 @@ from paperworks.evidence.digests import unchanging
 from paperworks.evidence.record import Paper
 from paperworks.evidence.store import evidence_of
 from paperworks.evidence.views import ClaimView, paper_views
-from paperworks.papers import FIELDS, broken, fields, load, load_all
+from paperworks.papers import FIELDS, fields, load, load_all, read_all
 
 Folder = Annotated[
     Path | None, typer.Option("--evidence", help="Show the evidence of this folder, not the committed one.")
@@ -52,10 +52,10 @@ def list_papers(
     if field and field not in (known := fields()):
         fail(f"--field is {field!r}; it takes one of {', '.join(known)}")
     with errors_of_use(), unchanging():
-        papers = _find(search) if search else load_all()
+        papers, problems = (_find(search), {}) if search else read_all()
         rows = [_row(paper, evidence) for paper in papers if field in ("", paper.field)]
-    if not search and not field:
-        rows += [_broken_row(slug, str(error)) for slug, error in broken().items()]
+    if not field:
+        rows += [_broken_row(slug, str(error)) for slug, error in problems.items()]
     rows = [row for row in rows if status is None or status.value == row["status"]]
     if not search or sort is not Sort.slug:  # found papers come best first
         rows.sort(key=lambda row: (row[sort.value], row["slug"]))

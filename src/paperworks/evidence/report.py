@@ -58,7 +58,8 @@ def results_page(papers: Sequence[Paper], results: Sequence[PaperResults], besid
         state = " to ".join(dict.fromkeys([dates[0], dates[-1]])) if dates else "never"
         state += f", {found.outdated} outdated" if found.outdated else ""
         state += f", {found.problem}" if found.problem else ""
-        name = f"[{found.paper.slug}]({page}): {escape(found.paper.title)}"
+        whose = f" (from {escape(found.paper.origin)})" if found.paper.origin else ""
+        name = f"[{found.paper.slug}]({page}): {escape(found.paper.title)}{whose}"
         lines.append(f"| {' | '.join([name, found.paper.field, *counts, escape(state)])} |")
     lines.append("")
     for benchmark in read_benchmarks(home):

@@ -60,6 +60,7 @@ def _paper(found: PaperResults, beside: Path) -> str:
         [
             f'<section id="{escape(paper.slug)}"><h2>{escape(paper.slug)}</h2>',
             f'<p>{escape(paper.title)} (<a href="{escape(address)}">{escape(name)}</a>)</p>',
+            f"<p>From {escape(paper.origin)}</p>" if paper.origin else "",
             f"<p>{escape(paper.summary)}</p>",
             *tables,
             *(_details(view, beside) for view in found.all if view.date),

@@ -60,12 +60,12 @@ def load(slug: str) -> Paper:
 
 def load_all() -> list[Paper]:
     """Load all papers whose records can be read, in order of their slugs; `broken` tells of the others."""
-    return _all()[0]
+    return read_all()[0]
 
 
 def broken() -> dict[str, RecordError]:
     """Tell for each paper that can't be loaded, by its slug or where it was looked for, what is wrong with it."""
-    return _all()[1]
+    return read_all()[1]
 
 
 def fields() -> list[str]:
@@ -73,7 +73,8 @@ def fields() -> list[str]:
     return list(dict.fromkeys([*FIELDS, *sorted({paper.field for paper in load_all()})]))
 
 
-def _all() -> tuple[list[Paper], dict[str, RecordError]]:
+def read_all() -> tuple[list[Paper], dict[str, RecordError]]:
+    """Return what `load_all` and `broken` do, read once."""
     from paperworks.papers import recordcache
 
     places, problems = _shelf()
@@ -109,5 +110,6 @@ __all__ = [
     "fields",
     "load",
     "load_all",
+    "read_all",
     "slugs",
 ]

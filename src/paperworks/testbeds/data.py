@@ -111,7 +111,7 @@ def _find(folder: str, name: str) -> Path:
             return path
     looked = " or ".join(str(place / folder) for place in places)
     raise DatasetMissing(
-        f"{name} is not in {looked}; `apt install {_PACKAGES[folder]}` brings it, "
+        f"{name} is not in {looked}; `make data` or `apt install {_PACKAGES[folder]}` brings it, "
         "or put the files elsewhere and set PAPERWORKS_DATA to the folder above"
     )
 
