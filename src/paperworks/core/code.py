@@ -11,6 +11,7 @@ import functools
 import hashlib
 import inspect
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ _HARMLESS = {
 _TIES = {"measures": "claim", "races": "peer"}
 _IGNORED = {"type_comment", "type_params", "kind", "ctx"}
 _EVERYTHING = "*"
+_PARSING = threading.Lock()  # parsing in several threads at once fails on some versions of Python
 PACKAGE = Path(__file__).parents[1]
 
 
@@ -225,7 +227,8 @@ class _Search:
 def _take_apart(name: str, path: Path) -> _Module:
     module = _Module(path)
     try:
-        tree = ast.parse(path.read_bytes())
+        with _PARSING:
+            tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError, OSError):
         return module
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]

@@ -30,18 +30,28 @@ Digests = dict[tuple[str, str, str], Reached]  # by folder of the paper, kind an
 
 def reached(folder: Path, kind: str, id: str) -> Reached:
     """Return what the function of a claim or peer of the paper in `folder` can reach, as the sources are now."""
-    folder = folder.resolve()
-    if folder.is_relative_to(_root()):
-        found = _digests(
-            (("paperworks", _root()),), tuple(sorted(p.parent for p in _root().glob("papers/*/claims.py")))
-        )
+    ours = folder.is_relative_to(_PAPERS)
+    if not ours:
+        folder = folder.resolve()
+        ours = folder.is_relative_to(_PAPERS)
+    place = _PAPERS if ours else folder
+    seen = _seen.get()
+    digests = seen.get(place) if seen is not None else None
+    if digests is None:
+        digests = _digests(place)
+        if seen is not None:
+            seen[place] = digests
+    return digests.get((str(folder), kind, id), Reached())
+
+
+def _digests(place: Path) -> Digests:
+    """Return the digests of all papers of this package, or of one of somebody else's."""
+    packages: tuple[tuple[str, Path], ...] = (("paperworks", _ROOT),)
+    if place == _PAPERS:
+        folders = tuple(sorted(path.parent for path in _PAPERS.glob("*/claims.py")))
     else:
-        top = _outermost(folder)
-        found = _digests((("paperworks", _root()), (top.name, top)), (folder,))
-    return found.get((str(folder), kind, id), Reached())
-
-
-def _digests(packages: tuple[tuple[str, Path], ...], folders: tuple[Path, ...]) -> Digests:
+        top = _outermost(place)
+        packages, folders = (*packages, (top.name, top)), (place,)
     stamps = [stamp for _, root in packages for stamp in _stamps(root)]
     key = hashlib.sha256("\n".join([*map(str, folders), *stamps]).encode()).hexdigest()[:24]
     return _kept(packages, folders, key)
@@ -86,39 +96,31 @@ def _outermost(folder: Path) -> Path:
     return folder
 
 
-@functools.cache
-def _root() -> Path:
-    return PACKAGE.resolve()
-
-
 @contextmanager
 def unchanging() -> Iterator[None]:
     """Look at the sources once for all digests that are asked for within, however many they are."""
-    token = _seen.set(_seen.get() if _seen.get() is not None else {})
+    token = _seen.set({} if _seen.get() is None else _seen.get())
     try:
         yield
     finally:
         _seen.reset(token)
 
 
-_seen: ContextVar[dict[Path, list[str]] | None] = ContextVar("seen", default=None)
+_ROOT = PACKAGE.resolve()
+_PAPERS = _ROOT / "papers"
+_seen: ContextVar[dict[Path, Digests] | None] = ContextVar("seen", default=None)
 
 
 def _stamps(root: Path) -> list[str]:
     """Describe the state of all sources below a folder by their sizes and times."""
-    seen = _seen.get()
-    if seen is not None and root in seen:
-        return seen[root]
     found: list[str] = []
     todo = [str(root)]
     while todo:
-        for entry in os.scandir(todo.pop()):
-            if entry.is_dir(follow_symlinks=False):
-                todo.append(entry.path)
-            elif entry.name.endswith(".py"):
-                state = entry.stat()
-                found.append(f"{entry.path} {state.st_size} {state.st_mtime_ns}")
-    found.sort()
-    if seen is not None:
-        seen[root] = found
-    return found
+        with os.scandir(todo.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    todo.append(entry.path)
+                elif entry.name.endswith(".py"):
+                    state = entry.stat()
+                    found.append(f"{entry.path} {state.st_size} {state.st_mtime_ns}")
+    return sorted(found)

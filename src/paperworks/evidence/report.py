@@ -37,6 +37,8 @@ def write_reports(
     home = folder or committed_folder()
     if markdown is not None:
         for found in results:
+            if found.paper.origin and folder is None:
+                continue  # somebody else's paper has no page among the committed evidence
             written.append(home / found.paper.slug / "README.md")
             write_atomically(written[-1], paper_page(found).encode())
         written.append(markdown)
