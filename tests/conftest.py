@@ -69,8 +69,9 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Tell which papers and folders of tests took longest."""
-    from paperworks.papers import slugs
+    """Tell which papers and folders of tests took longest, and how much of the committed evidence is outdated."""
+    from paperworks.evidence.results import results_of
+    from paperworks.papers import load_all, slugs
 
     names = {f"[{slug}": slug for slug in slugs()} | {f"papers/{slug.replace('-', '_')}/": slug for slug in slugs()}
     spent: Counter[str] = Counter()
@@ -83,6 +84,9 @@ def pytest_terminal_summary(terminalreporter):
     terminalreporter.section("seconds by paper and folder, the largest")
     for name, seconds in spent.most_common(15):
         terminalreporter.line(f"{seconds:8.1f}  {name}")
+    found = [view for results in results_of(load_all()) for view in results.all]
+    old = sum(bool(view.outdated) for view in found)
+    terminalreporter.line(f"{old} of {len(found)} committed claims and races are outdated (paperworks outdated)")
 
 
 @pytest.fixture

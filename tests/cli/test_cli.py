@@ -164,6 +164,21 @@ def test_a_sample_of_committed_claims_is_verified(shelf, tmp_path):
     assert [(row["id"], row["result"]) for row in json.loads(result.stdout)] == [("c1-answer", "equal")]
 
 
+def test_what_is_outdated_or_missing_is_counted(shelf, tmp_path):
+    committed = ("--evidence", tmp_path / "checkout" / "evidence")
+    assert "2 of 2 are outdated or not measured" in invoke("outdated").output
+    invoke("run", "fake", *committed)
+    invoke("race", "fake", *committed)
+    result = invoke("outdated", "fake")
+    assert (result.exit_code, result.output) == (0, "0 of 2 are outdated or not measured\n")
+    (shelf / "fake" / "claims.py").write_text(FAKE_CLAIMS.replace("42.0", "41.0"))
+    result = invoke("outdated", "--json")
+    assert result.exit_code == 1
+    assert [(row["id"], row["why"]) for row in json.loads(result.output)] == [
+        ("c1-answer", "the code has changed since")
+    ]
+
+
 def test_a_race_whose_peers_are_all_missing_is_not_silently_fine(shelf):
     claims = shelf / "fake" / "claims.py"
     claims.write_text(

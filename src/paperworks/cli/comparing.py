@@ -1,5 +1,6 @@
-"""`paperworks compare` and `verify`: your evidence beside the committed one."""
+"""`paperworks compare`, `verify` and `outdated`: evidence beside other evidence, and beside the code at hand."""
 
+import json
 import random
 import tempfile
 from pathlib import Path
@@ -71,6 +72,37 @@ def verify(
     _report(rows, as_json)
 
 
+@app.command()
+def outdated(
+    slugs: Annotated[
+        list[str] | None, typer.Argument(metavar="[PAPER]...", help="Short names.", autocompletion=complete_slug)
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tell which claims and races are outdated, or were never measured; `paperworks renew` measures them.
+
+    Exit code 0: none; 1: some.
+    """
+    from paperworks.evidence.results import results_of
+    from paperworks.papers import load, load_all
+
+    with errors_of_use():
+        papers = [load(slug) for slug in dict.fromkeys(slugs)] if slugs else load_all()
+        found = [view for results in results_of(papers) for view in results.all]
+    rows = [
+        {"paper": view.paper, "kind": view.kind, "id": view.id, "why": view.outdated or "not measured"}
+        for view in found
+        if view.outdated or not view.date
+    ]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))
+    else:
+        for row in rows:
+            typer.echo(f"{row['paper']} {'race ' if row['kind'] == 'peer' else ''}{row['id']}: {row['why']}")
+        typer.echo(f"{len(rows)} of {len(found)} are outdated or not measured")
+    raise typer.Exit(int(bool(rows)))
+
+
 def _compared(paper: Paper, folder: Path | None) -> list[dict[str, Any]]:
     from paperworks.evidence.entry import KINDS
     from paperworks.evidence.same import compare
@@ -95,8 +127,6 @@ def _compared(paper: Paper, folder: Path | None) -> list[dict[str, Any]]:
 
 
 def _report(rows: list[dict[str, Any]], as_json: bool) -> None:
-    import json
-
     if as_json:
         typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))
     else:
