@@ -11,6 +11,15 @@ class Post:
 
     def __init__(self):
         self.got, self.refuse, self.drop_after_data, self.drop_at_rcpt, self.pause = [], {}, set(), set(), 0.0
+        self.refuse_sender = self.refuse_data = ""
+        self.asked = 0
+
+    async def handle_MAIL(self, server, session, envelope, address, options):
+        self.asked += 1
+        if self.refuse_sender:
+            return self.refuse_sender
+        envelope.mail_from = address
+        return "250 OK"
 
     async def handle_RCPT(self, server, session, envelope, address, options):
         if address in self.drop_at_rcpt:
@@ -22,6 +31,8 @@ class Post:
         return "250 OK"
 
     async def handle_DATA(self, server, session, envelope):
+        if self.refuse_data:
+            return self.refuse_data
         self.got.append((envelope.rcpt_tos[0], email.message_from_bytes(envelope.content)))
         if self.pause:
             await asyncio.sleep(self.pause)

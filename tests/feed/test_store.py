@@ -2,15 +2,69 @@ import subprocess
 import sys
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import inspect, select, text
+from sqlalchemy import create_engine, delete, inspect, select, text
 
+import paperworks.feed
 from paperworks.feed import Added, Entry, FeedStore, FutureSchema, MalformedEntry
 from paperworks.feed.entry import one_line, parse_arxiv_id, title_key, web_link
-from paperworks.feed.schema import Base, FeedPaper, Harvest
+from paperworks.feed.schema import (
+    Base,
+    Embedding,
+    FeedPaper,
+    Harvest,
+    Person,
+    SavedSearch,
+    Send,
+    Subscription,
+    Vote,
+)
+from paperworks.feed.search import search
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def first_version(request, tmp_path):
+    """Give a database that the first version made, with something in each table."""
+    from alembic import command
+    from alembic.config import Config
+
+    url = f"sqlite:///{tmp_path / 'feed.db'}"
+    if request.param == "postgresql":
+        url = request.getfixturevalue("empty_postgresql")
+    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
+    config = Config()
+    config.set_main_option("script_location", str(Path(paperworks.feed.__file__).parent / "migrations"))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        for statement in FIRST_VERSION if request.param == "postgresql" else [*FIRST_VERSION, FIRST_WORDS]:
+            connection.exec_driver_sql(statement)
+    yield url, engine
+    engine.dispose()
+
+
+_PAPER = "INSERT INTO papers (title, title_key, arxiv_id, version, authors, abstract, summary, categories, published, "
+_PAPER += "updated, added, upvotes, links) VALUES ('{}', '{}', {}, 0, '', '', '', '', {}, {}, {}, 0, '{{}}')"
+_THEN, _LATER = "'2026-11-01 08:00:00.000000'", "'2026-11-02 06:00:00.000000'"
+FIRST_VERSION = [
+    _PAPER.format("On noise", "onnoise", "NULL", _THEN, _THEN, _THEN),
+    _PAPER.format("Lattices", "lattices", "'2611.00002'", _THEN, _THEN, _THEN),
+    f"INSERT INTO people (email, created, sessions) VALUES ('ann@x.org', {_THEN}, 0), ('bo@x.org', {_THEN}, 3)",
+    f"INSERT INTO votes VALUES (1, 2, {_THEN})",
+    f"INSERT INTO reading_list VALUES (1, 1, {_THEN})",
+    f"INSERT INTO saved_searches (person_id, query, created) VALUES (2, 'noise', {_THEN})",
+    f"INSERT INTO subscriptions VALUES (1, 'daily', {_THEN}, {_THEN}, 2), (2, 'weekly', {_THEN}, NULL, 0)",
+    f"INSERT INTO digests (frequency, period, since, until, trending) VALUES ('daily', 'd', {_THEN}, {_LATER}, '{{}}')",
+    f"INSERT INTO sends (digest_id, person_id, state, attempts, changed, error) VALUES (1, 1, 'sent', 1, {_LATER}, '')",
+    "INSERT INTO embeddings (paper_id, vector) VALUES (2, '')",
+    'INSERT INTO hits ("key", "window", count) VALUES (\'a\', 1, 1)',
+]
+FIRST_WORDS = "INSERT INTO paper_words(rowid, title, authors, abstract, summary, categories) "
+FIRST_WORDS += "SELECT id, title, authors, abstract, summary, categories FROM papers"
 
 
 def papers(store):
@@ -122,6 +176,46 @@ class TestSchema:
         with store.engine.connect() as connection:
             context = MigrationContext.configure(connection, opts={"include_object": ours})
             assert compare_metadata(context, Base.metadata) == []
+
+    def test_a_database_of_the_first_version_goes_on_with_all_that_is_in_it(self, first_version):
+        url, engine = first_version
+        store = FeedStore(url)
+        with store.session() as session:
+            assert session.scalars(select(Person.email).order_by(Person.id)).all() == ["ann@x.org", "bo@x.org"]
+            assert session.scalars(select(Vote.paper_id)).all() == [2]
+            assert session.scalars(select(SavedSearch.query)).all() == ["noise"]
+            assert session.scalars(select(Embedding.paper_id)).all() == [2]
+            assert [(s.person_id, s.state) for s in session.scalars(select(Send))] == [(1, "sent")]
+            ann, bo = session.scalars(select(Subscription).order_by(Subscription.person_id))
+            assert (ann.covered_until, ann.covered_paper) == (datetime(2026, 11, 2, 6, tzinfo=UTC), 2)
+            assert (bo.covered_until, bo.covered_paper, bo.frequency) == (None, 0, "weekly")
+            assert len({ann.key, bo.key}) == 2
+            assert min(len(ann.key), len(bo.key)) >= 24
+        with engine.connect() as connection:
+            if store.on_sqlite:
+                assert connection.exec_driver_sql("PRAGMA foreign_key_check").all() == []
+                assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
+        assert search(store, "lattices").ids == [2]
+        store.add([Entry(title="Lattices anew", arxiv_id="2611.00002"), Entry(title="Third lattice")])
+        assert sorted(search(store, "lattices").ids) == [2, 3]
+        with store.session() as session:  # what refers to a person and to a paper goes with them still
+            session.execute(delete(Person).where(Person.id == 1))
+            session.execute(delete(FeedPaper).where(FeedPaper.id == 3))
+            assert session.scalars(select(Send)).all() == session.scalars(select(Vote)).all() == []
+        store.add([Entry(title="Fourth")])
+        assert [paper.id for paper in papers(store)] == [1, 2, 4]
+        store.close()
+
+    def test_a_change_of_the_schema_that_fails_changes_nothing(self, first_version, monkeypatch):
+        url, engine = first_version
+        with monkeypatch.context() as patch:
+            patch.setattr("secrets.token_urlsafe", lambda length: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                FeedStore(url)
+        with engine.connect() as connection:
+            assert connection.scalar(text("SELECT version_num FROM alembic_version")) == "0001"
+            assert connection.scalar(text("SELECT count(*) FROM subscriptions")) == 2
+        FeedStore(url).close()
 
     def test_a_database_of_a_newer_version_is_left_alone(self, store):
         with store.engine.begin() as connection:

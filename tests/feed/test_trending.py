@@ -3,10 +3,11 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy import update
 
 from paperworks.feed import Entry, FeedStore
 from paperworks.feed.people import People
-from paperworks.feed.schema import Activity, Vote
+from paperworks.feed.schema import Activity, FeedPaper, Vote
 from paperworks.feed.trending import record, trending, votes_of
 
 NOW = datetime(2023, 5, 8, 15, tzinfo=UTC)
@@ -63,6 +64,30 @@ def test_ties_go_to_the_later_published_and_then_the_later_added():
     days = (3, 1, 1)
     store.add([Entry(title=f"T {i}", published=NOW - timedelta(days=400 + d)) for i, d in enumerate(days)])
     assert [p for p, _ in trending(store, now=NOW)] == [3, 2, 1]
+
+
+def test_the_shipped_catalogue_does_not_fill_trending_above_the_papers_of_this_week(store):
+    store.add(
+        [Entry(title=f"Shipped {i}", slug=f"shipped-{i}", published=NOW - timedelta(days=400)) for i in range(20)]
+    )
+    with store.session() as session:
+        session.execute(update(FeedPaper).values(added=NOW - timedelta(days=90)))
+        session.add_all(Activity(paper_id=i, kind="run", day=NOW.date(), count=9) for i in range(1, 21))
+        session.add(Activity(paper_id=7, kind="read", day=NOW.date(), count=99))
+    lab = [Entry(title=f"Of the lab {i}", published=NOW - timedelta(hours=i / 2)) for i in range(300)]
+    store.add([Entry(title="Old", published=NOW - timedelta(days=99))])
+    with store.session() as session:
+        session.execute(update(FeedPaper).where(FeedPaper.slug.is_(None)).values(added=NOW - timedelta(days=90)))
+    store.add(lab)
+    for period in ("day", "week", "month"):
+        ranked = [paper for paper, _ in trending(store, period, limit=322, now=NOW)]
+        assert ranked[:300] == list(range(22, 322))
+        assert ranked[300] == 7
+        assert sorted(ranked[301:320]) == [i for i in range(1, 21) if i != 7]
+        assert ranked[320:] == [21]
+    People(store).vote(People(store).of_email("a@example.org"), 3, True)
+    record(store, "read", 60)
+    assert [paper for paper, _ in trending(store, limit=3)] == [3, 60, 22]
 
 
 def test_reads_are_counted_by_the_day(store):

@@ -3,15 +3,27 @@ import json
 import re
 import string
 from datetime import UTC, datetime, timedelta
+from urllib.parse import quote
 
 import pytest
+from sqlalchemy import update
 from starlette.testclient import TestClient
 
 from paperworks.feed.digest import send_digest
 from paperworks.feed.people import People
-from paperworks.feed.schema import Person, Send
+from paperworks.feed.schema import Person, Send, SignIn
 from paperworks.web import Settings, create_app
-from site_visitor import HOME, form_token, link_in, sign_in
+from site_visitor import HOME, embed, form_token, link_in, sign_in
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def both(request, tmp_path, post):
+    """Give the site on each of both databases."""
+    feed = str(tmp_path / "both.db")
+    if request.param == "postgresql":
+        feed = request.getfixturevalue("empty_postgresql")
+    settings = Settings(base_url=HOME, feed=feed, smtp=post.url, meaning=False, digests=False)
+    return create_app(settings, embed=embed)
 
 
 @pytest.fixture
@@ -59,19 +71,102 @@ class TestSignIn:
         assert sign_in(client, post, next=next).headers["location"] == "/"
         assert next not in client.get("/sign-in", params={"next": next}).text
 
-    def test_signing_out_everywhere_ends_other_sessions(self, app, ann, post):
+    def test_signing_out_ends_all_sessions(self, app, ann, post):
         other = TestClient(app, base_url=HOME)
         sign_in(other, post)
-        token = form_token(ann, "/account")
-        ann.post("/sign-out", data={"everywhere": "1", "form_token": token})
+        cookie = ann.cookies["paperworks_session"]
+        ann.post("/sign-out", data={"form_token": form_token(ann, "/account")})
+        ann.cookies.set("paperworks_session", cookie)
         for client in (ann, other):
             assert client.get("/account", follow_redirects=False).status_code == 303
+
+    def test_a_session_is_not_one_that_another_chose(self, client, app, post):
+        for name, value in (("session", "x" * 43), ("visitor", "v" * 32)):
+            client.cookies.set(f"paperworks_{name}", value, domain="localhost.local", path="/")
+        sign_in(client, post)
+        eve = TestClient(app, base_url=HOME, cookies={"paperworks_session": "x" * 43, "paperworks_visitor": "v" * 32})
+        assert eve.get("/account", follow_redirects=False).status_code == 303
+        stolen = form_token(eve, "/sign-in")  # good in a browser whose visitor is the one that she planted
+        assert client.post("/account/delete", data={"form_token": stolen, "sure": "1"}).status_code == 400
+
+    def test_a_session_ends_in_time(self, ann, site):
+        with site.store.session() as session:
+            session.execute(update(SignIn).values(expires=datetime.now(UTC)))
+        assert ann.get("/account", follow_redirects=False).status_code == 303
+
+    def test_who_takes_over_a_number_takes_over_nothing(self, both, post):
+        """Go through the whole sequence in which one person once ended up in another's account."""
+        with TestClient(both, base_url=HOME) as ann:
+            eve = TestClient(both, base_url=HOME)
+            sign_in(eve, post, "eve@example.org")
+            old = dict(eve.cookies)
+            eve.post("/subscription", data={"frequency": "daily", "form_token": form_token(eve, "/account")})
+            site = both.state.site
+            with site.mailer() as mailer:
+                assert send_digest(site.store, mailer, site.tokens, HOME, "daily").sent == 1
+            stop = post.got[-1][1]["List-Unsubscribe"].strip("<>").removeprefix(HOME)
+            eve.post("/account/delete", data={"form_token": form_token(eve, "/account"), "sure": "1"})
+            for email in ("ann@example.org", "bo@example.org"):
+                sign_in(ann, post, email)
+                ann.post("/subscription", data={"frequency": "daily", "form_token": form_token(ann, "/account")})
+            eve.cookies.update(old)
+            for path in ("/account", "/account/export.json", "/reading-list", "/account/reading-list.bib"):
+                answer = eve.get(path, follow_redirects=False)
+                assert (answer.status_code, answer.headers["location"]) == (303, f"/sign-in?next={quote(path, '')}")
+            data = {"form_token": form_token(eve, "/sign-in"), "sure": "1"}
+            assert eve.post("/account/delete", data=data, follow_redirects=False).status_code == 303
+            assert "had ended already" in eve.post(stop).text
+            assert "Signed in as bo@example.org" in ann.get("/account").text
+            assert "You get the daily digest" in ann.get("/account").text
+            ids = [site.people.of_email(f"{name}@example.org") for name in ("ann", "bo")]
+            assert [site.people.subscription(person) for person in ids] == [("daily", True)] * 2
 
     @pytest.mark.parametrize("email", ["", "nobody", "a@b", "a@b.org\nBcc: c@d.org", "x" * 300 + "@b.org"])
     def test_a_bad_address_is_said_to_be_one(self, client, post, email):
         answer = client.post("/sign-in", data={"email": email, "form_token": form_token(client, "/sign-in")})
         assert answer.status_code == 400
         assert not post.got
+
+    def test_whoever_asks_for_too_many_mails_locks_nobody_out(self, client, app, post):
+        token = form_token(client, "/sign-in")
+        for _ in range(4):
+            client.post("/sign-in", data={"email": "ann@example.org", "form_token": token})
+        assert len(post.got) == 3
+        for i in range(30):
+            client.post("/sign-in", data={"email": f"p{i}@example.org", "form_token": token})
+        for _ in range(30):
+            client.post("/sign-in", data={"email": "ann@example.org", "form_token": token})
+        assert len(post.got) == 5
+        ann = TestClient(app, base_url=HOME, client=("192.0.2.7", 4711))
+        assert sign_in(ann, post).status_code == 303
+
+    @pytest.mark.parametrize(("trusted", "sent"), [((), 6), (("198.51.100.0/24",), 6), (("testclient",), 0)])
+    def test_nobody_takes_another_address_by_a_header(self, tmp_path, post, trusted, sent):
+        settings = Settings(base_url=HOME, feed=str(tmp_path / "b.db"), smtp=post.url, meaning=False, digests=False)
+        if not sent:
+            with pytest.raises(ValueError, match="trusted_proxies"):
+                dataclasses.replace(settings, trusted_proxies=trusted)
+            return
+        app = create_app(dataclasses.replace(settings, trusted_proxies=trusted))
+        with TestClient(app, base_url=HOME, client=("192.0.2.7", 1)) as client:
+            token = form_token(client, "/sign-in")
+            for i in range(9):
+                data = {"email": f"p{i}@example.org", "form_token": token}
+                client.post("/sign-in", data=data, headers={"X-Forwarded-For": f"203.0.113.{i}"})
+        assert len(post.got) == sent
+
+    def test_a_trusted_proxy_says_who_asks(self, tmp_path, post):
+        settings = Settings(base_url=HOME, feed=str(tmp_path / "b.db"), smtp=post.url, meaning=False, digests=False)
+        app = create_app(dataclasses.replace(settings, trusted_proxies=("127.0.0.1", "10.0.0.0/8")))
+        with TestClient(app, base_url=HOME, client=("127.0.0.1", 1)) as client:
+            token = form_token(client, "/sign-in")
+            for i in range(9):  # the last that none of ours wrote is believed, what a client put before it isn't
+                data = {"email": f"p{i}@example.org", "form_token": token}
+                client.post("/sign-in", data=data, headers={"X-Forwarded-For": f"203.0.113.{i}, 192.0.2.7, 10.1.1.1"})
+            assert len(post.got) == 6
+            data = {"email": "ann@example.org", "form_token": token}
+            client.post("/sign-in", data=data, headers={"X-Forwarded-For": "192.0.2.8"})
+            assert len(post.got) == 7
 
     def test_mails_are_limited(self, client, post):
         token = form_token(client, "/sign-in")
@@ -88,7 +183,7 @@ class TestSignIn:
         assert answer.status_code == 503
 
     def test_a_forged_session_is_nobody(self, client, site):
-        for value in ("x", site.tokens.make("form", {"person": 1, "sessions": 0})):
+        for value in ("x", site.tokens.make("form", {"person": 1}), "0" * 4000):
             client.cookies.set("paperworks_session", value)
             assert client.get("/account", follow_redirects=False).status_code == 303
 

@@ -15,7 +15,7 @@ from paperworks.cli.app import app, errors_of_use, fail
 if TYPE_CHECKING:
     from paperworks.evidence.benchmark import Benchmark
     from paperworks.feed.ingest import Source
-    from paperworks.web import Settings
+    from paperworks.feed.mail import Mailer
 
 ingest_app = typer.Typer(help="Take papers into the feed; what is there already is brought up to date.")
 digest_app = typer.Typer(help="Send the digest of Daily Papers, and see what became of it.")
@@ -33,9 +33,20 @@ BaseUrl = Annotated[
 ]
 Smtp = Annotated[
     str | None,
-    typer.Option(envvar="PAPERWORKS_SMTP", help="Mail server: smtp://user:password@host:587, or smtps://."),
+    typer.Option(
+        envvar="PAPERWORKS_SMTP",
+        help="Mail server: smtp://user:password@host:587 with STARTTLS, smtps:// with TLS, or a relay "
+        "on this machine, smtp://localhost, without. ?starttls=no or =yes says otherwise.",
+    ),
 ]
 Sender = Annotated[str | None, typer.Option(envvar="PAPERWORKS_SENDER", help="The address that mails come from.")]
+TrustedProxies = Annotated[
+    str | None,
+    typer.Option(
+        envvar="PAPERWORKS_TRUSTED_PROXIES",
+        help="Addresses, networks of proxies whose X-Forwarded-For is believed, by commas; none by default.",
+    ),
+]
 Since = Annotated[datetime | None, typer.Option(formats=["%Y-%m-%d"], help="From this day on.")]
 Restart = Annotated[bool, typer.Option("--restart", help="Read from the beginning, not from where the last one ended.")]
 
@@ -88,6 +99,7 @@ def serve(
     base_url: BaseUrl = None,
     smtp: Smtp = None,
     sender: Sender = None,
+    trusted_proxies: TrustedProxies = None,
     meaning: Annotated[bool, typer.Option(help="Search by meaning, too.")] = True,
     digests: Annotated[bool, typer.Option(help="Send digests when they are due; takes --smtp.")] = True,
 ) -> None:
@@ -99,27 +111,33 @@ def serve(
     with needs_site():
         import uvicorn
 
-        from paperworks.web import create_app
+        from paperworks.web import create_app, settings_from_environment
 
         if meaning and not all(importlib.util.find_spec(name) for name in _MEANING):
             meaning = False
             typer.echo("Search goes by words; by meaning, too, with:  pip install 'paperworks[meaning]'")
-        settings = _settings(feed, base_url or f"http://127.0.0.1:{port}", smtp, sender, meaning, digests)
+        settings = settings_from_environment(
+            feed=feed,
+            base_url=base_url or f"http://127.0.0.1:{port}",
+            smtp=smtp,
+            sender=sender,
+            meaning=meaning,
+            digests=digests,
+            trusted_proxies=trusted_proxies,
+        )
         exposed = host not in ("127.0.0.1", "localhost", "::1")
         if exposed and not base_url:
             fail(f"--host {host} lets other machines in; say the site's address, too:  --base-url https://...")
+        if settings.smtp:
+            from paperworks.feed.mail import Mailer
+
+            _say_where_mail_goes(Mailer(settings.smtp, settings.sender))
         typer.echo(f"Daily Papers at {settings.base_url} (Ctrl+C ends it)")
         uvicorn.run(create_app(settings), host=host, port=port, log_level="warning", access_log=False)
 
 
-def _settings(
-    feed: str | None, base_url: str | None, smtp: str | None, sender: str | None, meaning: bool, digests: bool
-) -> "Settings":
-    from paperworks.web import settings_from_environment
-
-    return settings_from_environment(
-        feed=feed, base_url=base_url, smtp=smtp, sender=sender, meaning=meaning, digests=digests
-    )
+def _say_where_mail_goes(mailer: "Mailer") -> None:
+    typer.echo(f"Mail goes to {mailer}", err=not mailer.encrypted)
 
 
 @ingest_app.command("arxiv")
@@ -210,20 +228,23 @@ def digest_send(
         from paperworks.feed.mail import Mailer
         from paperworks.feed.store import FeedStore
         from paperworks.feed.tokens import Tokens, site_secret
+        from paperworks.web import settings_from_environment
 
-        settings = _settings(feed, base_url, smtp, sender, False, True)
+        settings = settings_from_environment(feed=feed, base_url=base_url, smtp=smtp, sender=sender)
         if not settings.smtp:
             fail("there is no mail server; say one:  --smtp smtp://user:password@host:587")
         if not base_url:
             fail("links in the digest need the site's address; say it:  --base-url https://...")
         store = FeedStore(settings.feed)
         with Mailer(settings.smtp, settings.sender) as mailer:
+            _say_where_mail_goes(mailer)
             sent = send_digest(store, mailer, Tokens(site_secret(store)), settings.base_url, frequency.value)
         for problem in sent.problems:
             typer.echo(problem, err=True)
         typer.echo(f"Digest: {sent}")
         if sent.uncertain:
             typer.echo("`paperworks digest uncertain` shows who may have got no copy; none is sent again by itself.")
+        raise typer.Exit(bool(sent.stopped))
 
 
 @digest_app.command("uncertain")

@@ -1,6 +1,7 @@
-"""The digest: what is trending and what saved searches found, sent to each subscriber once."""
+"""The digest: what is trending, new, and new for saved searches, sent to each subscriber once."""
 
 import hashlib
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -8,10 +9,11 @@ from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
 from email.utils import parseaddr
 from typing import Any, Literal
+from urllib.parse import urlencode
 
 from filelock import FileLock, Timeout
 from jinja2 import Environment, PackageLoader, select_autoescape
-from sqlalchemy import select, text, update
+from sqlalchemy import ColumnElement, and_, delete, func, not_, select, text, update
 
 from paperworks.core.validation import check_choice
 from paperworks.feed.mail import Mailer, NotSent, Uncertain
@@ -23,10 +25,14 @@ from paperworks.feed.tokens import Tokens
 from paperworks.feed.trending import trending
 
 Frequency = Literal["daily", "weekly"]
-TRENDING, PER_SEARCH = 10, 5
+TRENDING, NEW, PER_SEARCH = 10, 20, 5
 MAX_ATTEMPTS = 5
 MAX_BOUNCES = 3
-"""An address that refuses this many digests for good is unsubscribed."""
+"""Someone whose address refuses this many digests in a row for good is unsubscribed."""
+NEARLY_ALL = 0.9
+"""Where this share of recipients is refused, the fault is not the recipients'."""
+_LAST, _ENOUGH = 20, 10
+"""Of how many of the last recipients it is the share, and how few are too few to tell."""
 _RANKED = 3000
 """All that a search ranks, the newest matches among them: what is new need not be what fits best."""
 _FIRST_PAUSE = timedelta(minutes=5)
@@ -42,16 +48,21 @@ class DigestRunning(RuntimeError):
 
 @dataclass
 class Sent:
-    """What sending did: how many copies were sent, put off, refused for good, or are of unknown fate."""
+    """What sending did: how many copies were sent, put off, refused for good, or are of unknown fate.
+
+    `stopped` says why the run ended before its time, where it did.
+    """
 
     sent: int = 0
     retry: int = 0
     failed: int = 0
     uncertain: int = 0
     problems: list[str] = field(default_factory=list)
+    stopped: str = ""
 
     def __str__(self) -> str:
-        return f"{self.sent} sent, {self.retry} put off, {self.failed} refused, {self.uncertain} uncertain"
+        counts = f"{self.sent} sent, {self.retry} put off, {self.failed} refused, {self.uncertain} uncertain"
+        return f"{counts}; {self.stopped}" if self.stopped else counts
 
 
 def send_digest(
@@ -68,7 +79,11 @@ def send_digest(
 
     The claim of a recipient is committed before the connection is used. Whoever was claimed by a run that was killed
     may have got the copy: it is recorded as uncertain and never sent again by itself. What a server refuses for now is
-    tried again by a later call, after 5 minutes, 10, 20, ...; what it refuses for good is recorded.
+    tried again by a later call, after 5 minutes, 10, 20, ...; what it refuses for good is recorded. Each copy tells of
+    the papers that came in since the last one that was delivered to its subscriber, however long ago that was.
+
+    An address that refuses three digests in a row as one that doesn't exist is unsubscribed. A run in which nearly all
+    recipients are refused stops, says so, puts their copies off and counts against nobody.
 
     Parameters
     ----------
@@ -96,9 +111,11 @@ def send_digest(
     with _alone(store):
         digest = _digest_of(store, frequency, now)
         done.uncertain += _give_up_claims(store, digest, now)
-        while (person := _claim(store, digest, frequency, now)) is not None:
-            _send_one(store, mailer, tokens, base_url, digest, person, now, done)
+        run = _Run(store, mailer, tokens, base_url, digest, now, done)
+        while not done.stopped and (person := _claim(store, digest, frequency, now)) is not None:
+            run.send_to(person)
             progress(done)
+        run.end()
     return done
 
 
@@ -129,9 +146,9 @@ def _digest_of(store: FeedStore, frequency: Frequency, now: datetime) -> int:
     with store.session() as session:
         if found := session.scalar(select(Digest.id).where(Digest.frequency == frequency, Digest.period == period)):
             return found
-        name, length = _PERIODS[frequency]
-        hot = [paper_id for paper_id, _ in trending(store, name, limit=TRENDING, now=now)]
-        digest = Digest(frequency=frequency, period=period, since=now - length, until=now, trending={"papers": hot})
+        hot = [paper_id for paper_id, _ in trending(store, _PERIODS[frequency][0], limit=TRENDING, now=now)]
+        last = session.scalar(select(func.max(FeedPaper.id))) or 0
+        digest = Digest(frequency=frequency, period=period, until=now, last_paper=last, trending={"papers": hot})
         session.add(digest)
         session.flush()
         return digest.id
@@ -150,7 +167,11 @@ def _give_up_claims(store: FeedStore, digest: int, now: datetime) -> int:
 def _claim(store: FeedStore, digest: int, frequency: str, now: datetime) -> int | None:
     """Claim the next recipient, and return who it is; committed before anything is sent."""
     with store.session() as session:
-        due = select(Send).where(Send.digest_id == digest, Send.state == "retry", Send.next_attempt <= now)
+        due = (
+            select(Send)
+            .join(Subscription, Subscription.person_id == Send.person_id)  # who unsubscribed meanwhile gets no more
+            .where(Send.digest_id == digest, Send.state == "retry", Send.next_attempt <= now)
+        )
         if again := session.scalar(due.order_by(Send.id).limit(1)):
             again.state, again.changed, again.attempts = "claimed", now, again.attempts + 1
             return again.person_id
@@ -167,33 +188,81 @@ def _claim(store: FeedStore, digest: int, frequency: str, now: datetime) -> int 
         return person
 
 
-def _send_one(
-    store: FeedStore, mailer: Mailer, tokens: Tokens, base_url: str, digest: int, person: int, now: datetime, done: Sent
-) -> None:
-    state, problem = "sent", ""
-    try:
-        message = compose(store, mailer, tokens, base_url, digest, person)
-        mailer.send(message)
-        done.sent += 1
-    except Uncertain as error:
-        state, problem = "uncertain", str(error)
-        done.uncertain += 1
-    except NotSent as error:
-        problem = str(error)
-        with store.session() as session:
-            attempts = session.scalar(select(Send.attempts).where(Send.digest_id == digest, Send.person_id == person))
-        state = "failed" if error.permanent or (attempts or 0) >= MAX_ATTEMPTS else "retry"
-        done.failed += state == "failed"
-        done.retry += state == "retry"
-    if problem:
-        done.problems.append(problem)
-    with store.session() as session:
-        send = session.scalars(select(Send).where(Send.digest_id == digest, Send.person_id == person)).one()
-        send.state, send.error, send.changed = state, problem[:500], now
-        send.next_attempt = now + _FIRST_PAUSE * 2 ** (send.attempts - 1) if state == "retry" else None
-        if state == "failed":
-            subscription = session.get(Subscription, person)
-            if subscription is not None:
+class _Run:
+    """One run of sending an issue."""
+
+    def __init__(
+        self, store: FeedStore, mailer: Mailer, tokens: Tokens, base_url: str, digest: int, now: datetime, done: Sent
+    ) -> None:
+        self._store, self._mailer, self._tokens, self._base_url = store, mailer, tokens, base_url
+        self._digest, self._now, self._done = digest, now, done
+        self._last: deque[bool] = deque(maxlen=_LAST)
+        self._refused: list[int] = []
+        self._gone: list[int] = []
+
+    def send_to(self, person: int) -> None:
+        """Send someone's copy, and record what became of it."""
+        done, refused = self._done, None
+        try:
+            message = compose(self._store, self._mailer, self._tokens, self._base_url, self._digest, person)
+        except LookupError:  # unsubscribed since the claim
+            with self._store.session() as session:
+                session.execute(delete(Send).where(Send.digest_id == self._digest, Send.person_id == person))
+            return
+        state, problem = "sent", ""
+        try:
+            self._mailer.send(message)
+        except Uncertain as error:
+            state, problem = "uncertain", str(error)
+        except NotSent as error:
+            refused, problem = error, str(error)
+        with self._store.session() as session:
+            send = session.scalar(select(Send).where(Send.digest_id == self._digest, Send.person_id == person))
+            subscription = session.scalar(select(Subscription).where(Subscription.person_id == person))
+            if refused:
+                last = send is None or refused.permanent or send.attempts >= MAX_ATTEMPTS
+                state = "failed" if last else "retry"
+            if send is not None:
+                send.state, send.error, send.changed = state, problem[:500], self._now
+                send.next_attempt = self._now + _FIRST_PAUSE * 2 ** (send.attempts - 1) if state == "retry" else None
+            if state == "sent" and subscription is not None:
+                issue = session.get_one(Digest, self._digest)
+                subscription.bounces = 0
+                subscription.covered_until, subscription.covered_paper = issue.until, issue.last_paper
+        setattr(done, state, getattr(done, state) + 1)
+        if problem:
+            done.problems.append(problem)
+        if refused:
+            self._refused.append(person)
+            if refused.no_such_address:
+                self._gone.append(person)
+        if state != "uncertain":
+            self._watch(refused is not None, problem)
+
+    def _watch(self, refused: bool, problem: str) -> None:
+        """Stop the run where nearly all of the last recipients were refused."""
+        self._last.append(refused)
+        if len(self._last) >= _ENOUGH and sum(self._last) >= NEARLY_ALL * len(self._last):
+            self._done.stopped = (
+                f"stopped, since {sum(self._last)} of the last {len(self._last)} recipients were refused, which is not "
+                f"their fault ({problem}); none was counted, and they are tried again"
+            )
+
+    def end(self) -> None:
+        """Count what addresses refused, unless nearly all did."""
+        with self._store.session() as session:
+            if self._done.stopped:
+                again = update(Send).where(Send.digest_id == self._digest, Send.person_id.in_(self._refused))
+                pause = self._now + _FIRST_PAUSE
+                session.execute(again.where(Send.state == "failed").values(state="retry", next_attempt=pause))
+                return
+            sent = select(func.count()).where(Send.digest_id == self._digest, Send.state == "sent")
+            if len(self._gone) >= NEARLY_ALL * (len(self._gone) + (session.scalar(sent) or 0)):
+                if self._gone:
+                    self._done.stopped = "nearly all recipients were refused, so that none was counted"
+                return
+            bounced = select(Subscription).where(Subscription.person_id.in_(self._gone))
+            for subscription in session.scalars(bounced):
                 subscription.bounces += 1
                 if subscription.bounces >= MAX_BOUNCES:
                     session.delete(subscription)
@@ -205,20 +274,31 @@ def compose(store: FeedStore, mailer: Mailer, tokens: Tokens, base_url: str, dig
     Raises
     ------
     LookupError
-        For a digest or person that isn't there.
+        For a digest that isn't there, or someone who isn't subscribed.
     """
     base_url = base_url.rstrip("/")
     with store.session() as session:
         session.expire_on_commit = False
         issue, who = session.get(Digest, digest), session.get(Person, person)
-        if issue is None or who is None:
-            raise LookupError(f"there is no digest {digest} or person {person}")
+        subscription = session.scalar(select(Subscription).where(Subscription.person_id == person))
+        if issue is None or who is None or subscription is None:
+            raise LookupError(f"there is no digest {digest}, or no subscription of person {person}")
         searches = session.scalars(select(SavedSearch.query).where(SavedSearch.person_id == person)).all()
-    sections = [("Trending", _papers(store, issue.trending["papers"]))]
+    new = _new(issue, subscription)
+    hot = issue.trending["papers"]
+    sections = [Section("Trending", _papers(store, hot), 0, f"{base_url}/trending/{_PERIODS[issue.frequency][0]}")]
+    with store.session() as session:
+        count = session.scalar(select(func.count()).select_from(FeedPaper).where(*new, FeedPaper.id.not_in(hot))) or 0
+        order = select(FeedPaper.id).where(*new, FeedPaper.id.not_in(hot)).order_by(FeedPaper.published.desc())
+        ids = list(session.scalars(order.order_by(FeedPaper.id.desc()).limit(NEW)))
+    if ids:
+        sections.append(Section("New", _papers(store, ids), count - len(ids), f"{base_url}/"))
     for query in searches:
-        if papers := _found(store, query, issue):
-            sections.append((f"New for “{query}”", papers))
-    stop = f"{base_url}/unsubscribe/{tokens.make('unsubscribe', {'person': person})}"
+        if found := _found(store, query, new):
+            link = f"{base_url}/search?{urlencode({'q': query})}"
+            papers = _papers(store, found[:PER_SEARCH])
+            sections.append(Section(f"New for “{query}”", papers, len(found) - len(papers), link))
+    stop = f"{base_url}/unsubscribe/{tokens.make('unsubscribe', {'subscription': subscription.key})}"
     manage = f"{base_url}/subscription"
     values = {"issue": issue, "sections": sections, "base_url": base_url, "unsubscribe": stop, "manage": manage}
     domain = parseaddr(mailer.sender)[1].rpartition("@")[2]
@@ -235,6 +315,16 @@ def compose(store: FeedStore, mailer: Mailer, tokens: Tokens, base_url: str, dig
         Precedence="bulk",
         Auto_Submitted="auto-generated",
     )
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of a copy: its papers, how many more there are, and where they all are."""
+
+    title: str
+    papers: list[FeedPaper]
+    more: int
+    link: str
 
 
 def uncertain_sends(store: FeedStore) -> list[dict[str, Any]]:
@@ -257,12 +347,28 @@ def _papers(store: FeedStore, ids: list[int]) -> list[FeedPaper]:
     return [found[i] for i in ids if i in found]
 
 
-def _found(store: FeedStore, query: str, issue: Digest) -> list[FeedPaper]:
+def _new(issue: Digest, subscription: Subscription) -> list[ColumnElement[bool]]:
+    """Return what is true of the papers that an issue tells of and that nothing delivered before has covered.
+
+    A moment alone doesn't tell: a paper that was being written as an issue was made has an earlier one, and yet the
+    issue couldn't see it. A number alone doesn't, either: the first copy begins a period before the subscription.
+    """
+    conditions = [FeedPaper.id <= issue.last_paper, FeedPaper.added <= issue.until]
+    if subscription.covered_until is None:
+        begin = (subscription.confirmed or subscription.created) - _PERIODS[issue.frequency][1]
+        return [*conditions, FeedPaper.added > begin]
+    covered = and_(FeedPaper.added <= subscription.covered_until, FeedPaper.id <= subscription.covered_paper)
+    return [*conditions, not_(covered)]
+
+
+def _found(store: FeedStore, query: str, new: list[ColumnElement[bool]]) -> list[int]:
     try:
         found = search(store, query, limit=_RANKED).ids
     except BadQuery:
         return []
-    return [paper for paper in _papers(store, found) if issue.since < paper.added <= issue.until][:PER_SEARCH]
+    with store.session() as session:
+        told = set(session.scalars(select(FeedPaper.id).where(FeedPaper.id.in_(found), *new)))
+    return [i for i in found if i in told]
 
 
 def _templates() -> Environment:

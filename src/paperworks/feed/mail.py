@@ -1,5 +1,6 @@
 """E-mail by SMTP, with the one distinction that matters for not sending twice: refused, or of unknown fate."""
 
+import ipaddress
 import re
 import smtplib
 import ssl
@@ -8,13 +9,20 @@ from email.utils import parseaddr
 from types import TracebackType
 from urllib.parse import parse_qs, unquote, urlsplit
 
+_NO_SUCH_ADDRESS = re.compile(r"5\.1\.(?:1|2|3|6|10)\b")
+"""Enhanced status codes (RFC 3463) of a recipient's address that takes no mail. 5.1.7 and 5.1.8 are of the sender's,
+5.1.0 is used for both, and 5.7.1 is of what a relay allows."""
+
 
 class NotSent(OSError):
-    """The server did not take the message; `permanent` says that it never will."""
+    """The server did not take the message.
 
-    def __init__(self, reason: str, *, permanent: bool) -> None:
+    `permanent` says that it never will take this one; `no_such_address` that the recipient's address is at fault.
+    """
+
+    def __init__(self, reason: str, *, permanent: bool = False, no_such_address: bool = False) -> None:
         super().__init__(reason)
-        self.permanent = permanent
+        self.permanent, self.no_such_address = permanent, no_such_address
 
 
 class Uncertain(OSError):
@@ -27,8 +35,9 @@ class Mailer:
     Parameters
     ----------
     url
-        ``smtp://user:password@host:port``, with STARTTLS unless ``?starttls=no``; ``smtps://`` speaks TLS at once. A
-        password needs TLS, but for a server on this machine.
+        ``smtp://user:password@host:port``, port 587 by default, with STARTTLS unless ``?starttls=no``;
+        ``smtps://``, port 465, speaks TLS at once. A relay on this machine, ``smtp://localhost``, is spoken to without
+        TLS, on port 25, unless ``?starttls=yes``. A password needs TLS, but for a server on this machine.
     sender
         The address that messages come from.
     timeout
@@ -50,13 +59,25 @@ class Mailer:
             raise ValueError(f"sender is {sender!r}; it takes an e-mail address")
         self.sender, self.host, self.timeout = sender, parts.hostname, timeout
         self._direct = parts.scheme == "smtps"
-        self._port = parts.port or (465 if self._direct else 587)
-        self._starttls = not self._direct and parse_qs(parts.query).get("starttls", ["yes"])[0] != "no"
+        local = self.host == "localhost" or _is_loopback(self.host)
+        self._port = parts.port or (465 if self._direct else 25 if local else 587)
+        starttls = parse_qs(parts.query).get("starttls", ["no" if local else "yes"])[0]
+        if starttls not in ("yes", "no"):
+            raise ValueError(f"url has starttls={starttls!r}; it takes yes or no")
+        self._starttls = not self._direct and starttls == "yes"
         self._user, self._password = unquote(parts.username or ""), unquote(parts.password or "")
-        if self._user and not (self._direct or self._starttls) and self.host not in ("localhost", "127.0.0.1", "::1"):
+        if self._user and not self.encrypted and not local:
             raise ValueError("url has a password and no TLS; leave out ?starttls=no")
         self._context = context or ssl.create_default_context()
         self._server: smtplib.SMTP | None = None
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether mail goes to the server by TLS."""
+        return self._direct or self._starttls
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self._port}, {'by TLS' if self.encrypted else 'UNENCRYPTED'}"
 
     def __enter__(self) -> "Mailer":
         return self
@@ -93,16 +114,16 @@ class Mailer:
             refused = refused or self._ask(server, "RCPT", server.rcpt, parseaddr(str(message["To"]))[1])
             refused = refused or self._ask(server, "DATA", server.docmd, "DATA", expected=354)
             if refused:
-                server.rset()
+                self._forget(server)
                 raise refused
         except NotSent:
             raise
         except smtplib.SMTPAuthenticationError as error:
             self.close()
-            raise NotSent(f"the server refuses the sign-in: {error.smtp_code}", permanent=False) from None
+            raise NotSent(f"the server refuses the sign-in: {error.smtp_code}") from None
         except (smtplib.SMTPException, OSError) as error:
             self.close()
-            raise NotSent(f"{type(error).__name__}: {error}", permanent=False) from None
+            raise NotSent(f"{type(error).__name__}: {error}") from None
         # From here on the server may take the message whatever we hear from it.
         try:
             body = message.as_bytes(policy=message.policy.clone(linesep="\r\n", max_line_length=998))
@@ -138,15 +159,40 @@ class Mailer:
         self._server = server
         server.ehlo()
         if self._starttls:
-            server.starttls(context=self._context)
+            try:
+                server.starttls(context=self._context)
+            except smtplib.SMTPNotSupportedError:
+                self.close()
+                raise NotSent("the server has no STARTTLS; ?starttls=no in its URL goes on unencrypted") from None
             server.ehlo()
         if self._user:
             server.login(self._user, self._password)
         return server
+
+    def _forget(self, server: smtplib.SMTP) -> None:
+        """Take back what was said of a message that is not sent; a server that has hung up forgets by itself."""
+        try:
+            server.rset()
+        except (smtplib.SMTPException, OSError):
+            self.close()
 
     @staticmethod
     def _ask(server: smtplib.SMTP, step: str, command: object, argument: str, expected: int = 250) -> NotSent | None:
         code, answer = command(argument)  # type: ignore[operator]
         if code == expected or (step == "RCPT" and code == 251):
             return None
-        return NotSent(f"{step}: {code} {answer.decode(errors='replace')}", permanent=code >= 500)
+        said = answer.decode(errors="replace")
+        # What is said at MAIL is of the sender, at DATA of the message: neither is the recipient's fault. And whoever
+        # runs the site can mend what a relay has against the sender, so that it is worth another try.
+        return NotSent(
+            f"{step}: {code} {said}",
+            permanent=code >= 500 and step != "MAIL",
+            no_such_address=step == "RCPT" and code >= 500 and bool(_NO_SUCH_ADDRESS.match(said)),
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

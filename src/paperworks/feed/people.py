@@ -4,13 +4,23 @@ import re
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import Select, delete, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from paperworks.core.validation import check_choice
 from paperworks.feed.bibtex import to_bibtex
-from paperworks.feed.schema import FeedPaper, Person, ReadingItem, SavedSearch, Subscription, Vote
+from paperworks.feed.schema import (
+    Digest,
+    FeedPaper,
+    Person,
+    ReadingItem,
+    SavedSearch,
+    Send,
+    SignIn,
+    Subscription,
+    Vote,
+)
 from paperworks.feed.search.query import parse_query
 from paperworks.feed.store import FeedStore
 
@@ -87,7 +97,7 @@ class People:
             with self.store.session() as session:
                 if found := session.scalar(select(Person.id).where(Person.email == email)):
                     return found
-                person = Person(email=email, created=datetime.now(UTC), sessions=0)
+                person = Person(email=email, created=datetime.now(UTC))
                 session.add(person)
                 session.flush()
                 return person.id
@@ -98,17 +108,6 @@ class People:
         """Return someone's address, None for nobody."""
         with self.store.session() as session:
             return session.scalar(select(Person.email).where(Person.id == person))
-
-    def sessions(self, person: int) -> int | None:
-        """Return the number that a session has to bear to be good, None for nobody."""
-        with self.store.session() as session:
-            return session.scalar(select(Person.sessions).where(Person.id == person))
-
-    def sign_out_everywhere(self, person: int) -> None:
-        """End all sessions of someone."""
-        with self.store.session() as session:
-            if found := session.get(Person, person):
-                found.sessions += 1
 
     def vote(self, person: int, paper: int, wanted: bool) -> None:
         """Vote for a paper, or take the vote back.
@@ -184,9 +183,9 @@ class People:
         """
         check_choice("frequency", frequency, ("daily", "weekly"))
         with self.store.session() as session:
-            found = session.get(Subscription, person)
+            found = session.scalar(_of(person))
             if found is None:
-                session.add(Subscription(person_id=person, frequency=frequency, created=datetime.now(UTC), bounces=0))
+                session.add(Subscription(person_id=person, frequency=frequency, created=datetime.now(UTC)))
                 return False
             found.frequency = frequency
             return found.confirmed is not None
@@ -194,7 +193,7 @@ class People:
     def confirm(self, person: int) -> bool:
         """Confirm a subscription, and return whether there was one."""
         with self.store.session() as session:
-            found = session.get(Subscription, person)
+            found = session.scalar(_of(person))
             if found and not found.confirmed:
                 found.confirmed = datetime.now(UTC)
             return found is not None
@@ -204,10 +203,26 @@ class People:
         with self.store.session() as session:
             session.execute(delete(Subscription).where(Subscription.person_id == person))
 
+    def unsubscribe_by_key(self, key: str) -> bool:
+        """End the subscription that a link was made for, and return whether it was still there.
+
+        Whoever has nothing else here is forgotten: they came for the digest alone.
+        """
+        with self.store.session() as session:
+            person = session.scalar(
+                delete(Subscription).where(Subscription.key == key).returning(Subscription.person_id)
+            )
+            if person is None:
+                return False
+            has = (select(table).where(table.person_id == person) for table in (Vote, ReadingItem, SavedSearch, SignIn))
+            if not any(session.scalar(statement.limit(1)) for statement in has):
+                session.execute(delete(Person).where(Person.id == person))
+            return True
+
     def subscription(self, person: int) -> tuple[str, bool] | None:
         """Return the frequency of someone's digest and whether it is confirmed, or None."""
         with self.store.session() as session:
-            found = session.get(Subscription, person)
+            found = session.scalar(_of(person))
             return (found.frequency, found.confirmed is not None) if found else None
 
     def export(self, person: int) -> dict[str, Any]:
@@ -232,6 +247,13 @@ class People:
                 )
                 papers[name] = [{**_names(paper), "at": at.isoformat()} for paper, at in rows]
             subscription = found.subscription
+            copies = session.execute(
+                select(Digest.frequency, Digest.period, Send.state, Send.changed)
+                .join(Digest, Digest.id == Send.digest_id)
+                .where(Send.person_id == person)
+                .order_by(Send.id)
+            )
+            sign_ins = session.execute(select(SignIn.created, SignIn.expires).where(SignIn.person_id == person))
             return {
                 "email": found.email,
                 "since": found.created.isoformat(),
@@ -239,6 +261,8 @@ class People:
                 "saved_searches": [query for _, query in self.searches(person)],
                 "subscription": subscription
                 and {"frequency": subscription.frequency, "confirmed": subscription.confirmed is not None},
+                "digests": [{**row, "changed": row["changed"].isoformat()} for row in copies.mappings()],
+                "sessions": [{"since": row.created.isoformat(), "until": row.expires.isoformat()} for row in sign_ins],
             }
 
     def export_bibtex(self, person: int) -> str:
@@ -249,7 +273,7 @@ class People:
             return "\n".join(to_bibtex(found[i]) for i in ids)
 
     def delete(self, person: int) -> None:
-        """Remove someone and all that is kept of them: votes, lists, searches, subscription and sends."""
+        """Remove someone and all that is kept of them: sessions, votes, lists, searches, subscription and sends."""
         with self.store.session() as session:
             session.execute(delete(Person).where(Person.id == person))
 
@@ -270,6 +294,10 @@ class People:
         with self.store.session() as session:
             mine = select(table.paper_id).where(table.person_id == person)
             return list(session.scalars(mine.order_by(table.at.desc(), table.paper_id.desc())))
+
+
+def _of(person: int) -> Select[Subscription]:
+    return select(Subscription).where(Subscription.person_id == person)
 
 
 def _needs(session: Session, table: type[FeedPaper] | type[Person], key: int) -> None:

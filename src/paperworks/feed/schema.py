@@ -1,5 +1,6 @@
 """The tables of the feed."""
 
+import secrets
 from datetime import UTC, date, datetime
 from typing import Any, ClassVar
 
@@ -50,10 +51,15 @@ class Base(DeclarativeBase):
     }
 
 
+NEVER_AGAIN = {"sqlite_autoincrement": True}
+"""SQLite gives the number of a row that was deleted to the next one, unless told so; PostgreSQL's sequences don't."""
+
+
 class FeedPaper(Base):
     """A paper as the feed knows it. `authors` stand one a line, `categories` between spaces; `summary` is ours."""
 
     __tablename__ = "papers"
+    __table_args__ = (NEVER_AGAIN,)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     arxiv_id: Mapped[str | None] = mapped_column(String(40), unique=True)
@@ -68,7 +74,7 @@ class FeedPaper(Base):
     categories: Mapped[str] = mapped_column(default="")
     published: Mapped[datetime] = mapped_column(index=True)
     updated: Mapped[datetime]
-    added: Mapped[datetime]
+    added: Mapped[datetime] = mapped_column(index=True)
     upvotes: Mapped[int] = mapped_column(default=0)
     links: Mapped[dict[str, Any]] = mapped_column(default=dict)
 
@@ -77,7 +83,7 @@ class Embedding(Base):
     """The meaning of a paper: a unit vector of half-precision numbers. A later one has a higher id."""
 
     __tablename__ = "embeddings"
-    __table_args__ = ({"sqlite_autoincrement": True},)
+    __table_args__ = (NEVER_AGAIN,)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     paper_id: Mapped[int] = mapped_column(ForeignKey("papers.id", ondelete="CASCADE"), unique=True)
@@ -97,15 +103,26 @@ class Activity(Base):
 
 
 class Person(Base):
-    """Someone with an e-mail address; `sessions` is a number that a sign-out everywhere raises."""
+    """Someone with an e-mail address."""
 
     __tablename__ = "people"
+    __table_args__ = (NEVER_AGAIN,)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     email: Mapped[str] = mapped_column(String(320), unique=True)
     created: Mapped[datetime]
-    sessions: Mapped[int] = mapped_column(default=0)
     subscription: Mapped["Subscription | None"] = relationship(back_populates="person", passive_deletes=True)
+
+
+class SignIn(Base):
+    """A session: that a browser which knows a random token is someone's, for a time. Only the token's hash is kept."""
+
+    __tablename__ = "sign_ins"
+
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    person_id: Mapped[int] = mapped_column(ForeignKey("people.id", ondelete="CASCADE"), index=True)
+    created: Mapped[datetime]
+    expires: Mapped[datetime] = mapped_column(index=True)
 
 
 class Vote(Base):
@@ -132,7 +149,7 @@ class SavedSearch(Base):
     """A search that someone wants to be told of."""
 
     __tablename__ = "saved_searches"
-    __table_args__ = (Index("one_of_each_search", "person_id", "query", unique=True),)
+    __table_args__ = (Index("one_of_each_search", "person_id", "query", unique=True), NEVER_AGAIN)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     person_id: Mapped[int] = mapped_column(ForeignKey("people.id", ondelete="CASCADE"))
@@ -141,30 +158,42 @@ class SavedSearch(Base):
 
 
 class Subscription(Base):
-    """That a person wants the digest; it counts once `confirmed` is set."""
+    """That a person wants the digest; it counts once `confirmed` is set.
+
+    `key` is random, and what the links to unsubscribe are bound to. What was delivered covers the papers up to
+    `covered_paper` that were added until `covered_until`: a paper is told of where one of both doesn't cover it.
+    `bounces` counts the digests in a row that the address itself refused for good.
+    """
 
     __tablename__ = "subscriptions"
-    __table_args__ = (CheckConstraint("frequency IN ('daily', 'weekly')", name="subscription_frequency"),)
+    __table_args__ = (
+        CheckConstraint("frequency IN ('daily', 'weekly')", name="subscription_frequency"),
+        NEVER_AGAIN,
+    )
 
-    person_id: Mapped[int] = mapped_column(ForeignKey("people.id", ondelete="CASCADE"), primary_key=True)
+    id: Mapped[int] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(String(32), unique=True, default=lambda: secrets.token_urlsafe(18))
+    person_id: Mapped[int] = mapped_column(ForeignKey("people.id", ondelete="CASCADE"), unique=True)
     frequency: Mapped[str] = mapped_column(String(8))
     created: Mapped[datetime]
     confirmed: Mapped[datetime | None]
     bounces: Mapped[int] = mapped_column(default=0)
+    covered_until: Mapped[datetime | None]
+    covered_paper: Mapped[int] = mapped_column(default=0)
     person: Mapped[Person] = relationship(back_populates="subscription")
 
 
 class Digest(Base):
-    """One issue of the digest: what it says that all subscribers get alike."""
+    """One issue of the digest: what is trending, and the last of the papers that it can tell of."""
 
     __tablename__ = "digests"
-    __table_args__ = (Index("one_digest_a_period", "frequency", "period", unique=True),)
+    __table_args__ = (Index("one_digest_a_period", "frequency", "period", unique=True), NEVER_AGAIN)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     frequency: Mapped[str] = mapped_column(String(8))
     period: Mapped[str] = mapped_column(String(16))
-    since: Mapped[datetime]
     until: Mapped[datetime]
+    last_paper: Mapped[int]
     trending: Mapped[dict[str, Any]]
 
 
@@ -175,6 +204,7 @@ class Send(Base):
     __table_args__ = (
         CheckConstraint("state IN ('claimed', 'sent', 'uncertain', 'retry', 'failed')", name="send_state"),
         Index("one_copy_each", "digest_id", "person_id", unique=True),
+        NEVER_AGAIN,
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -193,7 +223,7 @@ class SpentToken(Base):
     __tablename__ = "spent_tokens"
 
     digest: Mapped[str] = mapped_column(String(64), primary_key=True)
-    expires: Mapped[datetime]
+    expires: Mapped[datetime] = mapped_column(index=True)
 
 
 class Harvest(Base):
@@ -207,10 +237,11 @@ class Harvest(Base):
 
 
 class Hit(Base):
-    """How often a key did something that is limited, in a window of time."""
+    """How often a key did something that is limited, in a window of time; of no use once that ended."""
 
     __tablename__ = "hits"
 
     key: Mapped[str] = mapped_column(String(100), primary_key=True)
     window: Mapped[int] = mapped_column(primary_key=True)
     count: Mapped[int] = mapped_column(default=0)
+    expires: Mapped[datetime] = mapped_column(index=True)

@@ -32,7 +32,7 @@ from sqlalchemy.orm import Session
 from paperworks.feed.entry import Entry
 from paperworks.feed.schema import Embedding, FeedPaper, Harvest
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest revision of the schema; a database of another one is brought up to it, or refused."""
 _BATCH = 1000
 
@@ -190,6 +190,9 @@ def _bring_up_to_date(engine: Engine) -> None:
     with engine.connect() as connection:
         if engine.dialect.name == "postgresql":  # two servers that start at once take turns
             connection.execute(text("SELECT pg_advisory_xact_lock(782203)"))
+        else:  # all of it or nothing; a table that is made anew must not take with it what refers to its rows
+            connection.exec_driver_sql("PRAGMA foreign_keys=OFF")
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
         config.attributes["connection"] = connection
         try:
             command.upgrade(config, HEAD)
@@ -198,6 +201,8 @@ def _bring_up_to_date(engine: Engine) -> None:
                 f"the feed's database has schema {found!r}, this version knows up to {HEAD!r}; update Paperworks"
             ) from error
         connection.commit()
+        if engine.dialect.name == "sqlite":
+            connection.exec_driver_sql("PRAGMA foreign_keys=ON")
 
 
 def _keep(connection: Connection, source: str, state: dict[str, Any]) -> None:

@@ -3,15 +3,15 @@
 import hashlib
 import os
 import secrets
-import stat
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from itsdangerous import BadSignature, SignatureExpired, URLSafeTimedSerializer
-from sqlalchemy import delete, insert
+from sqlalchemy import insert
 from sqlalchemy.exc import IntegrityError
 
+from paperworks.evidence.files import write_atomically
 from paperworks.feed.schema import SpentToken
 from paperworks.feed.store import FeedStore
 
@@ -19,11 +19,11 @@ LIVES = {
     "sign-in": timedelta(minutes=15),
     "confirm": timedelta(days=2),
     "unsubscribe": timedelta(days=365),
-    "session": timedelta(days=30),
     "form": timedelta(hours=12),
 }
 """How long a token of each purpose is good."""
 MAX_LENGTH = 1000
+MIN_SECRET = 32
 
 
 class BadToken(ValueError):
@@ -55,8 +55,8 @@ class Tokens:
     """
 
     def __init__(self, secret: str) -> None:
-        if len(secret) < 32:
-            raise ValueError(f"secret has {len(secret)} characters; it takes at least 32")
+        if len(secret) < MIN_SECRET:
+            raise ValueError(f"secret has {len(secret)} characters; it takes at least {MIN_SECRET}")
         self._secret = secret
 
     def make(self, purpose: str, data: dict[str, Any]) -> str:
@@ -99,7 +99,6 @@ class Tokens:
         digest = hashlib.sha256(f"{purpose}:{data.pop('nonce')}".encode()).hexdigest()
         try:
             with store.session() as session:
-                session.execute(delete(SpentToken).where(SpentToken.expires < now))
                 session.execute(insert(SpentToken).values(digest=digest, expires=now + LIVES[purpose]))
         except IntegrityError:
             raise BadToken("this link was used already; ask for a new one") from None
@@ -107,30 +106,34 @@ class Tokens:
 
     def _serializer(self, purpose: str) -> URLSafeTimedSerializer:
         return URLSafeTimedSerializer(
-            self._secret, salt=f"paperworks:{purpose}", signer_kwargs={"digest_method": hashlib.sha256}
+            self._secret, salt=f"paperworks 2: {purpose}", signer_kwargs={"digest_method": hashlib.sha256}
         )
 
 
 def site_secret(store: FeedStore) -> str:
     """Return the site's secret: ``$PAPERWORKS_SECRET``, or one made once and kept beside the database for its owner.
 
+    It is written whole or not at all, by one process.
+
     Raises
     ------
     ValueError
         For one of less than 32 characters.
+    OSError
+        Where it can't be written.
     """
     if given := os.environ.get("PAPERWORKS_SECRET"):
         return Tokens(given)._secret
     path = store.folder / "secret"
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, stat.S_IRUSR | stat.S_IWUSR)
-    except FileExistsError:
-        return _written(path)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(secrets.token_urlsafe(48))
-    return _written(path)
-
-
-def _written(path: Path) -> str:
-    return Tokens(path.read_text(encoding="ascii").strip())._secret
+    if not path.exists():
+        with FileLock(path.with_name("secret.lock")):
+            if not path.exists():
+                write_atomically(path, secrets.token_urlsafe(48).encode(), mode=0o600)
+    kept = path.read_text(encoding="ascii").strip()
+    if len(kept) < MIN_SECRET:
+        raise ValueError(
+            f"the secret in {path} has {len(kept)} characters; it takes at least {MIN_SECRET}: delete the file, and a "
+            "new one is made"
+        )
+    return kept

@@ -4,7 +4,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 import numpy as np
-from sqlalchemy import func, select
+from sqlalchemy import func, or_, select
+from sqlalchemy.orm import Session
 
 from paperworks.core.validation import check_choice
 from paperworks.feed.schema import Activity, FeedPaper, Vote
@@ -29,6 +30,10 @@ def trending(
     for a read and 1 for each vote at the source it came from, whose age is the paper's; h is half of the period. One
     more event never lowers a paper, and an event never counts for more when it is older. Where heats tie, the paper
     that was published later comes first, and then the one that was added later.
+
+    The catalogue that Paperworks ships is read and run as a manual is, on every site and at any time. So reads and runs
+    of its papers order them among each other, below the papers of the time, which came in or were published in the
+    last week, or month for ``month``, and above the rest; votes for them count as for all.
 
     Parameters
     ----------
@@ -59,32 +64,46 @@ def trending(
     half_life = HALF_LIVES[period]
     since = now - timedelta(days=half_life * _LIVES)
     heat: dict[int, float] = {}
+    manual: dict[int, float] = {}
 
-    def warm(paper_id: int, weight: float, at: datetime) -> None:
+    def warm(paper_id: int, weight: float, at: datetime, heat: dict[int, float] = heat) -> None:
         age = max(0.0, (now - at) / timedelta(days=1))
         heat[paper_id] = heat.get(paper_id, 0.0) + weight * float(np.exp2(-age / half_life))
 
     with store.session() as session:
         for paper_id, at in session.execute(select(Vote.paper_id, Vote.at).where(Vote.at >= since)):
             warm(paper_id, WEIGHTS["vote"], at)
+        shipped = set(session.scalars(select(FeedPaper.id).where(FeedPaper.slug.is_not(None))))
         parts = (Activity.paper_id, Activity.kind, Activity.day, Activity.count)
         for paper_id, kind, day, count in session.execute(select(*parts).where(Activity.day >= since.date())):
             noon = datetime(day.year, day.month, day.day, 12, tzinfo=UTC)  # a count is of a whole day
-            warm(paper_id, WEIGHTS[kind] * count, min(noon, now))
+            warm(paper_id, WEIGHTS[kind] * count, min(noon, now), manual if paper_id in shipped else heat)
         upvoted = select(FeedPaper.id, FeedPaper.upvotes, FeedPaper.published).where(
             FeedPaper.published >= since, FeedPaper.upvotes > 0
         )
         for paper_id, upvotes, published in session.execute(upvoted):
             warm(paper_id, UPVOTE * upvotes, published)
-        hottest = sorted(heat, key=lambda i: -heat[i])[: limit * 2 + 100]
-        columns = select(FeedPaper.id, FeedPaper.published).where(FeedPaper.id.in_(hottest))
-        dates = {row.id: row.published for row in session.execute(columns)}
-        ranked = sorted(dates, key=lambda i: (-heat[i], -dates[i].timestamp(), -i))[:limit]
-        if len(ranked) < limit:
-            cold = select(FeedPaper.id).order_by(FeedPaper.published.desc(), FeedPaper.id.desc())
-            newest = session.scalars(cold.where(FeedPaper.id.not_in(ranked)).limit(limit - len(ranked)))
-            ranked += list(newest)
+        ranked = _hottest(session, heat, limit)
+        recent = now - timedelta(days=30 if period == "month" else 7)
+        newest = select(FeedPaper.id).order_by(FeedPaper.published.desc(), FeedPaper.id.desc())
+        of_the_time = newest.where(
+            or_(FeedPaper.published >= recent, FeedPaper.added >= recent), FeedPaper.slug.is_(None)
+        )
+        for rest in (of_the_time, None, newest):
+            if (missing := limit - len(ranked)) <= 0:
+                break
+            if rest is None:
+                ranked += _hottest(session, {i: h for i, h in manual.items() if i not in heat}, missing)
+            else:
+                ranked += session.scalars(rest.where(FeedPaper.id.not_in(ranked)).limit(missing))
     return [(paper_id, heat.get(paper_id, 0.0)) for paper_id in ranked]
+
+
+def _hottest(session: Session, heat: dict[int, float], limit: int) -> list[int]:
+    hottest = sorted(heat, key=lambda i: -heat[i])[: limit * 2 + 100]
+    columns = select(FeedPaper.id, FeedPaper.published).where(FeedPaper.id.in_(hottest))
+    dates = {row.id: row.published for row in session.execute(columns)}
+    return sorted(dates, key=lambda i: (-heat[i], -dates[i].timestamp(), -i))[:limit]
 
 
 def record(store: FeedStore, kind: Literal["read", "run"], paper_id: int, *, count: int = 1) -> None:

@@ -15,14 +15,18 @@ from paperworks.feed.search.query import BadQuery
 from paperworks.web.cards import cards
 from paperworks.web.pages import marks, site_of
 from paperworks.web.protection import local_path
-from paperworks.web.site import SESSION, Page, Site, by_script
+from paperworks.web.site import Page, Site, by_script, client
 
 router = APIRouter(include_in_schema=False)
 log = logging.getLogger("paperworks.web")
 Text = Annotated[str, Form()]
 Frequency = Annotated[str, Form(pattern="^(daily|weekly)$")]
 MAILS = {"times": 6, "seconds": 3600}
-"""How many mails one address, and one machine, may ask for."""
+"""How many mails one client may ask for."""
+MAILS_TO_ONE = {"times": 3, "seconds": 3600}
+"""How many of them to one address."""
+MAILS_IN_ALL = {"times": 20, "seconds": 3600}
+"""How many one address may get, whoever asks: enough that some who ask for it lock nobody out."""
 WRITES = {"times": 120, "seconds": 60}
 
 
@@ -95,25 +99,25 @@ def follow_link(request: Request, token: str, form_token: Text = "") -> Response
     site.forms.check(request, form_token)
     said = site.tokens.spend(site.store, "sign-in", token)
     response = RedirectResponse(local_path(said["next"]), 303)
-    site.sign_in(response, site.people.of_email(said["email"]))
+    site.sign_in(request, response, site.people.of_email(said["email"]))
     return response
 
 
 @router.post("/sign-out")
-def sign_out(request: Request, form_token: Text = "", everywhere: Text = "") -> Response:
-    """Sign someone out, here or everywhere."""
+def sign_out(request: Request, form_token: Text = "") -> Response:
+    """Sign someone out, on all their devices."""
     site, person = writer(request, form_token)
-    if everywhere:
-        site.people.sign_out_everywhere(person)
     response = RedirectResponse("/", 303)
-    response.delete_cookie(SESSION, path="/", secure=site.settings.secure, httponly=True, samesite="lax")
+    site.sign_out(response, person)
     return response
 
 
 def _send(request: Request, site: Site, email: str, subject: str, text: str, link: str) -> Response:
-    """Mail a link to an address."""
-    limit(site.store, "mail to", email, **MAILS)
-    limit(site.store, "mail from", request.client.host if request.client else "", **MAILS)
+    """Mail a link to an address; the client's limits come first: who has reached them costs the address nothing."""
+    asking = client(request)
+    limit(site.store, "mail from", asking, **MAILS)
+    limit(site.store, "mail from to", f"{asking} {email}", **MAILS_TO_ONE)
+    limit(site.store, "mail to", email, **MAILS_IN_ALL)
     body = f"{text}\n\n{site.settings.base_url}{link}\n\nIf you didn't ask for this, do nothing.\n"
     values: dict[str, Any] = {"title": "Look into your mail", "email": email, "logged": not site.settings.smtp}
     try:
@@ -230,8 +234,12 @@ def show_unsubscribe(request: Request, token: str) -> Response:
 def unsubscribe(request: Request, token: str) -> Response:
     """Stop the digest at one click, as mail programs do (RFC 8058): the link itself says whose it is."""
     site = site_of(request)
-    site.people.unsubscribe(int(site.tokens.read("unsubscribe", token)["person"]))
-    text = "You will get no more digests. You can subscribe again at any time."
+    if site.people.unsubscribe_by_key(str(site.tokens.read("unsubscribe", token)["subscription"])):
+        text = "You will get no more digests. You can subscribe again at any time."
+    else:
+        text = (
+            "The subscription that this link is of had ended already. Digests of a later one have links of their own."
+        )
     return site.render(request, Page("message.html", {"title": "You are unsubscribed", "text": text}))
 
 
@@ -295,7 +303,7 @@ def delete(request: Request, sure: Text = "", form_token: Text = "") -> Response
     site.people.delete(person)
     text = "Your votes, reading list, searches and subscription are gone."
     response = site.render(request, Page("message.html", {"title": "Your account is deleted", "text": text}))
-    response.delete_cookie(SESSION, path="/", secure=site.settings.secure, httponly=True, samesite="lax")
+    site.sign_out(response, person)
     return response
 
 

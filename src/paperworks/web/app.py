@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from paperworks import __version__
 from paperworks.feed.limits import TooOften
@@ -83,6 +84,8 @@ def create_app(settings: Settings | None = None, *, embed: Embed | None = None) 
     )
     app.add_middleware(Protection, secure=settings.secure)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=settings.hosts)
+    if settings.trusted_proxies:
+        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=list(settings.trusted_proxies))
     app.mount("/static", _Static(directory=STATIC))
     for router in (api.router, pages.router, account.router):
         app.include_router(router)

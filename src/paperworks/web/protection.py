@@ -103,17 +103,20 @@ class Forms:
         Of the site.
     """
 
-    COOKIE = "paperworks_visitor"
-
     def __init__(self, tokens: Tokens, settings: Settings) -> None:
         self._tokens, self._secure = tokens, settings.secure
+        self.cookie = cookie_name("visitor", secure=settings.secure)
 
     def visitor(self, request: Request) -> str:
         """Return the random value of the browser; a new one where it has none yet."""
         if not hasattr(request.state, "visitor"):
-            known = request.cookies.get(self.COOKIE, "")
+            known = request.cookies.get(self.cookie, "")
             request.state.visitor = known if 20 <= len(known) <= 64 else secrets.token_urlsafe(24)
         return str(request.state.visitor)
+
+    def renew(self, request: Request) -> None:
+        """Give the browser a new value, as whoever signs in must not go on with one that another may know."""
+        request.state.visitor = secrets.token_urlsafe(24)
 
     def token(self, request: Request) -> str:
         """Return what a form carries."""
@@ -122,8 +125,8 @@ class Forms:
     def remember(self, request: Request, response: Response) -> None:
         """Set the cookie where a form was shown to a browser that has none."""
         visitor = getattr(request.state, "visitor", None)
-        if visitor and visitor != request.cookies.get(self.COOKIE):
-            set_cookie(response, self.COOKIE, visitor, secure=self._secure)
+        if visitor and visitor != request.cookies.get(self.cookie):
+            set_cookie(response, self.cookie, visitor, secure=self._secure)
 
     def check(self, request: Request, token: str) -> None:
         """Refuse a form that another site sent.
@@ -137,8 +140,19 @@ class Forms:
             known = str(self._tokens.read("form", token).get("visitor", ""))
         except BadToken:
             known = ""
-        if not known or not hmac.compare_digest(known.encode(), request.cookies.get(self.COOKIE, "").encode()):
+        if not known or not hmac.compare_digest(known.encode(), request.cookies.get(self.cookie, "").encode()):
             raise BadToken("this form is too old, or cookies are off; go back, reload the page and try again")
+
+
+def cookie_name(name: str, *, secure: bool) -> str:
+    """Return the name of a cookie; behind TLS one that no other host and no page without TLS can set.
+
+    Examples
+    --------
+    >>> cookie_name("session", secure=True)
+    '__Host-paperworks_session'
+    """
+    return f"{'__Host-' if secure else ''}paperworks_{name}"
 
 
 def set_cookie(response: Response, name: str, value: str, *, secure: bool, **more: Any) -> None:

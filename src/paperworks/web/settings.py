@@ -1,7 +1,9 @@
 """What whoever runs the site decides."""
 
+import ipaddress
 import os
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -25,11 +27,13 @@ class Settings:
         Search by meaning, too; the sentence model is loaded in the background.
     digests
         Send digests when they are due; takes a mail server.
+    trusted_proxies
+        Addresses or networks of proxies before the site, whose ``X-Forwarded-For`` is believed; nobody's by default.
 
     Raises
     ------
     ValueError
-        For a base URL that isn't one.
+        For a base URL or a proxy's address that isn't one.
 
     Examples
     --------
@@ -43,6 +47,7 @@ class Settings:
     sender: str = "Daily Papers <daily-papers@localhost>"
     meaning: bool = True
     digests: bool = True
+    trusted_proxies: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.base_url)
@@ -51,6 +56,13 @@ class Settings:
         if parts.path not in ("", "/"):
             raise ValueError(f"base_url is {self.base_url!r}; the site needs a host of its own, without a path")
         object.__setattr__(self, "base_url", self.base_url.rstrip("/"))
+        for proxy in self.trusted_proxies:
+            try:
+                ipaddress.ip_network(proxy)
+            except ValueError:
+                raise ValueError(
+                    f"trusted_proxies has {proxy!r}; it takes addresses and networks such as 10.0.0.0/8"
+                ) from None
 
     @property
     def host(self) -> str:
@@ -76,7 +88,9 @@ def settings_from_environment(**given: object) -> Settings:
     >>> settings_from_environment(base_url="http://localhost:9000").host
     'localhost'
     """
-    names = {"base_url": "BASE_URL", "feed": "FEED", "smtp": "SMTP", "sender": "SENDER"}
-    values = {name: os.environ.get(f"PAPERWORKS_{variable}") for name, variable in names.items()}
-    values |= {name: value for name, value in given.items() if value is not None}  # type: ignore[misc]
-    return Settings(**{name: value for name, value in values.items() if value is not None})  # type: ignore[arg-type]
+    names = ("base_url", "feed", "smtp", "sender", "trusted_proxies")
+    values: dict[str, Any] = {name: os.environ.get(f"PAPERWORKS_{name.upper()}") for name in names}
+    values |= {name: value for name, value in given.items() if value is not None}
+    if isinstance(proxies := values["trusted_proxies"], str):
+        values["trusted_proxies"] = tuple(filter(None, (part.strip() for part in proxies.split(","))))
+    return Settings(**{name: value for name, value in values.items() if value is not None})

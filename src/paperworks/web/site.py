@@ -5,7 +5,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
 from typing import Any
 
@@ -14,22 +14,24 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.concurrency import run_in_threadpool
 
-from paperworks.feed.digest import DigestRunning, send_digest
+from paperworks.feed.digest import DigestRunning, Frequency, send_digest
+from paperworks.feed.housekeeping import forget
 from paperworks.feed.ingest.records import Records, record_runs
 from paperworks.feed.ingest.source import ingest
+from paperworks.feed.limits import client_of
 from paperworks.feed.mail import Mailer
 from paperworks.feed.people import People
 from paperworks.feed.search.meaning import Embed, MeaningIndex
+from paperworks.feed.sessions import SESSION_LIFE, Sessions
 from paperworks.feed.store import FeedStore
-from paperworks.feed.tokens import LIVES, BadToken, Tokens, site_secret
+from paperworks.feed.tokens import Tokens, site_secret
 from paperworks.feed.trending import record
 from paperworks.web import display
 from paperworks.web.cache import MomentCache
-from paperworks.web.protection import Forms, set_cookie
+from paperworks.web.protection import Forms, cookie_name, set_cookie
 from paperworks.web.settings import Settings
 
 log = logging.getLogger("paperworks.web")
-SESSION = "paperworks_session"
 DIGEST_HOUR = 6
 """From this hour on, UTC, the digests of the day are due; the weekly one on Mondays."""
 
@@ -59,6 +61,8 @@ class Site:
         self.settings = settings
         self.store = FeedStore(settings.feed)
         self.people = People(self.store)
+        self.sessions = Sessions(self.store)
+        self.session_cookie = cookie_name("session", secure=settings.secure)
         self.tokens = Tokens(site_secret(self.store))
         self.forms = Forms(self.tokens, settings)
         self._meaning = MeaningIndex(self.store, embed)
@@ -66,6 +70,7 @@ class Site:
         self._pages: MomentCache[tuple[bytes, int, int | None]] = MomentCache()
         self._reads = Reads(self.store)
         self._stop = threading.Event()
+        self._no_digest_before = datetime.min.replace(tzinfo=UTC)
         self._templates = Environment(
             loader=PackageLoader("paperworks.web"),
             autoescape=True,
@@ -86,6 +91,7 @@ class Site:
         ingest(self.store, Records())
         self._every(5, self._reads.flush)
         self._every(300, lambda: record_runs(self.store))
+        self._every(600, lambda: forget(self.store))
         if self.settings.meaning:
             self._every(30, self._embed)
         if self.settings.smtp and self.settings.digests:
@@ -109,14 +115,14 @@ class Site:
         make
             Makes the page for a person, or for None.
         """
-        person = await run_in_threadpool(self.person, request) if SESSION in request.cookies else None
+        person = await run_in_threadpool(self.person, request) if self.session_cookie in request.cookies else None
         if person is None:
             key = (request.url.path, request.url.query, by_script(request))
             body, status, reads = await self._pages.get(key, lambda: run_in_threadpool(self._body, request, make, None))
         else:
             body, status, reads = await run_in_threadpool(self._body, request, make, person)
         if reads is not None:
-            self._reads.count(reads, request.client.host if request.client else "")
+            self._reads.count(reads, client(request))
         response = HTMLResponse(
             body, status, headers={"Cache-Control": "private, no-cache", "Vary": "Cookie, HX-Request"}
         )
@@ -150,20 +156,23 @@ class Site:
 
     def person(self, request: Request) -> int | None:
         """Return who is signed in, None for nobody."""
-        if SESSION not in request.cookies:
-            return None
-        try:
-            said = self.tokens.read("session", request.cookies[SESSION])
-        except BadToken:
-            return None
-        known = self.people.sessions(said["person"])
-        return said["person"] if known is not None and known == said["sessions"] else None
+        token = request.cookies.get(self.session_cookie)
+        return self.sessions.person(token) if token else None
 
-    def sign_in(self, response: Response, person: int) -> None:
-        """Sign someone in by a signed cookie."""
-        token = self.tokens.make("session", {"person": person, "sessions": self.people.sessions(person)})
-        age = int(LIVES["session"].total_seconds())
-        set_cookie(response, SESSION, token, secure=self.settings.secure, max_age=age)
+    def sign_in(self, request: Request, response: Response, person: int) -> None:
+        """Sign someone in, by a session that begins here and a form token that nobody knew before."""
+        token = self.sessions.open(person)
+        age = int(SESSION_LIFE.total_seconds())
+        set_cookie(response, self.session_cookie, token, secure=self.settings.secure, max_age=age)
+        self.forms.renew(request)
+        self.forms.remember(request, response)
+
+    def sign_out(self, response: Response, person: int) -> None:
+        """End all sessions of someone, and take the cookie back."""
+        self.sessions.end(person)
+        response.delete_cookie(
+            self.session_cookie, path="/", secure=self.settings.secure, httponly=True, samesite="lax"
+        )
 
     def mail(self, to: str, subject: str, text: str) -> None:
         """Send a mail, or write it to the log where there is no mail server.
@@ -203,15 +212,27 @@ class Site:
         self._meaning.save()
 
     def send_digests(self, now: datetime) -> None:
-        """Send the digests that are due at a moment."""
+        """Send the digests that are due at a moment; after a run that was stopped not before a quarter of an hour."""
+        if now < self._no_digest_before:
+            return
+        due: list[Frequency] = ["daily"] if now.hour >= DIGEST_HOUR else []
+        if now.weekday() or now.hour >= DIGEST_HOUR:
+            due.append("weekly")
         try:
             with self.mailer() as mailer:
-                if now.hour >= DIGEST_HOUR:
-                    send_digest(self.store, mailer, self.tokens, self.settings.base_url, "daily", now=now)
-                if now.weekday() or now.hour >= DIGEST_HOUR:
-                    send_digest(self.store, mailer, self.tokens, self.settings.base_url, "weekly", now=now)
+                for frequency in due:
+                    sent = send_digest(self.store, mailer, self.tokens, self.settings.base_url, frequency, now=now)
+                    if sent.stopped:
+                        log.error("The %s digest: %s", frequency, sent)
+                        self._no_digest_before = now + timedelta(minutes=15)
+                        return
         except DigestRunning:
             pass  # another process of this site is at it
+
+
+def client(request: Request) -> str:
+    """Return whom a request is from: what limits count by."""
+    return client_of(request.client.host) if request.client else ""
 
 
 def by_script(request: Request) -> bool:
