@@ -109,9 +109,8 @@ def serve(
     in and ask it to send mail: put a server that speaks TLS before it, and say its address with --base-url.
     """
     with needs_site():
-        import uvicorn
-
         from paperworks.web import create_app, settings_from_environment
+        from paperworks.web.server import serve as serve_app
 
         if meaning and not all(importlib.util.find_spec(name) for name in _MEANING):
             meaning = False
@@ -133,7 +132,7 @@ def serve(
 
             _say_where_mail_goes(Mailer(settings.smtp, settings.sender))
         typer.echo(f"Daily Papers at {settings.base_url} (Ctrl+C ends it)")
-        uvicorn.run(create_app(settings), host=host, port=port, log_level="warning", access_log=False)
+        serve_app(create_app(settings), host, port)
 
 
 def _say_where_mail_goes(mailer: "Mailer") -> None:

@@ -1,13 +1,16 @@
 """The JSON API: all that the pages show to everyone."""
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any, Literal, get_type_hints
 
-from fastapi import APIRouter, HTTPException, Path, Query, Request
+from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel, create_model
+from pydantic_core import to_json
 
 from paperworks.evidence.views import ClaimView
-from paperworks.feed.search.query import MAX_LENGTH, BadQuery
+from paperworks.feed.schema import FeedPaper
+from paperworks.feed.search.query import MAX_LENGTH
 from paperworks.feed.trending import votes_of
 from paperworks.papers import fields as all_fields
 from paperworks.papers import load_all
@@ -17,7 +20,7 @@ from paperworks.web.display import safe_links
 from paperworks.web.lists import Listing
 from paperworks.web.pages import PageNumber, site_of
 from paperworks.web.records import record_of
-from paperworks.web.site import Site
+from paperworks.web.site import Made, Site
 
 router = APIRouter(prefix="/api", tags=["papers"])
 Key = Annotated[str, Path(description="Short name, arXiv id or number of a paper", max_length=80)]
@@ -91,44 +94,79 @@ class Result(BaseModel):
     verdicts: dict[str, int]
 
 
-@router.get("/papers")
-def newest(request: Request, page: PageNumber = 1) -> PaperList:
+@router.get("/papers", response_model=PaperList)
+async def newest(request: Request, page: PageNumber = 1) -> Response:
     """List the newest papers."""
-    site = site_of(request)
-    return _list(site, lists.newest(site.store, page))
+    return await _answer(request, lambda site: _list(site, lists.newest(site.store, page)))
 
 
-@router.get("/trending/{period}")
-def trending(request: Request, period: Literal["day", "week", "month"], page: PageNumber = 1) -> PaperList:
+@router.get("/trending/{period}", response_model=PaperList)
+async def trending(request: Request, period: Literal["day", "week", "month"], page: PageNumber = 1) -> Response:
     """List what is trending."""
-    site = site_of(request)
-    return _list(site, lists.hot(site.store, period, page))
+    return await _answer(request, lambda site: _list(site, lists.hot(site.store, period, page)))
 
 
-@router.get("/search")
-def search(request: Request, q: Annotated[str, Query(max_length=MAX_LENGTH)], page: PageNumber = 1) -> PaperList:
+@router.get("/search", response_model=PaperList)
+async def search(request: Request, q: Annotated[str, Query(max_length=MAX_LENGTH)], page: PageNumber = 1) -> Response:
     """Search by words and by meaning; a query takes "phrases", -without, author:, title:, field: and since:."""
-    site = site_of(request)
-    try:
-        return _list(site, lists.found(site.store, q, site.meaning, page))
-    except BadQuery as error:
-        raise HTTPException(400, str(error)) from None
+    return await _answer(request, lambda site: _list(site, lists.found(site.store, q, site.meaning, page)), True)
 
 
-@router.get("/papers/{key:path}/similar")
-def similar(request: Request, key: Key) -> PaperList:
+@router.get("/papers/{key:path}/similar", response_model=PaperList)
+async def similar(request: Request, key: Key) -> Response:
     """List the papers whose meaning is nearest to a paper's."""
-    site = site_of(request)
-    paper = find_paper(site.store, key)
-    near = site.meaning.similar(paper.id, 10) if site.meaning else []
-    return _list(site, Listing(f"Similar to {paper.title}", [found for found, _ in near]))
+
+    def make(site: Site) -> PaperList:
+        paper = find_paper(site.store, key)
+        near = site.meaning.similar(paper.id, 10) if site.meaning else []
+        return _list(site, Listing(f"Similar to {paper.title}", [found for found, _ in near]))
+
+    return await _answer(request, make, True)
 
 
-@router.get("/papers/{key:path}")
-def paper(request: Request, key: Key) -> PaperDetails:
+@router.get("/papers/{key:path}", response_model=PaperDetails)
+async def paper(request: Request, key: Key) -> Response:
     """Show a paper, with its claims and races where it is ours."""
+    return await _answer(request, lambda site: _details(site, find_paper(site.store, key)))
+
+
+@router.get("/fields")
+def fields() -> list[str]:
+    """List the fields of our papers."""
+    return all_fields()
+
+
+@router.get("/fields/{field}", response_model=PaperList)
+async def field(request: Request, field: str, page: PageNumber = 1) -> Response:
+    """List the papers of a field, or of a category of arXiv such as cs.LG."""
+    return await _answer(request, lambda site: _list(site, lists.of_field(site.store, field, page)))
+
+
+@router.get("/results", response_model=list[Result])
+async def results(request: Request) -> Response:
+    """List our papers with the verdicts on their claims and races."""
+
+    def make(site: Site) -> list[Result]:
+        records = [found for paper in load_all() if (found := record_of(paper.slug))]
+        return [
+            Result(slug=r.paper.slug, title=r.paper.title, field=r.paper.field, verdicts=dict(r.verdicts))
+            for r in records
+        ]
+
+    return await _answer(request, make)
+
+
+async def _answer(request: Request, make: Callable[[Site], Any], searching: bool = False) -> Response:
+    """Answer with what is alike for all, as JSON."""
     site = site_of(request)
-    paper = find_paper(site.store, key)
+
+    def made() -> Made:
+        return Made(to_json(make(site), inf_nan_mode="null"), "application/json")
+
+    return await site.alike(request, made, searching=searching)
+
+
+def _details(site: Site, paper: FeedPaper) -> PaperDetails:
     record = record_of(paper.slug)
     return PaperDetails(
         id=paper.id,
@@ -151,28 +189,6 @@ def paper(request: Request, key: Key) -> PaperDetails:
         claims=[view.to_json() for view in record.claims] if record else [],
         peers=[view.to_json() for view in record.peers] if record else [],
     )
-
-
-@router.get("/fields")
-def fields() -> list[str]:
-    """List the fields of our papers."""
-    return all_fields()
-
-
-@router.get("/fields/{field}")
-def field(request: Request, field: str, page: PageNumber = 1) -> PaperList:
-    """List the papers of a field, or of a category of arXiv such as cs.LG."""
-    site = site_of(request)
-    return _list(site, lists.of_field(site.store, field, page))
-
-
-@router.get("/results")
-def results() -> list[Result]:
-    """List our papers with the verdicts on their claims and races."""
-    records = [found for paper in load_all() if (found := record_of(paper.slug))]
-    return [
-        Result(slug=r.paper.slug, title=r.paper.title, field=r.paper.field, verdicts=dict(r.verdicts)) for r in records
-    ]
 
 
 def _list(site: Site, listing: Listing) -> PaperList:

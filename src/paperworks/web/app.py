@@ -27,6 +27,7 @@ from paperworks.web.display import STATIC, query
 from paperworks.web.protection import HEADERS, Protection
 from paperworks.web.settings import Settings
 from paperworks.web.site import Page, Site
+from paperworks.web.work import Busy
 
 log = logging.getLogger("paperworks.web")
 _STATUS: dict[type[Exception], int] = {
@@ -35,6 +36,7 @@ _STATUS: dict[type[Exception], int] = {
     BadToken: 400,
     BadAddress: 400,
     TooOften: 429,
+    Busy: 503,
     RequestValidationError: 422,
     Exception: 500,
 }
@@ -82,6 +84,7 @@ def create_app(settings: Settings | None = None, *, embed: Embed | None = None) 
         redoc_url=None,
         lifespan=lifespan,
     )
+    app.state.settings = settings
     app.add_middleware(Protection, secure=settings.secure)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=settings.hosts)
     if settings.trusted_proxies:
@@ -114,7 +117,7 @@ def _explain(request: Request, error: Exception) -> Response:
         problem = str(error.args[0]) if error.args else ""
     if isinstance(error, RequestValidationError):
         problem = "; ".join(f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in error.errors())
-    if isinstance(error, TooOften):
+    if isinstance(error, TooOften | Busy):
         headers["Retry-After"] = str(error.seconds)
     if status == 500:
         log.error("%s %s failed", request.method, request.url.path, exc_info=error)

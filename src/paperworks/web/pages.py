@@ -6,7 +6,6 @@ from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, HTTPException, Query, Request, Response
 from fastapi.responses import FileResponse, RedirectResponse
-from starlette.concurrency import run_in_threadpool
 
 from paperworks.evidence.benchmark import read_benchmarks
 from paperworks.feed.bibtex import to_bibtex
@@ -18,7 +17,7 @@ from paperworks.web import lists
 from paperworks.web.cards import cards, find_paper, href
 from paperworks.web.lists import MAX_PAGE, Listing
 from paperworks.web.records import record_of
-from paperworks.web.site import Page, Site, by_script
+from paperworks.web.site import Made, Page, Site, by_script
 from paperworks.web.syndication import Format, as_feed
 
 router = APIRouter(include_in_schema=False)
@@ -39,10 +38,10 @@ async def newest(request: Request, page: PageNumber = 1) -> Response:
 
 
 @router.get("/newest.{suffix}")
-def newest_feed(request: Request, suffix: Format) -> Response:
+async def newest_feed(request: Request, suffix: Format) -> Response:
     """Give the newest papers as a feed."""
     site = site_of(request)
-    return as_feed(site, suffix, lists.newest(site.store), "/")
+    return await site.alike(request, lambda: as_feed(site, suffix, lists.newest(site.store), "/"))
 
 
 @router.get("/search")
@@ -63,16 +62,19 @@ async def search(request: Request, q: str = "", field: str = "", since: str = ""
         more = {"feed": "/search", "kind": "search", "cards": shown, "listing": listing, **marks(site, person)}
         return Page("search.html", values | more, status=status)
 
-    return await site.page(request, make)
+    return await site.page(request, make, searching=bool(text))
 
 
 @router.get("/search.{suffix}")
-def search_feed(request: Request, suffix: Format, q: str = "", field: str = "", since: str = "") -> Response:
+async def search_feed(request: Request, suffix: Format, q: str = "", field: str = "", since: str = "") -> Response:
     """Give what a search finds as a feed, the newest first."""
     site = site_of(request)
     text = _with_filters(q, field, since)
-    listing = lists.found(site.store, text, None)
-    return as_feed(site, suffix, listing, f"/search?{request.url.query}")
+
+    def make() -> Made:
+        return as_feed(site, suffix, lists.found(site.store, text, None), f"/search?{request.url.query}")
+
+    return await site.alike(request, make, searching=True)
 
 
 def _with_filters(q: str, field: str, since: str) -> str:
@@ -91,9 +93,8 @@ def _add_lists() -> None:
             if suffix not in ("atom", "rss"):  # a category such as cs.LG
                 return await page(request, f"{name}.{suffix}")
             site = site_of(request)
-            return await run_in_threadpool(
-                lambda: as_feed(site, cast(Format, suffix), listing(site, name, 1), f"/{kind}/{name}")
-            )
+            form = cast(Format, suffix)
+            return await site.alike(request, lambda: as_feed(site, form, listing(site, name, 1), f"/{kind}/{name}"))
 
         @router.get(f"/{kind}/{{name}}", name=kind)
         async def page(request: Request, name: str, page: PageNumber = 1) -> Response:
@@ -137,10 +138,14 @@ def trending() -> Response:
 
 
 @router.get("/paper/{key:path}.bib")
-def bibtex(request: Request, key: str) -> Response:
+async def bibtex(request: Request, key: str) -> Response:
     """Give a paper as BibTeX."""
-    paper = find_paper(site_of(request).store, key)
-    return Response(to_bibtex(paper), media_type="application/x-bibtex; charset=utf-8")
+    site = site_of(request)
+
+    def make() -> Made:
+        return Made(to_bibtex(find_paper(site.store, key)).encode(), "application/x-bibtex; charset=utf-8")
+
+    return await site.alike(request, make)
 
 
 @router.get("/paper/{key:path}")

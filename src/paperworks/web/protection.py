@@ -1,11 +1,12 @@
 """What every answer and every request goes through: headers, sizes, and forms that only our own pages can send."""
 
+import asyncio
 import hmac
 import secrets
 from typing import Any
 
 from starlette.datastructures import MutableHeaders
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -34,6 +35,8 @@ HEADERS = {
 }
 MAX_BODY = 64 * 1024
 """Bytes of a request; the longest form is a search."""
+BODY_SECONDS = 10.0
+"""How long they may take to come."""
 
 
 class Protection:
@@ -66,21 +69,30 @@ class Protection:
                     headers.setdefault(name, value)
             await send(message)
 
-        if scope["method"] in ("GET", "HEAD", "OPTIONS"):
+        async def send_head(message: Message) -> None:
+            if message["type"] == "http.response.body":
+                if message.get("more_body"):
+                    return
+                message = {"type": "http.response.body", "body": b""}
+            await send_protected(message)
+
+        if scope["method"] == "HEAD":  # the same as GET, without what it would give
+            await self.app({**scope, "method": "GET"}, receive, send_head)
+            return
+        if scope["method"] in ("GET", "OPTIONS"):
             await self.app(scope, receive, send_protected)
             return
-        body = b""
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return
-            body += message.get("body", b"")
-            if len(body) > MAX_BODY:
-                refusal = Response("The request is too large.", status_code=413, media_type="text/plain")
-                await refusal(scope, receive, send_protected)
-                return
-            if not message.get("more_body"):
-                break
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                body = await _body(receive)
+        except ClientDisconnect:
+            return
+        except TimeoutError:
+            await _refuse(408, "The request takes too long.")(scope, receive, send_protected)
+            return
+        if len(body) > MAX_BODY:
+            await _refuse(413, "The request is too large.")(scope, receive, send_protected)
+            return
 
         rest: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -88,6 +100,23 @@ class Protection:
             return rest.pop() if rest else await receive()
 
         await self.app(scope, replay, send_protected)
+
+
+async def _body(receive: Receive) -> bytes:
+    """Return the body of a request, or as much of it as shows that it is too large."""
+    body = bytearray()
+    while len(body) <= MAX_BODY:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        body += message.get("body", b"")
+        if not message.get("more_body"):
+            break
+    return bytes(body)
+
+
+def _refuse(status: int, text: str) -> Response:
+    return Response(text, status, {"Connection": "close"}, "text/plain")  # what is still to come is not waited for
 
 
 class Forms:

@@ -1,16 +1,18 @@
 """The site's parts put together, and what it does beside answering."""
 
+import functools
+import hashlib
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
+from email.utils import format_datetime, parsedate_to_datetime
 from typing import Any
 
 from fastapi import Request, Response
-from fastapi.responses import HTMLResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.concurrency import run_in_threadpool
 
@@ -21,17 +23,20 @@ from paperworks.feed.ingest.source import ingest
 from paperworks.feed.limits import client_of
 from paperworks.feed.mail import Mailer
 from paperworks.feed.people import People
-from paperworks.feed.search.meaning import Embed, MeaningIndex
+from paperworks.feed.search.meaning import Embed, MeaningIndex, SentenceModel
 from paperworks.feed.sessions import SESSION_LIFE, Sessions
 from paperworks.feed.store import FeedStore
 from paperworks.feed.tokens import Tokens, site_secret
 from paperworks.feed.trending import record
 from paperworks.web import display
-from paperworks.web.cache import MomentCache
+from paperworks.web.cache import MomentCache, remembering
 from paperworks.web.protection import Forms, cookie_name, set_cookie
 from paperworks.web.settings import Settings
+from paperworks.web.work import Work
 
 log = logging.getLogger("paperworks.web")
+HTML = "text/html; charset=utf-8"
+PUBLIC = {"Cache-Control": "public, max-age=60"}
 DIGEST_HOUR = 6
 """From this hour on, UTC, the digests of the day are due; the weekly one on Mondays."""
 
@@ -44,6 +49,22 @@ class Page:
     values: dict[str, Any] = field(default_factory=dict)
     reads: int | None = None
     status: int = 200
+
+
+@dataclass(frozen=True)
+class Made:
+    """An answer as it is kept: `reads` is the paper that whoever gets it reads, `since` when it came to be so."""
+
+    body: bytes
+    media_type: str
+    status: int = 200
+    reads: int | None = None
+    since: datetime = field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))
+
+    @functools.cached_property
+    def etag(self) -> str:
+        """What tells one body from another."""
+        return f'"{hashlib.sha256(self.body).hexdigest()[:24]}"'
 
 
 class Site:
@@ -65,9 +86,11 @@ class Site:
         self.session_cookie = cookie_name("session", secure=settings.secure)
         self.tokens = Tokens(site_secret(self.store))
         self.forms = Forms(self.tokens, settings)
-        self._meaning = MeaningIndex(self.store, embed)
+        self._meaning = MeaningIndex(self.store, remembering(embed or SentenceModel()))
         self._meaning_ready = False
-        self._pages: MomentCache[tuple[bytes, int, int | None]] = MomentCache()
+        self._pages: MomentCache[Made] = MomentCache()
+        self._found: MomentCache[Made] = MomentCache(size=200)
+        self._work, self._search = Work(at_once=8, each=4), Work(at_once=2, each=1)
         self._reads = Reads(self.store)
         self._stop = threading.Event()
         self._no_digest_before = datetime.min.replace(tzinfo=UTC)
@@ -105,7 +128,7 @@ class Site:
 
     # Pages
 
-    async def page(self, request: Request, make: Callable[[int | None], Page]) -> Response:
+    async def page(self, request: Request, make: Callable[[int | None], Page], *, searching: bool = False) -> Response:
         """Answer with a page; for those who aren't signed in it is made once in a moment, and not for each of them.
 
         Parameters
@@ -114,31 +137,78 @@ class Site:
             The request.
         make
             Makes the page for a person, or for None.
+        searching
+            Whether that takes a search.
+
+        Raises
+        ------
+        Busy
+            Where there is too much to do.
         """
+        private = {"Cache-Control": "private, no-cache", "Vary": "Cookie, HX-Request"}
         person = await run_in_threadpool(self.person, request) if self.session_cookie in request.cookies else None
         if person is None:
-            key = (request.url.path, request.url.query, by_script(request))
-            body, status, reads = await self._pages.get(key, lambda: run_in_threadpool(self._body, request, make, None))
-        else:
-            body, status, reads = await run_in_threadpool(self._body, request, make, person)
-        if reads is not None:
-            self._reads.count(reads, client(request))
-        response = HTMLResponse(
-            body, status, headers={"Cache-Control": "private, no-cache", "Vary": "Cookie, HX-Request"}
-        )
+            return await self.alike(request, lambda: self._body(request, make, None), private, searching=searching)
+        work = self._search if searching else self._work
+        made = await work.run(client(request), lambda: self._body(request, make, person))
+        self._read(request, made)
+        response = Response(made.body, made.status, private, made.media_type)
         self.forms.remember(request, response)
         return response
+
+    async def alike(
+        self,
+        request: Request,
+        make: Callable[[], "Made"],
+        headers: Mapping[str, str] = PUBLIC,
+        *,
+        searching: bool = False,
+    ) -> Response:
+        """Answer with what is alike for all who ask, or say that it is as the asker has it.
+
+        Parameters
+        ----------
+        request
+            The request.
+        make
+            Makes the answer, once in a moment.
+        headers
+            Of the answer.
+        searching
+            Whether it takes a search, of which fewer run at once.
+
+        Raises
+        ------
+        Busy
+            Where there is too much to do.
+        """
+        work, cache = (self._search, self._found) if searching else (self._work, self._pages)
+
+        async def renew(old: Made | None) -> Made:
+            made = await work.run(client(request), make)
+            return old if old is not None and old.etag == made.etag else made
+
+        made = await cache.get((request.url.path, request.url.query, by_script(request)), renew)
+        self._read(request, made)
+        if made.status != 200:
+            return Response(made.body, made.status, headers, made.media_type)
+        dated = {**headers, "ETag": made.etag, "Last-Modified": format_datetime(made.since, usegmt=True)}
+        if _is_known(request, made):
+            return Response(status_code=304, headers=dated)
+        return Response(made.body, headers=dated, media_type=made.media_type)
+
+    def _read(self, request: Request, made: "Made") -> None:
+        if made.reads is not None:
+            self._reads.count(made.reads, client(request))
 
     def render(self, request: Request, page: Page) -> Response:
         """Answer with a page that is this browser's only, such as one with a form."""
-        body, status, _ = self._body(request, lambda _: page, self.person(request))
-        response = HTMLResponse(body, status, headers={"Cache-Control": "no-store"})
+        made = self._body(request, lambda _: page, self.person(request))
+        response = Response(made.body, made.status, {"Cache-Control": "no-store"}, made.media_type)
         self.forms.remember(request, response)
         return response
 
-    def _body(
-        self, request: Request, make: Callable[[int | None], Page], person: int | None
-    ) -> tuple[bytes, int, int | None]:
+    def _body(self, request: Request, make: Callable[[int | None], Page], person: int | None) -> "Made":
         page = make(person)
         text = self._templates.get_template(page.template).render(
             {
@@ -150,7 +220,7 @@ class Site:
                 **page.values,
             }
         )
-        return text.encode(), page.status, page.reads
+        return Made(text.encode(errors="replace"), HTML, page.status, page.reads)
 
     # People
 
@@ -233,6 +303,16 @@ class Site:
 def client(request: Request) -> str:
     """Return whom a request is from: what limits count by."""
     return client_of(request.client.host) if request.client else ""
+
+
+def _is_known(request: Request, made: Made) -> bool:
+    """Return whether the asker has an answer already, by its tag or else by its time (RFC 9110, 13.2.2)."""
+    if tags := request.headers.get("if-none-match"):
+        return tags.strip() == "*" or made.etag in (tag.strip().removeprefix("W/") for tag in tags.split(","))
+    try:
+        return made.since <= parsedate_to_datetime(request.headers.get("if-modified-since", ""))
+    except (ValueError, TypeError):  # no date, or one without a zone
+        return False
 
 
 def by_script(request: Request) -> bool:

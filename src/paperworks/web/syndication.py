@@ -3,22 +3,18 @@
 import xml.etree.ElementTree as ET
 from datetime import UTC, datetime
 from email.utils import format_datetime
-from typing import TYPE_CHECKING, Literal
-
-from fastapi import Response
+from typing import Literal
 
 from paperworks.web.cards import Card, cards
 from paperworks.web.lists import Listing
-
-if TYPE_CHECKING:
-    from paperworks.web.site import Site
+from paperworks.web.site import Made, Site
 
 Format = Literal["atom", "rss"]
 _ATOM = "http://www.w3.org/2005/Atom"
 
 
-def as_feed(site: "Site", suffix: Format, listing: Listing, path: str) -> Response:
-    """Answer with a list as a feed.
+def as_feed(site: Site, suffix: Format, listing: Listing, path: str) -> Made:
+    """Return a list as a feed.
 
     Parameters
     ----------
@@ -32,7 +28,7 @@ def as_feed(site: "Site", suffix: Format, listing: Listing, path: str) -> Respon
     shown = sorted(cards(site.store, listing.ids), key=lambda card: card.published, reverse=True)
     write = write_atom if suffix == "atom" else write_rss
     body = write(listing.title, site.settings.base_url, path, shown)
-    return Response(body, media_type=f"application/{suffix}+xml; charset=utf-8")
+    return Made(body, f"application/{suffix}+xml; charset=utf-8")
 
 
 def write_atom(title: str, base_url: str, path: str, papers: list[Card]) -> bytes:
