@@ -8,7 +8,9 @@ import uvicorn
 from playwright.sync_api import expect, sync_playwright
 
 from mail_server import free_port
+from paperworks.feed import Entry
 from paperworks.web import Settings, create_app
+from paperworks.web.server import config
 from site_visitor import EVIL, embed
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -34,13 +36,17 @@ def browser():
 
 
 @pytest.fixture
-def url(tmp_path, post):
-    port = free_port()
-    url = f"http://localhost:{port}"
+def app(tmp_path, post):
     feed = str(tmp_path / "feed.db")
+    url = f"http://localhost:{free_port()}"
     settings = Settings(base_url=url, feed=feed, smtp=post.url, sender="papers@example.org", digests=False)
-    app = create_app(settings, embed=embed)
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error"))
+    return create_app(settings, embed=embed)
+
+
+@pytest.fixture
+def url(app):
+    url = app.state.settings.base_url
+    server = uvicorn.Server(config(app, "127.0.0.1", int(url.rpartition(":")[2]), log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     until = time.monotonic() + 30
@@ -125,6 +131,84 @@ def test_subscribe_confirm_and_unsubscribe(page, post, url):
     expect(page.locator("#digest")).to_contain_text("You get no digest")
 
 
+def test_the_front_page_s_invitation(page, post, url):
+    page.goto("/")
+    page.get_by_label("Get trending papers in your inbox").fill("bo@example.org")
+    page.get_by_label("How often").select_option("weekly")
+    page.get_by_role("button", name="Subscribe").click()
+    expect(page.get_by_role("heading", name="Look into your mail")).to_be_visible()
+    page.goto(link_to(post, url))
+    expect(page.get_by_role("button", name="Send the weekly digest to bo@example.org")).to_be_visible()
+
+
+def test_the_header_s_search_shows_results_as_they_are_typed(page):
+    page.goto("/about")
+    page.keyboard.press("/")
+    page.keyboard.type("sample in ten ste")
+    expect(page.locator("#found article").first).to_contain_text("DPM-Solver")
+    page.locator("#found a").first.click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("DPM-Solver")
+    page.keyboard.press("/")
+    page.keyboard.type("noise")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Search")
+    page.locator("main").focus()
+    page.keyboard.press("/")
+    assert page.evaluate("document.activeElement.matches('main input')")
+
+
+MATHEMATICS = Entry(
+    title=r"Sharp $\ell_\infty$ bounds with $\mathcal{O}(n \log n)$ samples",
+    arxiv_id="2611.00002",
+    abstract=r"We show $$\sum_i x_i \le \sqrt{n}$$ and \(\frac{$ stays, as does $\nonsense{x}$.",
+)
+
+
+def test_mathematics_is_typeset(page, app):
+    app.state.site.store.add([MATHEMATICS])
+    page.goto("/paper/2611.00002")
+    expect(page.locator("h1 .katex")).to_have_count(2)
+    expect(page.locator("section .katex-display")).to_have_count(1)
+    assert "KaTeX_Main" in page.evaluate("getComputedStyle(document.querySelector('.katex')).fontFamily")
+    assert page.evaluate("document.fonts.ready.then(() => document.fonts.check('16px KaTeX_Main'))")
+    assert page.evaluate("[...document.querySelectorAll('script')].every((s) => s.src.startsWith(location.origin))")
+    page.goto("/about")
+    assert page.evaluate("typeof katex") == "undefined"  # 270 KB that no other page needs
+
+
+def test_a_phone_has_it_all_in_reach(browser, url, app):
+    app.state.site.store.add([MATHEMATICS])
+    context = browser.new_context(base_url=url, viewport={"width": 360, "height": 740}, has_touch=True)
+    page = context.new_page()
+    page.goto("/")
+    assert page.evaluate("document.querySelector('.top').offsetHeight") < 72  # one line
+    expect(page.get_by_role("link", name="Trending", exact=True)).to_be_hidden()
+    page.get_by_role("checkbox", name="Menu").check()
+    page.get_by_role("link", name="Trending", exact=True).click()
+    expect(page.get_by_role("heading", level=1)).to_contain_text("Trending")
+    page.goto("/paper/dpm-solver")
+    figure = page.locator("figure img").first
+    figure.scroll_into_view_if_needed()
+    before = figure.bounding_box()["width"]
+    figure.tap()
+    assert figure.bounding_box()["width"] > 2 * before
+    page.get_by_role("link", name="Close").click()
+    assert figure.bounding_box()["width"] == before
+    context.close()
+
+
+def test_figures_follow_the_colour_scheme(browser, url):
+    seen = {}
+    for scheme in ("light", "dark"):
+        context = browser.new_context(base_url=url, color_scheme=scheme)
+        page = context.new_page()
+        page.goto("/paper/dpm-solver")
+        seen[scheme] = page.evaluate("getComputedStyle(document.querySelector('figure img')).filter")
+        context.close()
+    assert seen["light"] == "none"
+    assert "invert" in seen["dark"]
+
+
 def test_dark_mode_is_kept(page):
     page.goto("/")
     light = page.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -152,7 +236,17 @@ def test_everything_works_without_scripts(browser, url, post):
 def test_pages_fit_every_width_and_text_stands_out(browser, url, scheme):
     context = browser.new_context(base_url=url, color_scheme=scheme)
     page = context.new_page()
-    for path in ("/", "/paper/dpm-solver", "/search?q=noise", "/results", "/subscribe", "/fields", "/api", "/about"):
+    for path in (
+        "/",
+        "/paper/dpm-solver",
+        "/search?q=noise",
+        "/results",
+        "/subscribe",
+        "/fields",
+        "/api",
+        "/about",
+        "/privacy",
+    ):
         for width in WIDTHS:
             page.set_viewport_size({"width": width, "height": 800})
             page.goto(path)

@@ -12,6 +12,7 @@ from paperworks.feed import Entry
 from paperworks.feed.schema import Activity
 from paperworks.feed.trending import trending
 from paperworks.web import Settings, create_app
+from paperworks.web.mathematics import mathematics
 from paperworks.web.protection import MAX_BODY
 from site_visitor import EVIL, HOME, embed
 
@@ -155,6 +156,129 @@ class TestSafety:
         assert answer.status_code == 500
         assert "division" not in answer.text
         assert "Content-Security-Policy" in answer.headers
+
+
+class TestSharing:
+    def test_a_link_to_a_paper_looks_like_something(self, client):
+        text = client.get("/paper/dpm-solver").text
+        for line in (
+            '<meta property="og:title" content="DPM-Solver: A Fast ODE Solver',
+            '<meta property="og:type" content="article">',
+            f'<meta property="og:url" content="{HOME}/paper/dpm-solver">',
+            f'<meta property="og:image" content="{HOME}/figures/dpm-solver/',
+            '<meta property="og:description" content="',
+            f'<link rel="canonical" href="{HOME}/paper/dpm-solver">',
+            '<meta name="citation_title" content="DPM-Solver',
+            '<meta name="citation_author" content="Cheng Lu">',
+            '<meta name="citation_publication_date" content="2022/06/01">',
+            '<meta name="citation_arxiv_id" content="2206.00927">',
+            '<meta name="citation_pdf_url" content="https://arxiv.org/pdf/2206.00927">',
+        ):
+            assert line in text, line
+        image = re.search(f'og:image" content="{HOME}([^"]+)', text)[1]
+        assert client.get(image).headers["content-type"] == "image/png"
+        image = re.search(f'og:image" content="{HOME}([^"]+)', client.get("/").text)[1]
+        assert client.get(image).headers["content-type"] == "image/png"
+
+    def test_what_papers_say_is_no_markup_of_a_head_either(self, client, site):
+        site.store.add([Entry(title='A "quoted" <b>title</b>', arxiv_id="2611.00009", abstract='"><script>alert(1)')])
+        text = client.get("/paper/2611.00009").text
+        assert 'content="A &#34;quoted&#34; &lt;b&gt;title&lt;/b&gt;"' in text
+        assert "<script>alert" not in text
+
+    def test_robots_find_every_paper(self, client, site, monkeypatch):
+        monkeypatch.setattr("paperworks.web.sitemap.PER_PART", 30)
+        assert f"Sitemap: {HOME}/sitemap.xml" in client.get("/robots.txt").text
+        name = "{http://www.sitemaps.org/schemas/sitemap/0.9}loc"
+        parts = [found.text for found in ET.fromstring(client.get("/sitemap.xml").content).iter(name)]
+        assert parts == [f"{HOME}/sitemap-0.xml", f"{HOME}/sitemap-1.xml"]
+        pages = [page.text for part in parts for page in ET.fromstring(client.get(part).content).iter(name)]
+        assert f"{HOME}/paper/2611.00001" in pages
+        assert sum("/paper/" in page for page in pages) == site.store.count() == len(set(pages)) - 7
+        for page in pages:
+            assert client.get(page.removeprefix(HOME)).status_code == 200
+        assert client.get("/sitemap-9.xml").status_code == 200
+        assert client.get("/favicon.ico").headers["content-type"] in ("image/x-icon", "image/vnd.microsoft.icon")
+
+    @pytest.mark.parametrize("path", ["/abs/2206.00927", "/abs/2206.00927v3", "/abs/arXiv:2206.00927"])
+    def test_arxiv_s_own_addresses_lead_to_a_paper(self, client, path):
+        answer = client.get(path, follow_redirects=False)
+        assert (answer.status_code, answer.headers["location"]) == (307, "/paper/dpm-solver")
+        assert client.get("/paper/2206.00927v3").status_code == 200
+        assert client.get("/abs/2206.99999").status_code == client.get("/abs/%2f%2fevil.example").status_code == 404
+
+
+class TestText:
+    def test_mathematics_can_be_read_and_typeset(self, client, site):
+        site.store.add([Entry(title=r"An $\mathcal{O}(n)$ <b>method</b>", arxiv_id="2611.00009", abstract="$5 to $10")])
+        text = client.get("/paper/2611.00009").text
+        assert r'An <span class="math" data-tex="\mathcal{O}(n)">𝒪(n)</span> &lt;b&gt;method&lt;/b&gt;</h1>' in text
+        assert "<title>An 𝒪(n) &lt;b&gt;method&lt;/b&gt; – Daily Papers</title>" in text
+        assert '<p dir="auto">$5 to $10</p>' in text
+
+    @pytest.mark.parametrize(
+        ("text", "shown"),
+        [
+            (r"a $x$, $y$", ["x", "y"]),
+            (r"\(x\) and \[y\] and $$z$$", ["x", "y", "z"]),
+            (r"costs $5, or $ 6 $", []),
+            (r"\$5 and \$6", []),
+            ("$" * 9, []),
+            ("$x", []),
+            ("$" + "x" * 600 + "$", []),
+            (r'$"onmouseover=alert(1)$', ["&#34;onmouseover=alert(1)"]),
+            (r"$\frac{$", [r"\frac{"]),
+            ("$" + "{" * 400 + "$", ["{" * 400]),
+        ],
+    )
+    def test_what_is_mathematics(self, text, shown):
+        assert re.findall('data-tex="([^"]*)"', mathematics(text)) == shown
+
+    def test_thousands_of_authors_fold(self, client, site):
+        site.store.add([Entry(title="Big", arxiv_id="2611.00009", authors=[f"Author {i}" for i in range(3000)])])
+        text = client.get("/paper/2611.00009").text
+        assert "Author 9 and 2,990 more authors</summary>Author 10, " in text
+        assert text.count('name="citation_author"') == 200
+
+
+class TestInvitation:
+    def test_the_front_page_begins_with_it(self, client, post):
+        page = client.get("/").text
+        assert page.index("Get trending papers in your inbox") < page.index("<h1>")
+        assert "form_token" not in page
+        data = {"email": "bo@example.org", "frequency": "weekly"}
+        for headers in ({"Sec-Fetch-Site": "same-origin"}, {"Origin": HOME}):
+            assert "Look into your mail" in client.post("/subscribe", data=data, headers=headers).text
+        assert post.addresses() == ["bo@example.org"] * 2
+        assert "Get trending papers in your inbox" not in client.get("/?page=2").text
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {},
+            {"Origin": "null"},
+            {"Origin": "https://evil.example"},
+            {"Sec-Fetch-Site": "cross-site", "Origin": HOME},
+            {"Sec-Fetch-Site": "same-site"},
+            {"Referer": HOME},
+        ],
+    )
+    def test_no_other_site_sends_it_and_an_old_browser_is_asked_again(self, client, post, headers):
+        answer = client.post("/subscribe", data={"email": "bo@example.org", "frequency": "weekly"}, headers=headers)
+        assert answer.status_code == 400
+        assert not post.got
+        assert 'value="bo@example.org"' in answer.text
+        assert 'value="weekly" checked' in answer.text
+        token = re.search(r'name="form_token" value="([^"]+)"', answer.text)[1]
+        client.post("/subscribe", data={"email": "bo@example.org", "form_token": token}, headers=headers)
+        assert post.addresses() == ["bo@example.org"]
+
+
+def test_the_privacy_note_is_a_click_away_and_says_how_long(client):
+    assert '<a href="/privacy">Privacy</a>' in client.get("/").text
+    text = client.get("/privacy").text
+    for part in ("90 days", "30 days", "hash", "deletes it at once", "whoever runs this site"):
+        assert part in text
 
 
 class TestFeeds:

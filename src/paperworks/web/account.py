@@ -14,7 +14,7 @@ from paperworks.feed.people import clean_email
 from paperworks.feed.search.query import BadQuery
 from paperworks.web.cards import cards
 from paperworks.web.pages import marks, site_of
-from paperworks.web.protection import local_path
+from paperworks.web.protection import local_path, same_origin
 from paperworks.web.site import Page, Site, by_script, client
 
 router = APIRouter(include_in_schema=False)
@@ -181,20 +181,25 @@ def drop_search(request: Request, search: int, form_token: Text = "") -> Respons
 @router.get("/subscribe")
 def subscribe(request: Request) -> Response:
     """Ask for an address and how often."""
-    return site_of(request).render(request, Page("subscribe.html", {"problem": ""}))
+    return site_of(request).render(request, Page("subscribe.html", {"problem": "", "email": "", "frequency": "daily"}))
 
 
 @router.post("/subscribe")
 def send_confirmation(
     request: Request, email: Text = "", frequency: Frequency = "daily", form_token: Text = ""
 ) -> Response:
-    """Send a link that confirms a subscription; until it is followed nothing is kept."""
+    """Send a link that confirms a subscription; until it is followed nothing is kept.
+
+    The form on the front page, which is alike for all, has no token: the browser says whether the page is ours.
+    """
     site = site_of(request)
-    site.forms.check(request, form_token)
     try:
+        if not same_origin(request):
+            site.forms.check(request, form_token)
         email = clean_email(email)
     except ValueError as error:
-        return site.render(request, Page("subscribe.html", {"problem": str(error)}, status=400))
+        page = Page("subscribe.html", {"problem": str(error), "email": email, "frequency": frequency}, status=400)
+        return site.render(request, page)
     link = f"/confirm/{site.tokens.make('confirm', {'email': email, 'frequency': frequency})}"
     text = f"Open this link to get the {frequency} digest of Daily Papers:"
     return _send(request, site, email, "Confirm your subscription to Daily Papers", text, link)

@@ -7,12 +7,12 @@ from datetime import datetime
 
 from sqlalchemy import select
 
+from paperworks.feed.entry import MalformedEntry, parse_arxiv_id
 from paperworks.feed.schema import FeedPaper
 from paperworks.feed.store import FeedStore
 from paperworks.feed.trending import votes_of
+from paperworks.web.display import clip
 from paperworks.web.records import record_of
-
-_TEXT = 320
 
 
 @dataclass(frozen=True)
@@ -57,19 +57,8 @@ def short(names: Iterable[str], most: int = 4) -> str:
     """
     names = list(names)
     if len(names) > most + 1:
-        return f"{', '.join(names[:most])} and {len(names) - most} more"
+        return f"{', '.join(names[:most])} and {len(names) - most:,} more"
     return ", ".join(names)
-
-
-def clip(text: str, length: int = _TEXT) -> str:
-    """Return the beginning of a text, cut between words.
-
-    Examples
-    --------
-    >>> clip("one two three", 8)
-    'one two …'
-    """
-    return text if len(text) <= length else text[: length + 1].rpartition(" ")[0].rstrip(",.;: ") + " …"
 
 
 def _card(paper: FeedPaper, votes: int) -> Card:
@@ -90,7 +79,7 @@ def _card(paper: FeedPaper, votes: int) -> Card:
 
 
 def find_paper(store: FeedStore, key: str) -> FeedPaper:
-    """Return a paper by its short name, its arXiv id, or its number.
+    """Return a paper by its short name, its arXiv id, with a version or without, or its number.
 
     Raises
     ------
@@ -101,10 +90,11 @@ def find_paper(store: FeedStore, key: str) -> FeedPaper:
         found = FeedPaper.id == int(key)
     elif re.fullmatch(r"[a-z0-9-]{1,80}", key):
         found = FeedPaper.slug == key
-    elif re.fullmatch(r"[a-z-]{0,20}(\.[a-z]{2})?/?[0-9.]{7,12}", key):
-        found = FeedPaper.arxiv_id == key
     else:
-        raise LookupError(f"there is no paper {key[:60]!r}")
+        try:
+            found = FeedPaper.arxiv_id == parse_arxiv_id(key)[0]
+        except MalformedEntry:
+            raise LookupError(f"there is no paper {key[:60]!r}") from None
     with store.session() as session:
         session.expire_on_commit = False
         paper = session.scalar(select(FeedPaper).where(found))

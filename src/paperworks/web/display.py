@@ -9,6 +9,7 @@ from urllib.parse import quote, urlencode
 
 from paperworks.feed.entry import web_link
 from paperworks.papers import fields
+from paperworks.web.mathematics import mathematics, plain
 
 STATIC = Path(__file__).parent / "static"
 
@@ -37,6 +38,22 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def clip(text: str, length: int = 320) -> str:
+    """Return the beginning of a text, cut between words and not within a formula.
+
+    Examples
+    --------
+    >>> clip("one two three", 8), clip("the bound $x + y$ holds", 13)
+    ('one two …', 'the bound …')
+    """
+    if len(text) <= length:
+        return text
+    begin = text[: length + 1]
+    if begin.count("$") % 2 and text.count("$") % 2 == 0:
+        begin = begin[: begin.rindex("$")]
+    return begin.rpartition(" ")[0].rstrip(",.;: ") + " …"
+
+
 def query(path: str, **values: object) -> str:
     """Return an address with a query.
 
@@ -55,7 +72,8 @@ def static(name: str) -> str:
 
 def _digests(kept: dict[str, str] = {}) -> dict[str, str]:  # noqa: B006 - kept on purpose
     if not kept:
-        kept |= {path.name: hashlib.sha256(path.read_bytes()).hexdigest()[:12] for path in STATIC.iterdir()}
+        files = (path for path in STATIC.rglob("*") if path.is_file())
+        kept |= {str(p.relative_to(STATIC)): hashlib.sha256(p.read_bytes()).hexdigest()[:12] for p in files}
     return kept
 
 
@@ -70,5 +88,13 @@ def safe_links(links: Mapping[str, str]) -> dict[str, str]:
     return {name: link for name, url in links.items() if (link := web_link(url))}
 
 
-FILTERS: dict[str, Callable[..., Any]] = {"day": day, "plural": plural, "safe_links": safe_links, "quote": quote}
+FILTERS: dict[str, Callable[..., Any]] = {
+    "day": day,
+    "plural": plural,
+    "safe_links": safe_links,
+    "quote": quote,
+    "clip": clip,
+    "math": mathematics,
+    "plain": plain,
+}
 GLOBALS: dict[str, Any] = {"static": static, "query": query, "fields": fields}

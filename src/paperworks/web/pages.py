@@ -4,25 +4,30 @@ import functools
 from collections.abc import Callable
 from typing import Annotated, Any, cast
 
-from fastapi import APIRouter, HTTPException, Query, Request, Response
+from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
 from fastapi.responses import FileResponse, RedirectResponse
 
 from paperworks.evidence.benchmark import read_benchmarks
 from paperworks.feed.bibtex import to_bibtex
+from paperworks.feed.housekeeping import SENDS_KEPT
 from paperworks.feed.search.query import BadQuery
+from paperworks.feed.sessions import SESSION_LIFE
 from paperworks.feed.trending import votes_of
 from paperworks.papers import fields as all_fields
 from paperworks.papers import load_all
 from paperworks.web import lists
 from paperworks.web.cards import cards, find_paper, href
+from paperworks.web.display import STATIC
 from paperworks.web.lists import MAX_PAGE, Listing
 from paperworks.web.records import record_of
 from paperworks.web.site import Made, Page, Site, by_script
+from paperworks.web.sitemap import XML, write_sitemap, write_sitemap_index
 from paperworks.web.syndication import Format, as_feed
 
 router = APIRouter(include_in_schema=False)
 PageNumber = Annotated[int, Query(ge=1, le=MAX_PAGE)]
 SIMILAR = 6
+PRIVACY = {"session": SESSION_LIFE.days, "sends": SENDS_KEPT.days}
 SINCE = {"7d": "the last week", "31d": "the last month", "366d": "the last year"}
 
 
@@ -158,6 +163,7 @@ async def paper(request: Request, key: str) -> Response:
         near = site.meaning.similar(paper.id, SIMILAR) if site.meaning else []
         values = {
             "paper": paper,
+            "names": [name for name in paper.authors.split("\n") if name],
             "href": href(paper),
             "record": record_of(paper.slug),
             "votes": votes_of(site.store, [paper.id])[paper.id],
@@ -227,7 +233,41 @@ def _parameter(found: dict[str, Any]) -> tuple[str, str]:
     return found["name"], takes if found["required"] else f"{takes}, optional"
 
 
+@router.get("/privacy")
+async def privacy(request: Request) -> Response:
+    """Say what is kept of people."""
+    return await site_of(request).page(request, lambda person: Page("privacy.html", PRIVACY))
+
+
+@router.get("/abs/{key:path}")
+def abstract(request: Request, key: str) -> Response:
+    """Lead from an address as arXiv has it to a paper's page."""
+    return RedirectResponse(href(find_paper(site_of(request).store, key)), 307)
+
+
+@router.get("/favicon.ico")
+def favicon() -> Response:
+    """Give the site's icon where browsers look for it."""
+    return FileResponse(STATIC / "favicon.ico", headers={"Cache-Control": "public, max-age=86400"})
+
+
 @router.get("/robots.txt")
-def robots() -> Response:
-    """Tell robots where not to go."""
-    return Response("User-agent: *\nDisallow: /search\nDisallow: /api/\nDisallow: /sign-in\n", media_type="text/plain")
+def robots(request: Request) -> Response:
+    """Tell robots where not to go, and where they find all papers."""
+    lines = [f"Disallow: {path}" for path in ("/search", "/api/", "/sign-in", "/account", "/subscribe")]
+    body = "\n".join(["User-agent: *", *lines, "", f"Sitemap: {site_of(request).settings.base_url}/sitemap.xml", ""])
+    return Response(body, media_type="text/plain")
+
+
+@router.get("/sitemap.xml")
+async def sitemap(request: Request) -> Response:
+    """List the parts of the site's map."""
+    site = site_of(request)
+    return await site.alike(request, lambda: Made(write_sitemap_index(site.store, site.settings.base_url), XML))
+
+
+@router.get("/sitemap-{part}.xml")
+async def sitemap_part(request: Request, part: Annotated[int, Path(ge=0, le=10**6)]) -> Response:
+    """List the pages of a part of the site's map."""
+    site = site_of(request)
+    return await site.alike(request, lambda: Made(write_sitemap(site.store, site.settings.base_url, part), XML))

@@ -4,6 +4,7 @@ import asyncio
 import hmac
 import secrets
 from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect, Request
@@ -18,6 +19,7 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "default-src 'none'",
         "script-src 'self'",
         "style-src 'self'",
+        "font-src 'self'",
         "img-src 'self'",
         "connect-src 'self'",
         "form-action 'self'",
@@ -182,6 +184,13 @@ def cookie_name(name: str, *, secure: bool) -> str:
     '__Host-paperworks_session'
     """
     return f"{'__Host-' if secure else ''}paperworks_{name}"
+
+
+def same_origin(request: Request) -> bool:
+    """Return whether a browser says that one of our own pages sends a request; an old one says nothing."""
+    if site := request.headers.get("sec-fetch-site"):
+        return site == "same-origin"
+    return urlsplit(request.headers.get("origin", "")).netloc == request.headers.get("host", "-")
 
 
 def set_cookie(response: Response, name: str, value: str, *, secure: bool, **more: Any) -> None:

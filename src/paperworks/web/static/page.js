@@ -1,0 +1,32 @@
+// Typeset mathematics where there is some, and "/" for the search.
+(() => {
+  const { katex: source, style } = document.currentScript.dataset;
+  let loaded;
+  const load = () => loaded ||= new Promise((done, failed) => {
+    const sheet = Object.assign(document.createElement("link"), { rel: "stylesheet", href: style });
+    const script = Object.assign(document.createElement("script"), { src: source, onload: done, onerror: failed });
+    document.head.append(sheet, script);
+  });
+  const typeset = async (root) => {
+    const found = root.querySelectorAll(".math:not(.set)");
+    if (!found.length) return;
+    await load();
+    for (const element of found) {
+      const text = element.textContent;
+      element.classList.add("set");
+      try {
+        katex.render(element.dataset.tex, element, { displayMode: "block" in element.dataset && !element.closest(".card"), maxSize: 10, maxExpand: 200, strict: "ignore" });
+      } catch { element.textContent = text; }  // as it was
+    }
+  };
+  addEventListener("DOMContentLoaded", () => typeset(document));
+  addEventListener("htmx:load", (event) => typeset(event.target));
+  addEventListener("keydown", (event) => {
+    if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input:not([type=checkbox]), textarea, select")) return;
+    event.preventDefault();
+    (document.querySelector("main input[type=search]") || document.querySelector(".find input")).focus();
+  });
+  addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && event.target.closest?.(".find")) event.target.blur();
+  });
+})();
