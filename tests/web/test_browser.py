@@ -197,6 +197,27 @@ def test_a_phone_has_it_all_in_reach(browser, url, app):
     context.close()
 
 
+def test_a_phone_shows_a_verdict_without_scrolling_sideways(browser, url):
+    context = browser.new_context(base_url=url, viewport={"width": 360, "height": 740}, has_touch=True)
+    page = context.new_page()
+    page.goto("/")
+    page.get_by_role("searchbox", name="Search papers").fill("sample in ten steps")
+    page.get_by_role("searchbox", name="Search papers").press("Enter")
+    page.locator("article").get_by_role("link", name="DPM-Solver").first.tap()
+    claim = page.locator("#claims tbody tr").first
+    claim.scroll_into_view_if_needed()
+    expect(claim.locator(".verdict").first).to_be_in_viewport(ratio=1)
+    cells = {
+        name: claim.locator("td").nth(i).bounding_box() for i, name in enumerate(("claim", "reported", "measured"))
+    }
+    cells |= {name: claim.locator("td").nth(i).bounding_box() for i, name in ((3, "bar"), (4, "verdict"))}
+    assert sorted(cells, key=lambda name: cells[name]["y"]) == ["verdict", "measured", "bar", "claim", "reported"]
+    assert all(cell["x"] >= 0 and cell["x"] + cell["width"] <= 360 for cell in cells.values())
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert page.evaluate("[...document.querySelectorAll('.claims')].every((e) => e.scrollWidth <= e.clientWidth)")
+    context.close()
+
+
 def test_figures_follow_the_colour_scheme(browser, url):
     seen = {}
     for scheme in ("light", "dark"):

@@ -7,7 +7,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count, cycle, islice
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ import numpy as np
 from paperworks.core.validation import check_count
 from paperworks.evidence.benchmark import Benchmark, Figure
 
+LISTS = ("/", "/?page=2", "/trending/week", "/fields/diffusion")
 PAGES = ("/", "/?page=2", "/trending/week", "/fields/diffusion", "/paper/dpm-solver", "/paper/ptq4dm", "/paper/pndm")
 
 
@@ -26,15 +29,19 @@ class Readers:
     errors: list[str] = field(default_factory=list)
 
 
-def benchmark_site(readers: int = 200, seconds: float = 60.0) -> Benchmark:
+def benchmark_site(readers: int = 200, seconds: float = 60.0, searching: int = 100) -> Benchmark:
     """Measure how long readers wait for list and paper pages of a site on this machine, beside which they run.
+
+    First all of them read. Then ten read lists, alone and beside others who search for something else each time.
 
     Parameters
     ----------
     readers
         How many, each with a connection of its own and without pause.
     seconds
-        How long.
+        How long each part takes.
+    searching
+        How many search.
 
     Raises
     ------
@@ -56,10 +63,14 @@ def benchmark_site(readers: int = 200, seconds: float = 60.0) -> Benchmark:
             _wait_for(port, server)
             start = time.perf_counter() - begin
             got = asyncio.run(_read_all(port, readers, seconds))
+            alone, _ = asyncio.run(_beside(port, 0, seconds))
+            lists, searches = asyncio.run(_beside(port, searching, seconds))
         finally:
             server.terminate()
             server.wait()
     p50, p95 = np.percentile(got.times, [50, 95]) * 1e3
+    unloaded, loaded, found = (float(np.percentile(part.times, 95)) * 1e3 for part in (alone, lists, searches))
+    errors = [*got.errors, *alone.errors, *lists.errors, *searches.errors]
     return Benchmark(
         "site",
         "The site under load",
@@ -69,9 +80,14 @@ def benchmark_site(readers: int = 200, seconds: float = 60.0) -> Benchmark:
             Figure("answers", len(got.times) / seconds, "1/s"),
             Figure("wait for a page, p50", float(p50), "ms"),
             Figure("wait for a page, p95", float(p95), "ms", "< 250"),
-            Figure("errors", len(got.errors), "", "== 0"),
+            Figure("wait of ten for a list, p95", unloaded, "ms"),
+            Figure(f"beside {searching} who search, p95", loaded, "ms"),
+            Figure("the latter / the former", loaded / unloaded, "", "< 5"),
+            Figure("searches", len(searches.times) / seconds, "1/s"),
+            Figure("wait for a search, p95", found, "ms"),
+            Figure("errors", len(errors), "", "== 0"),
         ),
-        note="; ".join(sorted(set(got.errors))[:5]),
+        note="; ".join(sorted(set(errors))[:5]),
     )
 
 
@@ -89,17 +105,32 @@ def _wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
 async def _read_all(port: int, readers: int, seconds: float) -> Readers:
     got = Readers()
     until = time.perf_counter() + seconds
-    await asyncio.gather(*(_read(port, i, until, got) for i in range(readers)))
+    await asyncio.gather(
+        *(_read(port, (PAGES[(i + k) % len(PAGES)] for k in count()), until, got) for i in range(readers))
+    )
     return got
 
 
-async def _read(port: int, number: int, until: float, got: Readers) -> None:
+async def _beside(port: int, searching: int, seconds: float) -> tuple[Readers, Readers]:
+    """Return what ten readers of lists got, and those who search beside them."""
+    lists, searches = Readers(), Readers([0.0] if not searching else [])
+    until = time.perf_counter() + seconds
+    read = (_read(port, _turns(LISTS, i), until, lists) for i in range(10))
+    asked = (map(f"/search?q=noise+{i}+sampling+{{}}".format, count()) for i in range(searching))
+    await asyncio.gather(*read, *(_read(port, paths, until, searches) for paths in asked))
+    return lists, searches
+
+
+def _turns(paths: Sequence[str], start: int) -> Iterator[str]:
+    return islice(cycle(paths), start % len(paths), None)
+
+
+async def _read(port: int, paths: Iterator[str], until: float, got: Readers) -> None:
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         while time.perf_counter() < until:
-            number += 1
             begin = time.perf_counter()
-            writer.write(f"GET {PAGES[number % len(PAGES)]} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            writer.write(f"GET {next(paths)} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             head = await reader.readuntil(b"\r\n\r\n")
             length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
             await reader.readexactly(length)

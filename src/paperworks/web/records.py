@@ -38,11 +38,6 @@ class Record:
     origin: str
 
     @property
-    def picture(self) -> str:
-        """The name of a figure in pixels, for pages elsewhere that link here; empty where there is none."""
-        return next((name for name in self.paths if name.endswith(".png")), "")
-
-    @property
     def held(self) -> int:
         """How many claims hold."""
         return sum(view.verdict == "holds" for view in self.claims)
