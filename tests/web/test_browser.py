@@ -66,10 +66,15 @@ def page(browser, url):
     page = context.new_page()
     page.problems = []
     page.on("pageerror", lambda error: page.problems.append(str(error)))
-    page.on("console", lambda message: page.problems.append(message.text) if message.type == "error" else None)
+    page.on("console", lambda message: page.problems.append(message.text) if is_problem(message) else None)
     yield page
     context.close()
     assert page.problems == []
+
+
+def is_problem(message):
+    """Tell errors from htmx's word that a search was given up for a newer one."""
+    return message.type == "error" and not message.text.startswith(("htmx:sendAbort", "htmx:afterRequest"))
 
 
 def link_to(post, url):
