@@ -36,7 +36,7 @@ def test_it_runs_at_smoke_scale_and_gives_a_value_for_each_bar(slug, kind, id, t
         pytest.skip(f"the peer is not installed: {error}")
     assert isinstance(measurement, Measurement)
     assert measurement.values.keys() == item.bars.keys()
-    assert all(isinstance(float(value), float) for value in measurement.values.values())
+    assert all(isinstance(float(found.value), float) for found in measurement.values.values())
     if measurement.figure is not None:
         assert all(path.stat().st_size for path in save_figure(measurement.figure, tmp_path / "figure"))
 

@@ -4,7 +4,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from paperworks.testbeds.data import Images, digits
-from paperworks.testbeds.quality import PrincipalComponents, frechet_distance, trained_classifier
+from paperworks.testbeds.quality import (
+    PrincipalComponents,
+    block_means,
+    frechet_distance,
+    pseudo_values,
+    trained_classifier,
+)
 
 F64 = torch.float64
 
@@ -44,6 +50,43 @@ def test_symmetric_and_invariant_under_rotation(seed, d, shift, factor):
 def test_rank_deficient_features():
     x = torch.zeros(5, 4, dtype=F64)
     assert frechet_distance(x, x + 1) == pytest.approx(4)
+
+
+def test_pseudo_values_take_the_bias_of_a_variance_away():
+    x = torch.randn(40, generator=torch.Generator().manual_seed(0), dtype=F64)
+    found = pseudo_values(lambda x: float(x.var(correction=0)), x, groups=40)
+    assert sum(found) / 40 == pytest.approx(float(x.var()), rel=1e-12)
+
+
+def test_pseudo_values_take_most_of_the_bias_of_a_frechet_distance_away():
+    exact = 16.0
+    far = torch.zeros(8, dtype=F64).index_fill(0, torch.tensor([0]), 4.0)
+    reference = whitened(4000, 8, seed=99)
+    plain, corrected = [], []
+    for seed in range(20):
+        x = far + torch.randn(64, 8, generator=torch.Generator().manual_seed(seed), dtype=F64)
+        plain.append(frechet_distance(x, reference))
+        corrected.append(sum(pseudo_values(lambda x: frechet_distance(x, reference), x)) / 16)
+    bias, left = (abs(sum(values) / 20 - exact) for values in (plain, corrected))
+    assert left < 0.6 * bias
+
+
+def test_pseudo_values_leave_out_rows_that_belong_together():
+    x = torch.arange(6.0, dtype=F64)
+    assert pseudo_values(lambda a, b: float((b - a).sum()), x, x, groups=3) == [0.0, 0.0, 0.0]
+    with pytest.raises(ValueError, match="samples have"):
+        pseudo_values(lambda a, b: 0.0, x, x[:3], groups=3)
+    with pytest.raises(ValueError, match="at least 7"):
+        pseudo_values(lambda a: 0.0, x, groups=7)
+
+
+@given(n=st.integers(1, 50), at_most=st.integers(1, 60))
+def test_means_of_blocks(n, at_most):
+    x = torch.arange(float(n), dtype=F64)
+    found = block_means(x, at_most)
+    assert len(found) == min(n, at_most)
+    if n % len(found) == 0:
+        assert float(found.mean()) == pytest.approx((n - 1) / 2)
 
 
 def test_principal_components_are_those_of_the_singular_value_decomposition():

@@ -13,7 +13,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "mixtures": ["GaussianMixture", "bench_mixture_1d", "bench_mixture_64d", "digits_mixture"],
         "networks": ["Classifier", "UNet"],
         "peers": ["load_k_diffusion_sampling"],
-        "quality": ["PrincipalComponents", "frechet_distance", "trained_classifier"],
+        "quality": ["PrincipalComponents", "block_means", "frechet_distance", "pseudo_values", "trained_classifier"],
         "reference": ["reference_solution"],
         "training": ["accuracy", "code_digest", "fit"],
     },

@@ -1,8 +1,8 @@
 """Trained diffusion models of real images: trained on first use, in minutes, and kept."""
 
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,16 +10,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from paperworks.core.cache import cached_folder
+from paperworks.core.cache import trained
 from paperworks.core.validation import check_choice
 from paperworks.diffusion.models import NoiseModel, wrap_model
 from paperworks.diffusion.schedules import DiscreteVP, NoiseSchedule
 from paperworks.numerics.random import seeded
-from paperworks.numerics.training import Progress, silent, train
-from paperworks.testbeds import data, networks, training
-from paperworks.testbeds.data import DATASETS, SIZES, Dataset, Size, digits, fashion_mnist
+from paperworks.numerics.training import Progress, silent
+from paperworks.testbeds.data import DATASETS, SIZES, Dataset, Images, Size, digits, fashion_mnist
 from paperworks.testbeds.networks import Condition, UNet
-from paperworks.testbeds.training import code_digest, fit
+from paperworks.testbeds.training import fit
 
 _LEAST_LAM, _GREATEST_LAM = -5.2, 6.3  # from the noisiest level of the linear schedule to EDM's least noise
 _UNLABELLED = 0.15  # of the training images, so that the network also knows what no class looks like
@@ -173,8 +172,8 @@ def trained_denoiser(
 ) -> Denoiser:
     """Return a trained denoiser, from the cache or else training it now.
 
-    Of several processes that ask at once one trains, while the others wait. The key of the cache is a digest of code
-    and settings.
+    Of several processes that ask at once one trains, while the others wait. The key of the cache covers the
+    settings and all code that trains.
 
     Parameters
     ----------
@@ -216,28 +215,23 @@ def trained_denoiser(
         network = UNet(settings.widths, settings.patch, images.classes if conditional else 0)
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def build(folder: Path) -> None:
-        trained = fit(
-            network,
-            velocity_loss,
-            images,
-            steps=settings.steps,
-            batch_size=settings.batch_size,
-            decay=settings.decay,
-            random_state=random_state,
-            progress=progress,
-        )
-        torch.save(trained.state_dict(), folder / "weights.pt")
+    train = partial(_train, images=images, settings=settings, random_state=random_state, progress=progress)
+    inputs = {"settings": asdict(settings), "size": size, "conditional": conditional, "seed": random_state}
+    trained(f"denoiser-{dataset}", network, train, inputs, root)
+    return Denoiser(network, images.shape)
 
-    inputs = {
-        "settings": asdict(settings),
-        "conditional": conditional,
-        "seed": random_state,
-        "code": code_digest(data, networks, training, train, sys.modules[__name__]),
-    }
-    folder = cached_folder(f"denoiser-{dataset}", inputs, build, root)
-    network.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
-    return Denoiser(network.eval().requires_grad_(False), images.shape)
+
+def _train(network: UNet, images: Images, settings: Settings, random_state: int, progress: Progress) -> UNet:
+    return fit(
+        network,
+        velocity_loss,
+        images,
+        steps=settings.steps,
+        batch_size=settings.batch_size,
+        decay=settings.decay,
+        random_state=random_state,
+        progress=progress,
+    )
 
 
 def velocity_loss(network: UNet, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:

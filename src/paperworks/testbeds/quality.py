@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -9,14 +10,13 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from paperworks.core.cache import cached_folder
+from paperworks.core.cache import trained
 from paperworks.core.validation import check_choice, check_count, check_finite
 from paperworks.numerics.random import seeded
-from paperworks.numerics.training import Progress, silent, train
-from paperworks.testbeds import data, networks, training
-from paperworks.testbeds.data import Dataset, Images, digits, fashion_mnist
+from paperworks.numerics.training import Progress, silent
+from paperworks.testbeds.data import DATASETS, SIZES, Dataset, Images, Size, digits, fashion_mnist
 from paperworks.testbeds.networks import Classifier
-from paperworks.testbeds.training import code_digest, fit
+from paperworks.testbeds.training import fit
 
 Features = Callable[[Tensor], Tensor]
 
@@ -58,6 +58,70 @@ def frechet_distance(x: Float[Tensor, "n features"], y: Float[Tensor, "m feature
     root = vectors * values.clamp_min(0).sqrt() @ vectors.T
     cross = torch.linalg.eigvalsh(root @ cov_y @ root).clamp_min(0).sqrt().sum()
     return float((mean_x - mean_y).square().sum() + cov_x.trace() + cov_y.trace() - 2 * cross)
+
+
+def pseudo_values(statistic: Callable[..., float], *samples: Tensor, groups: int = 16) -> list[float]:
+    """Return the jackknife's pseudo-values of a statistic: nearly independent, and their mean without its bias.
+
+    They are ``g s - (g - 1) s_j``, where ``s_j`` is the statistic without the j-th of g groups of rows. That takes away
+    the part of the bias that falls like 1/n, most of a Fréchet distance's, and their mean has a standard error where
+    resampling with repetition would itself add to the distance. Source: B. Efron and R. Tibshirani, "An Introduction
+    to the Bootstrap" (1993), chapter 11.
+
+    Parameters
+    ----------
+    statistic
+        Takes the samples and returns one number.
+    samples
+        Their rows belong together and are left out together; they are in random order.
+    groups
+        How many groups the rows are dealt into.
+
+    Returns
+    -------
+    list of float
+        One value for each group.
+
+    Raises
+    ------
+    ValueError
+        Where samples have different lengths, or fewer rows than groups.
+
+    Examples
+    --------
+    >>> pseudo_values(lambda x: float(x.mean()), torch.tensor([1.0, 2.0, 6.0]), groups=3)
+    [1.0, 2.0, 6.0]
+    """
+    lengths = {len(sample) for sample in samples}
+    check_count("groups", groups, at_least=2)
+    if len(lengths) != 1 or min(lengths) < groups:
+        raise ValueError(f"samples have {sorted(lengths)} rows; they take one number of rows, at least {groups}")
+    whole, group = statistic(*samples), torch.arange(lengths.pop()) % groups
+    without = [statistic(*(sample[group != j] for sample in samples)) for j in range(groups)]
+    return [groups * whole - (groups - 1) * part for part in without]
+
+
+def block_means(values: Float[Tensor, " n"], at_most: int = 512) -> Float[Tensor, " blocks"]:
+    """Return the means of blocks of values, one after another, which are fewer to resample and have the same mean.
+
+    Parameters
+    ----------
+    values
+        Independent values.
+    at_most
+        How many blocks to make of them; with fewer values, each is a block.
+
+    Returns
+    -------
+    Tensor
+        One mean for each block; blocks differ by one value at most in length.
+
+    Examples
+    --------
+    >>> block_means(torch.arange(6.0), at_most=3)
+    tensor([0.5000, 2.5000, 4.5000])
+    """
+    return torch.stack([part.mean() for part in values.tensor_split(min(len(values), check_count("at_most", at_most)))])
 
 
 @dataclass(frozen=True)
@@ -109,7 +173,7 @@ class PrincipalComponents:
 def trained_classifier(
     dataset: Dataset = "fashion-mnist",
     *,
-    size: data.Size = "desk",
+    size: Size = "desk",
     random_state: int = 0,
     root: Path | None = None,
     progress: Progress = silent,
@@ -140,8 +204,8 @@ def trained_classifier(
     >>> network(digits()[:3]).shape
     torch.Size([3, 10])
     """
-    check_choice("dataset", dataset, data.DATASETS)
-    check_choice("size", size, data.SIZES)
+    check_choice("dataset", dataset, DATASETS)
+    check_choice("size", size, SIZES)
     if dataset == "digits":
         images, steps = Images(digits().pixels[:1500], digits().labels[:1500], digits().white), 400
     else:
@@ -150,14 +214,14 @@ def trained_classifier(
     with seeded(random_state):
         network = Classifier(images.shape[-1], images.classes)
 
-    def build(folder: Path) -> None:
-        trained = fit(network, _cross_entropy, images, steps=steps, random_state=random_state, progress=progress)
-        torch.save(trained.state_dict(), folder / "weights.pt")
+    train = partial(_train, images=images, steps=steps, random_state=random_state, progress=progress)
+    inputs = {"steps": steps, "size": size, "seed": random_state}
+    trained(f"classifier-{dataset}", network, train, inputs, root)
+    return network
 
-    inputs = {"steps": steps, "seed": random_state, "size": size, "code": code_digest(data, networks, training, train)}
-    folder = cached_folder(f"classifier-{dataset}", inputs, build, root)
-    network.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
-    return network.eval().requires_grad_(False)
+
+def _train(network: Classifier, images: Images, steps: int, random_state: int, progress: Progress) -> Classifier:
+    return fit(network, _cross_entropy, images, steps=steps, random_state=random_state, progress=progress)
 
 
 def _cross_entropy(network: Classifier, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:

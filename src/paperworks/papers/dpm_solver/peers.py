@@ -2,8 +2,6 @@
 
 import functools
 import itertools
-import math
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,7 +17,7 @@ from paperworks.diffusion import (
     NoiseScheduleVP,
     SkipType,
 )
-from paperworks.evidence import Measurement, Run, Table, interleaved
+from paperworks.evidence import Estimate, Measurement, Run, Table, Times, bootstrap, greatest, interleaved
 from paperworks.papers.dpm_solver.problems import normal, per_sample
 from paperworks.testbeds import bench_mixture_64d, load_k_diffusion_sampling
 
@@ -38,68 +36,101 @@ def diffusers(run: Run) -> Measurement:
     import diffusers as theirs
 
     theirs.utils.logging.set_verbosity_error()
-    betas, steps = BETAS.numpy(), 20
+    betas = BETAS.numpy()
     schedule = NoiseScheduleVP.discrete(betas=BETAS)
     rows: list[list[Any]] = []
     overhead = {}
-    shapes = {"small": (1, 3, 8, 8), "medium": (4, 3, 64, 64), "large": (16, 3, 256, 256)}
+    rounds = {
+        "small": run.repeats(smoke=2, desk=101, full=501),
+        "medium": run.repeats(smoke=1, desk=51, full=501),
+        "large": run.repeats(smoke=1, desk=9, full=51),
+    }
+    shapes = {
+        "small": (1, 3, 8, 8),
+        "medium": (4, 3, 64, 64),
+        "large": run.at(smoke=(4, 3, 64, 64), desk=LARGE, full=LARGE),
+    }
     for name, shape in shapes.items():
-        x, noise = (torch.randn(shape, generator=run.torch_rng(seed)) for seed in (0, 1))
-        solver = DPMSolver(functools.partial(returned, noise), schedule)
         schedulers = {
             "diffusers": theirs.DPMSolverMultistepScheduler(trained_betas=betas),
             "ours": DPMSolverScheduler(trained_betas=BETAS),
         }
-        seconds: dict[str, list[float]] = {"diffusers": [], "ours": [], "solver": []}
-        repeats = run.at(smoke=2, desk=101, full=501) if name != "large" else run.at(smoke=1, desk=9, full=51)
-        # In turn, so that whatever slows the machine down for a while slows all of them; and step by step, for a short
-        # job is less likely to be interrupted than a long one.
-        for _ in run.progress(range(repeats), label=f"timing, {name}"):
-            for who, scheduler in schedulers.items():
-                scheduler.set_timesteps(steps)
-                state = x
-                for step in scheduler.timesteps:
-                    started = time.perf_counter()
-                    state = scheduler.step(noise, step, state).prev_sample
-                    seconds[who].append(time.perf_counter() - started)
-            started = time.perf_counter()
-            solver.sample(x, steps)
-            seconds["solver"].append((time.perf_counter() - started) / steps)
-        times = {who: 1e6 * statistics.median(found) for who, found in seconds.items()}
-        overhead[name] = times["ours"] / times["diffusers"]
+        times = times_of_steps(run, schedulers, shape, rounds[name])
+        overhead[name] = times.ratio("ours", "diffusers")
         shown = "x".join(str(n) for n in shape)
+        micro = {who: 1e6 * seconds for who, seconds in times.medians().items()}
         for what, who in (("scheduler", "ours"), ("solver", "solver")):
-            row = [times["diffusers"], times[who], times[who] / times["diffusers"]]
+            row = [micro["diffusers"], micro[who], micro[who] / micro["diffusers"]]
             rows.append([f"microseconds a step at {shown}, our {what}", *row])
     mixture = bench_mixture_64d()
-    start = torch.cat([normal(run.at(smoke=4, desk=128, full=512), seed) for seed in run.seeds])
+    n = run.at(smoke=4, desk=128, full=512)
+    trial = normal(n, 1000)
+    start = torch.cat([trial, *(normal(n, seed) for seed in run.seeds)])
     solver = DPMSolver(mixture.model(schedule), schedule, "dpmsolver")
-    truth = solver.sample(start, run.at(smoke=300, desk=1500, full=3000), 3, "logSNR", "singlestep_fixed").sample
+    truth = solver.sample(start, run.at(smoke=100, desk=1500, full=3000), 3, "logSNR", "singlestep_fixed").sample
 
     def noise_at(x: Tensor, step: Any) -> Tensor:
         return solver.model_fn(x, (float(step) + 1) / len(BETAS))
 
-    worst = 0.0
+    ratios: list[Estimate] = []
     budgets = run.at(smoke=(10,), desk=(10, 20, 50), full=(10, 20, 50))
     for dtype, calls in run.progress(list(itertools.product((torch.float32, torch.float64), budgets))):
-        best = {"ours": (math.inf, ""), "diffusers": (math.inf, "")}
+        errors = {}
         for who, label, scheduler in settings_of_both(theirs, betas):
             scheduler.set_timesteps(calls)
-            error = per_sample(steps_of(scheduler, noise_at, start.to(dtype)), truth).median().item()
-            if error < best[who][0]:  # false for NaN
-                best[who] = (error, label)
-        ratio = best["ours"][0] / best["diffusers"][0]
-        worst = max(worst, ratio)
+            errors[who, label] = per_sample(steps_of(scheduler, noise_at, start.to(dtype)), truth)
         what = f"median error at {calls} calls, {str(dtype).removeprefix('torch.')}"
-        rows.append(
-            [f"{what}: {best['diffusers'][1]} / {best['ours'][1]}", best["diffusers"][0], best["ours"][0], ratio]
-        )
+        ratios.append(best_compared(errors, n, "diffusers", what, rows))
     return Measurement(
-        {"small": overhead["small"], "large": overhead["large"], "error": worst},
+        {"small": overhead["small"], "large": overhead["large"], "error": greatest(ratios)},
         table=Table(["what", "diffusers", "ours", "ratio"], rows),
         remark="Times are of the schedulers, step for step. The error is the largest ratio over the numbers of calls "
-        "and both precisions, each side at the best of its orders, rules, grids and methods.",
+        "and both precisions, each side at the best of its orders, rules, grids and methods, chosen on other noise.",
+        settings="DPMSolverMultistepScheduler as it comes for the times; for the error the best of all orders, rules, "
+        "grids and methods that it and DPMSolverSinglestepScheduler offer, on the same model and noise",
     )
+
+
+LARGE = (16, 3, 256, 256)
+
+
+def times_of_steps(run: Run, schedulers: dict[str, Any], shape: tuple[int, ...], rounds: int, steps: int = 20) -> Times:
+    """Time every step of the schedulers, and of our solver per step, with a network that answers at once.
+
+    They take turns, and each step is timed by itself: a short job is less likely to be interrupted than a long one.
+    """
+    x, noise = (torch.randn(shape, generator=run.torch_rng(seed)) for seed in (0, 1))
+    solver = DPMSolver(functools.partial(returned, noise), NoiseScheduleVP.discrete(betas=BETAS))
+    seconds: dict[str, list[float]] = {**{who: [] for who in schedulers}, "solver": []}
+    for _ in run.progress(range(rounds), label=f"timing, {shape}"):
+        for who, scheduler in schedulers.items():
+            scheduler.set_timesteps(steps)
+            state = x
+            for step in scheduler.timesteps:
+                started = time.perf_counter()
+                state = scheduler.step(noise, step, state).prev_sample
+                seconds[who].append(time.perf_counter() - started)
+        started = time.perf_counter()
+        solver.sample(x, steps)
+        seconds["solver"].append((time.perf_counter() - started) / steps)
+    return Times(seconds)
+
+
+def best_compared(
+    errors: dict[tuple[str, str], Tensor], n: int, them: str, what: str, rows: list[list[Any]]
+) -> Estimate:
+    """Return our best setting's median error / theirs, and add a row; the first `n` samples choose the settings."""
+
+    def best(side: str) -> tuple[str, Tensor]:
+        found = {label: error for (who, label), error in errors.items() if who == side}
+        trials = {label: error[:n].median().item() for label, error in found.items()}
+        label = min((label for label in found if trials[label] == trials[label]), key=trials.__getitem__)  # no NaN
+        return label, found[label][n:]
+
+    (own, ours), (other, theirs) = best("ours"), best(them)
+    ratio = bootstrap(lambda a, b: float(np.median(a) / np.median(b)), ours, theirs, of="samples")
+    rows.append([f"{what}: {other} / {own}", float(theirs.median()), float(ours.median()), ratio.value])
+    return ratio
 
 
 def returned(noise: Tensor, x: Tensor, t: Any) -> Tensor:
@@ -128,8 +159,10 @@ def k_diffusion(run: Run) -> Measurement:
     schedule, mixture = EDMSchedule(), bench_mixture_64d()
     low, high = schedule.sigma_min, schedule.sigma_max
     model_fn = mixture.model(schedule)
-    start = high * normal(run.at(smoke=8, desk=256, full=1024), run.seed)
-    truth = DPMSolver(model_fn, schedule, "dpmsolver").sample(start, 3000, 3, "logSNR", "singlestep_fixed").sample
+    n = run.at(smoke=8, desk=256, full=1024)
+    start = high * torch.cat([normal(n, seed) for seed in (1000, *run.seeds)])
+    fine = run.at(smoke=300, desk=3000, full=3000)
+    truth = DPMSolver(model_fn, schedule, "dpmsolver").sample(start, fine, 3, "logSNR", "singlestep_fixed").sample
     grids: dict[SkipType, Any] = {"logSNR": theirs.get_sigmas_exponential, "karras": theirs.get_sigmas_karras}
     data, noise_form = DPMSolver(model_fn, schedule), DPMSolver(model_fn, schedule, "dpmsolver")
 
@@ -140,8 +173,9 @@ def k_diffusion(run: Run) -> Measurement:
         return theirs.sample_dpmpp_3m_sde(denoiser, x, sigmas, eta=0.0, noise_sampler=lambda a, b: 0.0, disable=True)
 
     rows: list[list[Any]] = []
-    worst = 0.0
-    for calls, dtype in run.progress(list(itertools.product((12, 20, 50), (torch.float32, torch.float64)))):
+    ratios: list[Estimate] = []
+    budgets = run.at(smoke=(12,), desk=(12, 20, 50), full=(12, 20, 50))
+    for calls, dtype in run.progress(list(itertools.product(budgets, (torch.float32, torch.float64)))):
         x = start.to(dtype)
         results = {
             ("ours", "fast"): noise_form.sample(x, calls, 3, "logSNR", "singlestep").sample,
@@ -154,38 +188,16 @@ def k_diffusion(run: Run) -> Measurement:
             results["ours", f"2M {grid}"] = data.sample(x, calls, 2, grid).sample
             results["ours", f"3M {grid}"] = data.sample(x, calls, 3, grid).sample
             results["ours", f"3M {grid}, half derivative"] = data.sample(x, calls, 3, grid, legacy_3m=True).sample
-        errors = {key: per_sample(result, truth).median().item() for key, result in results.items()}
-        best = {
-            who: min((e, label) for (side, label), e in errors.items() if side == who) for who in ("ours", "theirs")
-        }
-        ratio = best["ours"][0] / best["theirs"][0]
-        worst = max(worst, ratio)
+        errors = {key: per_sample(result, truth) for key, result in results.items()}
         name = f"median error at {calls} calls, {str(dtype).removeprefix('torch.')}"
-        rows.append([f"{name}, fast", errors["theirs", "fast"], errors["ours", "fast"]])
-        rows.append([f"{name}, {best['theirs'][1]} / {best['ours'][1]}", best["theirs"][0], best["ours"][0]])
-    # Theirs steps a batch by its mean error, ours by its worst sample; on single samples the two agree.
-    singles = range(run.at(smoke=1, desk=16, full=64))
-    for order, rtol in itertools.product((2, 3), (0.05, 0.01)):
-        calls_of: dict[str, list[int]] = {"theirs": [], "ours": []}
-        errors_of: dict[str, list[float]] = {"theirs": [], "ours": []}
-        for i in singles:
-            x, exact = start[i : i + 1], truth[i : i + 1]
-            tolerances = {"rtol": rtol, "atol": 0.0078}
-            sample, info = theirs.sample_dpm_adaptive(
-                denoiser, x, low, high, order=order, disable=True, return_info=True, **tolerances
-            )
-            ours = noise_form.sample(x, order=order, method="adaptive", **tolerances)
-            calls_of["theirs"].append(info["nfe"])
-            calls_of["ours"].append(ours.nfe)
-            errors_of["theirs"].append(per_sample(sample, exact).item())
-            errors_of["ours"].append(per_sample(ours.sample, exact).item())
-        name = f"adaptive {order - 1}{order}, rtol {rtol:g}"
-        rows.append([f"{name}: mean calls", *(float(np.mean(calls_of[who])) for who in ("theirs", "ours"))])
-        rows.append([f"{name}: median error", *(float(np.median(errors_of[who])) for who in ("theirs", "ours"))])
+        fast = [errors[who, "fast"].median().item() for who in ("theirs", "ours")]
+        rows.append([f"{name}, fast", *fast, fast[1] / fast[0]])
+        ratios.append(best_compared(errors, n, "theirs", name, rows))
+    rows += adaptive_rows(theirs, denoiser, noise_form, start[n:], truth[n:], run.at(smoke=1, desk=16, full=64))
     steps, x = 20, torch.randn(1, 3, 8, 8, generator=run.torch_rng())
     sigmas = theirs.get_sigmas_karras(steps + 1, low, high)[:-1]
     constant = functools.partial(returned, torch.randn(1, 3, 8, 8, generator=run.torch_rng(1)))
-    seconds = interleaved(
+    times = interleaved(
         run,
         {
             "theirs": functools.partial(theirs.sample_dpmpp_2m, constant, x, sigmas, disable=True),
@@ -193,10 +205,40 @@ def k_diffusion(run: Run) -> Measurement:
         },
         run.at(smoke=3, desk=201, full=1001),
     )
-    rows.append(["microseconds a step of 2M, 1x3x8x8", *(1e6 * seconds[who] / steps for who in ("theirs", "ours"))])
+    overhead = times.ratio("ours", "theirs")
+    micro = [1e6 * times.median(who) / steps for who in ("theirs", "ours")]
+    rows.append(["microseconds a step of 2M, 1x3x8x8", *micro, overhead.value])
     return Measurement(
-        {"error": worst, "overhead": seconds["ours"] / seconds["theirs"]},
-        table=Table(["what", "k-diffusion", "ours", "ratio"], [[*row, row[2] / row[1]] for row in rows]),
+        {"error": greatest(ratios), "overhead": overhead},
+        table=Table(["what", "k-diffusion", "ours", "ratio"], rows),
         remark="The error is the largest ratio over the numbers of calls in both precisions, each side at the best of "
-        "its solvers and grids.",
+        "its solvers and grids, chosen on other noise.",
+        settings="the best of sample_dpm_fast, sample_dpmpp_2m and sample_dpmpp_3m_sde without noise, on exponential "
+        "and Karras grids; sample_dpmpp_2m for the time",
     )
+
+
+def adaptive_rows(
+    theirs: Any, denoiser: Any, solver: DPMSolver, start: Tensor, truth: Tensor, singles: int
+) -> list[list[Any]]:
+    """Compare adaptive solvers sample by sample, where they agree: in a batch theirs goes by the mean error."""
+    low, high = EDMSchedule().sigma_min, EDMSchedule().sigma_max
+    rows: list[list[Any]] = []
+    for order, rtol in itertools.product((2, 3), (0.05, 0.01)):
+        calls: dict[str, list[float]] = {"theirs": [], "ours": []}
+        errors: dict[str, list[float]] = {"theirs": [], "ours": []}
+        for i in range(singles):
+            x, exact = start[i : i + 1], truth[i : i + 1]
+            tolerances = {"rtol": rtol, "atol": 0.0078}
+            sample, info = theirs.sample_dpm_adaptive(
+                denoiser, x, low, high, order=order, disable=True, return_info=True, **tolerances
+            )
+            ours = solver.sample(x, order=order, method="adaptive", **tolerances)
+            calls["theirs"].append(info["nfe"])
+            calls["ours"].append(ours.nfe)
+            errors["theirs"].append(per_sample(sample, exact).item())
+            errors["ours"].append(per_sample(ours.sample, exact).item())
+        for what, found, average in (("mean calls", calls, np.mean), ("median error", errors, np.median)):
+            pair = [float(average(found[who])) for who in ("theirs", "ours")]
+            rows.append([f"adaptive {order - 1}{order}, rtol {rtol:g}: {what}", *pair, pair[1] / pair[0]])
+    return rows
