@@ -123,15 +123,17 @@ def endless(run):
 
 @pytest.fixture
 def start_endless_run(tmp_path: Path, wait_until: Callable[..., None]) -> Iterator[Callable[..., tuple[Any, ...]]]:
-    """Start a run as a command; wait until one of its tasks has finished and one runs without end."""
+    """Start a run, or the command that runs; wait until one of its tasks has finished and one runs without end."""
     runs = []
 
-    def start(**how: Any) -> tuple[Any, ...]:
+    def start(command: bool = False, **how: Any) -> tuple[Any, ...]:
         pid, evidence, scratch = tmp_path / "pid", tmp_path / "evidence", tmp_path / "scratch"
         scratch.mkdir()
         paper = write(tmp_path / "fixture", ENDLESS.format(pid=str(pid)), {"quick": {}, "endless": {}})
+        script = ["-c", SCRIPT, str(paper.folder), str(evidence), json.dumps(how)]
+        typed = ["-m", "paperworks", "run", "fixture", "--papers", str(paper.folder), "--scale", "smoke"]
         run = subprocess.Popen(
-            [sys.executable, "-c", SCRIPT, str(paper.folder), str(evidence), json.dumps(how)],
+            [sys.executable, *([*typed, "--evidence", str(evidence)] if command else script)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

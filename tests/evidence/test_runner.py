@@ -348,6 +348,17 @@ def test_ctrl_c_stops_cleanly_and_keeps_what_finished(endless_run, wait_until, g
     assert not list(scratch.glob("paperworks-*"))
 
 
+def test_sigterm_ends_a_run_as_cleanly_as_ctrl_c(start_endless_run, wait_until, gone):
+    run, task, evidence, scratch = start_endless_run(command=True)
+    run.send_signal(signal.SIGTERM)
+    out, err = run.communicate(timeout=30)
+    assert run.returncode == 128 + signal.SIGTERM
+    assert "Traceback" not in err
+    wait_until(lambda: gone(task))
+    assert {entry.id for entry in read_evidence("fixture", evidence).entries} == {"quick"}
+    assert not list(scratch.glob("paperworks-*"))
+
+
 def test_a_killed_run_leaves_no_task_behind(endless_run, wait_until, gone):
     run, task, evidence, _ = endless_run
     os.kill(run.pid, signal.SIGKILL)

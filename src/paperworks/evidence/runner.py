@@ -230,7 +230,7 @@ class _Work:
             entry = self._before.get(spec["number"])
             if resume and entry is not None and _still_stands(entry, spec, self.chosen[spec["number"]][0]):
                 self.resumed += 1
-                self._show(spec, entry, resumed=True)
+                self._show(spec, self._view(spec, entry), resumed=True)
             else:
                 todo.append(spec)
         interrupted = False
@@ -319,16 +319,20 @@ class _Work:
     def _keep(
         self, spec: TaskSpec, entry: Entry, figures: dict[str, bytes] | None = None, *, resumed: bool = False
     ) -> None:
+        found = self._view(spec, entry)  # before writing: an interrupt between the two would lose it from the report
         try:
             entry = add_entry(spec["slug"], self.folder, entry, figures)
         except (OSError, EvidenceError) as error:  # a full disk costs the file, not what was measured
             self.unwritten.append(f"{spec['slug']} {spec['id']} could not be written to {self.folder}: {error}")
-        self._show(spec, entry, resumed=resumed)
+        self._show(spec, replace(found, figures=self._paths(entry)), resumed=resumed)
 
-    def _show(self, spec: TaskSpec, entry: Entry, *, resumed: bool = False) -> None:
-        paper, kind, item = self.chosen[spec["number"]]
-        paths = tuple(self.folder / figure for figure in entry.figures)
-        found = view(paper, kind, item, entry, figures=paths)
+    def _view(self, spec: TaskSpec, entry: Entry) -> ClaimView:
+        return view(*self.chosen[spec["number"]], entry, figures=self._paths(entry))
+
+    def _paths(self, entry: Entry) -> tuple[Path, ...]:
+        return tuple(self.folder / figure for figure in entry.figures)
+
+    def _show(self, spec: TaskSpec, found: ClaimView, *, resumed: bool = False) -> None:
         self.views[spec["number"]] = found
         self._emit("finished", spec, view=found, resumed=resumed)
 
