@@ -142,7 +142,7 @@ def errors_of(run: Run, variances: tuple[str, ...], steps: tuple[int, ...]) -> E
             "problem": problem,
             "variances": kind,
             "steps": list(steps),
-            "n": run.at(smoke=8, desk=512 if problem == "digits" else 2048, full=8192),
+            "n": run.at(smoke=8, desk=512 if problem == "digits" else 4096, full=8192),
             "seeds": list(run.seeds),
             "fine": run.at(smoke=30, desk=150, full=300),
         }
