@@ -64,6 +64,13 @@ def frechet_distance(x: Float[Tensor, "n features"], y: Float[Tensor, "m feature
 class PrincipalComponents:
     """Coordinates of images in the directions of greatest variance of a data set.
 
+    Parameters
+    ----------
+    mean
+        Mean image, of shape (pixels,).
+    directions
+        Orthonormal directions in columns, of shape (pixels, n).
+
     Examples
     --------
     >>> components = PrincipalComponents.of(digits(), 16)
