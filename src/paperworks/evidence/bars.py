@@ -23,6 +23,15 @@ class Bar:
 
     The grammar: `>= x`, `> x`, `<= x`, `< x`, `== x`, `between a and b` (both ends included), `true`.
 
+    Parameters
+    ----------
+    text
+        The bar as the record writes it.
+    comparison
+        One of ``>=``, ``>``, ``<=``, ``<``, ``==``, ``between`` and ``true``.
+    low, high
+        The two ends that ``between`` takes; for the other comparisons both are the one number, for ``true`` 1.
+
     Examples
     --------
     >>> Bar.parse("between 0.95 and 1.1").holds(1.02)
@@ -38,7 +47,13 @@ class Bar:
 
     @classmethod
     def parse(cls, text: str) -> "Bar":
-        """Parse a bar; raise ValueError where the text is not of the grammar."""
+        """Parse a bar; raise ValueError where the text is not of the grammar.
+
+        Returns
+        -------
+        Bar
+            The bar that the text states.
+        """
         stripped = text.strip()
         if stripped == "true":
             return cls(stripped, "true", 1.0, 1.0)
@@ -55,7 +70,13 @@ class Bar:
         )
 
     def holds(self, value: float | bool) -> bool:
-        """Tell whether the value clears the bar; NaN never does."""
+        """Tell whether the value clears the bar; NaN never does.
+
+        Returns
+        -------
+        bool
+            Whether this one number clears the bar.
+        """
         if self.comparison == "true":
             return value is True or value == 1
         number = float(value)
@@ -67,6 +88,16 @@ class Bar:
 
     def decide(self, low: float, high: float) -> bool | None:
         """Tell whether all values of an interval clear the bar (True), none does (False), or it is open (None).
+
+        Parameters
+        ----------
+        low, high
+            Ends of the interval of the measured value.
+
+        Returns
+        -------
+        bool | None
+            True, False, or None where the interval stands on both sides of the bar.
 
         Examples
         --------

@@ -103,7 +103,18 @@ class LiveDisplay(Display):
 
 
 def open_display(console: Console, *, silent: bool = False) -> Display:
-    """Choose how to show a run: live on a terminal, by plain lines elsewhere, not at all where `silent`."""
+    """Choose how to show a run: live on a terminal, by plain lines elsewhere, not at all where `silent`.
+
+    Parameters
+    ----------
+    console
+        Where to write, a console of rich.
+
+    Returns
+    -------
+    Display
+        What takes the events of a run and shows them.
+    """
     if silent:
         return Display()
     return LiveDisplay(console) if console.is_terminal else PlainDisplay(console)

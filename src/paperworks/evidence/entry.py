@@ -49,7 +49,18 @@ class Value:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Value":
-        """Read a value that `dataclasses.asdict` gave."""
+        """Read a value that `dataclasses.asdict` gave.
+
+        Parameters
+        ----------
+        data
+            Fields of the value by their names.
+
+        Returns
+        -------
+        Value
+            The value that was written.
+        """
         low, high = (None if data.get(name) is None else float(data[name]) for name in ("low", "high"))
         samples = tuple(float(v) for v in data.get("samples", ()))
         return cls(_number(data["value"]), low, high, str(data.get("method", "")), samples)
@@ -132,6 +143,18 @@ class Entry:
         The values at smoke scale of the same code, for entries of larger scales.
     carried
         Set where the values were measured with earlier code.
+    kind
+        Whether it is of a claim or of a race.
+    id
+        Name of the claim or peer within its paper.
+    scale
+        Scale of the run.
+    seeds
+        Seeds that the run used.
+    outcome
+        Whether it was measured, or what kept it from being so.
+    provenance
+        Code, versions, machine and date that it comes from.
     """
 
     kind: Kind
@@ -168,7 +191,13 @@ class Entry:
         return EntryKey(self.kind, self.id, self.scale, self.seeds, self.provenance.digest, machine, self.measured)
 
     def to_json(self) -> dict[str, Any]:
-        """Give the entry as JSON values, without what is empty; infinite numbers become text."""
+        """Give the entry as JSON values, without what is empty; infinite numbers become text.
+
+        Returns
+        -------
+        dict[str, Any]
+            JSON values by the names of the fields.
+        """
         data = asdict(self)
         kept = {f.name for f in fields(self) if f.name in ("kind", "id", "scale", "seeds", "outcome", "provenance")}
         return {
@@ -180,6 +209,16 @@ class Entry:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "Entry":
         """Read an entry.
+
+        Parameters
+        ----------
+        data
+            What `to_json` gave, read from a file.
+
+        Returns
+        -------
+        Entry
+            The entry that was written.
 
         Raises
         ------

@@ -65,6 +65,11 @@ class Estimate:
 def exact(value: float | bool) -> Estimate:
     """Return a value that nothing random stands behind.
 
+    Returns
+    -------
+    Estimate
+        The value, whose interval is itself at any level.
+
     Examples
     --------
     >>> exact(3.02).interval(0.95)
@@ -77,6 +82,18 @@ def exact(value: float | bool) -> Estimate:
 
 def mean(samples: Collection[float], of: str = "seeds") -> Estimate:
     """Return the mean of independent values with Student's interval; a single value has none.
+
+    Parameters
+    ----------
+    samples
+        Independent values, one for each seed or repetition.
+    of
+        What the samples are, in the plural.
+
+    Returns
+    -------
+    Estimate
+        The mean in the unit of the samples, with its interval.
 
     Examples
     --------
@@ -104,6 +121,18 @@ def median(samples: Collection[float], of: str = "seeds") -> Estimate:
 
     The interval is right for every distribution; five values or fewer have none at 95 %.
 
+    Parameters
+    ----------
+    samples
+        Independent values, one for each seed or repetition.
+    of
+        What the samples are, in the plural.
+
+    Returns
+    -------
+    Estimate
+        The median in the unit of the samples, with its interval.
+
     Examples
     --------
     >>> median(range(11)).interval(0.95)
@@ -128,6 +157,18 @@ def median(samples: Collection[float], of: str = "seeds") -> Estimate:
 def ratio(ours: Collection[float], theirs: Collection[float], of: str = "paired rounds") -> Estimate:
     """Return the median of ours / theirs over pairs, with the interval of the order statistics.
 
+    Parameters
+    ----------
+    ours, theirs
+        Paired values, as many of both.
+    of
+        What the pairs are, in the plural.
+
+    Returns
+    -------
+    Estimate
+        The median ratio, without unit, with its interval.
+
     Examples
     --------
     >>> ratio([1.0, 2.1, 3.0], [2.0, 4.0, 6.3]).value
@@ -139,6 +180,18 @@ def ratio(ours: Collection[float], theirs: Collection[float], of: str = "paired 
 
 def difference(ours: Collection[float], theirs: Collection[float], of: str = "paired seeds") -> Estimate:
     """Return the mean of ours - theirs over pairs, with Student's interval.
+
+    Parameters
+    ----------
+    ours, theirs
+        Paired values, as many of both.
+    of
+        What the pairs are, in the plural.
+
+    Returns
+    -------
+    Estimate
+        The mean difference in the unit of the values, with its interval.
 
     Examples
     --------
@@ -152,6 +205,18 @@ def every(samples: Collection[float | bool], of: str = "seeds") -> Estimate:
     """Return what has to hold for each seed by itself: the mean, and the interval from the least to the greatest.
 
     Truth values hold where all are true.
+
+    Parameters
+    ----------
+    samples
+        One number or truth value for each seed.
+    of
+        What the samples are, in the plural.
+
+    Returns
+    -------
+    Estimate
+        The mean, or whether all are true, with the range as interval.
 
     Examples
     --------
@@ -169,6 +234,20 @@ def every(samples: Collection[float | bool], of: str = "seeds") -> Estimate:
 
 def proportion(successes: int, trials: int, of: str = "trials") -> Estimate:
     """Return a share of independent trials with Clopper and Pearson's interval.
+
+    Parameters
+    ----------
+    successes
+        How many trials succeeded.
+    trials
+        How many there were.
+    of
+        What the trials are, in the plural.
+
+    Returns
+    -------
+    Estimate
+        The share, 0 to 1, with its interval.
 
     Examples
     --------
@@ -204,6 +283,11 @@ def bootstrap(statistic: Callable[..., Any], *samples: Collection[Any], of: str 
         One array, or several whose entries belong together and are drawn together.
     of
         What the repetitions are.
+
+    Returns
+    -------
+    Estimate
+        The statistic of all repetitions with the percentiles as interval.
 
     Examples
     --------
@@ -241,6 +325,20 @@ def bootstrap(statistic: Callable[..., Any], *samples: Collection[Any], of: str 
 def normal(value: float, standard_error: float, of: str = "") -> Estimate:
     """Return a value whose standard error is known; `of` says what it was estimated from.
 
+    Parameters
+    ----------
+    value
+        The number that was estimated.
+    standard_error
+        Its standard deviation, in the same unit.
+    of
+        What it was estimated from, in words.
+
+    Returns
+    -------
+    Estimate
+        The value with the interval of a normal distribution.
+
     Examples
     --------
     >>> low, high = normal(1.0, 0.1).interval(0.95)
@@ -263,6 +361,11 @@ def normal(value: float, standard_error: float, of: str = "") -> Estimate:
 def greatest(estimates: Iterable[Estimate]) -> Estimate:
     """Return the greatest of several estimates; its interval holds for all of them at once (Bonferroni).
 
+    Returns
+    -------
+    Estimate
+        The greatest value with a simultaneous interval.
+
     Examples
     --------
     >>> greatest([exact(1.0), exact(3.0)]).interval(0.95)
@@ -274,6 +377,11 @@ def greatest(estimates: Iterable[Estimate]) -> Estimate:
 def least(estimates: Iterable[Estimate]) -> Estimate:
     """Return the least of several estimates; its interval holds for all of them at once (Bonferroni).
 
+    Returns
+    -------
+    Estimate
+        The least value with a simultaneous interval.
+
     Examples
     --------
     >>> least([exact(1.0), exact(3.0)]).value
@@ -284,6 +392,11 @@ def least(estimates: Iterable[Estimate]) -> Estimate:
 
 def magnitude(estimate: Estimate) -> Estimate:
     """Return the absolute value of an estimate.
+
+    Returns
+    -------
+    Estimate
+        The absolute value; its interval begins at 0 where the estimate's contains it.
 
     Examples
     --------
@@ -300,6 +413,11 @@ def magnitude(estimate: Estimate) -> Estimate:
 
 def statistic(value: float, test: str) -> Estimate:
     """Return the statistic of a test; the bar is its critical value, in which chance is reckoned with.
+
+    Returns
+    -------
+    Estimate
+        The statistic, whose interval is itself at any level.
 
     Examples
     --------

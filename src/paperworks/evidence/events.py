@@ -13,7 +13,17 @@ NOTHING_DONE = Progress()
 
 @dataclass(frozen=True)
 class TaskName:
-    """A claim or peer of a paper."""
+    """A claim or peer of a paper.
+
+    Parameters
+    ----------
+    slug
+        Name of the paper.
+    kind
+        Whether it is a claim or a race.
+    id
+        Name of the claim or peer within its paper.
+    """
 
     slug: str
     kind: Kind
@@ -30,6 +40,21 @@ class Event:
     `what` is "planned" (once for each task, before the first starts), "started", "progress" or
     "finished"; `view` comes with "finished", and `resumed` tells that it was measured before. `expected` is how many
     seconds the task took when it was last measured, 0 where that isn't known.
+
+    Parameters
+    ----------
+    what
+        "planned" (once for each task, before the first starts), "started", "progress" or "finished".
+    task
+        The claim or race that it happened to.
+    progress
+        How far the task got, and what it is at.
+    view
+        The claim as a reader sees it; None but with "finished".
+    resumed
+        Whether it was measured before this run.
+    expected
+        Seconds that the task took when it was last measured, 0 where that isn't known.
     """
 
     what: Happening

@@ -42,7 +42,17 @@ def new_figure(nrows: int = 1, ncols: int = 1, **kwargs: Any) -> "tuple[Figure, 
 
 
 def reported_line(axes: "Axes", value: float, label: str = "reported") -> None:
-    """Draw the paper's reported value as a horizontal line."""
+    """Draw the paper's reported value as a horizontal line.
+
+    Parameters
+    ----------
+    axes
+        Axes of matplotlib to draw on.
+    value
+        Height of the line, in the unit of the axis.
+    label
+        Words for the legend.
+    """
     axes.axhline(value, color="#666666", linestyle="--", linewidth=1.2, label=label)
 
 

@@ -20,6 +20,13 @@ class NotAtThisScale(Exception):
 class Table:
     """Rows of a measurement that a reader wants to see beside the value.
 
+    Parameters
+    ----------
+    columns
+        Headings of the columns.
+    rows
+        Rows of cells, each as long as `columns`.
+
     Examples
     --------
     >>> Table(["steps", "error"], [[10, 0.5], [20, 0.25]]).columns
@@ -86,7 +93,18 @@ class Measurement:
 
     @classmethod
     def over_seeds(cls, samples: Collection[float] | Mapping[str, Collection[float]], **kwargs: Any) -> "Measurement":
-        """Make a measurement whose values are means over seeds; `kwargs` are those of a measurement."""
+        """Make a measurement whose values are means over seeds; `kwargs` are those of a measurement.
+
+        Parameters
+        ----------
+        samples
+            One number for each seed, or a mapping from the name of each value to such numbers.
+
+        Returns
+        -------
+        Measurement
+            A measurement whose values are means over seeds.
+        """
         if isinstance(samples, Mapping):
             return cls({name: mean(values) for name, values in samples.items()}, **kwargs)
         return cls(mean(samples), **kwargs)

@@ -25,6 +25,29 @@ class Claim:
     `where` is the place in the paper that says so. `bars` maps the name of each measured value to its bar, and
     `labels` to words for a reader; a claim with one value uses the empty name. `scale` is the least scale at which
     the bars decide. `note` explains a known shortfall.
+
+    Parameters
+    ----------
+    id
+        Its name within the paper, such as ``c1-orders``.
+    says
+        The sentence that is claimed.
+    reported
+        The paper's own figure, in words.
+    measure
+        What is measured, in words.
+    bars
+        The bar of each measured value by its name; the empty name where there is one value.
+    scale
+        Least scale at which the bars decide.
+    headline
+        Whether the claim stands for the paper in lists.
+    note
+        Why a known shortfall falls short, else empty.
+    where
+        Place in the paper that says so.
+    labels
+        Words for a reader by the name of each value.
     """
 
     id: str
@@ -41,7 +64,25 @@ class Claim:
 
 @dataclass(frozen=True)
 class Peer:
-    """An existing package that does the same job, and the bars of the race against it."""
+    """An existing package that does the same job, and the bars of the race against it.
+
+    Parameters
+    ----------
+    id
+        Its name within the paper.
+    package
+        Name of the package that does the same job.
+    says
+        What is raced, in one sentence.
+    bars
+        The bar of each measured value by its name; the empty name where there is one value.
+    scale
+        Least scale at which the bars decide.
+    note
+        Why a known shortfall falls short, else empty.
+    labels
+        Words for a reader by the name of each value.
+    """
 
     id: str
     package: str
@@ -58,6 +99,41 @@ class Paper:
 
     `questions` are those that it answers, in the words of people who have the problem. `origin` is empty for
     Paperworks' own papers, else the package or folder that it comes from.
+
+    Parameters
+    ----------
+    slug
+        Its name in commands, and of its folder.
+    folder
+        Folder that holds the record.
+    title
+        Title of the publication.
+    year
+        Year in which it appeared.
+    authors
+        Names of the authors in their order.
+    field
+        Field package that its methods are in.
+    summary
+        The problem, the idea and when to use it, in our own words.
+    arxiv, doi
+        Identifiers of the publication, empty where unknown.
+    methods
+        Full names of the classes and functions that implement it.
+    tags
+        Words that lists and searches go by.
+    questions
+        What it answers, in the words of people who have the problem.
+    links
+        Further addresses by their names.
+    note
+        A remark of the record, mostly empty.
+    claims
+        What it reports, in the record's order.
+    peers
+        Packages that it is raced against.
+    origin
+        The package or folder that it comes from, empty for Paperworks' own papers.
     """
 
     slug: str
@@ -113,6 +189,11 @@ def read_paper(folder: Path, parse: Callable[[Path], dict[str, Any]] = read_toml
         Returns what stands in a file of TOML, and raises what `tomllib` does; `read_toml` by default.
     origin
         The package or folder that the paper comes from, empty for Paperworks itself.
+
+    Returns
+    -------
+    Paper
+        The record, checked against the rules.
 
     Raises
     ------

@@ -28,6 +28,17 @@ def write_reports(
 ) -> list[Path]:
     """Write the results page to `markdown` with a page for each paper beside its evidence, and to `html`.
 
+    Parameters
+    ----------
+    papers
+        The papers to report on, in this order.
+    folder
+        Folder of the evidence, by default the committed one.
+    markdown
+        File of the results page, not written by default.
+    html
+        File of the page in HTML, not written by default.
+
     Returns
     -------
     list of Path

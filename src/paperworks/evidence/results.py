@@ -21,7 +21,19 @@ INTRODUCTION = (
 
 @dataclass(frozen=True)
 class PaperResults:
-    """A paper with the views of its claims and races."""
+    """A paper with the views of its claims and races.
+
+    Parameters
+    ----------
+    paper
+        The record of the paper.
+    claims
+        Views of its claims in the record's order.
+    races
+        Views of its races in the record's order.
+    problem
+        Why its evidence can't be read, in one line; empty where all is well.
+    """
 
     paper: Paper
     claims: tuple[ClaimView, ...]
@@ -40,7 +52,13 @@ class PaperResults:
 
 
 def results_of(papers: Sequence[Paper], folder: Path | None = None) -> list[PaperResults]:
-    """Return the results of the papers that have claims to measure, by the committed evidence or that of `folder`."""
+    """Return the results of the papers that have claims to measure, by the committed evidence or that of `folder`.
+
+    Returns
+    -------
+    list[PaperResults]
+        One for each paper that has claims, in the order given.
+    """
     found = []
     with unchanging():
         for paper in papers:

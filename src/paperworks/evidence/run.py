@@ -65,27 +65,83 @@ class Run:
         return self.seeds[0]
 
     def at(self, *, smoke: T, desk: T, full: T) -> T:
-        """Return the setting of the run's scale."""
+        """Return the setting of the run's scale.
+
+        Parameters
+        ----------
+        smoke, desk, full
+            The settings of the three scales.
+
+        Returns
+        -------
+        T
+            The one of the three that the run's scale picks.
+        """
         return {"smoke": smoke, "desk": desk, "full": full}[self.scale]
 
     def repeats(self, *, smoke: int, desk: int, full: int) -> int:
-        """Return how many repetitions or rounds to take: those of the run's scale, times its effort."""
+        """Return how many repetitions or rounds to take: those of the run's scale, times its effort.
+
+        Parameters
+        ----------
+        smoke, desk, full
+            Repetitions or rounds at the three scales.
+
+        Returns
+        -------
+        int
+            The number of the run's scale times the effort.
+        """
         return self.effort * self.at(smoke=smoke, desk=desk, full=full)
 
     def rng(self, seed: int | None = None) -> "np.random.Generator":
-        """Return a NumPy generator from `seed`, by default the run's first."""
+        """Return a NumPy generator from `seed`, by default the run's first.
+
+        Returns
+        -------
+        np.random.Generator
+            A NumPy generator from `seed`, by default the run's first.
+        """
         import numpy as np
 
         return np.random.default_rng(self.seed if seed is None else seed)
 
     def torch_rng(self, seed: int | None = None, device: str = "cpu") -> "torch.Generator":
-        """Return a torch generator from `seed`, by default the run's first."""
+        """Return a torch generator from `seed`, by default the run's first.
+
+        Parameters
+        ----------
+        seed
+            Seed of the generator, by default the run's first.
+        device
+            Device that the generator draws on.
+
+        Returns
+        -------
+        torch.Generator
+            A torch generator from `seed`, by default the run's first.
+        """
         import torch
 
         return torch.Generator(device).manual_seed(self.seed if seed is None else seed)
 
     def progress(self, items: Iterable[T], total: int | None = None, label: str = "") -> Iterator[T]:
-        """Iterate over `items` and report how far it got."""
+        """Iterate over `items` and report how far it got.
+
+        Parameters
+        ----------
+        items
+            What is gone through, an iterable of any length.
+        total
+            How many items there are, by default the length of `items` where it has one.
+        label
+            What the steps are, for whoever watches.
+
+        Returns
+        -------
+        Iterator[T]
+            The items one after the other.
+        """
         if total is None and isinstance(items, Sized):
             total = len(items)
         self.report(0, total, label)
@@ -94,19 +150,56 @@ class Run:
             self.report(done, total, label)
 
     def figure(self, nrows: int = 1, ncols: int = 1, **kwargs: Any) -> tuple["Figure", Any]:
-        """Return a figure and its axes in the house style; `kwargs` go to `Figure.subplots`."""
+        """Return a figure and its axes in the house style; `kwargs` go to `Figure.subplots`.
+
+        Parameters
+        ----------
+        nrows, ncols
+            Rows and columns of axes.
+
+        Returns
+        -------
+        tuple[Figure, Any]
+            The figure and its axes: one, or an array of them.
+        """
         from paperworks.evidence.figures import new_figure
 
         return new_figure(nrows, ncols, **kwargs)
 
     def cached(self, name: str, make: Callable[[], T], **inputs: Any) -> T:
-        """Return what `make` returns, made once for these inputs and this code: see `paperworks.core.cache.cached`."""
+        """Return what `make` returns, made once for these inputs and this code: see `paperworks.core.cache.cached`.
+
+        Parameters
+        ----------
+        name
+            Name of what is made, which its file begins with.
+
+        Returns
+        -------
+        T
+            What `make` returned, from the cache where it was made before.
+        """
         return cached(name, make, inputs, root=self.cache_folder)
 
     def trained(
         self, name: str, network: "torch.nn.Module", train: "Callable[[torch.nn.Module], Any]", **inputs: Any
     ) -> "torch.nn.Module":
-        """Return a network trained once for these inputs and this code: see `paperworks.core.cache.trained`."""
+        """Return a network trained once for these inputs and this code: see `paperworks.core.cache.trained`.
+
+        Parameters
+        ----------
+        name
+            Name of the network, which its file begins with.
+        network
+            The untrained network, which is trained or loaded in place.
+        train
+            Trains the network that it is called with.
+
+        Returns
+        -------
+        torch.nn.Module
+            The network itself with trained weights.
+        """
         return trained(name, network, train, inputs, root=self.cache_folder)
 
 
@@ -130,6 +223,18 @@ _ATTRIBUTE = "__paperworks_task__"
 def measures(claim_id: str, *, exclusive: bool = False) -> Callable[[Measure], Measure]:
     """Tie a function to the claim it measures; an `exclusive` one (it measures time) runs alone.
 
+    Parameters
+    ----------
+    claim_id
+        The claim's `id` in the record.
+    exclusive
+        Whether nothing else may run beside it.
+
+    Returns
+    -------
+    Callable[[Measure], Measure]
+        Decorator that gives the function back as it is.
+
     Examples
     --------
     >>> @measures("c1-order")
@@ -140,7 +245,20 @@ def measures(claim_id: str, *, exclusive: bool = False) -> Callable[[Measure], M
 
 
 def races(peer_id: str, *, exclusive: bool = True) -> Callable[[Measure], Measure]:
-    """Tie a function to the peer it races against; it runs alone unless told otherwise."""
+    """Tie a function to the peer it races against; it runs alone unless told otherwise.
+
+    Parameters
+    ----------
+    peer_id
+        The peer's `id` in the record.
+    exclusive
+        Whether nothing else may run beside it.
+
+    Returns
+    -------
+    Callable[[Measure], Measure]
+        Decorator that gives the function back as it is.
+    """
     return _tie("peer", peer_id, exclusive)
 
 

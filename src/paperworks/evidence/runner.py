@@ -54,6 +54,23 @@ class RunReport:
 
     `resumed` and `carried` count what was measured before. `unwritten` says of what was measured why it could not be
     written. `interrupted` tells that the run was stopped; what had finished by then is in `views`.
+
+    Parameters
+    ----------
+    views
+        What was found, in the order of the papers and their records.
+    scale
+        Scale of the run.
+    folder
+        Where the evidence was written.
+    resumed
+        How many tasks were measured before.
+    carried
+        How many measurements were taken over from equal code.
+    unwritten
+        Why what was measured could not be written, in one line each.
+    interrupted
+        Whether the run was stopped; what had finished by then is in `views`.
     """
 
     views: tuple[ClaimView, ...]

@@ -21,7 +21,13 @@ def same_smoke(before: Smoke, now: Entry) -> bool:
 
 @dataclass(frozen=True)
 class Compared:
-    """How a person's own entry of a claim compares with the committed one; `detail` says why in one line."""
+    """How a person's own entry of a claim compares with the committed one; `detail` says why in one line.
+
+    Parameters
+    ----------
+    result
+        The outcome in one word: equal, different or not comparable.
+    """
 
     result: Comparison
     detail: str = ""
@@ -32,6 +38,16 @@ def compare(committed: Entry | None, own: Entry | None) -> Compared:
 
     Not comparable are entries that are missing, of another scale, or of other seeds; more seeds than the other one
     has are none the less its seeds.
+
+    Parameters
+    ----------
+    committed, own
+        The two entries, None where there is none.
+
+    Returns
+    -------
+    Compared
+        The outcome and, in one line, what it rests on.
     """
     if committed is None or not committed.measured:
         return Compared("not comparable", "nothing is committed")

@@ -23,6 +23,17 @@ class Evidence:
     """The stored entries of one paper, oldest first, and the folder that its figures are in.
 
     `problem` says in one line why the history, or a part of it, can't be read; it is empty where all is well.
+
+    Parameters
+    ----------
+    slug
+        Name of the paper.
+    entries
+        What is stored, the oldest first.
+    folder
+        Folder that the figures are in.
+    problem
+        Why the history, or a part of it, can't be read, in one line; empty where all is well.
     """
 
     slug: str
@@ -31,7 +42,22 @@ class Evidence:
     problem: str = ""
 
     def newest(self, kind: Kind, id: str, scale: Scale | None = None) -> Entry | None:
-        """Return the newest entry with values, at `scale` or else the largest there is; without any, the newest."""
+        """Return the newest entry with values, at `scale` or else the largest there is; without any, the newest.
+
+        Parameters
+        ----------
+        kind
+            Whether a claim or a race is asked for.
+        id
+            Name of the claim or peer.
+        scale
+            Scale of the entry, by default the largest there is.
+
+        Returns
+        -------
+        Entry | None
+            The entry, or None where there is none of that claim or race.
+        """
         of_item = self._of(kind, id, scale)
         measured = [entry for entry in of_item if entry.measured]
         if scale is None and measured:
@@ -41,7 +67,22 @@ class Evidence:
         return found[-1] if found else None
 
     def newest_failure(self, kind: Kind, id: str, scale: Scale | None = None) -> Entry | None:
-        """Return the newest entry without values, where it is newer than what `newest` returns."""
+        """Return the newest entry without values, where it is newer than what `newest` returns.
+
+        Parameters
+        ----------
+        kind
+            Whether a claim or a race is asked for.
+        id
+            Name of the claim or peer.
+        scale
+            Scale of the entry, by default any.
+
+        Returns
+        -------
+        Entry | None
+            The failed entry, or None where nothing failed since.
+        """
         shown, of_item = self.newest(kind, id, scale), self._of(kind, id, scale)
         if shown is None or not shown.measured:
             return None
@@ -50,7 +91,13 @@ class Evidence:
         return failures[-1] if failures else None
 
     def figure_paths(self, entry: Entry) -> list[Path]:
-        """Return where the entry's figures are."""
+        """Return where the entry's figures are.
+
+        Returns
+        -------
+        list[Path]
+            Paths of the entry's figures in the evidence's folder.
+        """
         return [self.folder / figure for figure in entry.figures]
 
     def _of(self, kind: Kind, id: str, scale: Scale | None) -> list[Entry]:
@@ -58,13 +105,25 @@ class Evidence:
 
 
 def committed_folder() -> Path:
-    """Return where the evidence is that the project vouches for: the checkout's, else what came with the package."""
+    """Return where the evidence is that the project vouches for: the checkout's, else what came with the package.
+
+    Returns
+    -------
+    Path
+        Folder with one subfolder for each paper.
+    """
     root = checkout()
     return root / "evidence" if root else PACKAGE / "_evidence"
 
 
 def own_folder() -> Path:
-    """Return where a person's own evidence is kept: `$PAPERWORKS_EVIDENCE`, or a folder of their data."""
+    """Return where a person's own evidence is kept: `$PAPERWORKS_EVIDENCE`, or a folder of their data.
+
+    Returns
+    -------
+    Path
+        Folder with one subfolder for each paper, which need not exist yet.
+    """
     if chosen := os.environ.get("PAPERWORKS_EVIDENCE"):
         return Path(chosen)
     import platformdirs
@@ -76,6 +135,18 @@ def read_evidence(slug: str, folder: Path | None = None) -> Evidence:
     """Read a paper's history, the committed one by default; empty where there is none.
 
     What can't be read is left out, and `problem` of what is returned says why.
+
+    Parameters
+    ----------
+    slug
+        Name of the paper.
+    folder
+        Folder with one subfolder for each paper, by default the committed one.
+
+    Returns
+    -------
+    Evidence
+        The entries that could be read, and what could not.
     """
     folder = committed_folder() if folder is None else folder
     path = folder / slug / HISTORY

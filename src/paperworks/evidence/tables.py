@@ -18,6 +18,18 @@ def claims_table(views: Sequence[ClaimView], title: str | None = None) -> Table:
     """Make the table *reported / measured / bar / verdict*; headline claims are marked with a star.
 
     A claim with several bars gets a row for each, below its own, and so does what a person measured themselves.
+
+    Parameters
+    ----------
+    views
+        The claims and races to show, in this order.
+    title
+        Heading of the table, none by default.
+
+    Returns
+    -------
+    Table
+        A table of rich, for its console to print.
     """
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("claim", overflow="fold", ratio=4)
@@ -79,7 +91,13 @@ def _claim(found: ClaimView, with_slug: bool) -> Text:
 
 
 def claims_json(views: Sequence[ClaimView]) -> str:
-    """Write views of claims as strict JSON."""
+    """Write views of claims as strict JSON.
+
+    Returns
+    -------
+    str
+        One JSON list with an object for each view.
+    """
     return json.dumps(claims_data(views), indent=1, allow_nan=False, ensure_ascii=False)
 
 

@@ -15,6 +15,11 @@ from paperworks.evidence.run import Run
 class Times:
     """Seconds of jobs that ran in turn, round by round.
 
+    Parameters
+    ----------
+    seconds
+        One duration for each round, by the name of the job.
+
     Examples
     --------
     >>> times = Times({"ours": [1.0, 2.0, 1.5], "theirs": [2.0, 4.0, 2.5]})
@@ -25,15 +30,38 @@ class Times:
     seconds: Mapping[str, list[float]]
 
     def median(self, job: str) -> float:
-        """Return the median seconds of a job."""
+        """Return the median seconds of a job.
+
+        Returns
+        -------
+        float
+            Median duration over the rounds, in seconds.
+        """
         return statistics.median(self.seconds[job])
 
     def medians(self) -> dict[str, float]:
-        """Return the median seconds of every job."""
+        """Return the median seconds of every job.
+
+        Returns
+        -------
+        dict[str, float]
+            Median duration in seconds by the name of the job.
+        """
         return {job: self.median(job) for job in self.seconds}
 
     def ratio(self, ours: str, theirs: str) -> Estimate:
-        """Return the median over rounds of one job's seconds / another's in the same round, with its interval."""
+        """Return the median over rounds of one job's seconds / another's in the same round, with its interval.
+
+        Parameters
+        ----------
+        ours, theirs
+            Names of the two jobs.
+
+        Returns
+        -------
+        Estimate
+            The median ratio, without unit, and its interval.
+        """
         return estimates.ratio(self.seconds[ours], self.seconds[theirs])
 
 
@@ -51,6 +79,11 @@ def interleaved(run: Run, jobs: Mapping[str, Callable[[], Any]], repeats: int) -
         By name, functions without arguments.
     repeats
         How many rounds; six or more have an interval at 95 %.
+
+    Returns
+    -------
+    Times
+        Seconds of each job, one duration for each round.
 
     Examples
     --------

@@ -29,7 +29,19 @@ VerdictName = Literal[
 
 @dataclass(frozen=True)
 class Decision:
-    """One bar and the value it decides on; `holds` is None where the interval stands on both sides of the bar."""
+    """One bar and the value it decides on; `holds` is None where the interval stands on both sides of the bar.
+
+    Parameters
+    ----------
+    name
+        Name of the value within its claim, empty where there is one.
+    bar
+        The condition on the value.
+    value
+        The measured value with its interval.
+    holds
+        Whether the bar holds; None where the interval stands on both sides of it.
+    """
 
     name: str
     bar: Bar
@@ -43,6 +55,17 @@ class Verdict:
 
     `name` is the verdict, `detail` says in one line why it is not "holds", `decisions` go bar by bar; `explained`
     tells that the record has a note on it.
+
+    Parameters
+    ----------
+    name
+        The verdict in one or two words.
+    detail
+        Why it is not "holds", in one line.
+    decisions
+        What was decided on each bar, in the record's order.
+    explained
+        Whether the record has a note on it.
     """
 
     name: VerdictName
@@ -66,6 +89,18 @@ def judge(item: Claim | Peer, entry: Entry | None) -> Verdict:
 
     A bar holds when the whole interval is on its right side, falls short when it is on the wrong side, and is
     undecided else; a value without an interval is undecided.
+
+    Parameters
+    ----------
+    item
+        The claim or peer of the record.
+    entry
+        What was measured, None where nothing was.
+
+    Returns
+    -------
+    Verdict
+        The verdict on a claim or a race.
 
     Examples
     --------
@@ -93,7 +128,20 @@ def judge(item: Claim | Peer, entry: Entry | None) -> Verdict:
 
 
 def outdated(paper: Paper, entry: Entry | None) -> str:
-    """Say why an entry no longer speaks of the code and the libraries at hand, empty where it does."""
+    """Say why an entry no longer speaks of the code and the libraries at hand, empty where it does.
+
+    Parameters
+    ----------
+    paper
+        The paper whose code and libraries are at hand.
+    entry
+        The stored entry, None where there is none.
+
+    Returns
+    -------
+    str
+        The reason in one line, or an empty string.
+    """
     if entry is None or not entry.measured:
         return ""
     if entry.provenance.digest != reached(paper.folder, entry.kind, entry.id).digest:

@@ -21,6 +21,27 @@ class ValueView:
 
     `label` is for people; `text` is the value with unit and interval, empty where there is none; `holds` is None
     where the bar is undecided or nothing was measured.
+
+    Parameters
+    ----------
+    name
+        Name of the value within its claim, empty where there is one.
+    label
+        The name in words for people.
+    bar
+        The condition as the record writes it.
+    value
+        What was measured, None where nothing was.
+    low, high
+        Ends of the interval, None where there is none.
+    method
+        How the interval was found, in words.
+    samples
+        The values one by one, seed by seed or round by round.
+    text
+        The value with unit and interval, empty where there is none.
+    holds
+        Whether the bar holds; None where it is undecided or nothing was measured.
     """
 
     name: str
@@ -116,11 +137,23 @@ class ClaimView:
         return " · ".join(filter(None, [*parts, self.carried]))
 
     def figure(self, suffix: str) -> Path | None:
-        """Return the figure with a suffix such as ".svg"."""
+        """Return the figure with a suffix such as ".svg".
+
+        Returns
+        -------
+        Path | None
+            Path of the figure, or None where there is no such one.
+        """
         return next((path for path in self.figures if path.suffix == suffix), None)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the view as strict JSON values: figures by name, infinite numbers and NaN as null."""
+        """Return the view as strict JSON values: figures by name, infinite numbers and NaN as null.
+
+        Returns
+        -------
+        dict[str, Any]
+            Strict JSON values by the names of the fields.
+        """
         data: dict[str, Any] = _finite(asdict(self))
         data["figures"] = [path.name for path in self.figures]
         data["own"] = self.own.to_json() if self.own else None
@@ -137,7 +170,30 @@ def view(
     failure: Entry | None = None,
     own: ClaimView | None = None,
 ) -> ClaimView:
-    """Make the view of a claim or race from its entry."""
+    """Make the view of a claim or race from its entry.
+
+    Parameters
+    ----------
+    paper
+        The paper that the item belongs to.
+    kind
+        Whether the item is a claim or a race.
+    item
+        The claim or peer of the record.
+    entry
+        What was measured, None where nothing was.
+    figures
+        Paths of the entry's figures.
+    failure
+        A newer entry without values, None where there is none.
+    own
+        What a person measured themselves, to be set beside it.
+
+    Returns
+    -------
+    ClaimView
+        The view of a claim or race from its entry.
+    """
     verdict = judge(item, entry)
     known: dict[str, Any] = {
         "paper": paper.slug,
@@ -185,7 +241,24 @@ def view(
 def paper_views(
     paper: Paper, evidence: Evidence, own: Evidence | None = None, scale: Scale | None = None
 ) -> list[ClaimView]:
-    """View every claim and race of a paper by its evidence at `scale`, by default the largest there is."""
+    """View every claim and race of a paper by its evidence at `scale`, by default the largest there is.
+
+    Parameters
+    ----------
+    paper
+        The paper to view.
+    evidence
+        The history that is shown.
+    own
+        What a person measured themselves, to be set beside it.
+    scale
+        Scale of the entries, by default the largest there is.
+
+    Returns
+    -------
+    list[ClaimView]
+        Views of the claims, then of the races, in the record's order.
+    """
     found = []
     with unchanging():
         for kind in KINDS:

@@ -51,6 +51,21 @@ class Sent:
     """What sending did: how many copies were sent, put off, refused for good, or are of unknown fate.
 
     `stopped` says why the run ended before its time, where it did.
+
+    Parameters
+    ----------
+    sent
+        Copies that a server took.
+    retry
+        Copies put off until later.
+    failed
+        Copies refused for good.
+    uncertain
+        Copies of which nobody knows whether they arrived.
+    problems
+        What went wrong, in one line each.
+    stopped
+        Why the run ended before its time, empty where it didn't.
     """
 
     sent: int = 0
@@ -97,6 +112,11 @@ def send_digest(
         The moment; by default the clock's.
     progress
         Called after each copy.
+
+    Returns
+    -------
+    Sent
+        How many copies were sent, put off, refused or are uncertain.
 
     Raises
     ------
@@ -328,7 +348,19 @@ class Section:
 
 
 def uncertain_sends(store: FeedStore) -> list[dict[str, Any]]:
-    """Return the copies of which nobody knows whether they arrived, for whoever runs the site to look at."""
+    """Return the copies of which nobody knows whether they arrived, for whoever runs the site to look at.
+
+    Parameters
+    ----------
+    store
+        The feed to look in.
+
+    Returns
+    -------
+    list[dict[str, Any]]
+        One mapping for each copy: ``frequency`` and ``period`` of the digest, ``email``, ``changed`` (when it was last
+        heard of) and ``error``.
+    """
     with store.session() as session:
         rows = session.execute(
             select(Digest.frequency, Digest.period, Person.email, Send.changed, Send.error)

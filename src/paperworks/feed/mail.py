@@ -18,6 +18,15 @@ class NotSent(OSError):
     """The server did not take the message.
 
     `permanent` says that it never will take this one; `no_such_address` that the recipient's address is at fault.
+
+    Parameters
+    ----------
+    reason
+        What the server said.
+    permanent
+        Whether it never will take this message.
+    no_such_address
+        Whether the recipient's address is at fault.
     """
 
     def __init__(self, reason: str, *, permanent: bool = False, no_such_address: bool = False) -> None:
@@ -88,7 +97,24 @@ class Mailer:
         self.close()
 
     def message(self, to: str, subject: str, text: str, html: str = "", **headers: str) -> EmailMessage:
-        """Return a message of plain text and, where given, HTML. Underscores in names of headers stand for hyphens."""
+        """Return a message of plain text and, where given, HTML. Underscores in names of headers stand for hyphens.
+
+        Parameters
+        ----------
+        to
+            Address of the recipient.
+        subject
+            Line that the recipient sees first.
+        text
+            Body in plain text.
+        html
+            Body in HTML, empty for none.
+
+        Returns
+        -------
+        EmailMessage
+            The message, ready to be sent.
+        """
         message = EmailMessage()
         message["From"], message["To"], message["Subject"] = self.sender, to, subject
         for name, value in headers.items():

@@ -87,6 +87,16 @@ class People:
     def of_email(self, email: str) -> int:
         """Return the person with this address, who is made where there is none.
 
+        Parameters
+        ----------
+        email
+            An address, in any case of letters.
+
+        Returns
+        -------
+        int
+            Number of the person.
+
         Raises
         ------
         BadAddress
@@ -105,12 +115,32 @@ class People:
             return self.of_email(email)
 
     def email(self, person: int) -> str | None:
-        """Return someone's address, None for nobody."""
+        """Return someone's address, None for nobody.
+
+        Parameters
+        ----------
+        person
+            Number of the person, as `People.of_email` returns it.
+
+        Returns
+        -------
+        str | None
+            The address, or None where nobody has this number.
+        """
         with self.store.session() as session:
             return session.scalar(select(Person.email).where(Person.id == person))
 
     def vote(self, person: int, paper: int, wanted: bool) -> None:
         """Vote for a paper, or take the vote back.
+
+        Parameters
+        ----------
+        person
+            Number of the person, as `People.of_email` returns it.
+        paper
+            Number of the paper.
+        wanted
+            True to vote, False to take the vote back.
 
         Raises
         ------
@@ -122,6 +152,15 @@ class People:
     def keep(self, person: int, paper: int, wanted: bool) -> None:
         """Put a paper on the reading list, or take it off.
 
+        Parameters
+        ----------
+        person
+            Number of the person, as `People.of_email` returns it.
+        paper
+            Number of the paper.
+        wanted
+            True to put it on, False to take it off.
+
         Raises
         ------
         LookupError
@@ -130,15 +169,49 @@ class People:
         self._mark(ReadingItem, person, paper, wanted)
 
     def votes(self, person: int) -> list[int]:
-        """Return the papers that someone voted for, the last first."""
+        """Return the papers that someone voted for, the last first.
+
+        Parameters
+        ----------
+        person
+            Number of the person, as `People.of_email` returns it.
+
+        Returns
+        -------
+        list[int]
+            Numbers of the papers, the last one voted for first.
+        """
         return self._marked(Vote, person)
 
     def reading_list(self, person: int) -> list[int]:
-        """Return the papers on someone's reading list, the last first."""
+        """Return the papers on someone's reading list, the last first.
+
+        Parameters
+        ----------
+        person
+            Number of the person, as `People.of_email` returns it.
+
+        Returns
+        -------
+        list[int]
+            Numbers of the papers, the last one kept first.
+        """
         return self._marked(ReadingItem, person)
 
     def save_search(self, person: int, query: str) -> int:
         """Keep a search, so that the digest tells of what it finds; one that is kept already stays as it is.
+
+        Parameters
+        ----------
+        person
+            Number of the person, as `People.of_email` returns it.
+        query
+            Words of the search.
+
+        Returns
+        -------
+        int
+            Number of the saved search.
 
         Raises
         ------
@@ -163,18 +236,49 @@ class People:
             return search.id
 
     def drop_search(self, person: int, search: int) -> None:
-        """Forget a saved search of someone's own."""
+        """Forget a saved search of someone's own.
+
+        Parameters
+        ----------
+        person
+            Number of the person, as `People.of_email` returns it.
+        search
+            Number of the saved search.
+        """
         with self.store.session() as session:
             session.execute(delete(SavedSearch).where(SavedSearch.id == search, SavedSearch.person_id == person))
 
     def searches(self, person: int) -> list[tuple[int, str]]:
-        """Return the ids and words of someone's saved searches."""
+        """Return the ids and words of someone's saved searches.
+
+        Parameters
+        ----------
+        person
+            Number of the person, as `People.of_email` returns it.
+
+        Returns
+        -------
+        list[tuple[int, str]]
+            Pairs of a search's number and its words.
+        """
         with self.store.session() as session:
             columns = select(SavedSearch.id, SavedSearch.query).where(SavedSearch.person_id == person)
             return [(row.id, row.query) for row in session.execute(columns.order_by(SavedSearch.id))]
 
     def subscribe(self, person: int, frequency: str) -> bool:
         """Note that someone asks for the digest, and return whether that was confirmed before.
+
+        Parameters
+        ----------
+        person
+            Number of the person, as `People.of_email` returns it.
+        frequency
+            How often to send, ``daily`` or ``weekly``.
+
+        Returns
+        -------
+        bool
+            Whether the subscription was confirmed before.
 
         Raises
         ------
@@ -191,7 +295,18 @@ class People:
             return found.confirmed is not None
 
     def confirm(self, person: int) -> bool:
-        """Confirm a subscription, and return whether there was one."""
+        """Confirm a subscription, and return whether there was one.
+
+        Parameters
+        ----------
+        person
+            Number of the person, as `People.of_email` returns it.
+
+        Returns
+        -------
+        bool
+            Whether there was a subscription to confirm.
+        """
         with self.store.session() as session:
             found = session.scalar(_of(person))
             if found and not found.confirmed:
@@ -199,7 +314,13 @@ class People:
             return found is not None
 
     def unsubscribe(self, person: int) -> None:
-        """End a subscription; where there is none, nothing changes."""
+        """End a subscription; where there is none, nothing changes.
+
+        Parameters
+        ----------
+        person
+            Number of the person, as `People.of_email` returns it.
+        """
         with self.store.session() as session:
             session.execute(delete(Subscription).where(Subscription.person_id == person))
 
@@ -207,6 +328,16 @@ class People:
         """End the subscription that a link was made for, and return whether it was still there.
 
         Whoever has nothing else here is forgotten: they came for the digest alone.
+
+        Parameters
+        ----------
+        key
+            The key that the link carries.
+
+        Returns
+        -------
+        bool
+            Whether the subscription was still there.
         """
         with self.store.session() as session:
             person = session.scalar(
@@ -220,13 +351,35 @@ class People:
             return True
 
     def subscription(self, person: int) -> tuple[str, bool] | None:
-        """Return the frequency of someone's digest and whether it is confirmed, or None."""
+        """Return the frequency of someone's digest and whether it is confirmed, or None.
+
+        Parameters
+        ----------
+        person
+            Number of the person, as `People.of_email` returns it.
+
+        Returns
+        -------
+        tuple[str, bool] | None
+            Frequency and whether it is confirmed, or None where there is no subscription.
+        """
         with self.store.session() as session:
             found = session.scalar(_of(person))
             return (found.frequency, found.confirmed is not None) if found else None
 
     def export(self, person: int) -> dict[str, Any]:
         """Return all that is kept of someone.
+
+        Parameters
+        ----------
+        person
+            Number of the person, as `People.of_email` returns it.
+
+        Returns
+        -------
+        dict[str, Any]
+            JSON values under ``email``, ``since``, ``reading_list``, ``votes``, ``saved_searches``, ``subscription``,
+            ``digests`` and ``sessions``.
 
         Raises
         ------
@@ -266,14 +419,31 @@ class People:
             }
 
     def export_bibtex(self, person: int) -> str:
-        """Return someone's reading list as BibTeX."""
+        """Return someone's reading list as BibTeX.
+
+        Parameters
+        ----------
+        person
+            Number of the person, as `People.of_email` returns it.
+
+        Returns
+        -------
+        str
+            BibTeX entries one after the other, empty for an empty list.
+        """
         ids = self.reading_list(person)
         with self.store.session() as session:
             found = {p.id: p for p in session.scalars(select(FeedPaper).where(FeedPaper.id.in_(ids)))}
             return "\n".join(to_bibtex(found[i]) for i in ids)
 
     def delete(self, person: int) -> None:
-        """Remove someone and all that is kept of them: sessions, votes, lists, searches, subscription and sends."""
+        """Remove someone and all that is kept of them: sessions, votes, lists, searches, subscription and sends.
+
+        Parameters
+        ----------
+        person
+            Number of the person, as `People.of_email` returns it.
+        """
         with self.store.session() as session:
             session.execute(delete(Person).where(Person.id == person))
 

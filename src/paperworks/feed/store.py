@@ -43,7 +43,17 @@ class FutureSchema(RuntimeError):
 
 
 class Added(NamedTuple):
-    """How many papers were new, changed, and known as they are."""
+    """How many papers were new, changed, and known as they are.
+
+    Parameters
+    ----------
+    new
+        How many were not known before.
+    changed
+        How many were known otherwise.
+    same
+        How many were known as they are.
+    """
 
     new: int
     changed: int
@@ -98,7 +108,13 @@ class FeedStore:
 
     @contextmanager
     def session(self) -> Iterator[Session]:
-        """Give a session whose changes are committed at the end, or rolled back where it fails."""
+        """Give a session whose changes are committed at the end, or rolled back where it fails.
+
+        Returns
+        -------
+        context manager
+            Enters with a session of SQLAlchemy.
+        """
         with Session(self.engine) as session, session.begin():
             yield session
 
@@ -115,6 +131,11 @@ class FeedStore:
             The papers.
         state
             A source and where its ingest stands, written with the last of them.
+
+        Returns
+        -------
+        Added
+            How many papers were new, changed and the same.
         """
         total = Added(0, 0, 0)
         rest = iter(entries)
@@ -132,7 +153,13 @@ class FeedStore:
         return total
 
     def count(self) -> int:
-        """Return how many papers there are."""
+        """Return how many papers there are.
+
+        Returns
+        -------
+        int
+            Number of papers in the feed.
+        """
         with self.session() as session:
             return session.scalar(select(func.count()).select_from(FeedPaper)) or 0
 

@@ -60,11 +60,36 @@ class Tokens:
         self._secret = secret
 
     def make(self, purpose: str, data: dict[str, Any]) -> str:
-        """Return a token of a purpose."""
+        """Return a token of a purpose.
+
+        Parameters
+        ----------
+        purpose
+            What the token is for; one made for another purpose is refused.
+        data
+            JSON values that the token carries.
+
+        Returns
+        -------
+        str
+            The data, the time and a signature, safe in an address.
+        """
         return self._serializer(purpose).dumps({**data, "nonce": secrets.token_urlsafe(8)})
 
     def read(self, purpose: str, token: str) -> dict[str, Any]:
         """Return what a token says; signatures are compared in constant time.
+
+        Parameters
+        ----------
+        purpose
+            What the token has to be for.
+        token
+            What `make` returned.
+
+        Returns
+        -------
+        dict[str, Any]
+            The JSON values that were given to `make`.
 
         Raises
         ------
@@ -88,6 +113,20 @@ class Tokens:
 
     def spend(self, store: FeedStore, purpose: str, token: str) -> dict[str, Any]:
         """Return what a token says, once: a second time it is refused.
+
+        Parameters
+        ----------
+        store
+            Where spent tokens are kept.
+        purpose
+            What the token has to be for.
+        token
+            What `make` returned.
+
+        Returns
+        -------
+        dict[str, Any]
+            The JSON values that were given to `make`.
 
         Raises
         ------

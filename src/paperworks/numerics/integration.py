@@ -30,6 +30,13 @@ SAFETY, LEAST_FACTOR, MOST_FACTOR = 0.9, 0.2, 10.0
 class Tolerance(NamedTuple):
     """Relative and absolute tolerance of the error of one step.
 
+    Parameters
+    ----------
+    rtol
+        Error allowed relative to the state.
+    atol
+        Error allowed where the state is near 0, in the unit of the state.
+
     Examples
     --------
     >>> Tolerance(rtol=1e-3, atol=1e-6).atol

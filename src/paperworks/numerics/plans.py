@@ -54,7 +54,7 @@ class Step:
     s, h
         Where it begins and how far it goes, of either sign.
     tableau
-        Its stages.
+        Stages and weights of the step.
     b
         Weights of their slopes in the step, `h` included.
     history
@@ -92,7 +92,7 @@ def runge_kutta(tableau: Tableau, s: float, h: float) -> Step:
     Parameters
     ----------
     tableau
-        The method.
+        Stages and weights of the method.
     s, h
         Where the step begins, and its length, of either sign.
 

@@ -16,7 +16,12 @@ def seeded(random_state: int) -> Iterator[None]:
     Parameters
     ----------
     random_state
-        The seed.
+        Seed of torch's global generator.
+
+    Returns
+    -------
+    context manager
+        Seeds on entry, and puts back what was there on exit.
 
     Examples
     --------

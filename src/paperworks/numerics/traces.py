@@ -16,6 +16,11 @@ Product = Callable[[Float[Tensor, "n k"]], Float[Tensor, "n k"]]
 class TraceEstimate(NamedTuple):
     """An estimated trace.
 
+    Parameters
+    ----------
+    trace
+        The estimated trace itself.
+
     Examples
     --------
     >>> TraceEstimate(3.0, 0.1, 16).standard_error
@@ -142,7 +147,7 @@ def divergence(
     f
         Maps a batch to a batch of the same shape, each row by itself.
     x
-        Where.
+        Points at which the divergence is taken.
     probes
         Independent vectors of mean 0 and unit covariance, such as random signs, for an estimate without bias; None for
         one product with each unit vector.

@@ -25,7 +25,7 @@ def silent(items: Iterable[Any], label: str = "") -> Iterator[Any]:
     items
         What a loop goes through.
     label
-        Not shown.
+        Words for whoever watches, not shown.
 
     Returns
     -------

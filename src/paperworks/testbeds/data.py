@@ -29,6 +29,15 @@ class DatasetMissing(RuntimeError):
 class Images:
     """Grey images with their classes, kept as bytes until they are used.
 
+    Parameters
+    ----------
+    pixels
+        Bytes of grey, of shape (n, 1, height, width).
+    labels
+        Class of each image, of shape (n,).
+    white
+        The byte that stands for white.
+
     Examples
     --------
     >>> digits()[:5].shape, digits().classes

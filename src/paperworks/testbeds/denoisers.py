@@ -52,7 +52,7 @@ class Denoiser(nn.Module):
     Parameters
     ----------
     network
-        The U-Net.
+        The U-Net that predicts the noise.
     shape
         Channels, height and width of the images.
 

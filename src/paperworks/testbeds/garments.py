@@ -32,6 +32,19 @@ _GREY = 0.449  # what is erased becomes: the mean of ImageNet's mean colour
 class PastedGarments(Images):
     """Garments pasted on textures, with what is garment and what lies behind it.
 
+    Parameters
+    ----------
+    pixels
+        Bytes of grey, of shape (n, 1, height, width).
+    labels
+        Class of each garment, of shape (n,).
+    white
+        The byte that stands for white.
+    objects
+        Which places are garment, of shape (n, 1, height, width).
+    behind
+        The pictures without the garment, of shape (n, 1, height, width).
+
     Examples
     --------
     >>> garments = pasted_garments("test", n=8)  # doctest: +SKIP

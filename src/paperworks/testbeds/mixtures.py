@@ -272,7 +272,7 @@ class GaussianMixture:
         Parameters
         ----------
         x
-            Points, (batch,).
+            Points on the line, (batch,).
         alpha, sigma
             Factor of the signal and standard deviation of the noise: numbers, or one for each row. By default no noise.
         upper

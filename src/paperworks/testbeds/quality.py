@@ -128,6 +128,13 @@ def block_means(values: Float[Tensor, " n"], at_most: int = 512) -> Float[Tensor
 class PrincipalComponents:
     """Coordinates of images in the directions of greatest variance of a data set.
 
+    Parameters
+    ----------
+    mean
+        Mean image, of shape (pixels,).
+    directions
+        Orthonormal directions in columns, of shape (pixels, n).
+
     Examples
     --------
     >>> components = PrincipalComponents.of(digits(), 16)
