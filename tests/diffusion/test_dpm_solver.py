@@ -229,10 +229,10 @@ def test_trajectory_callback_and_correction_of_the_state():
 
     solver = DPMSolver(MIXTURE.model(SCHEDULE), SCHEDULE, correcting_xt_fn=correct)
     result = solver.sample(START, 6, 3, method="singlestep", return_trajectory=True, callback=steps.append)
-    assert [s.index for s in steps] == [1, 2, 3]  # orders 3, 2, 1
+    assert [s.index for s in steps] == [0, 1, 2]  # orders 3, 2, 1
     assert {s.total for s in steps} == {3}
     assert [s.nfe for s in steps] == [3, 5, 6]
-    assert corrected == [(s.t, s.index) for s in steps]
+    assert corrected == [(s.t, s.index + 1) for s in steps]
     assert result.times == [1.0, *(s.t for s in steps)]
     assert torch.equal(result.trajectory[0], START)
     assert torch.equal(result.trajectory[-1], result.sample)

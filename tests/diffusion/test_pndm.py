@@ -307,7 +307,7 @@ def test_intermediate_states_and_callback():
     result = PNDMSampler(BENCH.model(LINEAR), LINEAR).sample(
         X_T, 5, t_end=0.1, return_trajectory=True, callback=lambda s: seen.append((s.index, s.total, s.nfe, s.t))
     )
-    assert [s[0] for s in seen] == [1, 2, 3, 4, 5]
+    assert [s[0] for s in seen] == [0, 1, 2, 3, 4]
     assert [s[2] for s in seen] == [4, 8, 12, 13, 14]
     assert result.times == pytest.approx([1.0, 0.82, 0.64, 0.46, 0.28, 0.1])
     assert torch.equal(result.trajectory[0], X_T)

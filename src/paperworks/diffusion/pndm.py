@@ -22,7 +22,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from paperworks.core.validation import check_choice, check_count, check_number
-from paperworks.diffusion.sampling import Callback, ModelFn, SampleResult, SamplingStep, check_state, combine
+from paperworks.diffusion.sampling import (
+    Callback,
+    ModelFn,
+    SampleResult,
+    SamplingStep,
+    check_sample,
+    check_state,
+    combine,
+    evaluate,
+)
 from paperworks.diffusion.schedules import SKIP_TYPES, DiscreteVP, NoiseSchedule, SkipType, time_grid
 from paperworks.numerics.plans import multistep_weights
 
@@ -330,11 +339,10 @@ class PNDMSampler:
             raise ValueError(f"steps is {steps}; {self.method} takes at least {least}")
         nodes = self._grid(steps, t_start, t_end, skip_type)
         if self.method == "PF":
-            result = self._solve_by_scipy(x, nodes[0].t, nodes[-1].t, rtol, atol, return_trajectory)
+            result = self._solve_by_scipy(x, nodes[0].t, nodes[-1].t, rtol, atol, return_trajectory, callback)
         else:
             result = self._follow(self._plan(nodes), x, return_trajectory, callback)
-        if not bool(torch.isfinite(result.sample.sum())) and not bool(torch.isfinite(result.sample).all()):
-            raise ValueError("model_fn returned NaN or infinity, or the state overflowed; the sample isn't finite")
+        check_sample(result.sample)
         return result
 
     def _grid(self, steps: int, t_start: float | None, t_end: float | None, skip_type: SkipType | None) -> list[Node]:
@@ -384,7 +392,7 @@ class PNDMSampler:
         total = sum(stage.advances for stage in plan)
         done = 0
         for i, stage in enumerate(plan):
-            noise = self._predict(state, stage.node.t)
+            noise = evaluate(self.model_fn, state, stage.node.t)
             predictions.add(stage, noise if gradient is None else gradient(stage, state, base, noise))
             state = predictions.combine(stage, base, self.clip_sample, main if stage.advances else inner)
             if not stage.advances:
@@ -395,14 +403,8 @@ class PNDMSampler:
                 trajectory.append(state.clone())
                 times.append(stage.target.t)
             if callback is not None:
-                callback(SamplingStep(done, total, stage.target.t, state, i + 1))
+                callback(SamplingStep(done - 1, total, stage.target.t, state, i + 1))
         return SampleResult(state, len(plan), times, trajectory)
-
-    def _predict(self, x: Tensor, t: float) -> Tensor:
-        noise = self.model_fn(x, t)
-        if noise.shape != x.shape:
-            raise ValueError(f"model_fn returned shape {tuple(noise.shape)}; it takes that of x, {tuple(x.shape)}")
-        return noise.clone() if noise.data_ptr() == x.data_ptr() else noise  # the state's buffer is written to again
 
     def _slope(self, stage: Stage, state: Tensor, base: Tensor, noise: Tensor) -> Tensor:
         return combine(self._slope_coefficients(stage.node.t), (state, noise))
@@ -420,25 +422,44 @@ class PNDMSampler:
         return combine(((1 - a) / step, -b / step), (base, noise))
 
     def _solve_by_scipy(
-        self, x: Tensor, t_start: float, t_end: float, rtol: float, atol: float, return_trajectory: bool
+        self,
+        x: Tensor,
+        t_start: float,
+        t_end: float,
+        rtol: float,
+        atol: float,
+        return_trajectory: bool,
+        callback: Callback | None,
     ) -> SampleResult:
-        from scipy.integrate import solve_ivp
+        from scipy.integrate import RK45
 
         check_number("rtol", rtol, gt=0)
         check_number("atol", atol, gt=0)
         t_end = max(t_end, self.schedule.t_min) if t_end < t_start else t_end
 
+        def as_state(values: np.ndarray) -> Tensor:
+            return torch.tensor(values, dtype=x.dtype, device=x.device).reshape(x.shape)
+
         def slope(t: float, values: np.ndarray) -> np.ndarray:
-            state = torch.from_numpy(values).to(x).reshape(x.shape)
-            noise = self._predict(state, float(t))
+            state = as_state(values)
+            noise = check_sample(evaluate(self.model_fn, state, float(t)))  # NaN would shrink steps for ever
             return combine(self._slope_coefficients(float(t)), (state, noise)).double().flatten().cpu().numpy()
 
-        solved = solve_ivp(slope, (t_start, t_end), x.double().flatten().cpu().numpy(), rtol=rtol, atol=atol)
-        if not solved.success:
-            raise RuntimeError(f"PF's solver gave up at t={solved.t[-1]:g}: {solved.message}")
-        states = [torch.from_numpy(y.copy()).to(x).reshape(x.shape) for y in solved.y.T]
-        kept = (solved.t.tolist(), states) if return_trajectory else ((), ())
-        return SampleResult(states[-1], int(solved.nfev), *kept)
+        start = x.double().flatten().cpu().numpy()
+        solver = RK45(slope, t_start, start, t_end, rtol=rtol, atol=atol)
+        trajectory, times = ([x.clone()], [t_start]) if return_trajectory else ([], [])
+        steps = 0
+        while solver.status == "running":
+            message = solver.step()
+            if solver.status == "failed":
+                raise RuntimeError(f"PF's solver gave up at t={solver.t:g}: {message}")
+            if return_trajectory:
+                trajectory.append(as_state(solver.y))
+                times.append(float(solver.t))
+            if callback is not None:
+                callback(SamplingStep(steps, None, float(solver.t), as_state(solver.y), solver.nfev))
+            steps += 1
+        return SampleResult(as_state(solver.y), solver.nfev, times, trajectory, steps)
 
 
 @functools.lru_cache(maxsize=64)

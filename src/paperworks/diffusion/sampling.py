@@ -19,9 +19,16 @@ ModelFn = Callable[[Tensor, float | Tensor], Tensor]
 
 @dataclass(frozen=True)
 class SamplingStep:
-    """Where a sampler is after a step; `total` is None where the number of steps isn't known beforehand.
+    """Where a sampler is after a step; the state `x` is the sampler's own buffer: clone it to keep it.
 
-    The state `x` is the sampler's own buffer: clone it to keep it.
+    Parameters
+    ----------
+    index, total
+        Number of the step, from 0, and of all steps, or None where it isn't known beforehand.
+    t, x
+        Time after the step, and the state there.
+    nfe
+        Evaluations of the model so far.
     """
 
     index: int
@@ -119,6 +126,65 @@ def check_state(name: str, x: Tensor) -> Tensor:
     if x.ndim < 1:
         raise ValueError(f"{name} has no dimension; it takes a batch of samples, (batch, *shape)")
     return check_finite(name, x)
+
+
+def evaluate(
+    model_fn: ModelFn, x: Float[Tensor, " batch *shape"], t: float | Tensor, who: str = "model_fn"
+) -> Float[Tensor, " batch *shape"]:
+    """Ask a model about a state, and return an answer of its shape that shares no memory with it.
+
+    Parameters
+    ----------
+    model_fn
+        The model.
+    x, t
+        State and time.
+    who
+        The argument that the model was given as.
+
+    Returns
+    -------
+    Tensor
+        What the model answered, copied where it is `x` itself, whose buffer a sampler writes to again.
+
+    Raises
+    ------
+    ValueError
+        Where the model answered with another shape.
+
+    Examples
+    --------
+    >>> x = torch.ones(2)
+    >>> evaluate(lambda x, t: x, x, 1.0) is x
+    False
+    """
+    answer = model_fn(x, t)
+    if answer.shape != x.shape:
+        at = "" if isinstance(t, Tensor) else f" at t={t:g}"
+        raise ValueError(f"{who} returned shape {tuple(answer.shape)}{at}; it takes that of x, {tuple(x.shape)}")
+    return answer.clone() if answer.data_ptr() == x.data_ptr() else answer
+
+
+def check_sample(sample: Tensor, who: str = "model_fn") -> Tensor:
+    """Return a sampler's result, or raise ValueError where it isn't finite, as finite answers never make it.
+
+    One reduction at the end in place of one a step: what isn't finite stays so in every sum that it enters.
+
+    Parameters
+    ----------
+    sample
+        The result.
+    who
+        The argument that answered along the way.
+
+    Returns
+    -------
+    Tensor
+        The result itself.
+    """
+    if not bool(torch.isfinite(sample.detach().sum())) and not bool(torch.isfinite(sample.detach()).all()):
+        raise ValueError(f"{who} returned NaN or infinity, or the state overflowed; the sample isn't finite")
+    return sample
 
 
 def buffers(x: Tensor, count: int) -> Iterator[Tensor]:

@@ -98,7 +98,7 @@ class Flow:
             noise = self.model_fn(x, t, **self.condition)
         if not isinstance(noise, Tensor) or noise.shape != x.shape:
             got = f"shape {tuple(noise.shape)}" if isinstance(noise, Tensor) else f"a {type(noise).__name__}"
-            raise RuntimeError(f"model_fn returned {got}; it takes a tensor of the shape of x, {tuple(x.shape)}")
+            raise ValueError(f"model_fn returned {got}; it takes that of x, {tuple(x.shape)}")
         return noise.to(x.dtype)
 
     def slope(self, y: Tensor, s: float) -> Tensor:

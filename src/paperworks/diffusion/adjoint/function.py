@@ -10,6 +10,7 @@ from torch import Tensor
 from paperworks.diffusion.adjoint.flow import Flow
 from paperworks.diffusion.adjoint.gradients import transposed
 from paperworks.diffusion.adjoint.problem import Problem
+from paperworks.diffusion.sampling import check_sample
 from paperworks.numerics.integration import Sums
 from paperworks.numerics.plans import Step
 
@@ -72,9 +73,7 @@ class Solution:
         if mode == "steps":
             kept.pop()  # no step starts at the last state
         sample = y * end
-        if not torch.isfinite(sample.detach().sum()) and not torch.isfinite(sample.detach()).all():
-            raise RuntimeError("the sample has NaN or infinite elements; is the model finite along the way?")
-        return sample, kept
+        return check_sample(sample), kept
 
     def differentiable(self, x: Tensor, condition: Sequence[Tensor], params: Sequence[Tensor]) -> Tensor:
         """Return the sample with a gradient function to the noise, the condition and the parameters."""

@@ -98,10 +98,9 @@ class AdjointSampler(nn.Module):
     ------
     ValueError
         Where an option is unknown or out of range; on a call, where a tensor of `cond` has another batch than `x_T`,
-        or the model has active dropout or batch statistics.
+        the model has active dropout or batch statistics, or it answers with another shape or the sample isn't finite.
     RuntimeError
-        Where the model answers with another shape or the sample or a gradient isn't finite; on the way back, where
-        an input or a parameter was changed in place in between.
+        Where a gradient isn't finite; on the way back, where an input or a parameter was changed in place in between.
     NotImplementedError
         Where a gradient is differentiated again, in any mode but ``backprop``.
 

@@ -117,7 +117,7 @@ def solve(
                 trajectory.append(state.clone())
                 times.append(s.item())
         if callback is not None:
-            callback(SamplingStep(attempts, None, _furthest(s, t_end), state, nfe))
+            callback(SamplingStep(attempts - 1, None, _furthest(s, t_end), state, nfe))
     return SampleResult(state if attempts else x.clone(), nfe, times, trajectory, accepted, rejected)
 
 
@@ -137,5 +137,5 @@ def _apply(update: list[Tensor], state: Tensor, values: list[Tensor], alone: boo
 def _error(high: Tensor, low: Tensor, before: Tensor, control: Control, alone: bool) -> Tensor:
     """Return the error in units of the tolerance: root mean square over a sample, the greatest of a group."""
     tolerance = torch.maximum(low.abs(), before.abs()).mul_(control.rtol).clamp_(min=control.atol)
-    each = ((high - low) / tolerance).flatten(1).square().mean(dim=1).sqrt()
+    each = ((high - low) / tolerance).reshape(len(high), -1).square().mean(dim=1).sqrt()
     return each if alone else each.max().reshape(1)

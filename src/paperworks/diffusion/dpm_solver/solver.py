@@ -20,8 +20,10 @@ from paperworks.diffusion.sampling import (
     SampleResult,
     SamplingStep,
     buffers,
+    check_sample,
     check_state,
     combine,
+    evaluate,
     noise_like,
     per_sample,
 )
@@ -210,7 +212,7 @@ class DPMSolver:
             result = self._follow(plan, x, return_trajectory, generator, callback)
         if denoise_to_zero:
             result = self._denoise(result, t_end)
-        check_finite_sample(result.sample)
+        check_sample(result.sample)
         return result
 
     def inverse(
@@ -310,17 +312,11 @@ class DPMSolver:
 
     def _predict(self, x: Tensor, t: float | Tensor, alpha: float | Tensor, sigma: float | Tensor) -> Tensor:
         """Return what the form integrates: the predicted noise, or the predicted and corrected data."""
-        noise = self._noise(x, t)
+        noise = evaluate(self.model_fn, x, t)
         if not self.form.data:
             return noise
         x0 = combine((1 / alpha, -sigma / alpha), (x, noise))
         return x0 if self.correcting_x0_fn is None else self.correcting_x0_fn(x0, t)
-
-    def _noise(self, x: Tensor, t: float | Tensor) -> Tensor:
-        noise = self.model_fn(x, t)
-        if noise.shape != x.shape:
-            raise ValueError(f"model_fn returned shape {tuple(noise.shape)}; it takes that of x, {tuple(x.shape)}")
-        return noise.clone() if noise.data_ptr() == x.data_ptr() else noise
 
     def _follow(
         self,
@@ -345,7 +341,9 @@ class DPMSolver:
         total = sum(stage.advances for stage in plan)
         for i, stage in enumerate(plan):
             if spare is not None:
-                values.appendleft(torch.sub(state, self._noise(state, stage.t), alpha=stage.sigma, out=next(spare)))
+                values.appendleft(
+                    torch.sub(state, evaluate(self.model_fn, state, stage.t), alpha=stage.sigma, out=next(spare))
+                )
             else:
                 values.appendleft(self._predict(state, stage.t, stage.alpha, stage.sigma))
             state = combine(stage.coefficients, (base, *values), out=main if stage.advances else inner)
@@ -363,21 +361,15 @@ class DPMSolver:
                 trajectory.append(state.clone())
                 times.append(stage.t_next)
             if callback is not None:
-                callback(SamplingStep(done, total, stage.t_next, state, i + 1))
+                callback(SamplingStep(done - 1, total, stage.t_next, state, i + 1))
         return SampleResult(state, len(plan), times, trajectory)
 
     def _denoise(self, result: SampleResult, t: float) -> SampleResult:
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
-        x0 = combine((1 / alpha, -sigma / alpha), (result.sample, self._noise(result.sample, t)))
+        x0 = combine((1 / alpha, -sigma / alpha), (result.sample, evaluate(self.model_fn, result.sample, t)))
         if self.correcting_x0_fn is not None:
             x0 = self.correcting_x0_fn(x0, t)
         kept: dict[str, Any] = {}
         if result.trajectory:
             kept = {"times": [*result.times, 0.0], "trajectory": [*result.trajectory, x0]}
         return dataclasses.replace(result, sample=x0, nfe=result.nfe + 1, **kept)
-
-
-def check_finite_sample(sample: Tensor) -> None:
-    """Raise ValueError where a sampler's result isn't finite, which finite noise from the model never leads to."""
-    if not bool(torch.isfinite(sample.sum())) and not bool(torch.isfinite(sample).all()):
-        raise ValueError("model_fn returned NaN or infinity, or the state overflowed; the sample isn't finite")

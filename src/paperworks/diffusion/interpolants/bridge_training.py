@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from paperworks.core.validation import check_count, check_number
 from paperworks.diffusion.interpolants.interpolant import Interpolant
 from paperworks.diffusion.interpolants.losses import draw_times
-from paperworks.diffusion.interpolants.paths import Gamma, Path
+from paperworks.diffusion.interpolants.paths import Path
 from paperworks.diffusion.interpolants.samplers import WINDOW, Window, grid, noise_source, walk
-from paperworks.diffusion.sampling import SampleResult, check_state, noise_like, per_sample
+from paperworks.diffusion.sampling import Callback, SampleResult, check_state, evaluate, noise_like, per_sample
 from paperworks.numerics.training import Progress, silent, warmup_cosine
 
 
@@ -154,8 +154,7 @@ class SchrodingerBridgeTrainer:
         self.t_min = check_number("t_min", t_min, gt=0, lt=0.5)
         self.inner_steps = check_count("inner_steps", inner_steps)
         self.path, self.drift = path, drift
-        gamma = Gamma.of_square(lambda t: 2 * eps * t * (1 - t), lambda t: 2 * eps * (1 - 2 * t))
-        self.interpolant = Interpolant(Path(mean=path, mean_dot=getattr(path, "dot", None)), gamma)
+        self.interpolant = Interpolant(Path(mean=path, mean_dot=getattr(path, "dot", None)), "brownian", a=2 * eps)
         self.drift_optimizer = torch.optim.Adam(drift.parameters(), lr=check_number("drift_lr", drift_lr, gt=0))
         self.path_optimizer = torch.optim.Adam(path.parameters(), lr=check_number("path_lr", path_lr, gt=0))
 
@@ -234,6 +233,7 @@ class SchrodingerBridgeTrainer:
             x, _ = self.interpolant.sample(x0, x1, t, generator=generator)
             return float(0.5 * self.drift(x, t).square().flatten(1).sum(1).mean())
 
+    @torch.no_grad()
     def sample(
         self,
         x: Float[Tensor, " batch *shape"],
@@ -241,6 +241,8 @@ class SchrodingerBridgeTrainer:
         *,
         generator: torch.Generator,
         window: Window = WINDOW,
+        return_trajectory: bool = False,
+        callback: Callback | None = None,
     ) -> SampleResult:
         """Simulate ``dX = u dt + sqrt(2 eps) dW`` from samples of the base, by Euler-Maruyama."""
         check_state("x", x)
@@ -248,11 +250,10 @@ class SchrodingerBridgeTrainer:
 
         def step(x: Tensor, t: float, h: float) -> Tensor:
             times = torch.full((), t, dtype=x.dtype, device=x.device).expand(len(x))
-            moved = torch.add(x, self.drift(x, times), alpha=h)
+            moved = torch.add(x, evaluate(self.drift, x, times, "drift"), alpha=h)
             return moved.add_(noise(), alpha=math.sqrt(2 * self.eps * h))
 
-        with torch.no_grad():
-            return walk(step, x, grid(steps, window, "forward"), 1)
+        return walk(step, x, grid(steps, window, "forward"), 1, return_trajectory, callback, "drift")
 
     def _update(self, optimizer: torch.optim.Optimizer, module: nn.Module, loss: Tensor) -> None:
         parameters = list(module.parameters())

@@ -159,9 +159,14 @@ class Point:
         if name not in self.values:
             if self.fields.joint is not None:
                 answers = self.fields.joint(self.x, self.t)
-                self.values.update(zip(self.fields.given, answers, strict=True))
+                found = dict(zip(self.fields.given, answers, strict=True))
             else:
-                self.values[name] = self.fields.given[name](self.x, self.t)  # type: ignore[misc]
+                found = {name: self.fields.given[name](self.x, self.t)}  # type: ignore[misc]
+            for key, value in found.items():
+                if value.shape != self.x.shape:
+                    got, takes = tuple(value.shape), tuple(self.x.shape)
+                    raise ValueError(f"{key} of fields returned shape {got}; it takes that of x, {takes}")
+            self.values.update(found)
         return self.values[name]
 
     def at(self, name: str) -> float | Tensor:

@@ -1,6 +1,8 @@
 """The interpolant: a process x_t = I(t, x0, x1) + gamma(t) z between samples of two densities."""
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -69,6 +71,7 @@ class Interpolant:
         f: float = 10.0,
         gaussian_base: bool | None = None,
     ) -> None:
+        self._made_of = (path, gamma, {"a": a, "f": f, "gaussian_base": gaussian_base})
         name = path if isinstance(path, str) else ""
         if (isinstance(path, Path) and path.one_sided) or name.startswith("one_sided"):
             if gamma is not None:
@@ -89,6 +92,10 @@ class Interpolant:
             if max(map(abs, ends)) > 1e-6:
                 raise ValueError(f"gamma is {ends[0]:g} and {ends[1]:g} at the ends; it takes one that is 0 there")
         self._latent = latent
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        path, gamma, options = self._made_of  # functions of time made from names can't be pickled, names can
+        return functools.partial(Interpolant, **options), (path, gamma)
 
     def __repr__(self) -> str:
         return f"Interpolant({self.name!r})"

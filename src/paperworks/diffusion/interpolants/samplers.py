@@ -12,7 +12,7 @@ from torch import Tensor
 from paperworks.core.validation import check_choice, check_count, check_number
 from paperworks.diffusion.interpolants.fields import Fields
 from paperworks.diffusion.interpolants.interpolant import check_level
-from paperworks.diffusion.sampling import Callback, SampleResult, SamplingStep, check_state
+from paperworks.diffusion.sampling import Callback, SampleResult, SamplingStep, check_sample, check_state
 from paperworks.numerics.integration import Sums, Tolerance, adapt, runge_kutta_step
 from paperworks.numerics.tableaus import TABLEAUS
 
@@ -67,6 +67,7 @@ class ODESampler:
         self.method: ODEMethod = check_choice("method", method, get_args(ODEMethod))
         self.tolerance = Tolerance(check_number("rtol", rtol, gt=0), check_number("atol", atol, gt=0))
 
+    @torch.no_grad()
     def sample(
         self,
         x: Float[Tensor, " batch *shape"],
@@ -91,7 +92,7 @@ class ODESampler:
             Keep all states; called after each step.
         """
         check_state("x", x)
-        times = grid(1 if self.method == "dopri5" else steps, window, direction)
+        times = grid(steps, window, direction)
         if self.method == "dopri5":
             return self._adapt(x, times[0], times[-1], return_trajectory, callback)
         step = ode_step(self.fields, self.method)
@@ -100,19 +101,22 @@ class ODESampler:
     def _adapt(
         self, x: Tensor, start: float, end: float, return_trajectory: bool, callback: Callback | None
     ) -> SampleResult:
-        nfe = 0
-        kept = [x]
+        nfe = steps = 0
+        now = start  # where the model was evaluated last: a step that is kept ends there
+        kept = [x.clone()]
 
         def field(state: tuple[Tensor, ...], t: float, weighs: bool) -> tuple[tuple[Tensor, ...], tuple[()]]:
-            nonlocal nfe
-            nfe += 1
+            nonlocal nfe, now
+            nfe, now = nfe + 1, t
             return (self.fields.b(state[0], _clip(t)),), ()
 
         def visit(state: tuple[Tensor, ...]) -> None:
+            nonlocal steps
             if return_trajectory:
                 kept.append(state[0])
             if callback is not None:
-                callback(SamplingStep(len(kept) - 1, None, math.nan, state[0], nfe))
+                callback(SamplingStep(steps, None, now, state[0], nfe))
+            steps += 1
 
         (last,), plan = adapt(field, (x,), start, end, self.tolerance, Sums(0), visit)
         times = (start, *itertools.accumulate((step.h for step in plan), initial=start))[1:]
@@ -165,6 +169,7 @@ class SDESampler:
         self.direction: Direction = check_choice("direction", direction, get_args(Direction))
         self.method: SDEMethod = check_choice("method", method, get_args(SDEMethod))
 
+    @torch.no_grad()
     def sample(
         self,
         x: Float[Tensor, " batch *shape"],
@@ -236,6 +241,7 @@ class FrozenDenoiserSampler:
             raise ValueError(f"fields belong to {fields.interpolant!r}; this sampler takes a weighted sum")
         self.fields = fields
 
+    @torch.no_grad()
     def sample(
         self,
         x: Float[Tensor, " batch *shape"],
@@ -281,17 +287,18 @@ def walk(
     stages: int,
     return_trajectory: bool = False,
     callback: Callback | None = None,
+    who: str = "fields",
 ) -> SampleResult:
-    """Step along a grid of times."""
+    """Step along a grid of times; `who` answers along the way."""
     total = len(times) - 1
-    kept = [x]
+    kept = [x.clone()] if return_trajectory else []
     for k, (t, after) in enumerate(itertools.pairwise(times)):
         x = step(x, t, after - t)
         if return_trajectory:
             kept.append(x)
         if callback is not None:
             callback(SamplingStep(k, total, after, x, stages * (k + 1)))
-    return SampleResult(x, stages * total, times, tuple(kept) if return_trajectory else ())
+    return SampleResult(check_sample(x, who), stages * total, times, tuple(kept) if return_trajectory else ())
 
 
 def _clip(t: float) -> float:

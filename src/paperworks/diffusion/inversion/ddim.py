@@ -3,11 +3,21 @@
 import itertools
 import math
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from paperworks.core.validation import check_count
-from paperworks.diffusion.sampling import Callback, ModelFn, SampleResult, SamplingStep, check_state, combine
+from paperworks.diffusion.sampling import (
+    Callback,
+    ModelFn,
+    SampleResult,
+    SamplingStep,
+    check_sample,
+    check_state,
+    combine,
+    evaluate,
+)
 from paperworks.diffusion.schedules import NoiseSchedule, SkipType, time_grid
 
 
@@ -37,6 +47,7 @@ def falling_times(
     return times
 
 
+@torch.no_grad()
 def ddim_invert(
     model_fn: ModelFn,
     schedule: NoiseSchedule,
@@ -67,9 +78,13 @@ def ddim_invert(
     callback
         Called after each step.
 
+    Raises
+    ------
+    ValueError
+        Where an argument is out of range, or the model returned another shape, NaN or infinity.
+
     Examples
     --------
-    >>> import torch
     >>> from paperworks.diffusion.schedules import NoiseScheduleVP
     >>> ddim_invert(lambda x, t: 0 * x, NoiseScheduleVP.linear(), torch.ones(1, 2), steps=4).nfe
     4
@@ -79,7 +94,7 @@ def ddim_invert(
     z = x.clone()
     for i, (s, t) in enumerate(itertools.pairwise(times)):
         a, b = ddim_coefficients(schedule, s, t)
-        combine((a, b), (z, model_fn(z, s)), out=z)
+        combine((a, b), (z, evaluate(model_fn, z, s)), out=z)
         if callback is not None:
             callback(SamplingStep(i, steps, t, z, i + 1))
-    return SampleResult(z, steps, times)
+    return SampleResult(check_sample(z), steps, times)

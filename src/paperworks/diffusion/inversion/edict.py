@@ -2,13 +2,23 @@
 
 import itertools
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from paperworks.core.validation import check_number
 from paperworks.diffusion.inversion.ddim import ddim_coefficients, falling_times
 from paperworks.diffusion.inversion.sampler import Pair
-from paperworks.diffusion.sampling import Callback, ModelFn, SampleResult, SamplingStep, check_state, combine
+from paperworks.diffusion.sampling import (
+    Callback,
+    ModelFn,
+    SampleResult,
+    SamplingStep,
+    check_sample,
+    check_state,
+    combine,
+    evaluate,
+)
 from paperworks.diffusion.schedules import NoiseSchedule, SkipType
 
 
@@ -27,7 +37,6 @@ class EDICTSampler:
 
     Examples
     --------
-    >>> import torch
     >>> from paperworks.diffusion.schedules import NoiseScheduleVP
     >>> sampler = EDICTSampler(lambda x, t: torch.tanh(x), NoiseScheduleVP.linear())
     >>> noise = torch.ones(1, 2, dtype=torch.float64)
@@ -41,6 +50,7 @@ class EDICTSampler:
         self.schedule = schedule
         self.mixing = check_number("mixing", mixing, gt=0.5, le=1)
 
+    @torch.no_grad()
     def sample(
         self,
         x: Float[Tensor, " batch *shape"] | Pair,
@@ -57,14 +67,15 @@ class EDICTSampler:
         a, b = _pair(x)
         for i, (s, t) in enumerate(itertools.pairwise(times)):
             keep, gain = ddim_coefficients(self.schedule, s, t)
-            combine((keep, gain), (a, self.model_fn(b, s)), out=a)
-            combine((keep, gain), (b, self.model_fn(a, s)), out=b)
+            combine((keep, gain), (a, evaluate(self.model_fn, b, s)), out=a)
+            combine((keep, gain), (b, evaluate(self.model_fn, a, s)), out=b)
             combine((p, 1 - p), (a, b), out=a)
             combine((p, 1 - p), (b, a), out=b)
             if callback is not None:
                 callback(SamplingStep(i, steps, t, a, 2 * (i + 1)))
-        return SampleResult(a, 2 * steps, times[-1:] * 2, (a, b))
+        return SampleResult(check_sample(a), 2 * steps, times[-1:] * 2, (a, b))
 
+    @torch.no_grad()
     def invert(
         self,
         x: Float[Tensor, " batch *shape"] | Pair,
@@ -84,11 +95,11 @@ class EDICTSampler:
             keep, gain = ddim_coefficients(self.schedule, s, t)
             combine((1 / p, -(1 - p) / p), (b, a), out=b)
             combine((1 / p, -(1 - p) / p), (a, b), out=a)
-            combine((1 / keep, -gain / keep), (b, self.model_fn(a, s)), out=b)
-            combine((1 / keep, -gain / keep), (a, self.model_fn(b, s)), out=a)
+            combine((1 / keep, -gain / keep), (b, evaluate(self.model_fn, a, s)), out=b)
+            combine((1 / keep, -gain / keep), (a, evaluate(self.model_fn, b, s)), out=a)
             if callback is not None:
                 callback(SamplingStep(steps - 1 - i, steps, s, a, 2 * (steps - i)))
-        return SampleResult(a, 2 * steps, times[:1] * 2, (a, b))
+        return SampleResult(check_sample(a), 2 * steps, times[:1] * 2, (a, b))
 
 
 def _pair(x: Tensor | Pair) -> Pair:

@@ -32,7 +32,7 @@ from paperworks.diffusion.inversion.steppers import (
     Stepper,
     StoredHeunStepper,
 )
-from paperworks.diffusion.sampling import Callback, ModelFn, SampleResult, SamplingStep, check_state
+from paperworks.diffusion.sampling import Callback, ModelFn, SampleResult, SamplingStep, check_sample, check_state
 from paperworks.diffusion.schedules import NoiseSchedule, SkipType
 
 Base = Literal["ddim", "edm", "dpmpp2m"]
@@ -138,6 +138,7 @@ class BDIASampler:
         """Whether a step depends on the newer of its two states alone, so that it can be undone."""
         return self.gamma != 0 and (self.base == "ddim" or (self.base == "edm" and self.backward == "heun"))
 
+    @torch.no_grad()
     def sample(
         self,
         x: Float[Tensor, " batch *shape"],
@@ -176,6 +177,7 @@ class BDIASampler:
         first = run.first(x, times[0], times[1])
         return self._walk(run, (first, x.clone()), times, return_trajectory, callback)
 
+    @torch.no_grad()
     def resume(
         self,
         pair: Pair,
@@ -200,6 +202,7 @@ class BDIASampler:
         older, newer = _check_pair("pair", pair)
         return self._walk(self._stepper(), (newer.clone(), older.clone()), times, return_trajectory, callback)
 
+    @torch.no_grad()
     def invert(
         self,
         z0: Float[Tensor, " batch *shape"],
@@ -245,8 +248,11 @@ class BDIASampler:
                 stacklevel=2,
             )
         run = self._stepper()
+        taken = 0
         if z1 is None:
-            z1 = run.first(z0, times[-1], times[-2])
+            z1, taken = run.first(z0, times[-1], times[-2]), 1
+            if callback is not None:
+                callback(SamplingStep(0, n, times[-2], z1, run.nfe))
         newer, z = (state.clone() for state in _check_pair("z0 and z1", (z0, z1)))
         kept = [newer, z] if return_trajectory else []
         for i in range(n - 1, 0, -1):
@@ -256,8 +262,8 @@ class BDIASampler:
             if return_trajectory:
                 kept.append(before)
             if callback is not None:
-                callback(SamplingStep(n - 1 - i, n - 1, times[i - 1], before, run.nfe))
-        return BDIAResult(z, run.nfe, tuple(reversed(times)), tuple(kept), pair=(z, newer))
+                callback(SamplingStep(n - 1 - i + taken, n - 1 + taken, times[i - 1], before, run.nfe))
+        return BDIAResult(check_sample(z), run.nfe, tuple(reversed(times)), tuple(kept), pair=(z, newer))
 
     def edit(
         self,
@@ -348,7 +354,8 @@ class BDIASampler:
         n = len(times) - 1
         newer, older = states
         kept = [older, newer] if return_trajectory else []
-        if callback is not None:
+        resumed = run.nfe == 0  # the first step's end was given
+        if callback is not None and not resumed:
             callback(SamplingStep(0, n, times[1], newer, run.nfe))
         for i in range(1, n):
             out = None if return_trajectory else older
@@ -356,8 +363,8 @@ class BDIASampler:
             if return_trajectory:
                 kept.append(newer)
             if callback is not None:
-                callback(SamplingStep(i, n, times[i + 1], newer, run.nfe))
-        return BDIAResult(newer, run.nfe, times, tuple(kept), pair=(newer, older))
+                callback(SamplingStep(i - resumed, n - resumed, times[i + 1], newer, run.nfe))
+        return BDIAResult(check_sample(newer), run.nfe, times, tuple(kept), pair=(newer, older))
 
 
 def _check_pair(name: str, pair: Pair) -> Pair:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from paperworks.diffusion.inversion.ddim import ddim_coefficients
-from paperworks.diffusion.sampling import ModelFn, combine
+from paperworks.diffusion.sampling import ModelFn, combine, evaluate
 from paperworks.diffusion.schedules import NoiseSchedule
 
 
@@ -21,7 +21,7 @@ class Stepper:
 
     def noise(self, z: Tensor, t: float) -> Tensor:
         self.nfe += 1
-        return self.model_fn(z, t)
+        return evaluate(self.model_fn, z, t)
 
     def first(self, z: Tensor, t: float, t_next: float) -> Tensor:
         """Step from the only state there is."""

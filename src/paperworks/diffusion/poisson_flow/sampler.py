@@ -9,7 +9,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from paperworks.core.validation import check_count, check_number
-from paperworks.diffusion.sampling import Callback, ModelFn, SampleResult, SamplingStep, check_state, noise_like
+from paperworks.diffusion.sampling import (
+    Callback,
+    ModelFn,
+    SampleResult,
+    SamplingStep,
+    check_sample,
+    check_state,
+    evaluate,
+    noise_like,
+)
 from paperworks.diffusion.schedules import EDMSchedule, time_grid
 
 
@@ -74,7 +83,8 @@ def sample_heun(
     Raises
     ------
     ValueError
-        Where a number is out of range, or noise is asked for without `generator`.
+        Where a number is out of range, noise is asked for without `generator`, or the model returned another shape,
+        NaN or infinity.
 
     Notes
     -----
@@ -99,7 +109,7 @@ def sample_heun(
     def slope(state: Tensor, sigma: float) -> Tensor:
         nonlocal nfe
         nfe += 1
-        return model_fn(state.to(x.dtype), sigma).double()
+        return evaluate(model_fn, state.to(x.dtype), sigma).double()
 
     state = x.double()
     kept, kept_times = ([x.clone()], [times[0]]) if return_trajectory else ([], [])
@@ -124,4 +134,4 @@ def sample_heun(
             kept_times.append(following)
         if callback is not None:
             callback(SamplingStep(i, steps, following, state, nfe))
-    return SampleResult(state.to(x.dtype), nfe, kept_times, kept)
+    return SampleResult(check_sample(state.to(x.dtype)), nfe, kept_times, kept)

@@ -1,0 +1,129 @@
+"""Finds every exported name of every field, and tells by its structure what kind of thing it is."""
+
+import dataclasses
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from sklearn.base import BaseEstimator
+
+from paperworks.diffusion import SampleResult
+from paperworks.papers import FIELDS
+
+SCIPY_SOLVER = ("A", "b", "x0", "rtol", "maxiter", "M", "callback")
+
+
+class Export(NamedTuple):
+    """A name that a field exports."""
+
+    field: str
+    name: str
+    thing: Any
+
+    @property
+    def where(self) -> str:
+        return f"{self.field}.{self.name}"
+
+
+@cache
+def exports() -> tuple[Export, ...]:
+    """Every name in `__all__` of every field that exists."""
+    found = []
+    for field in FIELDS:
+        if importlib.util.find_spec(f"paperworks.{field}"):
+            package = importlib.import_module(f"paperworks.{field}")
+            found += [Export(field, name, getattr(package, name)) for name in package.__all__]
+    return tuple(found)
+
+
+def of_kind(kind: str) -> list[Export]:
+    return [export for export in exports() if kind_of(export) == kind]
+
+
+def parameters(thing: Any) -> list[str]:
+    """The names of what is called with, without self."""
+    try:
+        return [name for name in inspect.signature(thing).parameters if name != "self"]
+    except (TypeError, ValueError):  # of a built-in
+        return []
+
+
+def returned(function: Any) -> Any:
+    """What a function says it returns, as a class where it is one."""
+    return inspect.signature(function).return_annotation if callable(function) else None
+
+
+def _returns(function: Any, test: Callable[[type], bool]) -> bool:
+    annotation = returned(function)
+    return inspect.isclass(annotation) and test(annotation)
+
+
+def _is_test_result(cls: type) -> bool:
+    fields = getattr(cls, "_fields", None) or [f.name for f in dataclasses.fields(cls)] if is_record(cls) else []
+    return {"statistic", "pvalue"} <= set(fields)
+
+
+def is_record(cls: type) -> bool:
+    """Whether a class only holds values that it is given: a named tuple, or a frozen dataclass."""
+    if issubclass(cls, tuple):
+        return hasattr(cls, "_fields")
+    return dataclasses.is_dataclass(cls) and cls.__dataclass_params__.frozen
+
+
+def _is_sampler(thing: Any) -> bool:
+    if inspect.isclass(thing):
+        if "model_fn" in parameters(thing) and _is_module(thing):
+            return True
+        return hasattr(thing, "sample") and _returns(thing.sample, lambda cls: issubclass(cls, SampleResult))
+    if "model_fn" not in parameters(thing):
+        return False
+    states = [p.annotation for p in inspect.signature(thing).parameters.values() if p.name in ("x", "x_T")]
+    return _returns(thing, lambda cls: issubclass(cls, SampleResult)) or str(returned(thing)) in map(str, states)
+
+
+def _is_attack(cls: type) -> bool:
+    return parameters(getattr(cls, "__call__", None))[:2] == ["model", "obs"]  # noqa: B004
+
+
+def _is_private(thing: Any) -> bool:
+    if inspect.isclass(thing):
+        return callable(getattr(thing, "privacy", None))
+    return _returns(thing, _is_private)
+
+
+def _is_module(thing: Any) -> bool:
+    return inspect.isclass(thing) and issubclass(thing, torch.nn.Module)
+
+
+def _is_solver(thing: Any) -> bool:
+    for called in (thing, getattr(thing, "solve", None), getattr(thing, "__call__", None)):  # noqa: B004
+        if called is not None and set(SCIPY_SOLVER) <= set(parameters(called)):
+            return True
+    return False
+
+
+# In this order: the first that fits is the kind.
+KINDS: dict[str, Callable[[Export], bool]] = {
+    "estimator": lambda e: inspect.isclass(e.thing) and issubclass(e.thing, BaseEstimator),
+    "optimiser": lambda e: inspect.isclass(e.thing) and issubclass(e.thing, torch.optim.Optimizer),
+    "scheduler": lambda e: inspect.isclass(e.thing) and {"set_timesteps", "step", "add_noise"} <= set(dir(e.thing)),
+    "sampler": lambda e: _is_sampler(e.thing),
+    "attack": lambda e: inspect.isclass(e.thing) and _is_attack(e.thing),
+    "private mechanism": lambda e: _is_private(e.thing),
+    "hypothesis test": lambda e: inspect.isfunction(e.thing) and _returns(e.thing, _is_test_result),
+    "solver": lambda e: e.field == "solvers" and _is_solver(e.thing),
+    "operator network": lambda e: (
+        e.field == "operators" and inspect.isclass(e.thing) and issubclass(e.thing, torch.nn.Module)
+    ),
+}
+
+
+def kind_of(export: Export) -> str | None:
+    thing = export.thing
+    if (not inspect.isclass(thing) and not inspect.isroutine(inspect.unwrap(thing))) or inspect.isabstract(thing):
+        return None
+    return next((kind for kind, fits in KINDS.items() if fits(export)), None)
