@@ -351,7 +351,7 @@ def test_ctrl_c_stops_cleanly_and_keeps_what_finished(endless_run, wait_until, g
 def test_sigterm_ends_a_run_as_cleanly_as_ctrl_c(start_endless_run, wait_until, gone):
     run, task, evidence, scratch = start_endless_run(command=True)
     run.send_signal(signal.SIGTERM)
-    out, err = run.communicate(timeout=30)
+    _, err = run.communicate(timeout=30)
     assert run.returncode == 128 + signal.SIGTERM
     assert "Traceback" not in err
     wait_until(lambda: gone(task))
