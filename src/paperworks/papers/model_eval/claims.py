@@ -128,7 +128,7 @@ def holdout_mcnemar(models: list[Pipeline], X: np.ndarray, y: np.ndarray, random
 @measures("e2-type-one-error")
 def type_one_error(run: Run) -> Measurement:
     """Count how often each test tells two equally good models apart at the level 0.05."""
-    repeats = run.repeats(smoke=1, desk=500, full=10_000)
+    repeats = run.repeats(smoke=1, desk=1000, full=10_000)
     rejected = {learner: dict.fromkeys([*TESTS, "McNemar, one split"], 0) for learner in LEARNERS}
     rng = run.rng()
     for _ in run.progress(range(repeats), label="pairs of models"):
