@@ -17,7 +17,7 @@ from paperworks.diffusion import (
     singularity_slope,
     wasserstein1,
 )
-from paperworks.evidence import Measurement, Run, Table, interleaved, measures, races
+from paperworks.evidence import Measurement, Run, Table, every, interleaved, mean, measures, races
 from paperworks.testbeds import digits
 
 Draw = Callable[[int, np.random.Generator], np.ndarray]
@@ -41,19 +41,18 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
     return wasserstein1(torch.from_numpy(np.asarray(a, float)), torch.from_numpy(np.asarray(b, float)))
 
 
+Fit = Callable[[float, int], SingularDistributionEstimator]
+
+
 def by_level(
-    run: Run,
-    levels: Sequence[float],
-    fit: Callable[[float, int], SingularDistributionEstimator],
-    truth: Callable[[int], np.ndarray],
+    run: Run, levels: Sequence[float], seeds: Sequence[int], fit: Fit, truth: Callable[[int], np.ndarray]
 ) -> dict[float, list[float]]:
     """Return for each perturbation the distances of the estimate to true points, seed by seed.
 
     Each is the mean over three draws, since those of one draw vary more than what some perturbations change.
     """
-    jobs = run.progress([(level, seed) for level in levels for seed in run.seeds], label="fits")
     found: dict[float, list[float]] = {level: [] for level in levels}
-    for level, seed in jobs:
+    for level, seed in run.progress(list(itertools.product(levels, seeds)), label="fits"):
         estimator = fit(level, seed)
         targets = [truth(1000 * draw + seed) for draw in (1, 2, 3)]
         draws = [estimator.sample(len(points), random_state=100 * i + seed) for i, points in enumerate(targets)]
@@ -61,11 +60,17 @@ def by_level(
     return found
 
 
-def level_table(found: dict[float, list[float]], floor: float, seeds: Sequence[int]) -> Table:
-    """Show the distances, with that of two samples of the truth below."""
-    rows = [[f"{level:g}", float(np.mean(values)), *values] for level, values in found.items()]
-    rows.append(["two true samples", floor, *[""] * len(seeds)])
-    return Table(["perturbation", "mean Wasserstein distance", *(f"seed {s}" for s in seeds)], rows)
+def best_of(found: dict[float, list[float]]) -> float:
+    """Return the perturbation with the least mean distance."""
+    return min(found, key=lambda level: float(np.mean(found[level])))
+
+
+def ratios(found: dict[float, list[float]], one: float, other: float) -> list[float]:
+    """Return the ratios of distances at two perturbations, seed by seed."""
+    return [a / b for a, b in zip(found[one], found[other], strict=True)]
+
+
+TRIALS = (1000, 1001)  # the seeds of the fits that choose a perturbation
 
 
 @measures("l1-perturbation-helps")
@@ -87,18 +92,36 @@ def perturbation_helps(run: Run) -> Measurement:
         )
         return estimator.fit(X)
 
-    found = by_level(run, levels, fit, lambda seed: petals(n, run.rng(seed)))
+    def truth(seed: int) -> np.ndarray:
+        return petals(n, run.rng(seed))
+
+    none, *between, largest = levels
+    trials = by_level(run, between, TRIALS[: run.at(smoke=1, desk=2, full=2)], fit, truth)
+    best = best_of(trials)
+    judged = range(run.at(smoke=1, desk=2, full=2) * len(run.seeds))
+    found = by_level(run, (none, best, largest), judged, fit, truth)
     floor = distance(petals(n, run.rng(1)), petals(n, run.rng(2)))
-    means = {level: float(np.mean(values)) for level, values in found.items()}
-    best = min(levels[1:-1], key=means.__getitem__)
     figure, axes = run.figure()
-    axes.errorbar(levels, list(means.values()), yerr=[np.std(v) for v in found.values()], fmt="o-", capsize=4)
+    axes.plot(between, [np.mean(v) for v in trials.values()], "o", label="fits that choose")
+    judging = list(found), [np.mean(v) for v in found.values()], [np.std(v) for v in found.values()]
+    axes.errorbar(*judging, fmt="s-", capsize=4, label="fits that judge")
     axes.axhline(floor, color="#666666", linestyle="--", label="two true samples")
     axes.set(xlabel="perturbation, units of the data", ylabel="Wasserstein-1 distance", title="How much noise to add")
     axes.legend()
+    rows = [
+        [f"{level:g}", purpose, float(np.mean(values)), min(values), max(values)]
+        for purpose, part in (("choosing", trials), ("judging", found))
+        for level, values in part.items()
+    ]
     return Measurement(
-        {"best_to_none": means[best] / means[0.0], "largest_to_best": means[levels[-1]] / means[best]},
-        table=level_table(found, floor, run.seeds),
+        {
+            "best_to_none": mean(ratios(found, best, none), of="paired fits"),
+            "largest_to_best": mean(ratios(found, largest, best), of="paired fits"),
+        },
+        table=Table(
+            ["perturbation", "fits for", "mean Wasserstein distance", "least", "greatest"],
+            [*rows, ["two true samples", "", floor, "", ""]],
+        ),
         figure=figure,
     )
 
@@ -131,24 +154,29 @@ def learned_noise(run: Run) -> Measurement:
         )  # fmt: skip
         return estimator.fit(pixels[order[:half]])
 
-    levels = (0.0, 0.1, 0.2)
-    on_surface = by_level(
-        run, levels, fit_surface, lambda seed: surface(run.at(smoke=100, desk=1000, full=2000), run.rng(seed))
-    )
-    on_digits = by_level(run, levels, fit_digits, lambda seed: pixels[order[half : 2 * half]])
-    rows = [
-        [name, f"{level:g}", float(np.mean(values)), *values]
-        for name, found in (("map into 20-D", on_surface), ("digits", on_digits))
-        for level, values in found.items()
-    ]
-
-    def gain(found: dict[float, list[float]]) -> float:
-        means = {level: float(np.mean(values)) for level, values in found.items()}
-        return min(means[level] for level in levels[1:]) / means[0.0]
-
+    judged = range(len(run.seeds) + run.at(smoke=0, desk=1, full=1))
+    chosen = TRIALS[: run.at(smoke=1, desk=2, full=2)]
+    problems: dict[str, tuple[Fit, Callable[[int], np.ndarray]]] = {
+        "map_20d": (
+            fit_surface,
+            lambda seed: surface(run.at(smoke=100, desk=1000, full=2000), run.rng(seed)),
+        ),
+        "digits": (fit_digits, lambda seed: pixels[order[half : 2 * half]]),
+    }
+    value, rows = {}, []
+    for name, (fit, truth) in problems.items():
+        trials = by_level(run, (0.1, 0.2), chosen, fit, truth)
+        best = best_of(trials)
+        found = by_level(run, (0.0, best), judged, fit, truth)
+        value[name] = mean(ratios(found, best, 0.0), of="paired fits")
+        rows += [
+            [name, purpose, f"{level:g}", float(np.mean(values)), min(values), max(values)]
+            for purpose, part in (("choosing", trials), ("judging", found))
+            for level, values in part.items()
+        ]
     return Measurement(
-        {"map_20d": gain(on_surface), "digits": gain(on_digits)},
-        table=Table(["data", "perturbation", "mean Wasserstein distance", *(f"seed {s}" for s in run.seeds)], rows),
+        value,
+        table=Table(["data", "fits for", "perturbation", "mean Wasserstein distance", "least", "greatest"], rows),
         remark="A learnt noise level is itself a perturbation, so what is added on top gains little.",
     )
 
@@ -156,42 +184,46 @@ def learned_noise(run: Run) -> Measurement:
 @measures("l3-unbounded")
 def unbounded(run: Run) -> Measurement:
     """Follow the likelihood of linear data of rank 2 in 6 dimensions as the noise level falls."""
-    rng = run.torch_rng()
-    X = torch.randn(500, 2, generator=rng, dtype=torch.float64) @ torch.randn(2, 6, generator=rng, dtype=torch.float64)
-    plain, perturbed = ppca_mle(X, 2), ppca_mle(X, 2, perturbation=0.1)
     levels = [10.0**-k for k in range(6)]
+    slopes, finite = [], []
+    for seed in run.seeds:
+        rng = run.torch_rng(seed)
+        X = linear_data(rng)
+        plain, perturbed = ppca_mle(X, 2), ppca_mle(X, 2, perturbation=0.1)
+        slopes.append(singularity_slope(plain.mean_log_likelihood, 1e-3))
+        finite.append(math.isfinite(perturbed.mean_log_likelihood()))
     figure, axes = run.figure()
     axes.semilogx(levels, [plain.mean_log_likelihood(s) for s in levels], "o-", label="as they are")
     axes.semilogx(levels, [perturbed.mean_log_likelihood(s) for s in levels], "s-", label="perturbed by 0.1")
     axes.set(xlabel="noise level σ", ylabel="mean log-likelihood", ylim=(-80, None), title="Singular data")
     axes.legend()
-    return Measurement(
-        {
-            "slope": singularity_slope(plain.mean_log_likelihood, 1e-3),
-            "perturbed_is_finite": math.isfinite(perturbed.mean_log_likelihood()),
-        },
-        figure=figure,
-    )
+    return Measurement({"slope": every(slopes), "perturbed_is_finite": every(finite)}, figure=figure)
+
+
+def linear_data(rng: torch.Generator) -> Tensor:
+    """Draw 500 points of rank 2 in 6 dimensions."""
+    coordinates, directions = (torch.randn(*size, generator=rng, dtype=torch.float64) for size in ((500, 2), (2, 6)))
+    return coordinates @ directions
 
 
 @measures("l4-same-generator")
 def same_generator(run: Run) -> Measurement:
     """Compare the linear fits with and without perturbation."""
-    rng = run.torch_rng()
-    X = torch.randn(500, 2, generator=rng, dtype=torch.float64) @ torch.randn(2, 6, generator=rng, dtype=torch.float64)
-    X = X + 0.05 * torch.randn(X.shape, generator=rng, dtype=torch.float64)
-    plain, perturbed = ppca_mle(X, 2), ppca_mle(X, 2, perturbation=0.3)
-    # Fitted anew to the covariance S + s^2 I, not shifted: its eigenvectors and values are found from scratch.
-    covariance = torch.cov(X.T, correction=0) + 0.09 * torch.eye(6, dtype=torch.float64)
-    values, vectors = torch.linalg.eigh(covariance)
-    noise = float(values[:4].mean())
-    loadings = vectors[:, 4:] * (values[4:] - noise).sqrt()
-    change = max(
-        float((found @ found.T - plain.loadings @ plain.loadings.T).abs().max())
-        for found in (loadings, perturbed.loadings)
-    )
-    shift = max(abs(found - plain.noise_variance - 0.09) for found in (noise, perturbed.noise_variance))
-    return Measurement({"loadings": change, "noise_shift": shift})
+    changes, shifts = [], []
+    for seed in run.seeds:
+        rng = run.torch_rng(seed)
+        X = linear_data(rng)
+        X = X + 0.05 * torch.randn(X.shape, generator=rng, dtype=torch.float64)
+        plain, perturbed = ppca_mle(X, 2), ppca_mle(X, 2, perturbation=0.3)
+        # Fitted anew to the covariance S + s^2 I, not shifted: its eigenvectors and values are found from scratch.
+        covariance = torch.cov(X.T, correction=0) + 0.09 * torch.eye(6, dtype=torch.float64)
+        values, vectors = torch.linalg.eigh(covariance)
+        noise = float(values[:4].mean())
+        loadings = vectors[:, 4:] * (values[4:] - noise).sqrt()
+        own = plain.loadings @ plain.loadings.T
+        changes.append(max(float((found @ found.T - own).abs().max()) for found in (loadings, perturbed.loadings)))
+        shifts.append(max(abs(found - plain.noise_variance - 0.09) for found in (noise, perturbed.noise_variance)))
+    return Measurement({"loadings": every(changes), "noise_shift": every(shifts)})
 
 
 def line(u: Tensor) -> Tensor:
@@ -225,8 +257,9 @@ def rate(run: Run) -> Measurement:
             found[name][n].append(wasserstein1(estimate.double(), truth))
     means = {name: [float(np.mean(values)) for values in by_n.values()] for name, by_n in found.items()}
     logs = np.log(sizes)
-    slope = float(np.polyfit(logs, np.log(means["n^(-1/4)"]), 1)[0])
-    fixed = float((np.log(means["0.4"][-1]) - np.log(means["0.4"][-2])) / (logs[-1] - logs[-2]))
+    by_seed = {name: np.log(list(by_n.values())) for name, by_n in found.items()}  # sizes in rows, seeds in columns
+    slopes = np.polyfit(logs, by_seed["n^(-1/4)"], 1)[0]
+    fixed = (by_seed["0.4"][-1] - by_seed["0.4"][-2]) / (logs[-1] - logs[-2])
     figure, axes = run.figure()
     for name, values in means.items():
         axes.loglog(sizes, values, "o-", label=f"perturbation {name}")
@@ -236,7 +269,7 @@ def rate(run: Run) -> Measurement:
     axes.set(xlabel="sample size n", ylabel="Wasserstein-1 distance", title="Rate of the perturbed estimate")
     axes.legend()
     return Measurement(
-        {"slope": slope, "fixed_slope": fixed},
+        {"slope": mean(slopes), "fixed_slope": mean(fixed)},
         table=Table(
             ["perturbation", *(f"n = {n}" for n in sizes)], [[name, *values] for name, values in means.items()]
         ),
@@ -247,7 +280,7 @@ def rate(run: Run) -> Measurement:
 @measures("l6-bounds")
 def bounds(run: Run) -> Measurement:
     """Compare the bounds of trained models with the exact likelihood by quadrature."""
-    violations, rows = 0, []
+    violations, rows = [], []
     for seed in run.progress(run.seeds, label="models"):
         X = petals(run.at(smoke=100, desk=1000, full=1000), run.rng(seed), 0.01)
         model = SingularDistributionEstimator(
@@ -264,11 +297,10 @@ def bounds(run: Run) -> Measurement:
                 return log_marginal(x, d, s, method, latent_dim=1, encoder=e, K=K, generator=generator)
 
         ladder = [at("elbo", 8), *(at("iwae", K) for K in (8, 64)), at("quadrature", 1)]
-        for lower, upper in itertools.pairwise(ladder):
-            gap = upper - lower
-            violations += int(gap.mean() < -3 * gap.std() / math.sqrt(len(gap)))
+        gaps = [upper - lower for lower, upper in itertools.pairwise(ladder)]
+        violations.append(sum(int(gap.mean() < -3 * gap.std() / math.sqrt(len(gap))) for gap in gaps))
         rows.append([seed, *(float(value.mean()) for value in ladder)])
-    return Measurement(violations, table=Table(["seed", "ELBO", "IWAE 8", "IWAE 64", "exact"], rows))
+    return Measurement(every(violations), table=Table(["seed", "ELBO", "IWAE 8", "IWAE 64", "exact"], rows))
 
 
 @races("pythae")
@@ -285,10 +317,8 @@ def against_pythae(run: Run) -> Measurement:
     from paperworks.numerics import mlp
 
     logging.getLogger("pythae").setLevel(logging.ERROR)
-    n, noise, seed = run.at(smoke=100, desk=1000, full=1000), 0.01, run.seed
-    epochs = run.at(smoke=2, desk=150, full=500)
-    X = petals(n, run.rng(seed), noise)
-    truth = petals(n, run.rng(1000 + seed))
+    n, noise = run.at(smoke=100, desk=1000, full=1000), 0.01
+    epochs, timed = run.at(smoke=2, desk=150, full=500), run.at(smoke=1, desk=15, full=50)
 
     class Encoder(BaseEncoder):
         def __init__(self) -> None:
@@ -307,7 +337,8 @@ def against_pythae(run: Run) -> Measurement:
         def forward(self, z: Tensor) -> ModelOutput:
             return ModelOutput(reconstruction=self.body(z))
 
-    def theirs(sigma: float) -> np.ndarray:
+    def theirs(sigma: float, seed: int, epochs: int = epochs) -> np.ndarray:
+        X = petals(n, run.rng(seed), noise)
         torch.manual_seed(seed)
         # Its decoder has unit variance, so the data are scaled for sigma to be one.
         data = BaseDataset(torch.from_numpy(X / sigma).float(), torch.zeros(n))
@@ -323,7 +354,8 @@ def against_pythae(run: Run) -> Measurement:
             drawn = model.decoder(torch.randn(n, 2, generator=run.torch_rng(seed))).reconstruction
         return (drawn * sigma).numpy()
 
-    def ours() -> np.ndarray:
+    def ours(seed: int, epochs: int = epochs) -> np.ndarray:
+        X = petals(n, run.rng(seed), noise)
         unit = scale_of(X)
         estimator = SingularDistributionEstimator(
             latent_dim=2,
@@ -335,19 +367,36 @@ def against_pythae(run: Run) -> Measurement:
         )
         return estimator.fit(X).sample(n, random_state=seed)
 
+    def apart(drawn: np.ndarray, seed: int) -> float:
+        return distance(drawn, petals(n, run.rng(1000 + seed)))
+
     candidates = run.at(smoke=(0.1,), desk=(0.05, 0.1, 0.2), full=(0.02, 0.05, 0.1, 0.2, 0.4))
-    apart = {sigma: distance(theirs(sigma), truth) for sigma in run.progress(candidates, label="pythae")}
-    best = min(apart, key=apart.__getitem__)
-    seconds = interleaved(run, {"ours": ours, "pythae": lambda: theirs(best)}, run.at(smoke=1, desk=2, full=5))
-    steps = epochs * n // 100
-    own = distance(ours(), truth)
+    trials = {
+        sigma: [apart(theirs(sigma, seed), seed) for seed in TRIALS[: run.at(smoke=1, desk=2, full=2)]]
+        for sigma in run.progress(candidates, label="pythae")
+    }
+    best = best_of(trials)
+    judged = range(run.at(smoke=1, desk=2, full=2) * len(run.seeds))
+    found = [(apart(ours(seed), seed), apart(theirs(best, seed), seed)) for seed in run.progress(judged, label="fits")]
+    times = interleaved(
+        run,
+        {"ours": lambda: ours(run.seed, timed), "pythae": lambda: theirs(best, run.seed, timed)},
+        run.at(smoke=1, desk=9, full=15),
+    )
+    steps = timed * n // 100
+    own, other = (float(np.mean(column)) for column in zip(*found, strict=True))
     return Measurement(
-        {"distance": own / apart[best], "step_time": seconds["ours"] / seconds["pythae"]},
+        {
+            "distance": mean([a / b for a, b in found], of="paired fits"),
+            "step_time": times.ratio("ours", "pythae"),
+        },
         table=Table(
-            ["estimator", "Wasserstein distance", "milliseconds a step"],
+            ["estimator", "mean Wasserstein distance", "milliseconds a step"],
             [
-                ["ours, perturbation 0.1", own, 1e3 * seconds["ours"] / steps],
-                [f"pythae IWAE, data / {best:g}", apart[best], 1e3 * seconds["pythae"] / steps],
+                ["ours, perturbation 0.1", own, 1e3 * times.median("ours") / steps],
+                [f"pythae IWAE, data / {best:g}", other, 1e3 * times.median("pythae") / steps],
             ],
         ),
+        settings=f"IWAE of 8 samples, Adam at 2e-3 as ours, batches of 100; its data are divided by {best:g}, the best "
+        f"of {len(candidates)} on other seeds",
     )
