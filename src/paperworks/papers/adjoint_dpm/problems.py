@@ -124,6 +124,11 @@ def held(loss: Callable[[], Tensor], network: nn.Module) -> tuple[int, int]:
     return between, saved.peak
 
 
+def sum_of_samples(sampler: Callable[[Tensor], Tensor], noise: Tensor) -> Tensor:
+    """Return a loss of the samples from noise that wants a gradient."""
+    return sampler(noise.clone().requires_grad_()).sum()
+
+
 def small_unet(run: Run, seed: int = 0) -> Denoiser:
     """Return a U-Net for images of 8x8 pixels with random weights, none of them zero."""
     with seeded(seed):
