@@ -20,6 +20,11 @@ def zcdp_from_approx_dp(epsilon: float, delta: float) -> float:
     epsilon, delta
         Of approximate differential privacy: ``epsilon > 0`` and ``0 < delta < 1``.
 
+    Returns
+    -------
+    float
+        The greatest such rho, at least 0.
+
     Raises
     ------
     ValueError
@@ -49,6 +54,11 @@ def approx_dp_from_zcdp(rho: float, delta: float, conversion: Literal["standard"
     conversion
         ``standard`` is ``rho + 2 sqrt(rho ln(1 / delta))``; ``tight`` minimises Canonne, Kamath and Steinke's bound
         over the order of the Rényi divergence, and is never larger.
+
+    Returns
+    -------
+    float
+        The epsilon that belongs to this delta.
 
     Raises
     ------
@@ -84,6 +94,15 @@ def approx_dp_from_zcdp(rho: float, delta: float, conversion: Literal["standard"
 class PrivacyBudget:
     """What a mechanism may spend: rho of zCDP, or epsilon of pure differential privacy.
 
+    Parameters
+    ----------
+    rho
+        Budget of zCDP; with `epsilon` of a pure budget, what it implies.
+    epsilon
+        Budget of pure or approximate differential privacy, None where only `rho` was given.
+    delta
+        Delta of approximate differential privacy, None where there is none.
+
     Examples
     --------
     >>> PrivacyBudget.of(rho=0.5).rho, PrivacyBudget.of(epsilon=1.0).pure
@@ -96,7 +115,22 @@ class PrivacyBudget:
 
     @classmethod
     def of(cls, rho: float | None = None, epsilon: float | None = None, delta: float | None = None) -> "PrivacyBudget":
-        """Make a budget from rho alone, from epsilon and delta, or from epsilon alone (pure)."""
+        """Make a budget from rho alone, from epsilon and delta, or from epsilon alone (pure).
+
+        Parameters
+        ----------
+        rho
+            Budget of zCDP, given alone.
+        epsilon
+            Budget of differential privacy, pure without a `delta`.
+        delta
+            Delta of approximate differential privacy.
+
+        Returns
+        -------
+        PrivacyBudget
+            A budget from rho alone, from epsilon and delta, or from epsilon alone (pure).
+        """
         if (rho is None) == (epsilon is None) or (rho is not None and delta is not None):
             raise ValueError(
                 f"rho is {rho!r}, epsilon {epsilon!r}, delta {delta!r}; it takes rho alone, epsilon alone (pure), or "
@@ -116,11 +150,23 @@ class PrivacyBudget:
         return self.epsilon is not None and self.delta is None
 
     def gaussian_std(self, sensitivity: float) -> float:
-        """Return the standard deviation of Gaussian noise on a value of this L2 sensitivity."""
+        """Return the standard deviation of Gaussian noise on a value of this L2 sensitivity.
+
+        Returns
+        -------
+        float
+            The standard deviation, in the unit of the value.
+        """
         return sensitivity / math.sqrt(2 * self.rho)
 
     def report(self, delta: float = 1e-6) -> dict[str, float]:
-        """Return rho with the epsilon it implies at `delta`; for a pure budget epsilon itself."""
+        """Return rho with the epsilon it implies at `delta`; for a pure budget epsilon itself.
+
+        Returns
+        -------
+        dict[str, float]
+            Values under ``rho``, ``epsilon`` and ``delta``, as far as they apply.
+        """
         if self.pure:
             return {"epsilon": float(self.epsilon or 0), "delta": 0.0, "rho": self.rho}
         if self.rho == math.inf:

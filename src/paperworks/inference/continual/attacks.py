@@ -158,7 +158,17 @@ class Adversary(Protocol):
 
 
 class GameResult(NamedTuple):
-    """A lower bound on epsilon, with the rates of right and wrong guesses it stands on."""
+    """A lower bound on epsilon, with the rates of right and wrong guesses it stands on.
+
+    Parameters
+    ----------
+    epsilon
+        The lower bound, 0 where the games show nothing.
+    true_positive_rate
+        Share of right records that were guessed as such.
+    false_positive_rate
+        Share of left records that were guessed as right.
+    """
 
     epsilon: float
     true_positive_rate: float
@@ -198,6 +208,11 @@ class AdaptivePrivacyGame:
     def play(self, right: bool) -> float:
         """Play one game with the left or the right record and return the adversary's score.
 
+        Returns
+        -------
+        float
+            The adversary's score; greater where it takes the record for the right one.
+
         Raises
         ------
         ValueError
@@ -221,6 +236,20 @@ class AdaptivePrivacyGame:
 
         The threshold on the score is chosen on the first half of the games and judged on the second by Clopper and
         Pearson's bounds of its rates.
+
+        Parameters
+        ----------
+        n_trials
+            Games with each of the two records.
+        delta
+            Delta of the guarantee that is tested.
+        alpha
+            Probability that the bound may fail.
+
+        Returns
+        -------
+        GameResult
+            The bound on epsilon, with the rates it stands on.
 
         Raises
         ------

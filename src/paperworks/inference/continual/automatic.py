@@ -29,7 +29,18 @@ class ConstantAnswer(ContinualMechanism):
     """
 
     def error_bound(self, beta: float = 1 / 3) -> float:
-        """Return `T`, which no sum exceeds."""
+        """Return `T`, which no sum exceeds.
+
+        Parameters
+        ----------
+        beta
+            Not used, since the bound always holds.
+
+        Returns
+        -------
+        float
+            The length `T` of the stream, which no sum exceeds.
+        """
         return float(self.T)
 
     def _answer(self, records: np.ndarray) -> np.ndarray:
@@ -50,6 +61,11 @@ def auto_mechanism(problem: Problem, T: int, d: int, *, beta: float = 1 / 3, **o
         Failure probability of the bounds that are compared.
     **options
         The budget (`rho`, or `epsilon` and `delta`, or `epsilon`) and `random_state`, as in `ContinualMechanism`.
+
+    Returns
+    -------
+    ContinualMechanism
+        The mechanism, ready for its first record.
 
     Raises
     ------
@@ -89,6 +105,11 @@ def lower_bound_rate(
         Horizon and coordinates.
     rho, epsilon, delta
         The budget, as in `ContinualMechanism`; for `rho` epsilon is taken as ``sqrt(2 rho)``.
+
+    Returns
+    -------
+    float
+        The rate, in counts of records.
 
     Raises
     ------

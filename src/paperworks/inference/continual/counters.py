@@ -162,7 +162,13 @@ class TreeCounter(_Counter):
         return self.budget.gaussian_std(self.l2_sensitivity * math.sqrt(self.levels))
 
     def error_bound(self, beta: float = 1 / 3) -> float:
-        """Return what the largest error of all sums stays below with probability ``1 - beta``."""
+        """Return what the largest error of all sums stays below with probability ``1 - beta``.
+
+        Returns
+        -------
+        float
+            The bound, in counts of records.
+        """
         if self.budget.pure:
             # A sum of Laplace variables is sub-exponential: Chan, Shi and Song, lemma 2.8.
             log = log_inverse(beta, 2 * self.d * self.T)
@@ -253,7 +259,13 @@ class FactorizationCounter(_Counter):
         return self.budget.gaussian_std(self.l2_sensitivity) * float(np.linalg.norm(self._coefficients))
 
     def error_bound(self, beta: float = 1 / 3) -> float:
-        """Return what the largest error of all sums stays below with probability ``1 - beta``."""
+        """Return what the largest error of all sums stays below with probability ``1 - beta``.
+
+        Returns
+        -------
+        float
+            The bound, in counts of records.
+        """
         deviation = self.noise_std * float(np.linalg.norm(self._coefficients))  # of the last sum, the widest
         return largest_gaussian([deviation], [self.d * self.T], beta)
 

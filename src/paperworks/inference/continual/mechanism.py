@@ -63,6 +63,16 @@ class ContinualMechanism(ABC):
     def update(self, x: ArrayLike) -> Any:
         """Take the next record, of shape (d,), and return the answer after it.
 
+        Parameters
+        ----------
+        x
+            The next record, of shape (d,), with entries 0 and 1.
+
+        Returns
+        -------
+        Any
+            The answer after this record, in the problem's own form.
+
         Raises
         ------
         ValueError
@@ -74,6 +84,16 @@ class ContinualMechanism(ABC):
         """Take the next records, of shape (n, d), and return the answers after each of them.
 
         The same as `update` record by record, in distribution, and far faster.
+
+        Parameters
+        ----------
+        X
+            The next records, of shape (n, d).
+
+        Returns
+        -------
+        ndarray
+            One answer for each record, along the first axis.
         """
         records = self._records(np.reshape(X, (-1, self.d)) if np.ndim(X) < 2 else np.asarray(X))
         step = max(1, _ELEMENTS // self.d)
@@ -81,16 +101,34 @@ class ContinualMechanism(ABC):
         return np.concatenate(parts) if parts else np.empty(0)
 
     def release(self, stream: ArrayLike) -> np.ndarray:
-        """Return the answers to a whole stream of at most `T` records, from the beginning."""
+        """Return the answers to a whole stream of at most `T` records, from the beginning.
+
+        Returns
+        -------
+        ndarray
+            One answer for each record, along the first axis.
+        """
         self.reset()
         return self.update_batch(stream)
 
     @abstractmethod
     def error_bound(self, beta: float = 1 / 3) -> float:
-        """Return what the largest error of all `T` answers stays below with probability ``1 - beta``."""
+        """Return what the largest error of all `T` answers stays below with probability ``1 - beta``.
+
+        Returns
+        -------
+        float
+            The bound, in counts of records.
+        """
 
     def privacy(self, delta: float = 1e-6) -> dict[str, float]:
-        """Return the guarantee as rho of zCDP and as epsilon at a delta (the one given to the mechanism goes first)."""
+        """Return the guarantee as rho of zCDP and as epsilon at a delta (the one given to the mechanism goes first).
+
+        Returns
+        -------
+        dict[str, float]
+            Values under ``rho``, ``epsilon`` and ``delta``, as far as they apply.
+        """
         return self.budget.report(delta)
 
     @abstractmethod

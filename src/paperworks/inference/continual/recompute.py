@@ -73,7 +73,13 @@ class _Recompute(ContinualMechanism):
         """Return private answers from exact sums, one for each row."""
 
     def error_bound(self, beta: float = 1 / 3) -> float:
-        """Return what the largest error stays below with probability ``1 - beta``: staleness plus noise."""
+        """Return what the largest error stays below with probability ``1 - beta``: staleness plus noise.
+
+        Returns
+        -------
+        float
+            The bound, in counts of records.
+        """
         return self._bound(self.T, self.d, self.r, self.budget, beta)
 
 
@@ -139,7 +145,13 @@ class RecomputeMaxSum(_Recompute):
         )
 
     def error_bound(self, beta: float = 1 / 3) -> float:
-        """Return what the largest error stays below with probability ``1 - beta``: staleness plus noise."""
+        """Return what the largest error stays below with probability ``1 - beta``: staleness plus noise.
+
+        Returns
+        -------
+        float
+            The bound, in counts of records.
+        """
         return super().error_bound(beta) - (self._offset if self.center else 0)
 
     @property

@@ -67,7 +67,13 @@ class TreeMaxSum(_OfSums):
     """
 
     def error_bound(self, beta: float = 1 / 3) -> float:
-        """Return what the largest error stays below with probability ``1 - beta``: that of the sums."""
+        """Return what the largest error stays below with probability ``1 - beta``: that of the sums.
+
+        Returns
+        -------
+        float
+            The bound, in counts of records.
+        """
         return self.counter.error_bound(beta)
 
 
@@ -96,7 +102,13 @@ class TreeSumSelect(_OfSums):
     """
 
     def error_bound(self, beta: float = 1 / 3) -> float:
-        """Return what the largest error stays below with probability ``1 - beta``: twice that of the sums."""
+        """Return what the largest error stays below with probability ``1 - beta``: twice that of the sums.
+
+        Returns
+        -------
+        float
+            The bound, in counts of records.
+        """
         return 2 * self.counter.error_bound(beta)
 
     def _of(self, sums: np.ndarray) -> np.ndarray:

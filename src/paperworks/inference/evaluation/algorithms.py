@@ -28,7 +28,19 @@ RandomState = int | np.random.RandomState | None
 
 
 class PairedTResult(NamedTuple):
-    """Statistic, p-value and degrees of freedom of a paired t-test, with the mean difference of the scores."""
+    """Statistic, p-value and degrees of freedom of a paired t-test, with the mean difference of the scores.
+
+    Parameters
+    ----------
+    statistic
+        The test statistic, without unit.
+    pvalue
+        Probability of at least this much under the null hypothesis.
+    df
+        Degrees of freedom of Student's t.
+    difference
+        Mean difference of the scores, first less second.
+    """
 
     statistic: float
     pvalue: float
@@ -37,7 +49,19 @@ class PairedTResult(NamedTuple):
 
 
 class CombinedFResult(NamedTuple):
-    """Statistic, p-value and degrees of freedom of the 5x2cv F-test, with the mean difference of the scores."""
+    """Statistic, p-value and degrees of freedom of the 5x2cv F-test, with the mean difference of the scores.
+
+    Parameters
+    ----------
+    statistic
+        The test statistic, without unit.
+    pvalue
+        Probability of at least this much under the null hypothesis.
+    df
+        Degrees of freedom of numerator and denominator.
+    difference
+        Mean difference of the scores, first less second.
+    """
 
     statistic: float
     pvalue: float
@@ -64,6 +88,11 @@ def split_scores(
         As in `bootstrap_score`.
     n_jobs
         Processes for models that aren't refitted in closed form.
+
+    Returns
+    -------
+    ndarray
+        One score for each split, in their order.
 
     Raises
     ------
@@ -121,6 +150,11 @@ def ttest_resampled(
         As in `split_scores`.
     random_state
         Seed or generator of the splits.
+
+    Returns
+    -------
+    PairedTResult
+        Student's t with its p-value, and the mean difference.
 
     Raises
     ------
@@ -190,6 +224,11 @@ def ttest_kfold(
         As in `split_scores`.
     random_state
         Seed or generator of the folds.
+
+    Returns
+    -------
+    PairedTResult
+        Student's t with its p-value, and the mean difference.
 
     Raises
     ------

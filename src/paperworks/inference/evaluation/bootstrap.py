@@ -47,7 +47,20 @@ class BootstrapOutOfBag:
         self.random_state = random_state
 
     def split(self, X: Any, y: Any = None, groups: Any = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield the indices, in [0, n), of each round's resample and of the samples it left out, never none."""
+        """Yield the indices, in [0, n), of each round's resample and of the samples it left out, never none.
+
+        Parameters
+        ----------
+        X
+            Samples, of which only the number is used.
+        y, groups
+            Ignored; they are scikit-learn's convention.
+
+        Returns
+        -------
+        Iterator[tuple[ndarray, ndarray]]
+            For each round the n indices of the resample and those of the samples left out.
+        """
         n = check_count("number of samples", len(X), at_least=2)
         rng = check_random_state(self.random_state)
         for _ in range(self.n_splits):
@@ -57,7 +70,18 @@ class BootstrapOutOfBag:
             yield train, test
 
     def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
-        """Return the number of rounds."""
+        """Return the number of rounds.
+
+        Parameters
+        ----------
+        X, y, groups
+            Ignored; they are scikit-learn's convention.
+
+        Returns
+        -------
+        int
+            The number `n_splits` of resamples.
+        """
         return self.n_splits
 
 
@@ -138,6 +162,11 @@ def bootstrap_score(
         Processes for models that aren't refitted in closed form.
     random_state
         Seed or generator of the resamples.
+
+    Returns
+    -------
+    BootstrapResult
+        The estimate with its interval and what it was made of.
 
     Raises
     ------

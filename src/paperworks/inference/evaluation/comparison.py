@@ -83,6 +83,11 @@ def compare_models(
     correction
         Of the pairs' p-values, as in `adjust_pvalues`.
 
+    Returns
+    -------
+    ComparisonResult
+        Tests of all models at once and of all pairs, with adjusted p-values.
+
     Raises
     ------
     ValueError
@@ -158,6 +163,11 @@ def compare_algorithms(
     random_state
         Seed of the splits.
 
+    Returns
+    -------
+    ComparisonResult
+        Tests of all pairs with adjusted p-values.
+
     Raises
     ------
     ValueError
@@ -197,7 +207,25 @@ def compare_algorithms(
 
 
 class FriedmanResult(NamedTuple):
-    """Friedman's chi-square and Iman and Davenport's F of the ranks of algorithms over data sets, with mean ranks."""
+    """Friedman's chi-square and Iman and Davenport's F of the ranks of algorithms over data sets, with mean ranks.
+
+    Parameters
+    ----------
+    statistic
+        Friedman's chi-square of the ranks.
+    pvalue
+        The p-value of `statistic`.
+    df
+        Degrees of freedom, algorithms less one.
+    f_statistic
+        Iman and Davenport's F.
+    f_pvalue
+        The p-value of `f_statistic`.
+    mean_ranks
+        Mean rank of each algorithm, 1 for the best.
+    critical_difference
+        Nemenyi's least difference of mean ranks that is significant.
+    """
 
     statistic: float
     pvalue: float
@@ -217,6 +245,11 @@ def friedman_nemenyi(scores: ArrayLike, *, alpha: float = 0.05) -> FriedmanResul
         Shape (data sets, algorithms), greater is better; ties share their mean rank.
     alpha
         Level of Nemenyi's critical difference: two algorithms differ where their mean ranks do by more than that.
+
+    Returns
+    -------
+    FriedmanResult
+        Both statistics with p-values, mean ranks and the critical difference.
 
     Raises
     ------

@@ -23,6 +23,11 @@ def adjust_pvalues(pvalues: ArrayLike, method: Correction = "holm") -> np.ndarra
         non-negative dependence) control the probability of any false rejection; ``bh`` (Benjamini and Hochberg) and
         ``by`` (Benjamini and Yekutieli, any dependence) the expected share of false ones among the rejections.
 
+    Returns
+    -------
+    ndarray
+        Adjusted p-values, of the shape given.
+
     Raises
     ------
     ValueError

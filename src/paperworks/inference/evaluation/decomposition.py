@@ -13,7 +13,17 @@ from paperworks.inference.evaluation.refits import refit_predictions
 
 
 class BiasVarianceResult(NamedTuple):
-    """Mean loss over rounds and test samples, and the bias (squared, for squared loss) and variance it consists of."""
+    """Mean loss over rounds and test samples, and the bias (squared, for squared loss) and variance it consists of.
+
+    Parameters
+    ----------
+    loss
+        Mean loss over rounds and test samples.
+    bias
+        Loss of the main prediction, squared for squared loss.
+    variance
+        Mean loss of the rounds' predictions against the main one.
+    """
 
     loss: float
     bias: float
@@ -53,6 +63,11 @@ def bias_variance(
         Processes for models that aren't refitted in closed form.
     random_state
         Seed or generator of the resamples.
+
+    Returns
+    -------
+    BiasVarianceResult
+        Means of loss, bias and variance over rounds and test samples.
 
     Raises
     ------

@@ -15,6 +15,13 @@ IntervalMethod = Literal["normal", "normal-corrected", "wilson", "clopper-pearso
 class Interval(NamedTuple):
     """Lower and upper end of a confidence interval; arrays where several were asked for at once.
 
+    Parameters
+    ----------
+    low
+        Lower end, a number or an array.
+    high
+        Upper end, a number or an array.
+
     Examples
     --------
     >>> Interval(0.8, 0.9).low
@@ -40,6 +47,11 @@ def accuracy_interval(accuracy: ArrayLike, n: int, method: IntervalMethod = "nor
         accuracies near 0 or 1; ``clopper-pearson`` is exact, hence conservative. All are cut to [0, 1].
     alpha
         Significance level: the interval covers with probability ``1 - alpha``; in (0, 1).
+
+    Returns
+    -------
+    Interval
+        Both ends, as shares from 0 to 1.
 
     Raises
     ------
@@ -87,6 +99,11 @@ def loss_interval(losses: ArrayLike, alpha: float = 0.05) -> Interval:
     alpha
         Significance level: the interval covers with probability ``1 - alpha``; in (0, 1).
 
+    Returns
+    -------
+    Interval
+        Both ends, in the unit of the losses.
+
     Raises
     ------
     ValueError
@@ -122,6 +139,11 @@ def bootstrap_test_set(
         As in `scipy.stats.bootstrap`, which does the work.
     alpha
         Significance level: the interval covers with probability ``1 - alpha``; in (0, 1).
+
+    Returns
+    -------
+    Interval
+        Both ends, in the unit of the losses.
 
     Raises
     ------

@@ -17,7 +17,17 @@ Alternative = Literal["two-sided", "less", "greater"]
 
 
 class McNemarResult(NamedTuple):
-    """Statistic, p-value and degrees of freedom (0 for the exact forms) of McNemar's test."""
+    """Statistic, p-value and degrees of freedom (0 for the exact forms) of McNemar's test.
+
+    Parameters
+    ----------
+    statistic
+        The test statistic, without unit.
+    pvalue
+        Probability of at least this much under the null hypothesis.
+    df
+        Degrees of freedom, 0 for the exact forms.
+    """
 
     statistic: float
     pvalue: float
@@ -25,7 +35,17 @@ class McNemarResult(NamedTuple):
 
 
 class CochransQResult(NamedTuple):
-    """Statistic, p-value and degrees of freedom of Cochran's Q test."""
+    """Statistic, p-value and degrees of freedom of Cochran's Q test.
+
+    Parameters
+    ----------
+    statistic
+        The test statistic, without unit.
+    pvalue
+        Probability of at least this much under the null hypothesis.
+    df
+        Degrees of freedom, models less one.
+    """
 
     statistic: float
     pvalue: float
@@ -33,7 +53,17 @@ class CochransQResult(NamedTuple):
 
 
 class LooneyFResult(NamedTuple):
-    """Statistic, p-value and degrees of freedom of Looney's F-test."""
+    """Statistic, p-value and degrees of freedom of Looney's F-test.
+
+    Parameters
+    ----------
+    statistic
+        The test statistic, without unit.
+    pvalue
+        Probability of at least this much under the null hypothesis.
+    df
+        Degrees of freedom of numerator and denominator.
+    """
 
     statistic: float
     pvalue: float
@@ -41,14 +71,32 @@ class LooneyFResult(NamedTuple):
 
 
 class ProportionZResult(NamedTuple):
-    """Statistic and p-value of the test for the difference of proportions."""
+    """Statistic and p-value of the test for the difference of proportions.
+
+    Parameters
+    ----------
+    statistic
+        The test statistic, without unit.
+    pvalue
+        Probability of at least this much under the null hypothesis.
+    """
 
     statistic: float
     pvalue: float
 
 
 class PermutationResult(NamedTuple):
-    """Mean difference, p-value, and how many permutations it stands on."""
+    """Mean difference, p-value, and how many permutations it stands on.
+
+    Parameters
+    ----------
+    statistic
+        Mean difference, first less second.
+    pvalue
+        Probability of at least this much under the null hypothesis.
+    n_permutations
+        How many permutations the p-value stands on.
+    """
 
     statistic: float
     pvalue: float
@@ -239,6 +287,11 @@ def proportion_ztest(
         Sizes of the test sets; `n_2` is `n_1` by default.
     alternative
         ``two-sided``, or that the first accuracy is ``less`` or ``greater``.
+
+    Returns
+    -------
+    ProportionZResult
+        The statistic with its p-value.
 
     Raises
     ------

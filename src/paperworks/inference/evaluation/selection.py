@@ -104,6 +104,11 @@ def repeated_holdout(
     random_state
         Seed or generator of the splits.
 
+    Returns
+    -------
+    ndarray
+        One score for each split, of shape (n_splits,).
+
     Raises
     ------
     ValueError
@@ -200,6 +205,11 @@ def nested_cv(
         Processes for the outer folds.
     random_state
         Seed or generator of the folds.
+
+    Returns
+    -------
+    NestedCVResult
+        Outer scores with the choices of the inner search.
 
     Raises
     ------

@@ -58,6 +58,11 @@ def sign_vote_accuracy(d: int, n: int, noise_std: float = 0.0) -> float:
     noise_std
         Standard deviation of the noise of each answer.
 
+    Returns
+    -------
+    float
+        The apparent accuracy, a share from 0 to 1.
+
     Raises
     ------
     ValueError
@@ -79,6 +84,17 @@ def sign_vote_accuracy(d: int, n: int, noise_std: float = 0.0) -> float:
 
 class FreedmanResult(NamedTuple):
     """What a regression on selected features reports about itself.
+
+    Parameters
+    ----------
+    selected
+        Indices of the features that were selected.
+    r_squared
+        Share of the variance that the regression explains, 0 to 1.
+    pvalue
+        The p-value of the regression as a whole, by its F-test.
+    significant
+        How many of the selected features seem significant.
 
     Examples
     --------

@@ -46,6 +46,11 @@ def generalization_bound(
     budget
         Of ``sparse-validate``.
 
+    Returns
+    -------
+    float
+        The tolerance, in the range 0 to 1 of the queries.
+
     Raises
     ------
     ValueError
@@ -106,6 +111,11 @@ def required_n(method: BoundMethod, tau: float, *, m: int = 1, beta: float = 0.0
     m, beta, budget
         As in `generalization_bound`.
 
+    Returns
+    -------
+    int
+        The least number of samples.
+
     Raises
     ------
     ValueError
@@ -146,7 +156,13 @@ class MaxInformation:
         return MaxInformation(self.bits + other.bits, self.beta + other.beta)
 
     def failure(self, probability: float) -> float:
-        """Return the probability of an outcome that has this probability for every fixed answer of the analysis."""
+        """Return the probability of an outcome that has this probability for every fixed answer of the analysis.
+
+        Returns
+        -------
+        float
+            The bound on the probability, at most 1.
+        """
         probability = check_number("probability", probability, ge=0, le=1)
         return min(1.0, 2.0**self.bits * probability + self.beta)
 
@@ -170,7 +186,12 @@ def max_information(
         - ``product``: the same on independent samples, except with probability `beta`:
           ``log2 e (epsilon^2 n / 2 + epsilon sqrt(n ln(2 / beta) / 2))``.
     bits, epsilon, n, beta
-        As above.
+        What the formulas name: length of the output in bits, privacy, number of samples and probability of failure.
+
+    Returns
+    -------
+    MaxInformation
+        Bits of information and the probability of failure beside them.
 
     Raises
     ------

@@ -70,6 +70,11 @@ class StatisticalQueryOracle(ABC):
     def answer(self, query: Query) -> float:
         """Answer one query: a function of the samples that gives one value each, or those values, of shape (n,).
 
+        Returns
+        -------
+        float
+            The answer, an estimate of the query's mean over the population.
+
         Raises
         ------
         ValueError
@@ -82,6 +87,11 @@ class StatisticalQueryOracle(ABC):
 
     def answer_all(self, values: ArrayLike) -> np.ndarray:
         """Answer many queries in their order, given their values on the samples, of shape (m, n).
+
+        Returns
+        -------
+        ndarray
+            The answers in the order of the queries, of shape (m,).
 
         Raises
         ------
@@ -207,6 +217,11 @@ class NoisyAnswers(StatisticalQueryOracle):
         """Return the privacy of all answers so far: epsilon at this delta, and rho of zCDP.
 
         Gaussian noise composes in rho; Laplace noise by the better of basic and advanced composition.
+
+        Returns
+        -------
+        dict[str, float]
+            Values under ``rho``, ``epsilon`` and ``delta``, as far as they apply.
 
         Raises
         ------

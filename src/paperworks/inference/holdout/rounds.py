@@ -54,6 +54,11 @@ class SparseValidate:
     def ask(self, question: Callable[[Any], bool]) -> bool:
         """Return the answer of the samples to a question.
 
+        Returns
+        -------
+        bool
+            The answer of the samples to a question, true or false.
+
         Raises
         ------
         BudgetExhausted
@@ -69,6 +74,22 @@ class SparseValidate:
     def differs(self, query: Query, guess: float, tau: float, value_range: tuple[float, float] = (0.0, 1.0)) -> bool:
         """Ask whether the mean of a query differs from a guess by more than `tau`.
 
+        Parameters
+        ----------
+        query
+            Gives one value for each sample, within `value_range`.
+        guess
+            What the mean is taken to be, in the unit of the values.
+        tau
+            Least difference that counts, in the same unit.
+        value_range
+            Least and greatest value of the query.
+
+        Returns
+        -------
+        bool
+            Whether it differs by more than that.
+
         Raises
         ------
         ValueError
@@ -83,7 +104,13 @@ class SparseValidate:
         return self.ask(lambda data: abs(mean - guess) > tau)
 
     def failure_bound(self, beta: float) -> float:
-        """Return the probability that any answer is wrong, where each question alone is with probability `beta`."""
+        """Return the probability that any answer is wrong, where each question alone is with probability `beta`.
+
+        Returns
+        -------
+        float
+            The probability that any answer is wrong, where each question alone is with probability `beta`.
+        """
         check_number("beta", beta, ge=0, le=1)
         return min(1.0, self.m * beta * math.exp(self.budget * math.log1p(self.m)))
 

@@ -39,6 +39,11 @@ def thresholdout_scorer(
     scoring
         A scorer or its name in scikit-learn; None is the estimator's own score.
 
+    Returns
+    -------
+    Scorer
+        Called with a fitted estimator, the holdout's data and labels; returns a number.
+
     Raises
     ------
     ValueError
@@ -188,7 +193,13 @@ class ReusableHoldoutSelector(SelectorMixin, BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any) -> "ReusableHoldoutSelector":
-        """Select features of X, shape (n, d), by their correlation with y, shape (n,)."""
+        """Select features of X, shape (n, d), by their correlation with y, shape (n,).
+
+        Returns
+        -------
+        ReusableHoldoutSelector
+            The fitted selector itself.
+        """
         features, target = validate_data(self, X, y, dtype=float, ensure_min_samples=4, y_numeric=False)
         type_of_target(target, input_name="y", raise_unknown=True)
         target = _as_numbers(column_or_1d(target))

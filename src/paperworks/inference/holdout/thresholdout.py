@@ -16,6 +16,11 @@ from paperworks.inference.noise import noise_from
 class Transcript(NamedTuple):
     """All answers so far, and whether each came from the holdout.
 
+    Parameters
+    ----------
+    exceeded
+        Whether each answer came from the holdout, of shape (m,).
+
     Examples
     --------
     >>> reusable = ReusableHoldout(threshold=0.1, noise_scale=1e-9)
@@ -125,6 +130,11 @@ class ReusableHoldout:
         train, holdout, **options
             As in `ReusableHoldout`.
 
+        Returns
+        -------
+        ReusableHoldout
+            The mechanism with its threshold, noise and budget set.
+
         Raises
         ------
         ValueError
@@ -161,6 +171,16 @@ class ReusableHoldout:
     def query(self, phi: Callable[[Any], ArrayLike]) -> float:
         """Answer a query: a function that gives one value for each sample of the training or the holdout data.
 
+        Parameters
+        ----------
+        phi
+            Called with the training data and with the holdout; returns one value for each sample.
+
+        Returns
+        -------
+        float
+            The mean on the training data where the two agree, else a noisy one on the holdout.
+
         Raises
         ------
         ValueError
@@ -176,6 +196,18 @@ class ReusableHoldout:
     def query_values(self, train_values: ArrayLike, holdout_values: ArrayLike) -> np.ndarray:
         """Answer many queries in their order, given their values (m, samples) on the two samples.
 
+        Parameters
+        ----------
+        train_values
+            Values on the training data, of shape (m, n).
+        holdout_values
+            Values on the holdout, of shape (m, n of the holdout).
+
+        Returns
+        -------
+        ndarray
+            The answers in the order of the queries, of shape (m,).
+
         Raises
         ------
         ValueError
@@ -189,6 +221,18 @@ class ReusableHoldout:
 
     def query_means(self, train_means: ArrayLike, holdout_means: ArrayLike) -> np.ndarray:
         """Answer many queries in their order, given their means or any other metric (m,) on the two samples.
+
+        Parameters
+        ----------
+        train_means
+            Means on the training data, of shape (m,).
+        holdout_means
+            Means on the holdout, of shape (m,).
+
+        Returns
+        -------
+        ndarray
+            The answers in the order of the queries, of shape (m,).
 
         Raises
         ------
@@ -219,6 +263,18 @@ class ReusableHoldout:
 
     def privacy(self, n: int, delta: float = 0.0) -> float:
         """Return the epsilon of the differential privacy of all answers with respect to a holdout of n samples.
+
+        Parameters
+        ----------
+        n
+            Number of samples in the holdout.
+        delta
+            Delta of the guarantee, 0 for a pure one.
+
+        Returns
+        -------
+        float
+            The epsilon of the differential privacy of all answers with respect to a holdout of n samples.
 
         Raises
         ------

@@ -107,6 +107,28 @@ class PrivateMultiplicativeWeights(StatisticalQueryOracle):
         There are ``c = 4 ln N / (alpha / 3)^2`` updates; half the budget pays for their comparisons and half for their
         answers. With probability ``1 - beta`` no noise is beyond the tail that a third of alpha leaves room for.
 
+        Parameters
+        ----------
+        samples
+            Indices of the samples in the universe, of shape (n,).
+        universe_size
+            How many values a sample can have, N.
+        alpha
+            Error that the answers stay within, a share of the samples.
+        rho
+            Budget of zero-concentrated differential privacy.
+        m
+            Number of queries to be answered.
+        beta
+            Probability that the bound may fail.
+        random_state
+            Seed or generator of NumPy; None draws a fresh one.
+
+        Returns
+        -------
+        PrivateMultiplicativeWeights
+            The mechanism that is rho-zCDP and answers m queries about the samples within alpha.
+
         Raises
         ------
         ValueError
@@ -152,6 +174,11 @@ class PrivateMultiplicativeWeights(StatisticalQueryOracle):
 
         All comparisons up to an update are differentially private with ``epsilon_0 = 4 / (n comparison_scale)``, which
         is ``epsilon_0^2 / 2``-zCDP, and each answer ``1 / (2 n^2 noise_scale^2)``-zCDP.
+
+        Returns
+        -------
+        dict[str, float]
+            Values under ``rho``, ``epsilon`` and ``delta``.
 
         Raises
         ------

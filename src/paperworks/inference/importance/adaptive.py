@@ -22,6 +22,13 @@ Signed = Literal["split", "abs"] | None
 class AdaptationStep:
     """One batch of the adaptation.
 
+    Parameters
+    ----------
+    alpha
+        Weights of the mixture after this batch, of shape (J,).
+    beta
+        Control parameters after this batch, of shape (J,).
+
     Examples
     --------
     >>> result = multiple_expectations(lambda x: x**2, GaussianComponents([[0.0]], [[[1.0]]]), 1000, random_state=0)
@@ -40,6 +47,21 @@ class AdaptationStep:
 @dataclass(frozen=True)
 class ExpectationsResult:
     """Estimates of J expectations, and the sample they come from.
+
+    Parameters
+    ----------
+    estimate
+        Estimated expectations, of shape (J,).
+    covariance
+        Estimated covariance of the estimates, of shape (J, J).
+    alpha
+        Weights of the components in the mixture, of shape (K,).
+    beta
+        Control parameters, of shape (K,).
+    components
+        The fitted densities, one for each expectation or part of it.
+    history
+        What each batch of the adaptation did, in order.
 
     Examples
     --------
@@ -120,6 +142,13 @@ def multiple_expectations(
         indicators and other functions of bounded support need.
     random_state
         Source of randomness.
+    n_components
+        Gaussians of a mixture, for the family ``gm``.
+
+    Returns
+    -------
+    ExpectationsResult
+        The estimates with their covariance, and the sample behind them.
 
     Raises
     ------

@@ -26,6 +26,11 @@ def optimal_alpha(
     alpha0
         Where to begin; equal weights by default.
 
+    Returns
+    -------
+    ndarray of shape (J,)
+        Weights that are at least 0 and sum to 1.
+
     Raises
     ------
     ValueError
@@ -81,6 +86,11 @@ def optimal_beta(G_over_g: ArrayLike, FY_over_g: ArrayLike) -> Float[np.ndarray,
         Components over the mixture at draws from it, of shape (n, J).
     FY_over_g
         Integrands over the mixture at the same draws, of shape (n, J).
+
+    Returns
+    -------
+    ndarray of shape (J,)
+        The control parameters of least variance, ``Cov(g_j/g, f_j phi_j/g) / Var(g_j/g)``.
 
     Raises
     ------

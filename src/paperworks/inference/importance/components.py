@@ -77,11 +77,33 @@ class GaussianComponents:
         return self.means.shape[2]
 
     def logpdf(self, X: ArrayLike) -> Float[np.ndarray, "n J"]:
-        """Return the log densities at points of shape (n, d)."""
+        """Return the log densities at points of shape (n, d).
+
+        Parameters
+        ----------
+        X
+            Points of shape (n, d).
+
+        Returns
+        -------
+        ndarray of shape (n, J)
+            The log densities at points of shape (n, d).
+        """
         return special.logsumexp(self.log_parts(X), axis=2) if self.means.shape[1] > 1 else self.log_parts(X)[..., 0]
 
     def log_parts(self, X: ArrayLike) -> Float[np.ndarray, "n J K"]:
-        """Return the log density of each Gaussian times its weight, at points of shape (n, d)."""
+        """Return the log density of each Gaussian times its weight, at points of shape (n, d).
+
+        Parameters
+        ----------
+        X
+            Points of shape (n, d).
+
+        Returns
+        -------
+        ndarray of shape (n, J, K)
+            The log density of each Gaussian times its weight, at points of shape (n, d).
+        """
         points = np.asarray(X, dtype=float)
         if points.ndim != 2 or points.shape[1] != self.d:
             raise ValueError(f"X has shape {points.shape}; it takes (n, {self.d})")
@@ -101,7 +123,22 @@ class GaussianComponents:
     def rvs(
         self, size: int, random_state: np.random.Generator | int | None = None, weights: ArrayLike | None = None
     ) -> Float[np.ndarray, "size d"]:
-        """Draw from the mixture of the J densities, by default the equal one."""
+        """Draw from the mixture of the J densities, by default the equal one.
+
+        Parameters
+        ----------
+        size
+            Number of draws.
+        random_state
+            Seed or generator of NumPy; None draws a fresh one.
+        weights
+            Weight of each of the J densities, equal by default.
+
+        Returns
+        -------
+        ndarray of shape (size, d)
+            Draws in rows, of shape (size, d).
+        """
         rng = np.random.default_rng(random_state)
         shares = np.full(len(self), 1 / len(self)) if weights is None else np.asarray(weights, dtype=float)
         joint = (shares[:, None] * self.weights).ravel()
@@ -137,6 +174,11 @@ def fit_cross_entropy(
         Covariances are diagonal.
     random_state
         Draws the points that EM begins at.
+
+    Returns
+    -------
+    GaussianComponents
+        The J fitted densities, one for each column.
 
     Raises
     ------

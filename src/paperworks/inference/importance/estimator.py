@@ -17,6 +17,13 @@ from paperworks.inference.importance.laws import InputLaws, log_mixture
 class ISCVEstimate:
     """Estimates of J expectations from one sample.
 
+    Parameters
+    ----------
+    estimate
+        Estimated expectations, of shape (J,).
+    covariance
+        Estimated covariance of the estimates, of shape (J, J).
+
     Examples
     --------
     >>> ISCVEstimate(np.array([2.0]), np.array([[0.25]]), np.ones((4, 1))).std_error
@@ -92,20 +99,59 @@ class ISCVEstimator:
         self._laws = input_dist if isinstance(input_dist, InputLaws) or input_dist is None else InputLaws(input_dist)
 
     def rvs(self, size: int, random_state: np.random.Generator | int | None = None) -> Float[np.ndarray, "size d"]:
-        """Draw from the mixture, the defensive share included."""
+        """Draw from the mixture, the defensive share included.
+
+        Parameters
+        ----------
+        size
+            Number of draws.
+        random_state
+            Seed or generator of NumPy; None draws a fresh one.
+
+        Returns
+        -------
+        ndarray of shape (size, d)
+            Draws in rows, of shape (size, d).
+        """
         rng = np.random.default_rng(random_state)
         safe = rng.binomial(size, self.defensive) if self.defensive else 0
         drawn = self.components.rvs(size - safe, rng, self.alpha)
         return np.concatenate([self._laws.rvs(safe, rng), drawn]) if safe and self._laws is not None else drawn
 
     def logpdf(self, X: Float[np.ndarray, "n d"], log_f: Float[np.ndarray, "n laws"]) -> Float[np.ndarray, " n"]:
-        """Return the log density of the mixture at points with known log densities of the laws."""
+        """Return the log density of the mixture at points with known log densities of the laws.
+
+        Parameters
+        ----------
+        X
+            Points of shape (n, d).
+        log_f
+            Log densities of the laws at the points, of shape (n, laws).
+
+        Returns
+        -------
+        ndarray of shape (n,)
+            The log density of the mixture at points with known log densities of the laws.
+        """
         return self._mix(self.components.logpdf(X), log_f)
 
     def ratios(
         self, X: Float[np.ndarray, "n d"], log_f: Float[np.ndarray, "n laws"]
     ) -> tuple[Float[np.ndarray, "n laws"], Float[np.ndarray, "n J"]]:
-        """Return ``f / g_alpha`` and ``g / g_alpha`` at points."""
+        """Return ``f / g_alpha`` and ``g / g_alpha`` at points.
+
+        Parameters
+        ----------
+        X
+            Points of shape (n, d).
+        log_f
+            Log densities of the laws at the points, of shape (n, laws).
+
+        Returns
+        -------
+        tuple[ndarray of shape (n, laws), ndarray of shape (n, J)]
+            ``f / g_alpha`` and ``g / g_alpha`` at points.
+        """
         log_g = self.components.logpdf(X)
         log_q = self._mix(log_g, log_f)[:, None]
         return np.exp(log_f - log_q), np.exp(log_g - log_q)
@@ -128,6 +174,11 @@ class ISCVEstimator:
             Log densities of the input laws, of shape (n, J), or (n, 1) for one law.
         Y
             Values phi_j of shape (n, J), or (n, 1) for one function.
+
+        Returns
+        -------
+        ISCVEstimate
+            The J estimates with their covariance.
 
         Raises
         ------

@@ -18,6 +18,13 @@ from paperworks.inference.importance.components import Family, GaussianComponent
 class SobolResult:
     """Sobol' indices with the half-widths of their confidence intervals, named as in SALib.
 
+    Parameters
+    ----------
+    S1_conf
+        Half-widths of the intervals of `S1`, of shape (d,); None where that is.
+    ST_conf
+        Half-widths of the intervals of `ST`, of shape (d,); None where that is.
+
     Examples
     --------
     >>> result = sobol_indices(lambda x: 3 + x[:, 0] + x[:, 1], 2, n_max=2000, signed="abs", random_state=0)
@@ -67,6 +74,11 @@ def sobol_indices(
         Of the intervals.
     family, signed, random_state, options
         As in `multiple_expectations`, with its errors. A model with negative values needs `signed`.
+
+    Returns
+    -------
+    SobolResult
+        The indices with their intervals, one for each input.
 
     Raises
     ------

@@ -56,6 +56,11 @@ def stable_equivalence_classes(
     stable
         The stable variables; by default all nodes but the target.
 
+    Returns
+    -------
+    Iterator[EquivalenceClass]
+        The classes one by one, each by its smallest subset and what may be added.
+
     Raises
     ------
     ValueError
@@ -94,6 +99,22 @@ def core(
 
     Parameters and errors are those of `stable_equivalence_classes`; `subset` is a set of stable variables.
 
+    Parameters
+    ----------
+    graph
+        The causal graph with the target in it.
+    target
+        Name of the variable to predict.
+    subset
+        Some of the stable variables.
+    stable
+        The stable variables, by default all but the target.
+
+    Returns
+    -------
+    frozenset[Node]
+        The smallest subset that predicts the same as `subset`.
+
     Examples
     --------
     >>> chain = CausalGraph.from_edges([("Y", "A"), ("A", "B"), ("B", "C")])
@@ -124,6 +145,22 @@ def equivalent(
     """Tell whether two subsets predict the same: a common part d-separates the target from the rest of both.
 
     Parameters and errors are those of `core`.
+
+    Parameters
+    ----------
+    graph
+        The causal graph with the target in it.
+    target
+        Name of the variable to predict.
+    subset1, subset2
+        The two sets of stable variables.
+    stable
+        The stable variables, by default all but the target.
+
+    Returns
+    -------
+    bool
+        Whether both give the same prediction.
 
     Examples
     --------

@@ -91,13 +91,29 @@ class DiscreteSCM:
             raise ValueError(f"values has shape {self.values.shape}; it takes ({self.states[target]},)")
 
     def parents(self, node: Node) -> tuple[Node, ...]:
-        """Return the parents of a variable without the environment."""
+        """Return the parents of a variable without the environment.
+
+        Parameters
+        ----------
+        node
+            Name of the variable.
+
+        Returns
+        -------
+        tuple[Node, ...]
+            Names of the parents, in the order of the graph.
+        """
         return tuple(parent for parent in self.graph.parents(node) if parent != self.components.env)
 
     def predictor(self, subset: Iterable[Node]) -> Float[np.ndarray, "..."]:
         """Return ``E[Y | x_subset, do(x_M)]`` for all states of the subset, in the graph's order, and of X_M.
 
         States that can't occur get the plain mean of the target's values.
+
+        Returns
+        -------
+        ndarray of shape (...)
+            ``E[Y | x_subset, do(x_M)]`` for all states of the subset, in the graph's order, and of X_M.
 
         Raises
         ------
@@ -123,6 +139,11 @@ class DiscreteSCM:
         method
             ``exact`` enumerates deterministic interventions, which suffice because the risk is linear in each
             ``P(x_m | parents)``; ``ascent`` climbs the risk of random ones by its gradient and returns where it ends.
+
+        Returns
+        -------
+        DiscreteWorstCase
+            The largest risk and the intervention that attains it.
 
         Raises
         ------
@@ -221,6 +242,11 @@ def full_set_counterexample() -> DiscreteSCM:
 
     The target has an effect S1 that its mutable effect M changes. Using S1 has a worst case of 0.106, using nothing of
     0.09.
+
+    Returns
+    -------
+    DiscreteSCM
+        A model of three binary variables with its mechanisms.
 
     Examples
     --------

@@ -64,12 +64,39 @@ class CausalGraph:
     def from_edges(
         cls, edges: Iterable[tuple[Node, Node]], nodes: Iterable[Node] = (), extend: Extend = None
     ) -> "CausalGraph":
-        """Make a graph from pairs (cause, effect), and `nodes` that may have none."""
+        """Make a graph from pairs (cause, effect), and `nodes` that may have none.
+
+        Parameters
+        ----------
+        edges
+            Pairs (cause, effect); two opposite pairs are an edge without direction.
+        nodes
+            Nodes to have besides those of the edges.
+        extend
+            What to do with undirected edges: None refuses them, ``consistent_dag`` directs them.
+
+        Returns
+        -------
+        CausalGraph
+            A graph from pairs (cause, effect), and `nodes` that may have none.
+        """
         return cls(nodes, edges, extend)
 
     @classmethod
     def from_networkx(cls, graph: "nx.DiGraph", extend: Extend = None) -> "CausalGraph":
         """Make a graph from one of networkx.
+
+        Parameters
+        ----------
+        graph
+            A directed graph of networkx.
+        extend
+            What to do with undirected edges: None refuses them, ``consistent_dag`` directs them.
+
+        Returns
+        -------
+        CausalGraph
+            The same nodes and edges, in the same order.
 
         Raises
         ------
@@ -82,7 +109,20 @@ class CausalGraph:
 
     @classmethod
     def from_gml(cls, path: str | PathLike[str], extend: Extend = None) -> "CausalGraph":
-        """Read a graph from a file in the Graph Modelling Language."""
+        """Read a graph from a file in the Graph Modelling Language.
+
+        Parameters
+        ----------
+        path
+            Path of the file.
+        extend
+            What to do with undirected edges: None refuses them, ``consistent_dag`` directs them.
+
+        Returns
+        -------
+        CausalGraph
+            The graph that the file describes.
+        """
         import networkx as nx
 
         return cls.from_networkx(nx.read_gml(path), extend)
@@ -114,6 +154,11 @@ class CausalGraph:
         options
             Further arguments of ``cdnod``, such as ``alpha`` or ``indep_test``.
 
+        Returns
+        -------
+        CausalGraph
+            The discovered graph, with a direction on every edge.
+
         Raises
         ------
         ImportError
@@ -138,7 +183,13 @@ class CausalGraph:
         return cls(labels, edges, extend)
 
     def to_networkx(self) -> "nx.DiGraph":
-        """Return the graph as one of networkx."""
+        """Return the graph as one of networkx.
+
+        Returns
+        -------
+        nx.DiGraph
+            The graph as one of networkx.
+        """
         import networkx as nx
 
         graph = nx.DiGraph()
@@ -159,29 +210,65 @@ class CausalGraph:
         return tuple(sorted(self.nodes, key=lambda node: depth[self._index[node]]))
 
     def parents(self, node: Node) -> tuple[Node, ...]:
-        """Return the direct causes of a node, in the order of the graph's nodes."""
+        """Return the direct causes of a node, in the order of the graph's nodes.
+
+        Returns
+        -------
+        tuple[Node, ...]
+            The direct causes of a node, in the order of the graph's nodes.
+        """
         return self.names(self._parents[self.index(node)])
 
     def children(self, node: Node) -> tuple[Node, ...]:
-        """Return the direct effects of a node."""
+        """Return the direct effects of a node.
+
+        Returns
+        -------
+        tuple[Node, ...]
+            The direct effects of a node.
+        """
         return self.names(self._children[self.index(node)])
 
     def ancestors(self, nodes: Iterable[Node]) -> frozenset[Node]:
-        """Return all causes of some nodes, and those nodes themselves."""
+        """Return all causes of some nodes, and those nodes themselves.
+
+        Returns
+        -------
+        frozenset[Node]
+            All causes of some nodes, and those nodes themselves.
+        """
         return frozenset(self.names(self.ancestor_bits(self.bits(nodes))))
 
     def descendants(self, nodes: Iterable[Node]) -> frozenset[Node]:
-        """Return all effects of some nodes, without those nodes unless one is an effect of another."""
+        """Return all effects of some nodes, without those nodes unless one is an effect of another.
+
+        Returns
+        -------
+        frozenset[Node]
+            All effects of some nodes, without those nodes unless one is an effect of another.
+        """
         start = self.bits(nodes)
         return frozenset(node for i, node in enumerate(self.nodes) if self._ancestors[i] & ~(1 << i) & start)
 
     def without_causes(self, nodes: Iterable[Node]) -> "CausalGraph":
-        """Return the graph of an intervention on some nodes: without the edges into them."""
+        """Return the graph of an intervention on some nodes: without the edges into them.
+
+        Returns
+        -------
+        CausalGraph
+            A new graph with the same nodes.
+        """
         cut = set(self.names(self.bits(nodes)))
         return CausalGraph(self.nodes, [edge for edge in self.edges if edge[1] not in cut])
 
     def restricted(self, nodes: Iterable[Node]) -> "CausalGraph":
-        """Return the graph of some of the nodes and the edges between them."""
+        """Return the graph of some of the nodes and the edges between them.
+
+        Returns
+        -------
+        CausalGraph
+            A new graph with these nodes in the order of this one.
+        """
         kept = set(self.names(self.bits(nodes)))
         return CausalGraph(
             [node for node in self.nodes if node in kept], [edge for edge in self.edges if kept.issuperset(edge)]
@@ -189,6 +276,18 @@ class CausalGraph:
 
     def d_separated(self, x: Node, y: Node, given: Iterable[Node] = ()) -> bool:
         """Tell whether two nodes are d-separated by the nodes `given`.
+
+        Parameters
+        ----------
+        x, y
+            The two nodes by their names.
+        given
+            The nodes conditioned on, none by default.
+
+        Returns
+        -------
+        bool
+            Whether every path between the two is blocked.
 
         Raises
         ------
@@ -203,22 +302,51 @@ class CausalGraph:
     # What follows has sets of nodes as bits: node number i is in the set if bit i is one.
 
     def index(self, node: Node) -> int:
-        """Return the number of a node, else raise ValueError."""
+        """Return the number of a node, else raise ValueError.
+
+        Returns
+        -------
+        int
+            Place of the node in the graph's nodes, from 0.
+        """
         try:
             return self._index[node]
         except KeyError:
             raise ValueError(f"node {node!r} is not in the graph; it has {', '.join(map(repr, self.nodes))}") from None
 
     def bits(self, nodes: Iterable[Node]) -> int:
-        """Return a set of nodes as bits."""
+        """Return a set of nodes as bits.
+
+        Returns
+        -------
+        int
+            A number whose bit i is set where the set holds node number i.
+        """
         return functools.reduce(lambda bits, node: bits | 1 << self.index(node), nodes, 0)
 
     def names(self, bits: int) -> tuple[Node, ...]:
-        """Return the nodes of a set of bits, in the order of the graph's nodes."""
+        """Return the nodes of a set of bits, in the order of the graph's nodes.
+
+        Returns
+        -------
+        tuple[Node, ...]
+            The nodes of a set of bits, in the order of the graph's nodes.
+        """
         return tuple(self.nodes[i] for i in each_bit(bits))
 
     def ancestor_bits(self, bits: int) -> int:
-        """Return the causes of some nodes, and those nodes themselves."""
+        """Return the causes of some nodes, and those nodes themselves.
+
+        Parameters
+        ----------
+        bits
+            A set of nodes, as `CausalGraph.bits` gives it.
+
+        Returns
+        -------
+        int
+            The set as bits, one for each node.
+        """
         return functools.reduce(lambda found, i: found | self._ancestors[i], each_bit(bits), 0)
 
     def connected_bits(self, start: int, given: int) -> int:
@@ -226,6 +354,18 @@ class CausalGraph:
 
         A ball that arrives from a child goes on to parents and children unless the node is given; one that arrives
         from a parent goes on to children unless it is given, and back to parents if it or an effect of it is given.
+
+        Parameters
+        ----------
+        start
+            Number of the node to begin at.
+        given
+            The nodes conditioned on, as bits.
+
+        Returns
+        -------
+        int
+            The set as bits, one for each node.
         """
         opened = self.ancestor_bits(given)
         rising, falling = 1 << start, 0

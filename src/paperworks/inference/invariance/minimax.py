@@ -106,7 +106,20 @@ class MinimaxInvariantRegressor(RegressorMixin, BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X: Any, y: ArrayLike) -> "MinimaxInvariantRegressor":
-        """Fit to all environments pooled; X and y are as in `StablePredictor.fit`, with the same errors."""
+        """Fit to all environments pooled; X and y are as in `StablePredictor.fit`, with the same errors.
+
+        Parameters
+        ----------
+        X
+            Samples with named columns, as in `StablePredictor.fit`.
+        y
+            Targets of shape (n,).
+
+        Returns
+        -------
+        MinimaxInvariantRegressor
+            The fitted regressor itself.
+        """
         check_choice("search", self.search, get_args(Search))
         model = structural_model(self, X, y)
         parts, sample = model.components, model.intervened(check_choice("cut", self.cut, get_args(Cut)))
@@ -141,7 +154,13 @@ class MinimaxInvariantRegressor(RegressorMixin, BaseEstimator):
         return self
 
     def predict(self, X: Any) -> Float[np.ndarray, " n"]:
-        """Predict with the chosen subset; X is as in `StablePredictor.predict`."""
+        """Predict with the chosen subset; X is as in `StablePredictor.predict`.
+
+        Returns
+        -------
+        ndarray of shape (n,)
+            One prediction for each sample, in the unit of the target.
+        """
         check_is_fitted(self, "predictor_")
         return self.predictor_.predict(X)
 

@@ -9,6 +9,15 @@ from paperworks.inference.invariance.graph import CausalGraph, Node
 class GraphComponents:
     """The parts of a graph that decide which stable variables to use, named as in the paper.
 
+    Parameters
+    ----------
+    graph
+        The whole graph.
+    target
+        Name of the variable to predict.
+    env
+        Name of the environment's node.
+
     Examples
     --------
     >>> graph = CausalGraph.from_edges([("Y", "M"), ("Y", "S"), ("M", "S"), ("E", "M")])
@@ -55,6 +64,11 @@ def parse_mutable(graph: CausalGraph, target: Node = "Y", env: Node = "E") -> Gr
         Over the variables, the target and a node for the environment, whose children are the mutable variables.
     target, env
         Names of the target and of the environment's node. A graph without the latter has no mutable variables.
+
+    Returns
+    -------
+    GraphComponents
+        The parts, named as in the paper.
 
     Raises
     ------

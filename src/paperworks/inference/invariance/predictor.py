@@ -93,6 +93,11 @@ class StablePredictor(RegressorMixin, BaseEstimator):
         y
             The target, of shape (n,).
 
+        Returns
+        -------
+        StablePredictor
+            The fitted predictor itself.
+
         Raises
         ------
         ValueError
@@ -103,7 +108,13 @@ class StablePredictor(RegressorMixin, BaseEstimator):
         return self.fit_to(model, model.intervened(check_choice("cut", self.cut, get_args(Cut))))
 
     def fit_to(self, model: StructuralModel, sample: Columns) -> "StablePredictor":
-        """Fit to a sample of an intervention on the mutable variables, drawn from `model`."""
+        """Fit to a sample of an intervention on the mutable variables, drawn from `model`.
+
+        Returns
+        -------
+        StablePredictor
+            The fitted predictor itself.
+        """
         parts = model.components
         self.model_ = model
         self.subset_ = parts.X_S if self.subset is None else stable_subset(parts, self.subset)
@@ -115,7 +126,13 @@ class StablePredictor(RegressorMixin, BaseEstimator):
         return self
 
     def predict(self, X: Any) -> Float[np.ndarray, " n"]:
-        """Predict; X is as in `fit`, but a data frame or mapping needs the columns `inputs_` only."""
+        """Predict; X is as in `fit`, but a data frame or mapping needs the columns `inputs_` only.
+
+        Returns
+        -------
+        ndarray of shape (n,)
+            One prediction for each sample, in the unit of the target.
+        """
         check_is_fitted(self, "regressor_")
         parts = self.model_.components
         named = hasattr(X, "columns") or isinstance(X, dict)
@@ -123,7 +140,13 @@ class StablePredictor(RegressorMixin, BaseEstimator):
         return self.regressor_.predict(np.stack([columns[node] for node in self.inputs_], axis=1))
 
     def torch_function(self) -> TorchFunction:
-        """Return the prediction as a function of tensors (..., inputs), or a smooth stand-in for it."""
+        """Return the prediction as a function of tensors (..., inputs), or a smooth stand-in for it.
+
+        Returns
+        -------
+        TorchFunction
+            Maps inputs (..., inputs) to predictions (...).
+        """
         check_is_fitted(self, "regressor_")
         return torch_function(self.regressor_, self._inputs)
 

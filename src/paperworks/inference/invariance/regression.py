@@ -52,6 +52,18 @@ class SmoothRegressor(RegressorMixin, BaseEstimator):
     def fit(self, X: Any, y: Any) -> "SmoothRegressor":
         """Fit to inputs (n, d) and targets (n,).
 
+        Parameters
+        ----------
+        X
+            Inputs of shape (n, d).
+        y
+            Targets of shape (n,).
+
+        Returns
+        -------
+        SmoothRegressor
+            The fitted regressor itself.
+
         Raises
         ------
         ValueError
@@ -81,13 +93,30 @@ class SmoothRegressor(RegressorMixin, BaseEstimator):
         return self
 
     def predict(self, X: Any) -> Float[np.ndarray, " n"]:
-        """Predict at inputs (n, d)."""
+        """Predict at inputs (n, d).
+
+        Parameters
+        ----------
+        X
+            Inputs of shape (n, d).
+
+        Returns
+        -------
+        ndarray of shape (n,)
+            One prediction for each input, in the unit of the target.
+        """
         check_is_fitted(self)
         Z = (validate_data(self, X, reset=False, dtype=float) - self.mean_) / self.scale_
         return self.intercept_ + (_features(Z, self.frequencies_, self.phases_) - self.offset_) @ self.coef_
 
     def torch_function(self) -> TorchFunction:
-        """Return the prediction as a function of tensors."""
+        """Return the prediction as a function of tensors.
+
+        Returns
+        -------
+        TorchFunction
+            Maps inputs (..., d) to predictions (...), differentiably.
+        """
         check_is_fitted(self)
         mean, scale, frequencies, phases, coef = (
             torch.from_numpy(array) for array in (self.mean_, self.scale_, self.frequencies_, self.phases_, self.coef_)

@@ -61,6 +61,11 @@ class BoundedNetworks:
 class WorstCase:
     """The largest risk of a predictor that was found, with the interventions that cause it.
 
+    Parameters
+    ----------
+    risk
+        The largest mean squared error that was found.
+
     Examples
     --------
     >>> WorstCase(0.5, {}, np.array([0.3, 0.5])).risk
@@ -151,11 +156,22 @@ class WorstCaseRisk:
         self.random_state = random_state
 
     def evaluate(self, predictor: StablePredictor) -> WorstCase:
-        """Return the worst case of one fitted predictor."""
+        """Return the worst case of one fitted predictor.
+
+        Returns
+        -------
+        WorstCase
+            The largest risk found and its interventions.
+        """
         return self.evaluate_all([predictor])[0]
 
     def evaluate_all(self, predictors: Sequence[StablePredictor]) -> list[WorstCase]:
         """Return the worst cases of predictors that share one structural model, all climbed together.
+
+        Returns
+        -------
+        list[WorstCase]
+            One worst case for each predictor, in their order.
 
         Raises
         ------

@@ -192,7 +192,22 @@ class Attack(ABC):
     def region(
         self, obs: Observations, eps: float | Tensor | None = None, previous: Observations | None = None
     ) -> Region:
-        """Return where observations may be."""
+        """Return where observations may be.
+
+        Parameters
+        ----------
+        obs
+            Observations before the attack, of shape (batch, features).
+        eps
+            Distances allowed, by default the attack's own.
+        previous
+            Observations of the step before, None where there are none.
+
+        Returns
+        -------
+        Region
+            The set that the attack stays in, as lower and upper ends and distances.
+        """
         if obs.ndim != 2 or not obs.is_floating_point():
             raise ValueError(f"obs has shape {tuple(obs.shape)} and {obs.dtype}; it takes floats (batch, features)")
         features = obs.shape[1]

@@ -125,19 +125,53 @@ class BatteryDispatchEnv(gymnasium.Env):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Float[np.ndarray, " features"], dict[str, Any]]:
-        """Start an episode with an empty battery, at the hour ``options["start"]`` or a random one."""
+        """Start an episode with an empty battery, at the hour ``options["start"]`` or a random one.
+
+        Parameters
+        ----------
+        seed
+            Seed of the environment's random numbers.
+        options
+            The first hour under ``start``; random without it.
+
+        Returns
+        -------
+        tuple[ndarray of shape (features,), dict[str, Any]]
+            The first observation, and no information.
+        """
         super().reset(seed=seed)
         latest = len(self.table) - 1 - self.horizon
         start = (options or {}).get("start", self.np_random.integers(latest + 1))
         return self._begin(np.array([start]))[0], {}
 
     def step(self, action: Any) -> tuple[Float[np.ndarray, " features"], float, bool, bool, dict[str, Any]]:
-        """Charge for an hour."""
+        """Charge for an hour.
+
+        Parameters
+        ----------
+        action
+            Share of the greatest power, -1 to 1, or the number of a bin.
+
+        Returns
+        -------
+        tuple[ndarray of shape (features,), float, bool, bool, dict[str, Any]]
+            Observation, reward, False, whether the episode is over, and ``consumption`` from the grid in kWh.
+        """
         obs, reward, done, consumption = self.step_batch(np.asarray(action).reshape(1))
         return obs[0], float(reward[0]), False, done, {"consumption": float(consumption[0])}
 
     def reset_batch(self, starts: Int64[np.ndarray, " batch"]) -> Float[np.ndarray, "batch features"]:
         """Start an episode at each of some hours, with empty batteries, and return the observations.
+
+        Parameters
+        ----------
+        starts
+            First hour of each episode, of shape (batch,).
+
+        Returns
+        -------
+        ndarray of shape (batch, features)
+            The first observations, one row for each battery.
 
         Raises
         ------
@@ -154,6 +188,11 @@ class BatteryDispatchEnv(gymnasium.Env):
         self, actions: Float[np.ndarray, " batch"] | Int64[np.ndarray, " batch"]
     ) -> tuple[Float[np.ndarray, "batch features"], Float[np.ndarray, " batch"], bool, Float[np.ndarray, " batch"]]:
         """Charge all batteries for an hour.
+
+        Parameters
+        ----------
+        actions
+            Share of the greatest power for each battery, -1 to 1, or the number of a bin.
 
         Returns
         -------
@@ -185,6 +224,19 @@ def charge(stored: Array, action: Array, capacity: float, power: float, efficien
     ``e = clip(action power, -sqrt(eta) s, capacity - s)``, and then ``s + sqrt(eta) e``, or ``s + e / sqrt(eta)`` for
     e < 0.
 
+    Parameters
+    ----------
+    stored
+        Energy in the batteries, in kWh.
+    action
+        Share of the greatest power, -1 (discharge) to 1.
+    capacity
+        Energy that a battery holds, in kWh.
+    power
+        Greatest power, in kW.
+    efficiency
+        Share of energy that is left after charging and discharging.
+
     Returns
     -------
     Energy stored afterwards, and what the battery drew from the building or gave to it (below 0), in kWh.
@@ -206,6 +258,15 @@ def kpis(
     carbon: Float[np.ndarray, "*#batch hours"],
 ) -> dict[str, Float[np.ndarray, "*batch"]]:
     """Return what is said of a building's consumption; whole days are taken for peaks and load factors.
+
+    Parameters
+    ----------
+    consumption
+        Energy drawn in each hour, of shape (..., hours), in kWh.
+    price
+        Price of each hour, per kWh.
+    carbon
+        Carbon of each hour, in kg per kWh.
 
     Returns
     -------

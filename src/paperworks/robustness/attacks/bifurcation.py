@@ -78,7 +78,18 @@ class BifurcationLayer(nn.Module):
         self.temperature = check_number("temperature", temperature, gt=0)
 
     def forward(self, obs: Float[Tensor, "batch features"]) -> Float[Tensor, " batch *dims groups"]:
-        """Return the logits of the groups: (batch, groups), or (batch, dims, 2) of a longer continuous action."""
+        """Return the logits of the groups: (batch, groups), or (batch, dims, 2) of a longer continuous action.
+
+        Parameters
+        ----------
+        obs
+            Observations of shape (batch, features).
+
+        Returns
+        -------
+        Tensor of shape (batch, ..., groups)
+            Logits of the groups, with one more axis where an action has several dimensions.
+        """
         outputs = self.model(obs)
         if self.continuous or (self.continuous is None and outputs.shape[1] == 1):
             pair = torch.stack([m * outputs + b for m, b in zip(self.slopes, self.intercepts, strict=True)], dim=-1)

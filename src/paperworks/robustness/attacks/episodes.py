@@ -55,7 +55,22 @@ class Attacker:
     def perturb(
         self, step: int, obs: Float[Tensor, "batch features"], previous: Float[Tensor, "batch features"] | None = None
     ) -> tuple[Float[Tensor, "batch features"], Bool[Tensor, " batch"]]:
-        """Return what to show instead of the observations of a step, and where the attack succeeded."""
+        """Return what to show instead of the observations of a step, and where the attack succeeded.
+
+        Parameters
+        ----------
+        step
+            Number of the step, from 0.
+        obs
+            Observations of shape (batch, features).
+        previous
+            What was shown at the step before, None at the first.
+
+        Returns
+        -------
+        tuple[Tensor of shape (batch, features), Tensor of shape (batch,)]
+            What is shown, and where the attack succeeded.
+        """
         chosen, targets = self.schedule.choose(step, obs)
         shown, success = obs.clone(), torch.zeros_like(chosen)
         if bool(chosen.any()):
@@ -104,12 +119,29 @@ class ObservationAttackWrapper(gymnasium.ObservationWrapper):
         self._step = 0
 
     def reset(self, **options: Any) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start an episode."""
+        """Start an episode.
+
+        Returns
+        -------
+        tuple[ndarray, dict[str, Any]]
+            The first observation as the attacker shows it, and the environment's information.
+        """
         self.true_observation, self._step = None, 0
         return super().reset(**options)
 
     def observation(self, observation: np.ndarray) -> np.ndarray:
-        """Return what the attacker shows."""
+        """Return what the attacker shows.
+
+        Parameters
+        ----------
+        observation
+            What the environment shows, of shape (features,).
+
+        Returns
+        -------
+        ndarray
+            What the attacker shows, of the same shape.
+        """
         before = observation if self.true_observation is None else self.true_observation
         obs, previous = (torch.from_numpy(np.asarray(values))[None] for values in (observation, before))
         shown, _ = self.attacker.perturb(self._step, obs, previous)
@@ -167,6 +199,11 @@ def rollout(
         First hours of the episodes.
     attacker
         Changes observations; none by default.
+
+    Returns
+    -------
+    Rollout
+        What happened, hour by hour for each battery.
 
     Examples
     --------

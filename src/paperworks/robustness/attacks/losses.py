@@ -28,7 +28,13 @@ class AttackLoss(ABC):
 
     @abstractmethod
     def reference(self, outputs: Outputs) -> Reference:
-        """Return what outputs of unchanged observations say: what an untargeted attack departs from."""
+        """Return what outputs of unchanged observations say: what an untargeted attack departs from.
+
+        Returns
+        -------
+        Reference
+            What the outputs say, one row for each observation.
+        """
 
     @abstractmethod
     def __call__(self, outputs: Outputs, reference: Reference) -> Float[Tensor, " batch"]:
@@ -36,16 +42,44 @@ class AttackLoss(ABC):
 
     @abstractmethod
     def success(self, outputs: Outputs, reference: Reference) -> Bool[Tensor, " batch"]:
-        """Say which outputs have left the reference, or reached it if targeted."""
+        """Say which outputs have left the reference, or reached it if targeted.
+
+        Returns
+        -------
+        Tensor of shape (batch,)
+            True for each observation where the attack succeeded.
+        """
 
 
 class _LogitsLoss(AttackLoss):
     def reference(self, outputs: Outputs) -> Int64[Tensor, " batch *dims"]:
-        """Return the largest logit of each."""
+        """Return the largest logit of each.
+
+        Parameters
+        ----------
+        outputs
+            Outputs of the policy, one row for each observation.
+
+        Returns
+        -------
+        Tensor of shape (batch, ...)
+            Number of the largest logit, one for each observation and group.
+        """
         return outputs.argmax(-1)
 
     def success(self, outputs: Outputs, reference: Reference) -> Bool[Tensor, " batch"]:
-        """Say where another logit is larger than the reference's, or the reference's the largest if targeted."""
+        """Say where another logit is larger than the reference's, or the reference's the largest if targeted.
+
+        Parameters
+        ----------
+        outputs
+            Outputs of the policy, one row for each observation.
+
+        Returns
+        -------
+        Tensor of shape (batch,)
+            True for each observation where the attack succeeded.
+        """
         gap = difference(outputs, reference)
         return self._all_dims(-gap > 0) if self.targeted else self._any_dim(gap > 0)
 
@@ -128,7 +162,20 @@ class GroupDifferenceLogitsLoss(_LogitsLoss):
         return -gap if self.targeted else gap
 
     def success(self, outputs: Outputs, reference: Reference) -> Bool[Tensor, " batch"]:
-        """Say which actions changed a group, or reached all if targeted."""
+        """Say which actions changed a group, or reached all if targeted.
+
+        Parameters
+        ----------
+        outputs
+            Outputs of the policy, one row for each observation.
+        reference
+            What `reference` said of unchanged observations.
+
+        Returns
+        -------
+        Tensor of shape (batch,)
+            True for each observation where the attack succeeded.
+        """
         gap = difference(outputs, reference)
         if gap.ndim == 1:
             return -gap > 0 if self.targeted else gap > 0
@@ -221,7 +268,18 @@ class SquaredErrorLoss(AttackLoss):
         self.threshold = check_number("threshold", threshold)
 
     def reference(self, outputs: Outputs) -> Float[Tensor, " batch *dims"]:
-        """Return the action."""
+        """Return the action.
+
+        Parameters
+        ----------
+        outputs
+            Outputs of the policy, one row for each observation.
+
+        Returns
+        -------
+        Tensor of shape (batch, ...)
+            The actions, as they were given.
+        """
         return outputs.detach()
 
     def __call__(self, outputs: Outputs, reference: Reference) -> Float[Tensor, " batch"]:
@@ -230,7 +288,20 @@ class SquaredErrorLoss(AttackLoss):
         return -found if self.targeted else found
 
     def success(self, outputs: Outputs, reference: Reference) -> Bool[Tensor, " batch"]:
-        """Say which actions are beyond the threshold."""
+        """Say which actions are beyond the threshold.
+
+        Parameters
+        ----------
+        outputs
+            Outputs of the policy, one row for each observation.
+        reference
+            What `reference` said of unchanged observations.
+
+        Returns
+        -------
+        Tensor of shape (batch,)
+            True for each observation where the attack succeeded.
+        """
         crossed = ((outputs - self.threshold) * (reference - self.threshold) < 0).flatten(1)
         return ~crossed.any(1) if self.targeted else crossed.any(1)
 
@@ -253,7 +324,18 @@ class DivergenceLoss(AttackLoss):
     """
 
     def reference(self, outputs: Outputs) -> Float[Tensor, "batch n"]:
-        """Return the logits."""
+        """Return the logits.
+
+        Parameters
+        ----------
+        outputs
+            Outputs of the policy, one row for each observation.
+
+        Returns
+        -------
+        Tensor of shape (batch, n)
+            Logits of the actions, as they were given.
+        """
         return outputs.detach()
 
     def __call__(self, outputs: Outputs, reference: Reference) -> Float[Tensor, " batch"]:
@@ -263,7 +345,18 @@ class DivergenceLoss(AttackLoss):
         return -found if self.targeted else found
 
     def success(self, outputs: Outputs, reference: Reference) -> Bool[Tensor, " batch"]:
-        """Say where the likeliest action is another one, or the reference's if targeted."""
+        """Say where the likeliest action is another one, or the reference's if targeted.
+
+        Parameters
+        ----------
+        outputs
+            Outputs of the policy, one row for each observation.
+
+        Returns
+        -------
+        Tensor of shape (batch,)
+            True for each observation where the attack succeeded.
+        """
         return (outputs.argmax(-1) == reference.argmax(-1)) == self.targeted
 
 

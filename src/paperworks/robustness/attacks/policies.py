@@ -43,12 +43,34 @@ class Policy(nn.Module):
         self.squash = squash
 
     def forward(self, obs: Float[Tensor, "batch features"]) -> Float[Tensor, "batch outputs"]:
-        """Return logits, or actions as they are before squashing and clipping."""
+        """Return logits, or actions as they are before squashing and clipping.
+
+        Parameters
+        ----------
+        obs
+            Observations of shape (batch, features).
+
+        Returns
+        -------
+        Tensor of shape (batch, outputs)
+            One row of outputs for each observation.
+        """
         return self.network(obs)
 
     @torch.no_grad()
     def act(self, obs: Float[Tensor, "batch features"]) -> Int64[Tensor, " batch"] | Float[Tensor, "batch dims"]:
-        """Return the deterministic actions that are executed."""
+        """Return the deterministic actions that are executed.
+
+        Parameters
+        ----------
+        obs
+            Observations of shape (batch, features).
+
+        Returns
+        -------
+        Tensor of shape (batch,) | Tensor of shape (batch, dims)
+            One number of an action for each observation, or one row of a continuous one.
+        """
         outputs = self(obs)
         if self.low is None or self.high is None:
             return outputs.argmax(1)
@@ -59,6 +81,11 @@ class Policy(nn.Module):
 
     def output_of(self, action: float) -> float:
         """Return the output at which a single continuous action is executed: a `BifurcationLayer`'s threshold.
+
+        Returns
+        -------
+        float
+            The output before squashing, in the network's unit.
 
         Raises
         ------
@@ -78,6 +105,20 @@ class Policy(nn.Module):
 def from_module(network: nn.Module, low: Any = None, high: Any = None, squash: bool = False) -> Policy:
     """Return the policy of a network of one's own; see `Policy`.
 
+    Parameters
+    ----------
+    network
+        Maps observations to logits or continuous actions.
+    low, high
+        Bounds of continuous actions; None for discrete ones.
+    squash
+        Whether outputs go through tanh before they are scaled to the bounds.
+
+    Returns
+    -------
+    Policy
+        A policy that shares the network.
+
     Examples
     --------
     >>> from_module(nn.Identity()).act(torch.tensor([[0.1, 0.7, 0.2]]))
@@ -91,6 +132,16 @@ def from_sb3(model: Any) -> Policy:
 
     PPO, A2C and DQN with discrete actions give logits or values of actions; PPO, A2C, SAC, TD3 and DDPG give the mean
     of continuous ones, before the tanh of those that squash.
+
+    Parameters
+    ----------
+    model
+        A trained agent, such as PPO.
+
+    Returns
+    -------
+    Policy
+        A policy that shares the agent's weights.
 
     Raises
     ------

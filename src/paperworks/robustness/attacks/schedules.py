@@ -26,7 +26,18 @@ class Schedule(ABC):
 
     @abstractmethod
     def choose(self, step: int, obs: Float[Tensor, "batch features"]) -> Choice:
-        """Return which observations of a step to attack, and their targets."""
+        """Return which observations of a step to attack, and their targets.
+
+        Parameters
+        ----------
+        obs
+            Observations of shape (batch, features).
+
+        Returns
+        -------
+        Choice
+            Which observations to attack, of shape (batch,), and their targets, None for untargeted attacks.
+        """
 
 
 class EveryStep(Schedule):
@@ -39,7 +50,20 @@ class EveryStep(Schedule):
     """
 
     def choose(self, step: int, obs: Float[Tensor, "batch features"]) -> Choice:
-        """Return all."""
+        """Return all.
+
+        Parameters
+        ----------
+        step
+            Number of the step, from 0.
+        obs
+            Observations of shape (batch, features).
+
+        Returns
+        -------
+        Choice
+            All observations, without targets of their own.
+        """
         return torch.ones(len(obs), dtype=torch.bool, device=obs.device), None
 
 
@@ -70,7 +94,20 @@ class RandomSchedule(Schedule):
         self._generator = torch.Generator().manual_seed(random_state)
 
     def choose(self, step: int, obs: Float[Tensor, "batch features"]) -> Choice:
-        """Return a random choice, anew in each call."""
+        """Return a random choice, anew in each call.
+
+        Parameters
+        ----------
+        step
+            Number of the step, from 0.
+        obs
+            Observations of shape (batch, features).
+
+        Returns
+        -------
+        Choice
+            Which observations to attack, and their targets.
+        """
         return (torch.rand(len(obs), generator=self._generator) < self.fraction).to(obs.device), None
 
 
@@ -94,7 +131,20 @@ class ValueThreshold(Schedule):
         self.critic, self.at_least = critic, check_number("at_least", at_least)
 
     def choose(self, step: int, obs: Float[Tensor, "batch features"]) -> Choice:
-        """Return the observations of high value."""
+        """Return the observations of high value.
+
+        Parameters
+        ----------
+        step
+            Number of the step, from 0.
+        obs
+            Observations of shape (batch, features).
+
+        Returns
+        -------
+        Choice
+            The observations of high value, without targets of their own.
+        """
         with torch.no_grad():
             return self.critic(obs).view(len(obs)) >= self.at_least, None
 
@@ -128,7 +178,20 @@ class ToggleSchedule(Schedule):
         self.groups = check_count("groups", groups, at_least=2)
 
     def choose(self, step: int, obs: Float[Tensor, "batch features"]) -> Choice:
-        """Return the group whose turn it is."""
+        """Return the group whose turn it is.
+
+        Parameters
+        ----------
+        step
+            Number of the step, from 0.
+        obs
+            Observations of shape (batch, features).
+
+        Returns
+        -------
+        Choice
+            All observations, with the group of this turn as target.
+        """
         rows = torch.ones(len(obs), dtype=torch.bool, device=obs.device)
         return rows, torch.full((len(obs),), step % self.groups, device=obs.device)
 
@@ -157,6 +220,19 @@ class AdversaryTargets(Schedule):
         self.adversary = adversary
 
     def choose(self, step: int, obs: Float[Tensor, "batch features"]) -> Choice:
-        """Return the adversary's choice."""
+        """Return the adversary's choice.
+
+        Parameters
+        ----------
+        step
+            Number of the step, from 0.
+        obs
+            Observations of shape (batch, features).
+
+        Returns
+        -------
+        Choice
+            Which observations to attack, and their targets.
+        """
         with torch.no_grad():
             return torch.ones(len(obs), dtype=torch.bool, device=obs.device), self.adversary(obs).argmax(1)

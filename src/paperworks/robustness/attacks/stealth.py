@@ -64,6 +64,16 @@ class TwoSampleResult:
 def holm(pvalues: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     """Return p-values adjusted so that all may be compared with one level (Holm, 1979).
 
+    Parameters
+    ----------
+    pvalues
+        Several p-values, of shape (n,).
+
+    Returns
+    -------
+    ndarray of shape (n,)
+        Adjusted p-values in the order given.
+
     Examples
     --------
     >>> holm(np.array([0.01, 0.04, 0.03]))
@@ -78,6 +88,18 @@ def holm(pvalues: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
 
 def ks_test(x: Series, y: Float[np.ndarray, "others features"]) -> FeatureTestResult:
     """Test of each feature whether two samples have one distribution, by Kolmogorov and Smirnov.
+
+    Parameters
+    ----------
+    x
+        Values of one sample, of shape (steps, features).
+    y
+        Values of the other sample, of shape (others, features).
+
+    Returns
+    -------
+    FeatureTestResult
+        One statistic and one p-value for each feature.
 
     Examples
     --------
@@ -100,6 +122,18 @@ def ks_test(x: Series, y: Float[np.ndarray, "others features"]) -> FeatureTestRe
 
 def change_test(x: Series, y: Float[np.ndarray, "others features"]) -> FeatureTestResult:
     """Test of each feature whether its changes from step to step have one distribution, ``|o_t - o_{t-1}|``.
+
+    Parameters
+    ----------
+    x
+        Hourly values of one series, of shape (steps, features).
+    y
+        Hourly values of the other series, of shape (others, features).
+
+    Returns
+    -------
+    FeatureTestResult
+        One statistic and one p-value for each feature.
 
     Examples
     --------
@@ -131,13 +165,18 @@ def mmd_test(
     Parameters
     ----------
     x, y
-        Samples.
+        Samples in rows, of shapes (n, features) and (m, features).
     permutations
         Number of exchanges.
     bandwidth
         Of the kernel ``exp(-|a - b|^2 / (2 h^2))``; the median distance of all samples by default.
     random_state
         Seed of the exchanges.
+
+    Returns
+    -------
+    TwoSampleResult
+        The statistic with its p-value.
 
     Raises
     ------
@@ -187,13 +226,18 @@ def daily_samples(
     Parameters
     ----------
     series
-        Hourly values.
+        Hourly values, of shape (steps, features).
     days
         How many; all in their order by default.
     hours
         Of a day.
     random_state
         Seed of the choice.
+
+    Returns
+    -------
+    ndarray of shape (days, day)
+        One day in each row, in the unit of the series.
 
     Raises
     ------
@@ -230,6 +274,11 @@ def zscore_outliers(
     warm_up
         First values, of which none is an outlier.
 
+    Returns
+    -------
+    ndarray of shape (steps, features)
+        True for each value that is an outlier.
+
     Raises
     ------
     ValueError
@@ -264,6 +313,18 @@ def ljung_box(series: Series, lags: int = 24) -> FeatureTestResult:
 
     ``Q = n (n + 2) sum_k r_k^2 / (n - k)``, by chi-squared with as many degrees as lags (Ljung and Box, 1978).
 
+    Parameters
+    ----------
+    series
+        Values step by step, of shape (steps, features).
+    lags
+        How many lags are tested at once.
+
+    Returns
+    -------
+    FeatureTestResult
+        One statistic and one p-value for each feature.
+
     Raises
     ------
     ValueError
@@ -297,6 +358,11 @@ def detection_rate(
         Significance level, at or below which there is an alarm.
     n_repeats
         How many p-values to ask of a function; unused where they are given.
+
+    Returns
+    -------
+    float
+        A share from 0 to 1.
 
     Raises
     ------

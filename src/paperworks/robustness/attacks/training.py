@@ -203,13 +203,30 @@ class AdversaryEnv(gymnasium.Wrapper):
         self._obs = self._previous = np.zeros(0)
 
     def reset(self, **options: Any) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start an episode."""
+        """Start an episode.
+
+        Returns
+        -------
+        tuple[ndarray, dict[str, Any]]
+            What the adversary sees first, and the environment's information.
+        """
         self._obs, info = self.env.reset(**options)
         self._previous = self._obs
         return self._obs, info
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Show the victim something, and let it act."""
+        """Show the victim something, and let it act.
+
+        Parameters
+        ----------
+        action
+            What the adversary shows, as its action space says.
+
+        Returns
+        -------
+        tuple[ndarray, float, bool, bool, dict[str, Any]]
+            What the adversary sees, its reward, whether the episode ended or was cut off, and information.
+        """
         shown = self._shown(self._obs, self._previous, action)
         choice, _ = self.victim.predict(shown, deterministic=True)
         self._previous = self._obs
@@ -263,12 +280,29 @@ class AdversaryObservations(gymnasium.ObservationWrapper):
         self._previous: np.ndarray | None = None
 
     def reset(self, **options: Any) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start an episode."""
+        """Start an episode.
+
+        Returns
+        -------
+        tuple[ndarray, dict[str, Any]]
+            The first observation as the adversary shows it, and the environment's information.
+        """
         self._previous = None
         return super().reset(**options)
 
     def observation(self, observation: np.ndarray) -> np.ndarray:
-        """Return what the adversary shows."""
+        """Return what the adversary shows.
+
+        Parameters
+        ----------
+        observation
+            What the environment shows, of shape (features,).
+
+        Returns
+        -------
+        ndarray
+            What the adversary shows, of the same shape.
+        """
         previous = observation if self._previous is None else self._previous
         self._previous = observation
         action, _ = self.adversary.predict(observation, deterministic=True)

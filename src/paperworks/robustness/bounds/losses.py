@@ -19,6 +19,11 @@ def margin_spec(labels: Int[Tensor, " batch"], classes: int) -> Float[Tensor, "b
     classes
         How many classes there are.
 
+    Returns
+    -------
+    Tensor of shape (batch, specs, classes)
+        Coefficients of shape (batch, classes - 1, classes).
+
     Raises
     ------
     ValueError
@@ -47,6 +52,11 @@ def robust_cross_entropy(margins: Float[Tensor, "batch specs"]) -> Float[Tensor,
     ----------
     margins
         Lower bounds of the rows of `margin_spec`.
+
+    Returns
+    -------
+    Tensor of shape (batch,)
+        The loss of each sample, in nats.
 
     Examples
     --------
@@ -88,7 +98,13 @@ class CrossEntropyWrapper(nn.Module):
         self.model = model
 
     def forward(self, *inputs: Tensor) -> Float[Tensor, " batch"]:
-        """Return the loss of each sample; the last input is the labels (batch,), those before it are the model's."""
+        """Return the loss of each sample; the last input is the labels (batch,), those before it are the model's.
+
+        Returns
+        -------
+        Tensor of shape (batch,)
+            The loss of each sample, in nats.
+        """
         *inputs_of_model, labels = inputs
         logits = self.model(*inputs_of_model)
         return torch.logsumexp(logits - logits.gather(1, labels[:, None]), 1)

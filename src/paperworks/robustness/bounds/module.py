@@ -74,7 +74,13 @@ class BoundedModule(nn.Module):
         self._graph()
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """Run the module itself."""
+        """Run the module itself.
+
+        Returns
+        -------
+        Tensor
+            What the module returns for these inputs.
+        """
         return self.module(*inputs)
 
     def _graph(self) -> tuple[Graph, tuple[int, ...]]:

@@ -23,19 +23,60 @@ class Perturbation(ABC):
     def minimum(
         self, coefficients: Float[Tensor, "rows lead *shape"], center: Float[Tensor, " batch *shape"]
     ) -> Float[Tensor, "rows batch"]:
-        """Return the minimum over the set of each row's linear function; `lead` is the batch or 1."""
+        """Return the minimum over the set of each row's linear function; `lead` is the batch or 1.
+
+        Parameters
+        ----------
+        coefficients
+            Coefficients of the linear functions, of shape (rows, batch or 1, ...).
+        center
+            The clean value, of shape (batch, ...).
+
+        Returns
+        -------
+        Tensor of shape (rows, batch)
+            The least value of each linear function, for each sample.
+        """
 
     @abstractmethod
     def box(self, center: Float[Tensor, " batch *shape"]) -> tuple[Tensor, Tensor]:
-        """Return the smallest box that holds the set, as lower and upper ends."""
+        """Return the smallest box that holds the set, as lower and upper ends.
+
+        Parameters
+        ----------
+        center
+            The clean value, of shape (batch, ...).
+
+        Returns
+        -------
+        tuple[Tensor, Tensor]
+            Lower and upper ends, of the shape of the clean value.
+        """
 
     def free(self, center: Float[Tensor, " batch *shape"]) -> Bool[Tensor, "*shape"]:
-        """Return which coordinates can move for any sample of the batch."""
+        """Return which coordinates can move for any sample of the batch.
+
+        Parameters
+        ----------
+        center
+            The clean value, of shape (batch, ...).
+
+        Returns
+        -------
+        Tensor of shape (...)
+            True for each coordinate that can move.
+        """
         lower, upper = self.box(center)
         return (lower < upper).any(0)
 
     def check(self, center: Tensor) -> None:
-        """Raise ValueError where the clean value isn't finite or does not fit the set."""
+        """Raise ValueError where the clean value isn't finite or does not fit the set.
+
+        Parameters
+        ----------
+        center
+            The clean value, of shape (batch, ...).
+        """
         check_finite("x", center)
 
 
@@ -115,7 +156,13 @@ class PerturbationLpNorm(Perturbation):
         return f"PerturbationLpNorm(eps={self.eps!r}, norm={self.norm:g})"
 
     def check(self, center: Tensor) -> None:
-        """Raise ValueError where ends or radii do not fit the clean value."""
+        """Raise ValueError where ends or radii do not fit the clean value.
+
+        Parameters
+        ----------
+        center
+            The clean value, of shape (batch, ...).
+        """
         super().check(center)
         for name, end in (("x_L", self.x_L), ("x_U", self.x_U)):
             if end is not None and not _expands(end.shape, center.shape):
@@ -133,7 +180,18 @@ class PerturbationLpNorm(Perturbation):
         return self.eps
 
     def box(self, center: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the smallest box around the ball."""
+        """Return the smallest box around the ball.
+
+        Parameters
+        ----------
+        center
+            The clean value, of shape (batch, ...).
+
+        Returns
+        -------
+        tuple[Tensor, Tensor]
+            Lower and upper ends, of the shape of the clean value.
+        """
         eps = self._radius(center)
         # A box given by its ends alone need not hold the clean value; a radius beside ends is clipped to them.
         has_radius = isinstance(eps, Tensor) or eps > 0
@@ -152,7 +210,18 @@ class PerturbationLpNorm(Perturbation):
         return math.inf if self.norm == 1 else 1.0 if self.is_box else self.norm / (self.norm - 1)
 
     def minimum(self, coefficients: Tensor, center: Tensor) -> Tensor:
-        """Return center value minus radius times dual norm."""
+        """Return center value minus radius times dual norm.
+
+        Parameters
+        ----------
+        coefficients
+            Coefficients of the linear functions, of shape (rows, batch or 1, ...).
+
+        Returns
+        -------
+        Tensor
+            The least value of each linear function, of shape (rows, batch).
+        """
         if self.is_box:
             lower, upper = self.box(center)
             return row_dot(coefficients, (lower + upper) / 2) - row_dot(coefficients.abs(), (upper - lower) / 2)
@@ -191,19 +260,49 @@ class PerturbationL0Norm(Perturbation):
         return f"PerturbationL0Norm(eps={self.eps})"
 
     def check(self, center: Tensor) -> None:
-        """Raise ValueError where the clean value leaves the valid range."""
+        """Raise ValueError where the clean value leaves the valid range.
+
+        Parameters
+        ----------
+        center
+            The clean value, of shape (batch, ...).
+        """
         super().check(center)
         if center.numel() and (center.min() < self.low or center.max() > self.high):
             raise ValueError(f"x leaves [{self.low:g}, {self.high:g}]; it takes values inside for an L0 ball")
 
     def box(self, center: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the valid range: any one coordinate may be the one that changes."""
+        """Return the valid range: any one coordinate may be the one that changes.
+
+        Parameters
+        ----------
+        center
+            The clean value, of shape (batch, ...).
+
+        Returns
+        -------
+        tuple[Tensor, Tensor]
+            Lower and upper ends, of the shape of the clean value.
+        """
         if not self.eps:
             return center, center
         return torch.full_like(center, self.low), torch.full_like(center, self.high)
 
     def minimum(self, coefficients: Tensor, center: Tensor) -> Tensor:
-        """Return the clean value minus the largest gains."""
+        """Return the clean value minus the largest gains.
+
+        Parameters
+        ----------
+        coefficients
+            Coefficients of the linear functions, of shape (rows, batch or 1, ...).
+        center
+            The clean value, of shape (batch, ...).
+
+        Returns
+        -------
+        Tensor
+            The least value of each linear function, of shape (rows, batch).
+        """
         value = row_dot(coefficients, center)
         if not self.eps:
             return value
@@ -258,7 +357,13 @@ class PerturbationSynonym(Perturbation):
         return f"PerturbationSynonym(budget={self.budget}, candidates={tuple(self.candidates.shape)})"
 
     def check(self, center: Tensor) -> None:
-        """Raise ValueError where candidates are not for this sentence."""
+        """Raise ValueError where candidates are not for this sentence.
+
+        Parameters
+        ----------
+        center
+            The clean value, of shape (batch, ...).
+        """
         super().check(center)
         takes = (*self.candidates.shape[:2], self.candidates.shape[3])
         if center.shape != takes:
@@ -273,14 +378,38 @@ class PerturbationSynonym(Perturbation):
         return torch.cat([own, other], dim=2)
 
     def box(self, center: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the least and greatest embeddings of each word."""
+        """Return the least and greatest embeddings of each word.
+
+        Parameters
+        ----------
+        center
+            The clean value, of shape (batch, ...).
+
+        Returns
+        -------
+        tuple[Tensor, Tensor]
+            Lower and upper ends, of the shape of the clean value.
+        """
         if not self.budget:
             return center, center
         lower, upper = torch.aminmax(self._choices(center), dim=2)
         return lower, upper
 
     def minimum(self, coefficients: Tensor, center: Tensor) -> Tensor:
-        """Return the least sum over words when at most `budget` change."""
+        """Return the least sum over words when at most `budget` change.
+
+        Parameters
+        ----------
+        coefficients
+            Coefficients of the linear functions, of shape (rows, batch or 1, ...).
+        center
+            The clean value, of shape (batch, ...).
+
+        Returns
+        -------
+        Tensor
+            The least value of each linear function, of shape (rows, batch).
+        """
         batch, words = self.candidates.shape[:2]
         rows = coefficients.expand(-1, batch, -1, -1)
         scores = torch.einsum("rbwd,bwcd->rbwc", rows, self._choices(center))

@@ -20,6 +20,13 @@ class BoundedTensor(Tensor):
 
     Operations on it give plain tensors: the set is read by `BoundedModule.compute_bounds` alone.
 
+    Parameters
+    ----------
+    x
+        The clean input, of shape (batch, ...).
+    ptb
+        The set it ranges over, None for a constant.
+
     Examples
     --------
     >>> from paperworks.robustness import PerturbationLpNorm
@@ -40,6 +47,15 @@ class BoundedTensor(Tensor):
 
 class BoundedParameter(nn.Parameter):
     """A weight with the set it ranges over.
+
+    Parameters
+    ----------
+    data
+        Values of the weight, of any shape.
+    ptb
+        The set it ranges over, None for a constant.
+    requires_grad
+        Whether gradients are recorded.
 
     Examples
     --------

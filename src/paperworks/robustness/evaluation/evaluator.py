@@ -142,7 +142,13 @@ class FMRReport:
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the scores, their intervals and the means of the diagnostics over validated images."""
+        """Return the scores, their intervals and the means of the diagnostics over validated images.
+
+        Returns
+        -------
+        dict[str, Any]
+            Numbers by their names, for a file in JSON.
+        """
         names = ("SA", "SA_recon", "PA", "FMR", "FMR_validated", "conditional", "VR", "violations", "diversity")
         chosen = self.validated if self.validated.any() else np.zeros_like(self.validated)
         means = {
@@ -155,6 +161,11 @@ class FMRReport:
 
     def to_dataframe(self) -> Any:
         """Return a pandas table with a row for each class and one for all of them.
+
+        Returns
+        -------
+        Any
+            A data frame of pandas, one row for each class and one for all.
 
         Raises
         ------
@@ -235,6 +246,11 @@ class FMREvaluator:
         dataset
             ``(images, labels)``, or batches of them such as a `DataLoader`'s.
 
+        Returns
+        -------
+        FMRReport
+            The model's scores with intervals, and what was made.
+
         Raises
         ------
         ValueError
@@ -249,7 +265,20 @@ class FMREvaluator:
         return self._report(model, batches)
 
     def compare(self, models: Mapping[str, Classifier], dataset: Pairs) -> dict[str, FMRReport]:
-        """Return the report of each model, in the order of decreasing FMR."""
+        """Return the report of each model, in the order of decreasing FMR.
+
+        Parameters
+        ----------
+        models
+            The models by their names.
+        dataset
+            Batches of images with their labels.
+
+        Returns
+        -------
+        dict[str, FMRReport]
+            The report of each model, in the order of decreasing FMR.
+        """
         pairs = list(as_batches(dataset))
         reports = {name: self.evaluate(model, pairs) for name, model in models.items()}
         return dict(sorted(reports.items(), key=lambda item: -math.inf if math.isnan(item[1].FMR) else -item[1].FMR))
@@ -258,6 +287,18 @@ class FMREvaluator:
         """Return the accuracy of each model on the images made for each.
 
         Row i, column j, in the order of `models`: that of model j on the set made for model i.
+
+        Parameters
+        ----------
+        models
+            The models by their names.
+        dataset
+            Batches of images with their labels.
+
+        Returns
+        -------
+        ndarray of shape (models, models)
+            Accuracies from 0 to 1, of shape (models, models).
         """
         pairs = list(as_batches(dataset))
         matrix = np.zeros((len(models), len(models)))
@@ -317,6 +358,11 @@ def rank_agreement(scores: Float[np.ndarray, "settings models"]) -> float:
     ----------
     scores
         A row of the models' scores for each setting.
+
+    Returns
+    -------
+    float
+        The mean tau-b, -1 to 1.
 
     Raises
     ------

@@ -25,20 +25,43 @@ class ImageGenerator(ABC):
 
     @abstractmethod
     def encode(self, images: Images) -> Float[Tensor, " batch *latent"]:
-        """Return the latents of images."""
+        """Return the latents of images.
+
+        Returns
+        -------
+        Tensor of shape (batch, ...)
+            One row of latents for each image.
+        """
 
     @abstractmethod
     def decode(self, latents: Float[Tensor, " batch *latent"], images: Images) -> Images:
-        """Return the images of latents that came from given images; gradients flow to the latents."""
+        """Return the images of latents that came from given images; gradients flow to the latents.
+
+        Returns
+        -------
+        Images
+            The images, of the shape of those given.
+        """
 
     def project(self, images: Images) -> Images:
-        """Return what the generator makes of images without any change: their reconstruction."""
+        """Return what the generator makes of images without any change: their reconstruction.
+
+        Returns
+        -------
+        Images
+            The reconstructions, of the same shape.
+        """
         return self.decode(self.encode(images), images)
 
     def step_size(self, images: Images) -> float:
         """Return the length of a step in latents: 0.25 for 28 x 28 pixels, in proportion to the root of their number.
 
         That holds where latents are as long as images; generators with other latents say otherwise.
+
+        Returns
+        -------
+        float
+            Length of a step in latents, in their unit.
         """
         return 0.25 * math.sqrt(images[0].numel() / 784)
 
@@ -54,11 +77,28 @@ class PixelGenerator(ImageGenerator):
     """
 
     def encode(self, images: Images) -> Images:
-        """Return the images."""
+        """Return the images.
+
+        Returns
+        -------
+        Images
+            The images themselves, as latents.
+        """
         return images.clone()
 
     def decode(self, latents: Images, images: Images) -> Images:
-        """Return the latents."""
+        """Return the latents.
+
+        Parameters
+        ----------
+        images
+            The images that the latents came from, not used here.
+
+        Returns
+        -------
+        Images
+            The latents, which are images themselves.
+        """
         return latents
 
 
@@ -138,6 +178,20 @@ class LinearGenerator(ImageGenerator):
     def pca(cls, images: Images, components: int = 100, *, residual: bool = True) -> "LinearGenerator":
         """Use the directions in which given images vary most.
 
+        Parameters
+        ----------
+        images
+            Images of shape (batch, channels, height, width), in the range the generator takes.
+        components
+            Number of directions, at most what the images determine.
+        residual
+            Whether to keep what they don't span.
+
+        Returns
+        -------
+        LinearGenerator
+            A generator whose latents are the coordinates.
+
         Raises
         ------
         ValueError
@@ -163,13 +217,18 @@ class LinearGenerator(ImageGenerator):
         Parameters
         ----------
         height, width
-            Of the images.
+            Sides of the images in pixels.
         frequencies
             Number of cosines in each direction, of the image or of each block.
         block
             Side of the blocks that are transformed one by one, as in JPEG; the whole image by default.
         residual
             Whether to keep what they don't span.
+
+        Returns
+        -------
+        LinearGenerator
+            A generator whose latents are the coefficients.
 
         Raises
         ------
@@ -186,11 +245,35 @@ class LinearGenerator(ImageGenerator):
         return cls(_Cosines(*sides), residual=residual)
 
     def encode(self, images: Images) -> Float[Tensor, " batch *latent"]:
-        """Return the coordinates along the directions."""
+        """Return the coordinates along the directions.
+
+        Parameters
+        ----------
+        images
+            Images of shape (batch, channels, height, width), in the range the generator takes.
+
+        Returns
+        -------
+        Tensor of shape (batch, ...)
+            One row of coordinates for each image.
+        """
         return self._basis.analyse(images if self.mean is None else images - self.mean.to(images))
 
     def decode(self, latents: Float[Tensor, " batch *latent"], images: Images) -> Images:
-        """Return the images of coordinates."""
+        """Return the images of coordinates.
+
+        Parameters
+        ----------
+        latents
+            Latents as `encode` gives them.
+        images
+            The images that the latents came from, whose rest is kept.
+
+        Returns
+        -------
+        Images
+            Images of the shape of those given.
+        """
         if self.residual:
             return images + self._basis.synthesise(latents - self.encode(images), images.shape)
         made = self._basis.synthesise(latents, images.shape)
@@ -236,12 +319,34 @@ class StyleGenerator(ImageGenerator):
         self.random_state = random_state
 
     def encode(self, images: Images) -> Float[Tensor, "batch parameters"]:
-        """Return zeros: no change."""
+        """Return zeros: no change.
+
+        Parameters
+        ----------
+        images
+            Images of shape (batch, channels, height, width), in the range the generator takes.
+
+        Returns
+        -------
+        Tensor of shape (batch, parameters)
+            Zeros, one row for each image.
+        """
         channels = images.shape[1]
         return images.new_zeros(len(images), channels**2 + channels + 2)
 
     def decode(self, latents: Float[Tensor, "batch parameters"], images: Images) -> Images:
-        """Return images in another style."""
+        """Return images in another style.
+
+        Parameters
+        ----------
+        latents
+            Latents as `encode` gives them.
+
+        Returns
+        -------
+        Images
+            Images of the shape of those given.
+        """
         channels = images.shape[1]
         matrix, shift, blur, noise = latents.split([channels**2, channels, 1, 1], dim=1)
         mean = images.mean((2, 3), keepdim=True)
@@ -253,7 +358,18 @@ class StyleGenerator(ImageGenerator):
         return styled + noise[:, :, None, None] * grain.to(images)
 
     def step_size(self, images: Images) -> float:
-        """Return 0.02: two in a hundred of the range of brightness, or of contrast."""
+        """Return 0.02: two in a hundred of the range of brightness, or of contrast.
+
+        Parameters
+        ----------
+        images
+            Images, which are not read here.
+
+        Returns
+        -------
+        float
+            The number 0.02, in the unit of the parameters.
+        """
         return 0.02
 
     def _blurred(self, images: Tensor) -> Tensor:
@@ -287,7 +403,18 @@ class AutoencoderGenerator(ImageGenerator):
 
     @classmethod
     def from_diffusers(cls, model: Any) -> "AutoencoderGenerator":
-        """Use an autoencoder of diffusers, continuous (`AutoencoderKL`) or quantised (`VQModel`), or a pipeline's."""
+        """Use an autoencoder of diffusers, continuous (`AutoencoderKL`) or quantised (`VQModel`), or a pipeline's.
+
+        Parameters
+        ----------
+        model
+            The autoencoder, or a pipeline that has one.
+
+        Returns
+        -------
+        AutoencoderGenerator
+            The autoencoder as a generator of images.
+        """
         autoencoder = getattr(model, "vae", None) or getattr(model, "vqvae", None) or model
 
         def encode(images: Tensor) -> Tensor:
@@ -297,15 +424,33 @@ class AutoencoderGenerator(ImageGenerator):
         return cls(encode, lambda latents: (autoencoder.decode(latents).sample + 1) / 2)
 
     def encode(self, images: Images) -> Float[Tensor, " batch *latent"]:
-        """Return the latents of images."""
+        """Return the latents of images.
+
+        Returns
+        -------
+        Tensor of shape (batch, ...)
+            One row of latents for each image.
+        """
         return self._encode(images)
 
     def decode(self, latents: Float[Tensor, " batch *latent"], images: Images) -> Images:
-        """Return the images of latents."""
+        """Return the images of latents.
+
+        Returns
+        -------
+        Images
+            Images of the shape of those given.
+        """
         return self._decode(latents)
 
     def step_size(self, images: Images) -> float:
-        """Return the length of a step: 3 in 100 of the spread of the images' latents."""
+        """Return the length of a step: 3 in 100 of the spread of the images' latents.
+
+        Returns
+        -------
+        float
+            Length of a step in latents, in their unit.
+        """
         with torch.no_grad():
             latents = self.encode(images[:64])
         return _SHARE * float(latents.std()) * math.sqrt(latents[0].numel())

@@ -19,9 +19,14 @@ def ssim(
     Parameters
     ----------
     a, b
-        Images.
+        Images of shape (batch, channels, height, width).
     data_range
         Difference of the greatest and the least value that pixels may have.
+
+    Returns
+    -------
+    Tensor of shape (batch,)
+        One similarity for each pair, at most 1.
 
     Notes
     -----
@@ -59,6 +64,11 @@ def diversity(changes: Float[Tensor, " n *features"]) -> float:
     """Return the mean cosine between changes of different images: 1 where all are alike; changes of zero don't count.
 
     NaN for fewer than two.
+
+    Returns
+    -------
+    float
+        The mean cosine, -1 to 1; NaN for fewer than two changes.
 
     Examples
     --------

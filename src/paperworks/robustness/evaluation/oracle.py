@@ -67,12 +67,34 @@ class Oracle:
         self._told = False
 
     def probabilities(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
-        """Return the weighted mean of the models' probabilities."""
+        """Return the weighted mean of the models' probabilities.
+
+        Parameters
+        ----------
+        x
+            Images of shape (batch, channels, height, width).
+
+        Returns
+        -------
+        Tensor of shape (batch, classes)
+            Probabilities of the classes, one row for each image.
+        """
         answers = zip(self.weights, self._answers(x), strict=True)
         return torch.stack([w * p for w, p in answers]).sum(0)
 
     def predict(self, x: Float[Tensor, "batch channels height width"]) -> Int64[Tensor, " batch"]:
-        """Return the label of each image; -1 where a unanimous answer is asked for and there is none."""
+        """Return the label of each image; -1 where a unanimous answer is asked for and there is none.
+
+        Parameters
+        ----------
+        x
+            Images of shape (batch, channels, height, width).
+
+        Returns
+        -------
+        Tensor of shape (batch,)
+            One class for each image, -1 for none.
+        """
         answers = self._answers(x)
         mean = torch.stack([w * p for w, p in zip(self.weights, answers, strict=True)]).sum(0)
         if self.rule == "mean":
@@ -88,7 +110,20 @@ class Oracle:
     def accepts(
         self, x: Float[Tensor, "batch channels height width"], y: Int64[Tensor, " batch"]
     ) -> Bool[Tensor, " batch"]:
-        """Say of each image whether its label is the given one."""
+        """Say of each image whether its label is the given one.
+
+        Parameters
+        ----------
+        x
+            Images of shape (batch, channels, height, width).
+        y
+            Labels of shape (batch,).
+
+        Returns
+        -------
+        Tensor of shape (batch,)
+            True for each image whose label is the given one.
+        """
         if self.rule != "unanimous":
             return self.predict(x) == y
         accepted = torch.ones_like(y, dtype=torch.bool)
@@ -99,7 +134,13 @@ class Oracle:
         return accepted
 
     def check_classes(self, x: Float[Tensor, "batch channels height width"], classes: int) -> None:
-        """Raise ValueError if a model has another number of classes."""
+        """Raise ValueError if a model has another number of classes.
+
+        Parameters
+        ----------
+        x
+            Images of shape (batch, channels, height, width).
+        """
         for answer in self._answers(x):
             if answer.shape[1] != classes:
                 raise ValueError(f"oracle has a model of {answer.shape[1]} classes; the evaluated one has {classes}")
@@ -165,7 +206,18 @@ class ZeroShotClassifier(nn.Module):
         self.register_buffer("text", functional.normalize(mean, dim=-1))
 
     def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
-        """Return scaled cosines."""
+        """Return scaled cosines.
+
+        Parameters
+        ----------
+        x
+            Images of shape (batch, channels, height, width).
+
+        Returns
+        -------
+        Tensor of shape (batch, classes)
+            Scaled cosines with each class, one row for each image.
+        """
         return self.scale * functional.normalize(self.image_encoder(x), dim=-1) @ self.text.T
 
 

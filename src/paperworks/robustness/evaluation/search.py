@@ -52,7 +52,13 @@ class PerturbedBatch:
     loss_trace: Float[Tensor, "batch steps"]
 
     def split(self, size: int) -> list["PerturbedBatch"]:
-        """Return the same in parts of at most `size` images."""
+        """Return the same in parts of at most `size` images.
+
+        Returns
+        -------
+        list[PerturbedBatch]
+            The parts in order, the last one perhaps smaller.
+        """
         columns = (getattr(self, part.name).split(size) for part in fields(self))
         return [PerturbedBatch(*parts) for parts in zip(*columns, strict=True)]
 
@@ -167,6 +173,11 @@ class OracleConstrainedPerturber:
         batch_size
             Images in one call; where some are done, others take their places.
 
+        Returns
+        -------
+        PerturbedBatch
+            The images with what the search tells of each.
+
         Raises
         ------
         ValueError
@@ -178,7 +189,13 @@ class OracleConstrainedPerturber:
             return _Search(self, model, x, y, batch_size).result()
 
     def finished(self, images: Tensor) -> Tensor:
-        """Return images as they are judged and kept: clipped, and rounded if asked for."""
+        """Return images as they are judged and kept: clipped, and rounded if asked for.
+
+        Returns
+        -------
+        Tensor
+            Images of the same shape, in their range.
+        """
         low, high = self.clip_range
         images = images.clamp(low, high)
         return (
@@ -186,7 +203,20 @@ class OracleConstrainedPerturber:
         )
 
     def losses(self, logits: Float[Tensor, "batch classes"], y: Int64[Tensor, " batch"]) -> Float[Tensor, " batch"]:
-        """Return what the search raises."""
+        """Return what the search raises.
+
+        Parameters
+        ----------
+        logits
+            Logits of the model, of shape (batch, classes).
+        y
+            Labels of shape (batch,).
+
+        Returns
+        -------
+        Tensor of shape (batch,)
+            One number for each image; greater is worse for the model.
+        """
         if self.loss == "cross-entropy":
             return functional.cross_entropy(logits, y, reduction="none")
         own = logits.gather(1, y[:, None])

@@ -39,11 +39,25 @@ class FoundationModelRobustness:
         self.reset()
 
     def update(self, x: Float[Tensor, "batch channels height width"], y: Int64[Tensor, " batch"]) -> None:
-        """Make images of a batch and count those the model is right on, before and after."""
+        """Make images of a batch and count those the model is right on, before and after.
+
+        Parameters
+        ----------
+        x
+            Images of shape (batch, channels, height, width).
+        y
+            Labels of shape (batch,).
+        """
         self(x, y)
 
     def compute(self) -> Float[Tensor, ""]:
-        """Return PA / SA of all batches since the last reset; NaN where nothing is right."""
+        """Return PA / SA of all batches since the last reset; NaN where nothing is right.
+
+        Returns
+        -------
+        Tensor without axes
+            The ratio PA / SA, NaN where nothing is right.
+        """
         return _ratio(self.clean, self.perturbed)
 
     def reset(self) -> None:

@@ -55,7 +55,18 @@ class VQVAE(nn.Module):
         self.decoder = nn.Sequential(*up, nn.Conv2d(width, channels, 3, padding=1))
 
     def loss(self, images: Images) -> Float[Tensor, ""]:
-        """Return the squared error of reconstruction plus those of codes and, by a quarter, of what they stand for."""
+        """Return the squared error of reconstruction plus those of codes and, by a quarter, of what they stand for.
+
+        Parameters
+        ----------
+        images
+            Images of shape (batch, channels, height, width), in the range the generator takes.
+
+        Returns
+        -------
+        Tensor without axes
+            The loss, one number for the batch.
+        """
         latents = self.encoder(images)
         codes = nearest(latents, self.codebook)
         error = functional.mse_loss(self.decoder(latents + (codes - latents).detach()), images)
@@ -108,6 +119,32 @@ class VQGenerator(ImageGenerator):
     ) -> "VQGenerator":
         """Train a `VQVAE` on images by Adam, with codes that nothing uses replaced by latents of the last batch.
 
+        Parameters
+        ----------
+        images
+            Images to train on, of shape (batch, channels, height, width).
+        steps
+            Number of steps of Adam.
+        batch_size
+            Images of one step.
+        lr
+            Greatest step size of Adam, in a one-cycle schedule.
+        width
+            Channels of the hidden layers.
+        codes
+            Number of codes in the book.
+        dim
+            Length of a code.
+        halvings
+            How many times encoding halves height and width.
+        random_state
+            Seed of the random numbers.
+
+        Returns
+        -------
+        VQGenerator
+            The trained network as a generator.
+
         Raises
         ------
         ValueError
@@ -133,15 +170,43 @@ class VQGenerator(ImageGenerator):
         return cls(network.encoder, network.codebook, network.decoder)
 
     def encode(self, images: Images) -> Float[Tensor, "batch dim h w"]:
-        """Return the latents before quantisation."""
+        """Return the latents before quantisation.
+
+        Parameters
+        ----------
+        images
+            Images of shape (batch, channels, height, width), in the range the generator takes.
+
+        Returns
+        -------
+        Tensor of shape (batch, dim, h, w)
+            Latents before quantisation, of shape (batch, dim, h, w).
+        """
         return self.encoder(images)
 
     def decode(self, latents: Float[Tensor, "batch dim h w"], images: Images) -> Images:
-        """Return the images of quantised latents."""
+        """Return the images of quantised latents.
+
+        Returns
+        -------
+        Images
+            Images of the shape of those given.
+        """
         return self.decoder(latents + (nearest(latents.detach(), self.codebook) - latents.detach()))
 
     def step_size(self, images: Images) -> float:
-        """Return the length of a step: 3 in 100 of the spread of a grid of codes."""
+        """Return the length of a step: 3 in 100 of the spread of a grid of codes.
+
+        Parameters
+        ----------
+        images
+            Images of shape (batch, channels, height, width), in the range the generator takes.
+
+        Returns
+        -------
+        float
+            Length of a step in latents, in their unit.
+        """
         with torch.no_grad():
             places = self.encode(images[:1])[0, 0].numel()
         spread = (self.codebook - self.codebook.mean(0)).square().sum(1).mean().sqrt()

@@ -143,6 +143,16 @@ def _ranks(
 def broken_mask(mask: Bool[Tensor, "batch 1 height width"]) -> Bool[Tensor, "batch 1 height width"]:
     """Swap the halves of masks, top with bottom and left with right: the same area in another shape.
 
+    Parameters
+    ----------
+    mask
+        What is kept, of shape (batch, 1, height, width).
+
+    Returns
+    -------
+    Tensor of shape (batch, 1, height, width)
+        Masks of the same shape and area.
+
     Examples
     --------
     >>> broken_mask(torch.tensor([[[[True, False], [False, False]]]]))
@@ -220,6 +230,11 @@ def segment_alignment(
     objects
         True on the object.
 
+    Returns
+    -------
+    Tensor of shape (batch,)
+        One cosine for each image.
+
     Examples
     --------
     >>> segments = torch.tensor([[[0, 1, 2]]])
@@ -236,6 +251,20 @@ def top_segments(
 ) -> Bool[Tensor, "batch 1 height width"]:
     """Return the places of the `k` segments with the greatest weights.
 
+    Parameters
+    ----------
+    weights
+        Weight of each segment, of shape (batch, segments).
+    segments
+        Number of the segment at each place, of shape (batch, height, width).
+    k
+        How many segments to keep.
+
+    Returns
+    -------
+    Tensor of shape (batch, 1, height, width)
+        True at each place of these segments.
+
     Examples
     --------
     >>> top_segments(torch.tensor([[0.1, 0.9]]), torch.tensor([[[0, 1]]]), k=1)
@@ -249,6 +278,16 @@ def top_segments(
 
 def jaccard(a: Bool[Tensor, " batch *places"], b: Bool[Tensor, " batch *places"]) -> Float[Tensor, " batch"]:
     """Return the share of places in both sets of those in either, 1 for two empty sets.
+
+    Parameters
+    ----------
+    a, b
+        Sets of places, of shape (batch, ...).
+
+    Returns
+    -------
+    Tensor of shape (batch,)
+        One share from 0 to 1 for each pair.
 
     Examples
     --------

@@ -148,6 +148,11 @@ class LayerMaskedModel(nn.Module):
         mask
             (batch, 1, height, width) or (batch, height, width), True or 1 where kept; nothing is hidden without one.
             One image goes with many masks, and one mask with many images.
+
+        Returns
+        -------
+        Tensor
+            The network's output, one row for each image.
         """
         if mask is None:
             return self.model(x)
@@ -257,6 +262,11 @@ def neighbor_pad(
         (batch, 1, height, width) or (batch, height, width), True or 1 where kept.
     steps
         Width of the band; ``dilation (kernel - 1)`` is all that a convolution's kept outputs can see.
+
+    Returns
+    -------
+    tuple[Tensor of shape (batch, channels, height, width), Tensor]
+        The filled images, and the mask grown by the band.
 
     Raises
     ------

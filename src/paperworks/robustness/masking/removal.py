@@ -35,6 +35,11 @@ def paint(
         image's own mean colour; ``blur-grey``, grey whose edge is blurred inwards (5 x 5, standard deviation 1); or a
         colour with a number for each channel.
 
+    Returns
+    -------
+    Tensor of shape (batch, channels, height, width)
+        Painted images of the same shape.
+
     Raises
     ------
     ValueError
@@ -134,13 +139,31 @@ class MaskedImageClassifier:
     def of_mask(
         self, masks: Tensor, images: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "n classes"]:
-        """Return the same with the mask first: the function that Captum's perturbations take."""
+        """Return the same with the mask first: the function that Captum's perturbations take.
+
+        Parameters
+        ----------
+        masks
+            What is kept, one mask for each row of the output.
+        images
+            Images of shape (batch, channels, height, width).
+
+        Returns
+        -------
+        Tensor of shape (n, classes)
+            Logits of shape (n, classes).
+        """
         return self(images, masks)
 
     def predict_proba(self, images: np.ndarray, masks: np.ndarray) -> np.ndarray:
         """Return probabilities of images (n, height, width, channels) and masks (n, height, width), as LIME takes them.
 
         Bytes are scaled to [0, 1].
+
+        Returns
+        -------
+        ndarray
+            Probabilities of shape (n, classes), in float64.
         """
         scale = 255 if images.dtype == np.uint8 else 1
         different = images[:1] if images.strides[0] == 0 else images  # one image seen through many masks

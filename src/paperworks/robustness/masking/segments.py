@@ -23,6 +23,11 @@ def grid_segments(height: int, width: int, side: int = 16) -> Int64[Tensor, "hei
     side
         Of a square; those at the right and the bottom may be cut.
 
+    Returns
+    -------
+    Tensor of shape (height, width)
+        Number of the square at each place, from 0.
+
     Raises
     ------
     ValueError
@@ -42,6 +47,16 @@ def grid_segments(height: int, width: int, side: int = 16) -> Int64[Tensor, "hei
 def grid_segmenter(side: int = 16) -> Segmenter:
     """Return a segmenter into squares.
 
+    Parameters
+    ----------
+    side
+        Side of the squares, in pixels.
+
+    Returns
+    -------
+    Segmenter
+        Maps an image (height, width, channels) to the numbers of its segments.
+
     Examples
     --------
     >>> grid_segmenter(side=8)(np.zeros((8, 16, 3)))[0, [0, 15]]
@@ -53,6 +68,16 @@ def grid_segmenter(side: int = 16) -> Segmenter:
 
 def slic_segmenter(n_segments: int = 250) -> Segmenter:
     """Return scikit-image's SLIC as a segmenter; it makes about as many segments as asked for.
+
+    Parameters
+    ----------
+    n_segments
+        How many segments to make, about.
+
+    Returns
+    -------
+    Segmenter
+        Maps an image (height, width, channels) to the numbers of its segments.
 
     Raises
     ------
@@ -75,6 +100,22 @@ def quickshift_segmenter(
 ) -> Segmenter:
     """Return scikit-image's quickshift as a segmenter, by default with the paper's settings; LIME's kernel is 4.
 
+    Parameters
+    ----------
+    kernel_size
+        Width of the kernel that smooths the density.
+    max_dist
+        Greatest distance in the tree; larger gives fewer segments.
+    ratio
+        Weight of colour against distance in space.
+    random_state
+        Seed of the random numbers.
+
+    Returns
+    -------
+    Segmenter
+        Maps an image (height, width, channels) to the numbers of its segments.
+
     Raises
     ------
     ImportError
@@ -94,6 +135,16 @@ def keep_segments(
     segments: Int64[Tensor, "batch height width"], kept: Bool[Tensor, "batch segments"]
 ) -> Bool[Tensor, "batch 1 height width"]:
     """Turn a choice of segments into a mask, by one gather.
+
+    Parameters
+    ----------
+    kept
+        Which segments are kept, of shape (batch, segments).
+
+    Returns
+    -------
+    Tensor of shape (batch, 1, height, width)
+        True at each place that is kept.
 
     Examples
     --------

@@ -153,7 +153,22 @@ class MaskedTensor2d(Tensor):
     def like(
         self, values: Tensor, region: Region | None = None, axes: tuple[int, ...] | None = None
     ) -> "MaskedTensor2d":
-        """Return other values with the same mask or another."""
+        """Return other values with the same mask or another.
+
+        Parameters
+        ----------
+        values
+            Values that fit the mask, of any number of channels.
+        region
+            The mask, by default this one's.
+        axes
+            Axes of height and width, by default this one's.
+
+        Returns
+        -------
+        MaskedTensor2d
+            The values with their mask.
+        """
         return masked(
             values, self.region if region is None else region, self.axes if axes is None else axes, self.propagation
         )

@@ -61,6 +61,18 @@ def _clopper_pearson(counts: np.ndarray, n: int, alpha: float) -> np.ndarray:
 def two_sided_p_value(count: Counts, n: Counts) -> Float[np.ndarray, "*shape"]:
     """Test whether two outcomes are equally likely: the probability of a split of `n` at least as uneven.
 
+    Parameters
+    ----------
+    count
+        How often one of the two outcomes occurred.
+    n
+        How many trials there were.
+
+    Returns
+    -------
+    ndarray of shape (...)
+        One p-value for each count.
+
     Raises
     ------
     ValueError

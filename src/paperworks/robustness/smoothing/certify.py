@@ -51,13 +51,32 @@ class CertificationResult:
 
     @classmethod
     def of(cls, predictions: Sequence[int], radii: Sequence[float]) -> "CertificationResult":
-        """Make a result of classes and radii that come from elsewhere, such as a file."""
+        """Make a result of classes and radii that come from elsewhere, such as a file.
+
+        Parameters
+        ----------
+        predictions
+            Class of each image, -1 where it was abstained on.
+        radii
+            Certified radius of each image, in the unit of the pixels.
+
+        Returns
+        -------
+        CertificationResult
+            The result, with counts of draws that are zero.
+        """
         classes, zero = np.asarray(predictions, dtype=int), np.zeros(len(predictions), dtype=int)
         return cls(classes, np.asarray(radii, dtype=float), classes, zero, zero)
 
     @classmethod
     def concatenate(cls, parts: Iterable["CertificationResult"]) -> "CertificationResult":
-        """Join the certificates of the parts of a data set, in order."""
+        """Join the certificates of the parts of a data set, in order.
+
+        Returns
+        -------
+        CertificationResult
+            One result over all images, in the order of the parts.
+        """
         columns = zip(*([getattr(part, field.name) for field in fields(cls)] for part in parts), strict=True)
         return cls(*(np.concatenate(column) for column in columns))
 
@@ -65,7 +84,18 @@ class CertificationResult:
         return len(self.predictions)
 
     def correct(self, labels: Any) -> Bool[np.ndarray, " images"]:
-        """Return which images are certified to be of their class."""
+        """Return which images are certified to be of their class.
+
+        Parameters
+        ----------
+        labels
+            Classes of the images, of shape (images,).
+
+        Returns
+        -------
+        ndarray of shape (images,)
+            True for each image that is certified and right.
+        """
         classes = np.asarray(labels)
         if classes.shape != self.predictions.shape:
             raise ValueError(f"labels has shape {classes.shape}; it takes one for each of the {len(self)} images")
@@ -182,6 +212,24 @@ class Smooth:
 
         The parameters are those of `certify`; the class is that of the smoothed classifier except with probability
         `alpha`.
+
+        Parameters
+        ----------
+        x
+            One image, of shape (channels, height, width).
+        n
+            Number of noisy copies to classify.
+        alpha
+            Probability that the answer is another class than the smoothed classifier's.
+        batch_size
+            Copies that go through at once.
+        generator
+            What draws the noise, torch's global generator by default.
+
+        Returns
+        -------
+        int
+            The class, or -1 where it abstains.
         """
         check_number("alpha", alpha, gt=0, lt=1)
         with self._asking():

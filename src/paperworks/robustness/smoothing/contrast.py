@@ -28,12 +28,17 @@ def info_nce(
     Parameters
     ----------
     f
-        Representations.
+        Representations in rows, of shape (batch, features).
     g
         Targets, through which no gradient flows: row `i` belongs to row `i` of `f`, and further rows, such as those of
         other workers, are negatives.
     tau
         Temperature. Default 0.2, of the paper.
+
+    Returns
+    -------
+    Tensor without axes
+        The loss, one number for the batch.
 
     Raises
     ------
@@ -196,6 +201,11 @@ def consistency_regularizer(
         ``default``: ``lam`` times the mean divergence KL(mean, copy), plus ``eta`` times the entropy of the mean;
         ``xent``: ``lam`` times both; ``kl``: ``lam`` times the divergence; ``mse``: ``lam`` times the squared distance
         of the first two predictions.
+
+    Returns
+    -------
+    Tensor without axes
+        The loss, one number for the batch.
 
     Raises
     ------

@@ -68,14 +68,33 @@ class RRCMConvNet(NoiseConditionedEncoder):
     def encode(
         self, x: Float[Tensor, "batch channels height width"], embedding: Float[Tensor, "levels features"]
     ) -> Float[Tensor, "batch features"]:
-        """Return the means over places of the last stage."""
+        """Return the means over places of the last stage.
+
+        Parameters
+        ----------
+        x
+            Images of shape (batch, channels, height, width).
+        embedding
+            Embedded noise levels: one row for all images, or one for each.
+
+        Returns
+        -------
+        Tensor of shape (batch, features)
+            One row of features for each image.
+        """
         h = self.first(x.contiguous(memory_format=torch.channels_last))
         for part in self.parts:
             h = part(h, embedding) if isinstance(part, _Block) else part(h)
         return h.mean((2, 3))
 
     def stages(self) -> list[list[nn.Parameter]]:
-        """Return the parameters of the first layer, then those of each block or halving."""
+        """Return the parameters of the first layer, then those of each block or halving.
+
+        Returns
+        -------
+        list[list[nn.Parameter]]
+            One list of parameters for each part, the first layer's first.
+        """
         return [list(part.parameters()) for part in (self.first, *self.parts)]
 
 

@@ -17,6 +17,20 @@ def certified_accuracy_curve(result: CertificationResult, labels: Labels, radii:
 
     An image that the classifier abstains on is an error at every radius.
 
+    Parameters
+    ----------
+    result
+        Classes and radii of the images.
+    labels
+        Classes of the images, of shape (images,).
+    radii
+        Radii to ask of, in the unit of the pixels.
+
+    Returns
+    -------
+    ndarray of shape (radii,)
+        Shares from 0 to 1, one for each radius.
+
     Raises
     ------
     ValueError
@@ -44,9 +58,14 @@ def certified_accuracy_envelope(
     results
         For each noise level, the certificates of the same images.
     labels
-        Their classes.
+        Classes of the images, of shape (images,).
     radii
         Radii of the curve.
+
+    Returns
+    -------
+    tuple[ndarray of shape (radii,), ndarray of shape (radii,)]
+        Shares from 0 to 1 and noise levels, one of each for each radius.
 
     Raises
     ------
@@ -69,6 +88,18 @@ def average_certified_radius(result: CertificationResult, labels: Labels) -> flo
     """Return the mean certified radius of images, 0 for those whose class is wrong or that are abstained on.
 
     Source: MACER (arXiv 2001.02378).
+
+    Parameters
+    ----------
+    result
+        Classes and radii of the images.
+    labels
+        Classes of the images, of shape (images,).
+
+    Returns
+    -------
+    float
+        The mean radius, in the unit of the pixels.
 
     Raises
     ------

@@ -39,16 +39,48 @@ class NoiseConditionedEncoder(nn.Module, ABC):
     def encode(
         self, x: Float[Tensor, "batch channels height width"], embedding: Float[Tensor, "levels features"]
     ) -> Float[Tensor, "batch features"]:
-        """Return features before the last normalisation, of scaled images and one embedded level or one for each."""
+        """Return features before the last normalisation, of scaled images and one embedded level or one for each.
+
+        Parameters
+        ----------
+        x
+            Images of shape (batch, channels, height, width).
+        embedding
+            Embedded noise levels: one row for all images, or one for each.
+
+        Returns
+        -------
+        Tensor of shape (batch, features)
+            Features before the last normalisation, one row for each image.
+        """
 
     @abstractmethod
     def stages(self) -> list[list[nn.Parameter]]:
-        """Return the parameters of its parts in order of depth, for rates of learning that differ."""
+        """Return the parameters of its parts in order of depth, for rates of learning that differ.
+
+        Returns
+        -------
+        list[list[nn.Parameter]]
+            One list of parameters for each part, the first layer's first.
+        """
 
     def raw_features(
         self, x: Float[Tensor, "batch channels height width"], t: Level
     ) -> Float[Tensor, "batch features"]:
-        """Return features before the last normalisation."""
+        """Return features before the last normalisation.
+
+        Parameters
+        ----------
+        x
+            Images of shape (batch, channels, height, width).
+        t
+            Noise level, one number or one for each image.
+
+        Returns
+        -------
+        Tensor of shape (batch, features)
+            Features before the last normalisation, one row for each image.
+        """
         level = torch.as_tensor(t, dtype=x.dtype, device=x.device).reshape(-1)
         if len(level) not in (1, len(x)) or not (level > 0).all():
             raise ValueError(f"t is {t!r}; it takes a noise level above 0, or one for each of the {len(x)} images")
@@ -56,13 +88,35 @@ class NoiseConditionedEncoder(nn.Module, ABC):
         return self.encode(x * scale[:, None, None, None], sinusoidal_embedding(level, self.width))
 
     def features(self, x: Float[Tensor, "batch channels height width"], t: Level) -> Float[Tensor, "batch features"]:
-        """Return the normalised features of images at noise level `t`."""
+        """Return the normalised features of images at noise level `t`.
+
+        Parameters
+        ----------
+        x
+            Images of shape (batch, channels, height, width).
+
+        Returns
+        -------
+        Tensor of shape (batch, features)
+            Normalised features, one row for each image.
+        """
         return self.norm(self.raw_features(x, t))
 
     def forward(
         self, x: Float[Tensor, "batch channels height width"], t: Level
     ) -> tuple[Float[Tensor, "batch out"], Float[Tensor, "batch features"]]:
-        """Return projection and feature of images at noise level `t`, one number or one for each image."""
+        """Return projection and feature of images at noise level `t`, one number or one for each image.
+
+        Parameters
+        ----------
+        x
+            Images of shape (batch, channels, height, width).
+
+        Returns
+        -------
+        tuple[Tensor of shape (batch, out), Tensor of shape (batch, features)]
+            Projections, of shape (batch, out), and features, of shape (batch, features).
+        """
         feature = self.features(x, t)
         return self.projector(feature), feature
 

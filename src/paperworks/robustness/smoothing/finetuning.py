@@ -75,13 +75,30 @@ class RRCMClassifier(nn.Module):
         self.train()
 
     def train(self, mode: bool = True) -> "RRCMClassifier":
-        """Set the mode of the head; the encoder's is evaluation."""
+        """Set the mode of the head; the encoder's is evaluation.
+
+        Returns
+        -------
+        RRCMClassifier
+            The classifier itself, as `nn.Module.train` returns it.
+        """
         super().train(mode)
         self.encoder.eval()
         return self
 
     def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
-        """Return logits of images with their noise."""
+        """Return logits of images with their noise.
+
+        Parameters
+        ----------
+        x
+            Images of shape (batch, channels, height, width).
+
+        Returns
+        -------
+        Tensor of shape (batch, classes)
+            Logits, one row for each image.
+        """
         features = self.encoder.features if self.normalized else self.encoder.raw_features
         return self.head(features(x, self.level))
 
@@ -98,6 +115,11 @@ def layerwise_groups(classifier: RRCMClassifier, lr: float, decay: float = 0.75)
     decay
         By how much the rate is multiplied from each stage of the encoder to the one before. The paper takes 0.75 for
         CIFAR-10 (0.65 at sigma 1) and 0.65 for ImageNet.
+
+    Returns
+    -------
+    list[dict[str, Any]]
+        Groups of parameters with ``lr``, as optimisers of torch take them.
 
     Raises
     ------

@@ -40,7 +40,7 @@ def random_views(
     Parameters
     ----------
     x
-        The images.
+        Images of shape (batch, channels, height, width).
     scale
         Least and greatest share of an image's area that is kept. Default 0.4 to 1, of the paper. The ratio of width to
         height varies between 3/4 and 4/3 as far as it fits.
@@ -48,6 +48,11 @@ def random_views(
         Whether images are mirrored.
     generator
         Of the crops, on the device of `x`.
+
+    Returns
+    -------
+    Tensor of shape (batch, channels, height, width)
+        Views of the shape of the images.
 
     Raises
     ------

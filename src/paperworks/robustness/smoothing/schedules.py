@@ -48,7 +48,13 @@ class KarrasGrid:
         check_number("rho", self.rho, gt=0)
 
     def levels(self, n: int) -> Float[Tensor, " n"]:
-        """Return `n` levels, at least two, in falling order."""
+        """Return `n` levels, at least two, in falling order.
+
+        Returns
+        -------
+        Tensor of shape (n,)
+            Noise levels in falling order, in the unit of the pixels.
+        """
         check_count("n", n, at_least=2)
         greatest, least = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
         levels = torch.linspace(greatest, least, n, dtype=torch.float64) ** self.rho
@@ -57,6 +63,11 @@ class KarrasGrid:
 
     def nearest(self, t: float, n: int) -> float:
         """Return that one of `n` levels which is nearest to `t`.
+
+        Returns
+        -------
+        float
+            One of the levels, in the unit of the pixels.
 
         Raises
         ------

@@ -84,14 +84,33 @@ class RRCMViT(NoiseConditionedEncoder):
 
     @classmethod
     def of_size(cls, size: ViTSize, **kwargs: Any) -> "RRCMViT":
-        """Make one of a size with a name: ``tiny`` for tests, the paper's ``small`` (rRCM-S) or ``base`` (rRCM-B)."""
+        """Make one of a size with a name: ``tiny`` for tests, the paper's ``small`` (rRCM-S) or ``base`` (rRCM-B).
+
+        Returns
+        -------
+        RRCMViT
+            An untrained network of that size.
+        """
         check_choice("size", size, SIZES)
         return cls(**{**SIZES[size], **kwargs})
 
     def encode(
         self, x: Float[Tensor, "batch channels height width"], embedding: Float[Tensor, "levels features"]
     ) -> Float[Tensor, "batch features"]:
-        """Return the class token after the last block."""
+        """Return the class token after the last block.
+
+        Parameters
+        ----------
+        x
+            Images of shape (batch, channels, height, width).
+        embedding
+            Embedded noise levels: one row for all images, or one for each.
+
+        Returns
+        -------
+        Tensor of shape (batch, features)
+            One row of features for each image.
+        """
         patches = self.patches(x).flatten(2).transpose(1, 2)
         first = self.class_token.expand(len(x), -1, -1)
         level = embedding[:, None].expand(len(x), -1, -1)
@@ -101,7 +120,13 @@ class RRCMViT(NoiseConditionedEncoder):
         return tokens[:, 0]
 
     def stages(self) -> list[list[nn.Parameter]]:
-        """Return the parameters of the tokens, then those of each block."""
+        """Return the parameters of the tokens, then those of each block.
+
+        Returns
+        -------
+        list[list[nn.Parameter]]
+            One list of parameters for each part, the tokens' first.
+        """
         return [
             [self.class_token, self.positions, *self.patches.parameters()],
             *(list(block.parameters()) for block in self.blocks),
