@@ -16,7 +16,7 @@ from torch import Tensor
 
 from paperworks.core.validation import check_choice, check_count, check_number
 from paperworks.diffusion.models import PredictionType
-from paperworks.diffusion.sampling import per_sample
+from paperworks.diffusion.sampling import check_sample, per_sample
 from paperworks.diffusion.schedules import DiscreteVP, NoiseScheduleVP
 
 # What the configurations of diffusers call a prediction, and what this package does.
@@ -107,6 +107,12 @@ class DropInScheduler:
         """Say at which entry of `timesteps` the trajectory starts, as a pipeline does that starts from an image."""
         self.begin_index = check_count("begin_index", begin_index, at_least=0)
 
+    def _output(self, following: Tensor, last: bool, return_dict: bool) -> SchedulerOutput | tuple[Tensor]:
+        """Return what `step` does, after the last step a finite sample only: one check for the whole trajectory."""
+        if last:
+            check_sample(following, "model_output")
+        return SchedulerOutput(following) if return_dict else (following,)
+
     def _start(self, timestep: Any) -> int:
         """Return the entry of `timesteps` at which a trajectory starts."""
         if self.num_inference_steps is None:
@@ -140,8 +146,9 @@ class Scheduler(DropInScheduler):
         Raises
         ------
         ValueError
-            Where a step lies outside the training's.
+            Where a step lies outside the training's, or the shapes differ.
         """
+        check_alike("noise", noise, "original_samples", original_samples)
         steps = torch.as_tensor(timesteps).reshape(-1).double()
         if not bool(((steps >= 0) & (steps <= self.schedule.total - 1)).all()):
             raise ValueError(f"timesteps is {timesteps!r}; it takes steps from 0 to {self.schedule.total - 1}")
@@ -153,6 +160,12 @@ class Scheduler(DropInScheduler):
 
     def __len__(self) -> int:
         return self.schedule.total
+
+
+def check_alike(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+    """Raise ValueError where two tensors differ in shape: broadcasting would hide a mistake."""
+    if tensor.shape != other.shape:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}; it takes that of {other_name}, {tuple(other.shape)}")
 
 
 def custom_timesteps(timesteps: Sequence[float] | Tensor, total: int) -> list[float]:

@@ -15,11 +15,11 @@ from paperworks.diffusion.dpm_solver.correction import dynamic_thresholding
 from paperworks.diffusion.dpm_solver.exponential import AlgorithmType, Form, SolverType
 from paperworks.diffusion.dpm_solver.plans import Stage
 from paperworks.diffusion.sampling import (
+    Buffers,
     Callback,
     ModelFn,
     SampleResult,
     SamplingStep,
-    buffers,
     check_sample,
     check_state,
     combine,
@@ -331,7 +331,7 @@ class DPMSolver:
         scaled = self.form.data and self.correcting_x0_fn is None
         if scaled:
             plan = plans.scaled(plan)
-        spare = buffers(x, depth) if scaled else None
+        spare = Buffers(x, depth) if scaled else None
         base = state = x
         main = torch.empty_like(x)
         inner = main if all(stage.advances for stage in plan) else torch.empty_like(x)

@@ -11,7 +11,7 @@ from paperworks.core.validation import check_choice, check_count, check_number
 from paperworks.diffusion.inversion.ddim import ddim_coefficients
 from paperworks.diffusion.models import to_noise
 from paperworks.diffusion.sampling import combine
-from paperworks.diffusion.schedulers import PREDICTION_TYPES, Scheduler, SchedulerOutput
+from paperworks.diffusion.schedulers import PREDICTION_TYPES, Scheduler, SchedulerOutput, check_alike
 from paperworks.diffusion.schedules import SKIP_TYPES, SkipType, time_grid
 
 
@@ -85,10 +85,7 @@ class _TwoStepScheduler(Scheduler):
         ValueError
             Where the shapes differ.
         """
-        if model_output.shape != sample.shape:
-            raise ValueError(
-                f"model_output has shape {tuple(model_output.shape)}; it takes that of sample, {tuple(sample.shape)}"
-            )
+        check_alike("model_output", model_output, "sample", sample)
         i = self._start(timestep) if self.step_index is None else self.step_index
         if i == self.num_inference_steps:
             raise RuntimeError(f"step was called after the last of {i} steps; set_timesteps starts anew")
@@ -105,7 +102,7 @@ class _TwoStepScheduler(Scheduler):
             following = combine((g, a - g * a_before, b - g * b_before), (self.previous_sample, sample, noise))
         self.previous_sample = sample
         self.step_index = i + 1
-        return SchedulerOutput(following) if return_dict else (following,)
+        return self._output(following, self.step_index == self.num_inference_steps, return_dict)
 
 
 class BDIADDIMScheduler(_TwoStepScheduler):

@@ -11,7 +11,7 @@ from paperworks.core.validation import check_choice, check_count, check_number
 from paperworks.diffusion.poisson_flow.noise import PFGMPPNoise
 from paperworks.diffusion.poisson_flow.sampler import edm_grid
 from paperworks.diffusion.sampling import combine, per_sample
-from paperworks.diffusion.schedulers import DropInScheduler, SchedulerOutput
+from paperworks.diffusion.schedulers import DropInScheduler, SchedulerOutput, check_alike
 
 Prediction = Literal["sample", "epsilon", "v"]
 
@@ -101,6 +101,7 @@ class PFGMPPScheduler(DropInScheduler):
         timesteps: Float[Tensor, "..."],
     ) -> Float[Tensor, " batch *shape"]:
         """Return the samples with noise of scale 1 (`PFGMPPNoise.sample`) at the noise levels of `timesteps`."""
+        check_alike("noise", noise, "original_samples", original_samples)
         times = timesteps.double().reshape(-1)
         sigma = (4 * times).exp() if self.config.prediction_type == "v" else times
         return original_samples + per_sample(sigma, original_samples) * noise
@@ -135,10 +136,7 @@ class PFGMPPScheduler(DropInScheduler):
         ValueError
             Where the shapes differ.
         """
-        if model_output.shape != sample.shape:
-            raise ValueError(
-                f"model_output has shape {tuple(model_output.shape)}; it takes that of sample, {tuple(sample.shape)}"
-            )
+        check_alike("model_output", model_output, "sample", sample)
         index = self._index(timestep)
         if index == len(self.timesteps):
             raise RuntimeError(f"step was called after the last of {index} evaluations; set_timesteps starts anew")
@@ -152,7 +150,7 @@ class PFGMPPScheduler(DropInScheduler):
             h = self._sigmas[i] - self._sigmas[i - 1]
             following = combine((1.0, 0.5 * h, 0.5 * h), (self._base, self._first, slope))
         self.step_index = index + 1
-        return SchedulerOutput(following) if return_dict else (following,)
+        return self._output(following, self.step_index == len(self.timesteps), return_dict)
 
     def _index(self, timestep: float | Tensor) -> int:
         if self.step_index is not None:
