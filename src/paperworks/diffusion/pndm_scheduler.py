@@ -102,6 +102,13 @@ class PNDMScheduler(Scheduler):
     def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
         """Choose the timesteps and begin a new trajectory.
 
+        Parameters
+        ----------
+        num_inference_steps
+            How many steps the sampler takes.
+        device
+            Device of the timesteps, by default the CPU.
+
         Raises
         ------
         ValueError
@@ -149,6 +156,11 @@ class PNDMScheduler(Scheduler):
             What the call before returned.
         return_dict
             Return an object with `prev_sample`; else a tuple.
+
+        Returns
+        -------
+        SchedulerOutput | tuple[Tensor]
+            The next state, in a `SchedulerOutput` or a tuple of one.
 
         Raises
         ------

@@ -53,6 +53,20 @@ def training_betas(num_train_timesteps: int, beta_start: float, beta_end: float,
     ``linear`` (DDPM), ``scaled_linear`` (linear in the square root, latent diffusion) or ``squaredcos_cap_v2``
     (improved DDPM, at most 0.999).
 
+    Parameters
+    ----------
+    num_train_timesteps
+        Number of forward steps.
+    beta_start, beta_end
+        First and last variance, which ``squaredcos_cap_v2`` doesn't read.
+    beta_schedule
+        One of the three names.
+
+    Returns
+    -------
+    ndarray
+        The variances, of shape (num_train_timesteps,).
+
     Examples
     --------
     >>> training_betas(3, 0.1, 0.3, "linear").round(3).tolist()
@@ -90,6 +104,16 @@ class DropInScheduler:
     def from_config(cls: type[AnyScheduler], config: Mapping[str, Any], **changes: Any) -> AnyScheduler:
         """Make a scheduler from the configuration of another one; settings that it doesn't have are left out.
 
+        Parameters
+        ----------
+        config
+            Settings by their names, as ``scheduler.config`` holds them.
+
+        Returns
+        -------
+        AnyScheduler
+            A scheduler with these settings and the `changes`.
+
         Examples
         --------
         >>> from paperworks.diffusion import DPMSolverScheduler
@@ -100,11 +124,30 @@ class DropInScheduler:
         return cls(**{name: value for name, value in {**config, **changes}.items() if name in known})
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
-        """Return what the network takes: here the sample itself."""
+        """Return what the network takes: here the sample itself.
+
+        Parameters
+        ----------
+        sample
+            The state, of shape (batch, ...).
+        timestep
+            The entry of `timesteps` at hand, which is not needed.
+
+        Returns
+        -------
+        Tensor
+            The sample itself, unchanged.
+        """
         return sample
 
     def set_begin_index(self, begin_index: int = 0) -> None:
-        """Say at which entry of `timesteps` the trajectory starts, as a pipeline does that starts from an image."""
+        """Say at which entry of `timesteps` the trajectory starts, as a pipeline does that starts from an image.
+
+        Parameters
+        ----------
+        begin_index
+            Number of the entry of `timesteps`, from 0.
+        """
         self.begin_index = check_count("begin_index", begin_index, at_least=0)
 
     def _start(self, timestep: Any) -> int:
@@ -136,6 +179,20 @@ class Scheduler(DropInScheduler):
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Return the samples with the noise of the given steps, one for all or one per sample.
+
+        Parameters
+        ----------
+        original_samples
+            Clean samples, of shape (batch, ...).
+        noise
+            Standard normal noise, of shape (batch, ...).
+        timesteps
+            Timesteps of the noise, one for all or one for each sample.
+
+        Returns
+        -------
+        Tensor
+            Noisy samples, of shape (batch, ...).
 
         Raises
         ------

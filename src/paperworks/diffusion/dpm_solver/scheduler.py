@@ -105,7 +105,18 @@ class DPMSolverScheduler(Scheduler):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], **changes: Any) -> "DPMSolverScheduler":
-        """Make a scheduler from the configuration of another one; settings that it doesn't have are left out."""
+        """Make a scheduler from the configuration of another one; settings that it doesn't have are left out.
+
+        Parameters
+        ----------
+        config
+            Settings by their names, as ``scheduler.config`` holds them.
+
+        Returns
+        -------
+        DPMSolverScheduler
+            A scheduler with these settings and the `changes`.
+        """
         translated: dict[str, Any] = {}
         if config.get("use_karras_sigmas"):
             translated["skip_type"] = "karras"
@@ -181,6 +192,11 @@ class DPMSolverScheduler(Scheduler):
             Source of the noise, for the SDE.
         return_dict
             Whether to return an object with `prev_sample`, or a tuple.
+
+        Returns
+        -------
+        SchedulerOutput | tuple[Tensor]
+            The next state, in a `SchedulerOutput` or a tuple of one.
 
         Raises
         ------

@@ -165,6 +165,11 @@ class DPMSolver:
         callback
             Called after each step.
 
+        Returns
+        -------
+        SampleResult
+            States at `t_end` in ``sample``, with the count of evaluations.
+
         Raises
         ------
         TypeError
@@ -231,6 +236,26 @@ class DPMSolver:
         The arguments are those of `sample`. An inversion followed by a sampling gives `x` back only up to the errors
         of both.
 
+        Parameters
+        ----------
+        x
+            Data or samples at `t_start`, of shape (batch, ...).
+        steps
+            Number of steps, at least one.
+        order
+            Order of the solver, 1 to 3.
+        skip_type
+            How the times between are spaced, as in `time_grid`.
+        method
+            Kind of the solver, as in `sample`.
+        t_start, t_end
+            First and last time, by default those of the schedule.
+
+        Returns
+        -------
+        SampleResult
+            States at `t_end` in ``sample``, with the count of evaluations.
+
         Raises
         ------
         ValueError
@@ -255,11 +280,16 @@ class DPMSolver:
         Parameters
         ----------
         x0
-            Data.
+            Clean samples, of shape (batch, ...).
         t
             One time, or one per sample.
         generator, noise
             Where the noise comes from, or the noise itself.
+
+        Returns
+        -------
+        Tensor of shape (batch, ...)
+            Noisy samples at time `t`, of shape (batch, ...).
 
         Raises
         ------

@@ -45,7 +45,13 @@ class _TwoStepScheduler(Scheduler):
         self.previous_sample: Tensor | None = None
 
     def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
-        """Place `num_inference_steps` steps, at least 2, and start anew."""
+        """Place `num_inference_steps` steps, at least 2, and start anew.
+
+        Parameters
+        ----------
+        device
+            Device of the timesteps, by default the CPU.
+        """
         n = check_count("num_inference_steps", num_inference_steps, at_least=2)
         grid = time_grid(self.schedule, n, self.schedule.t_max, self.schedule.t_min, self.config.skip_type)
         self._times = grid if self.toward_data else grid[::-1]
@@ -77,6 +83,11 @@ class _TwoStepScheduler(Scheduler):
             Not used: pipelines pass one to every scheduler.
         return_dict
             Whether to return an object with `prev_sample`, or a tuple.
+
+        Returns
+        -------
+        SchedulerOutput | tuple[Tensor]
+            The next state, in a `SchedulerOutput` or a tuple of one.
 
         Raises
         ------
@@ -143,6 +154,13 @@ class BDIADDIMScheduler(_TwoStepScheduler):
 
 class BDIADDIMInverseScheduler(_TwoStepScheduler):
     """The way back of `BDIADDIMScheduler`, from data to noise; its arguments are the same, gamma is not 0.
+
+    Parameters
+    ----------
+    num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, prediction_type, skip_type
+        As in `BDIADDIMScheduler`.
+    gamma
+        Share of the correction, above 0 and at most 1.
 
     Examples
     --------
