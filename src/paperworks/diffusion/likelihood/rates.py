@@ -41,6 +41,11 @@ def composite_smoothness(betas: Sequence[float], ts: Sequence[float]) -> tuple[f
     ``betas[i]`` times ``min(beta, 1)`` of all that are applied after it, and the worst ``t/beta`` governs
     (arXiv 2105.04046, section 3).
 
+    Returns
+    -------
+    tuple[float, float]
+        The smoothness and the number of variables of the worst map.
+
     Examples
     --------
     >>> composite_smoothness([2.0, 0.5], [4, 1])
@@ -67,11 +72,16 @@ def sieve_rates(n: int, beta: float, t: float, sigma: float = 0.0) -> SieveRates
     Parameters
     ----------
     n
-        Sample size.
+        Number of samples, at least one.
     beta, t
         Smoothness and dimension of the generator, or what `composite_smoothness` says of it.
     sigma
         Standard deviation of the noise that the data have of themselves, relative to their scale.
+
+    Returns
+    -------
+    SieveRates
+        The rates in both distances, and the best noise level.
 
     Examples
     --------

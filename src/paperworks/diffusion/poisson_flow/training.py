@@ -45,7 +45,20 @@ class EDMPrecond(nn.Module):
     def forward(
         self, x: Float[Tensor, " batch *shape"], sigma: float | Float[Tensor, "..."], *conditions: Any
     ) -> Float[Tensor, " batch *shape"]:
-        """Return the denoised `x` at noise level `sigma`, one for all or one per sample."""
+        """Return the denoised `x` at noise level `sigma`, one for all or one per sample.
+
+        Parameters
+        ----------
+        x
+            Noisy samples, of shape (batch, ...).
+        sigma
+            Noise level, one for all or one for each sample.
+
+        Returns
+        -------
+        Tensor of shape (batch, ...)
+            Denoised samples, of shape (batch, ...).
+        """
         level = torch.as_tensor(sigma, dtype=torch.float64, device=x.device).reshape(-1).expand(len(x))
         total = (level.square() + self.sigma_data**2).sqrt()
         c_skip = per_sample(self.sigma_data**2 / total.square(), x)

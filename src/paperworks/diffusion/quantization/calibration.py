@@ -25,7 +25,7 @@ class CalibrationSet:
     Parameters
     ----------
     x
-        States.
+        States of shape (n, ...).
     t
         Times, as the network takes them.
     conditions
@@ -66,14 +66,40 @@ class CalibrationSet:
     def batches(
         self, size: int, device: torch.device | None = None
     ) -> Iterator[tuple[tuple[Tensor, ...], dict[str, Tensor]]]:
-        """Go through the set as positional and named arguments of the network."""
+        """Go through the set as positional and named arguments of the network.
+
+        Parameters
+        ----------
+        size
+            Rows of a batch, the last one perhaps smaller.
+        device
+            Where to put the batches, by default where the set is.
+
+        Returns
+        -------
+        Iterator[tuple[tuple[Tensor, ...], dict[str, Tensor]]]
+            Positional and named arguments, batch by batch.
+        """
         for start in range(0, len(self), check_count("size", size)):
             yield self.rows(slice(start, start + size), device)
 
     def rows(
         self, index: slice | Tensor, device: torch.device | None = None
     ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-        """Return some rows as positional and named arguments of the network."""
+        """Return some rows as positional and named arguments of the network.
+
+        Parameters
+        ----------
+        index
+            Which rows, as tensors are indexed.
+        device
+            Where to put them, by default where the set is.
+
+        Returns
+        -------
+        tuple[tuple[Tensor, ...], dict[str, Tensor]]
+            Some rows as positional and named arguments of the network.
+        """
         args = tuple(tensor[index].to(device) for tensor in (self.x, self.t, *self.conditions))
         return args, {name: tensor[index].to(device) for name, tensor in self.named.items()}
 
@@ -132,6 +158,11 @@ def collect_calibration(
     legacy_pairing
         Pair as the released code does by mistake: the state after the k-th step from the noise with the k-th time from
         the data.
+
+    Returns
+    -------
+    CalibrationSet
+        The inputs, as many as asked for.
 
     Raises
     ------
