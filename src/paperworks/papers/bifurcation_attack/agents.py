@@ -1,7 +1,6 @@
 """The agents of the experiments: trained through the simulation, distilled from that, or by stable-baselines3."""
 
 import math
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -12,10 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from paperworks.core.cache import cached_folder
 from paperworks.evidence import Run
 from paperworks.numerics import mlp, seeded, train
 from paperworks.robustness import BatteryDispatchEnv, Policy, charge, from_sb3, rollout
-from paperworks.testbeds import BuildingName, citylearn_building, code_digest
+from paperworks.testbeds import BuildingName, citylearn_building
 
 BINS = 20
 WEEK = 168
@@ -70,18 +70,6 @@ def simulated_cost(network: nn.Module, env: BatteryDispatchEnv, starts: Tensor, 
     return cost / hours
 
 
-def trained(run: Run, name: str, network: nn.Module, fit: Callable[[nn.Module], None], **inputs: Any) -> nn.Module:
-    """Return a network with the weights of the cache, or else fitted now."""
-
-    def build(folder: Path) -> None:
-        fit(network)
-        torch.save(network.state_dict(), folder / "weights.pt")
-
-    folder = run.cache(name, build, **inputs, code=code_digest(sys.modules[__name__]))
-    network.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
-    return network.eval().requires_grad_(False)
-
-
 def simulated_policy(run: Run, seed: int | None = None) -> Policy:
     """Return a policy with a continuous action, trained by the gradient of the cost through the simulation."""
     seed = run.seed if seed is None else seed
@@ -100,7 +88,7 @@ def simulated_policy(run: Run, seed: int | None = None) -> Policy:
         one_cycle(run, network, cost, steps, "simulated policy", clip=1.0)
 
     network = network_of(len(env.feature_names), 64, 64, 1, seed=seed)
-    trained(run, "battery-policy", network, fit, seed=seed, steps=steps, hours=hours)
+    run.trained("battery-policy", network, fit, seed=seed, steps=steps, hours=hours)
     return Policy(network, -1.0, 1.0, squash=True)
 
 
@@ -122,7 +110,7 @@ def distilled_policy(run: Run, seed: int | None = None) -> Policy:
         one_cycle(run, network, loss, steps, "distilled policy")
 
     network = network_of(len(environment().feature_names), 64, 64, BINS, seed=seed)
-    trained(run, "battery-distilled", network, fit, seed=seed, steps=steps)
+    run.trained("battery-distilled", network, fit, seed=seed, scale=run.scale, steps=steps)
     return Policy(network)
 
 
@@ -188,6 +176,5 @@ def _sb3_agent(run: Run, algorithm: Algorithm, env: Any, world: str, steps: int,
         agent.learn(steps, callback=report)
         agent.save(folder / "agent.zip")
 
-    inputs = {"algorithm": algorithm, "world": world, "steps": steps, "seed": seed}
-    folder = run.cache("rl-agent", build, **inputs, code=code_digest(sys.modules[__name__]))
-    return kind.load(folder / "agent.zip", device="cpu")
+    inputs = {"algorithm": algorithm, "world": world, "steps": steps, "options": options}
+    return kind.load(cached_folder("rl-agent", inputs, build, run.cache_folder) / "agent.zip", device="cpu")
