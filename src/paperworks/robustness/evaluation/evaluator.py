@@ -27,7 +27,7 @@ class FMRReport:
     Parameters
     ----------
     labels
-        Of the images.
+        Classes of the images.
     clean, reconstructed, perturbed
         Whether the model is right on the image, its reconstruction and the image made for it; the last two are as the
         first where the reconstruction was not validated.
@@ -190,7 +190,7 @@ class FMREvaluator:
     n_resamples
         Number of resamples behind the intervals.
     random_state
-        Of those; the same resamples are taken for every model.
+        Seed of those; the same resamples are taken for every model.
     held_out
         A judge that the search doesn't ask, to see whether labels are really kept.
     features
