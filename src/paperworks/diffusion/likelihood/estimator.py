@@ -115,7 +115,7 @@ class SingularDistributionEstimator(BaseEstimator):
     sigma_, perturbation_
         Noise level of the model and of the perturbation, on scaled data.
     mean_, scale_
-        Of the data.
+        Mean and scale of the data.
     history_
         Loss at every step.
     path_

@@ -18,7 +18,7 @@ class PPCA:
     Parameters
     ----------
     mean, loadings
-        Of the generator ``f(z) = mean + W z``.
+        Parts of the generator ``f(z) = mean + W z``.
     noise_variance
         Variance of the noise that maximises the likelihood.
     eigenvalues

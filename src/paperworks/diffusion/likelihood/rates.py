@@ -14,13 +14,13 @@ class SieveRates:
     Parameters
     ----------
     hellinger
-        Of the density of the (perturbed) data; at least 1 where the theory guarantees nothing.
+        Rate of the density of the (perturbed) data; at least 1 where the theory guarantees nothing.
     wasserstein
-        Of the distribution without noise, in Wasserstein-1 distance.
+        Rate of the distribution without noise, in Wasserstein-1 distance.
     perturbation
         Standard deviation of the best noise to add, for data of unit scale; 0 where they are noisy enough.
     adversarial
-        Of generative adversarial estimators in Wasserstein-1 distance, for reference.
+        Rate of generative adversarial estimators in Wasserstein-1 distance, for reference.
 
     Examples
     --------

@@ -97,7 +97,7 @@ class PFGMPPNoise:
         generator
             Source of the noise.
         dtype
-            Of the result.
+            Type of the numbers that are drawn.
 
         Returns
         -------

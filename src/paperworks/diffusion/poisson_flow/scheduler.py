@@ -26,7 +26,7 @@ class PFGMPPScheduler(DropInScheduler):
     D
         Additional dimensions of the model; infinity is EDM.
     sigma_min, sigma_max, rho
-        EDM's grid.
+        Noise levels and exponent of EDM's grid.
     sigma_data
         Standard deviation of the data, for ``v``.
     prediction_type

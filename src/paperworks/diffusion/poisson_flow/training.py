@@ -77,7 +77,7 @@ class EDMLoss:
     sigma_data
         Standard deviation of the data.
     p_mean, p_std
-        Of log sigma, for the levels ``edm``; the paper's are EDM's -1.2 and 1.2.
+        Mean and standard deviation of log sigma, for the levels ``edm``; the paper's are EDM's -1.2 and 1.2.
     levels
         ``edm``: log sigma normal, lambda ``(sigma^2 + sigma_data^2)/(sigma sigma_data)^2``; ``ve``: log sigma uniform
         between log 0.02 and log 100, lambda ``1/sigma^2``.

@@ -133,7 +133,7 @@ def collect_calibration(
     schedule
         Noise schedule; or a scheduler with the interface of diffusers, which is then stepped with the network itself.
     shape
-        Of one state.
+        Shape of one state.
     n
         Number of samples (1024 in the released code).
     generator
@@ -144,7 +144,7 @@ def collect_calibration(
     times
         Law of the times on the sampler's grid; `NDTC` with mean and deviation 0.4 by default.
     steps
-        Of the default sampler, DDIM.
+        Number of steps of the default sampler, DDIM.
     model_fn
         What the sampler calls, ``model_fn(x, t) -> noise``, by way of `network`; by default ``wrap_model(network,
         schedule)``. Conditions it holds have `batch_size` rows.
