@@ -1,4 +1,5 @@
 import http.server
+from urllib.parse import parse_qs, urlsplit
 
 
 def reply(
@@ -12,3 +13,8 @@ def reply(
     request.send_header("Content-Length", str(len(data)))
     request.end_headers()
     request.wfile.write(data)
+
+
+def query_of(request: http.server.BaseHTTPRequestHandler) -> dict[str, str]:
+    """Return what a request asks for."""
+    return {name: values[0] for name, values in parse_qs(urlsplit(request.path).query).items()}

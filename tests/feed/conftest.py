@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from paperworks.feed import FeedStore
+from paperworks.feed.ingest import PoliteClient
 
 Handler = Callable[[http.server.BaseHTTPRequestHandler], None]
 
@@ -42,3 +43,16 @@ def serve() -> Iterator[Callable[[Handler], str]]:
     for server in servers:
         server.shutdown()
         server.server_close()
+
+
+@pytest.fixture
+def memory() -> FeedStore:
+    """Give an empty store that is kept nowhere."""
+    return FeedStore("sqlite://")
+
+
+@pytest.fixture
+def quick() -> Iterator[PoliteClient]:
+    """Give a client that doesn't wait."""
+    with PoliteClient(interval=0.0, attempts=3, timeout=5.0) as client:
+        yield client

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from sqlalchemy import create_engine, delete, inspect, select, text
 
 import paperworks.feed
+from feed_papers import papers
 from paperworks.feed import Added, Entry, FeedStore, FutureSchema, MalformedEntry
 from paperworks.feed.entry import one_line, parse_arxiv_id, title_key, web_link
 from paperworks.feed.schema import (
@@ -67,12 +68,6 @@ FIRST_WORDS = "INSERT INTO paper_words(rowid, title, authors, abstract, summary,
 FIRST_WORDS += "SELECT id, title, authors, abstract, summary, categories FROM papers"
 
 
-def papers(store):
-    with store.session() as session:
-        session.expire_on_commit = False
-        return list(session.scalars(select(FeedPaper).order_by(FeedPaper.id)))
-
-
 class TestAdd:
     def test_the_same_paper_by_any_name_is_one(self, store):
         store.add([Entry(title="A Study of Things", arxiv_id="2206.00927")])
@@ -88,10 +83,59 @@ class TestAdd:
             [Entry(title="Editorial", arxiv_id="2206.00001"), Entry(title="Editorial", arxiv_id="2206.00002")]
         ) == Added(2, 0, 0)
 
-    def test_an_id_that_belongs_to_another_paper_is_not_taken(self, store):
-        store.add([Entry(title="One", arxiv_id="2206.00001"), Entry(title="Two", doi="10.1000/2")])
-        store.add([Entry(title="One", arxiv_id="2206.00001", doi="10.1000/2")])
-        assert [p.doi for p in papers(store)] == [None, "10.1000/2"]
+    def test_a_short_name_that_belongs_to_another_paper_is_not_taken(self, store):
+        store.add([Entry(title="One", arxiv_id="2206.00001"), Entry(title="Two", arxiv_id="2206.00002", slug="two")])
+        store.add([Entry(title="One", arxiv_id="2206.00001", slug="two")])
+        assert [p.slug for p in papers(store)] == [None, "two"]
+
+    def test_two_arxiv_ids_that_share_a_doi_are_two_papers(self, store):
+        parts = [Entry(title=f"Part {i}", arxiv_id=f"2206.0000{i}", doi="10.1000/x") for i in (1, 2)]
+        assert store.add(parts) == Added(2, 0, 0)
+        assert store.add(parts) == Added(0, 0, 2)
+        assert store.add([Entry(title="Part 2", doi="10.1000/x", abstract="Of the second.")]) == Added(0, 1, 0)
+        assert [(p.arxiv_id, p.doi, p.abstract) for p in papers(store)] == [
+            ("2206.00001", "10.1000/x", ""),
+            ("2206.00002", "10.1000/x", "Of the second."),
+        ]
+
+    def test_equal_titles_are_one_paper_where_authors_and_year_agree(self, store):
+        day = datetime(2022, 6, 1, tzinfo=UTC)
+        lee = {"title": "Editorial", "authors": ["Ann Lee", "Bo Ito"], "published": day}
+        other = {**lee, "authors": ["Abe Lee", "Bo Ito"]}
+        assert store.add([Entry(**lee), Entry(**other), Entry(**{**lee, "published": day.replace(year=2023)})]).new == 3
+        assert store.add([Entry(title="editorial.", authors=["A. Lee", "B. Ito"], published=day)]).new == 0
+        assert store.add([Entry(title="Editorial", authors=["Ann Lee"], published=day)]).new == 1
+
+    def test_a_list_of_authors_that_is_cut_short_is_the_same_and_replaces_nothing(self, store):
+        names = ["Ann Lee", "Bo Ito", "Cy Fox", "Di Roe"]
+        store.add([Entry(title="T", authors=names)])
+        assert store.add([Entry(title="T", authors=["A. Lee", "B. Ito", "C. Fox"], doi="10.1000/t")]).new == 0
+        assert store.add([Entry(title="T", authors=names[:3])]) == Added(0, 0, 1)
+
+    def test_our_fields_and_arxivs_categories_are_both_kept(self, store):
+        store.add([Entry(title="T", arxiv_id="2206.00001", slug="t", categories=["diffusion"])])
+        store.add([Entry(title="T", arxiv_id="2206.00001v2", categories=["cs.LG", "stat.ML"])])
+        store.add([Entry(title="T", arxiv_id="2206.00001", slug="t", categories=["diffusion"])])
+        store.add([Entry(title="T", arxiv_id="2206.00001v3", categories=["stat.ML"])])
+        assert papers(store)[0].categories == "stat.ML diffusion"
+
+    def test_versions_are_kept_and_a_withdrawal_can_be_taken_back(self, store):
+        first, second, third = (datetime(2022, month, 1, tzinfo=UTC) for month in (6, 7, 8))
+        name = {"title": "T", "arxiv_id": "2206.00001"}
+        store.add([Entry(**name, version=1, versions={1: first}, withdrawn=False, comment="9 pages")])
+        store.add([Entry(**name, version=2, versions={1: first, 2: second}, withdrawn=True, comment="Withdrawn.")])
+        [paper] = papers(store)
+        assert (paper.version, paper.withdrawn, paper.comment) == (2, True, "Withdrawn.")
+        store.add([Entry(**name, version=1, withdrawn=False), Entry(**name, comment="?")])
+        assert papers(store)[0].withdrawn
+        store.add([Entry(**name, version=3, versions={3: third}, withdrawn=False)])
+        [paper] = papers(store)
+        assert not paper.withdrawn
+        assert paper.versions == {"1": first.isoformat(), "2": second.isoformat(), "3": third.isoformat()}
+
+    def test_undated_papers_stay_undated(self, store):
+        store.add([Entry(title="T")])
+        assert papers(store)[0].published is papers(store)[0].updated is None
 
     def test_what_is_empty_overwrites_nothing_and_an_older_version_only_fills(self, store):
         store.add([Entry(title="New title", arxiv_id="2206.00001v3", abstract="New.", authors=["A"])])
@@ -170,7 +214,7 @@ class TestSchema:
         def ours(thing, name, kind, reflected, compare_to):
             return not (kind == "table" and name.startswith(("paper_words", "alembic"))) and name not in (
                 "words",
-                "papers_words",
+                "papers_newest",
             )
 
         with store.engine.connect() as connection:

@@ -71,6 +71,34 @@ class TestLists:
         assert answer.status_code == 404
         assert 'role="alert"' in answer.text
 
+    def test_versions_withdrawals_and_undated_papers_show(self, client, site):
+        first, second = datetime(2026, 10, 1, 8, tzinfo=UTC), datetime(2026, 11, 20, 8, tzinfo=UTC)
+        site.store.add(
+            [
+                Entry(
+                    title="Taken back",
+                    arxiv_id="2610.00009v2",
+                    published=first,
+                    withdrawn=True,
+                    versions={1: first, 2: second},
+                    comment="Withdrawn: <b>wrong</b>",
+                    journal_ref="J. Noise 3",
+                ),
+                Entry(title="Sine die", doi="10.1000/undated"),
+            ]
+        )
+        assert "Sine die" in client.get("/paper/10.1000/undated").text
+        page = client.get("/paper/2610.00009").text
+        for text in ("withdrawn", "v1 1 October 2026", "v2 20 November 2026", "&lt;b&gt;wrong", "In J. Noise 3"):
+            assert text in page
+        assert "withdrawn" in client.get("/month/2026-10").text
+        assert client.get("/api/papers/2610.00009").json()["versions"].keys() == {"1", "2"}
+        found = client.get("/search", params={"q": "sine die"}).text
+        assert "undated" in found
+        assert "Sine die" in client.get("/search.atom", params={"q": "sine die"}).text
+        assert "undated" in client.get(re.search(r'<h2><a href="([^"]+)"', found)[1]).text
+        assert client.get("/api/search", params={"q": "sine die"}).json()["papers"][0]["published"] is None
+
     def test_a_search_that_cannot_be_read_says_why(self, client):
         answer = client.get("/search", params={"q": "-noise"})
         assert answer.status_code == 400

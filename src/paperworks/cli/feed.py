@@ -146,7 +146,7 @@ def ingest_arxiv(
     feed: Feed = None,
     restart: Restart = False,
 ) -> None:
-    """Take in the newest papers of a category from arXiv's API."""
+    """Take in the papers of a category that are new or changed, from arXiv's API."""
     with needs_site():
         from paperworks.feed.ingest import ArxivApi
 
@@ -191,6 +191,7 @@ def _add_file_command(name: str, source: str, summary: str) -> None:
 
 _add_file_command("page", "SavedPage", "Take in a Daily Papers page that was saved as text or HTML.")
 _add_file_command("bibliography", "Bibliography", "Take in a BibTeX or RIS file.")
+_add_file_command("arxiv-file", "ArxivFile", "Take in a saved answer of arXiv's API (Atom) or OAI-PMH (XML).")
 _add_file_command("snapshot", "ArxivSnapshot", "Take in arXiv's metadata snapshot: JSON lines, plain or gzipped.")
 
 
@@ -201,16 +202,26 @@ def _day(moment: datetime | None) -> date | None:
 def _ingest(source: "Source", feed: str | None, restart: bool) -> None:
     from rich.console import Console
 
-    from paperworks.feed.ingest import Records, ingest
+    from paperworks.feed.ingest import Incomplete, Records, ingest
     from paperworks.feed.store import FeedStore
 
     store = FeedStore(feed)
     ingest(store, Records())  # first, so that the source's papers are known for ours
+    broken = None
     with Console(stderr=True).status("Reading ...") as status:
-        done = ingest(store, source, restart=restart, progress=lambda done: status.update(f"Reading ... {done}"))
+        try:
+            done = ingest(store, source, restart=restart, progress=lambda done: status.update(f"Reading ... {done}"))
+        except Incomplete as error:
+            done, broken = error.done, error.__cause__
+    for note in done.notes:
+        typer.echo(f"Note: {note}", err=True)
     for reason in done.reasons:
         typer.echo(f"Skipped {reason}", err=True)
+    if done.refused > len(done.reasons):
+        typer.echo(f"Skipped {done.refused - len(done.reasons)} more", err=True)
     typer.echo(f"{done}; the feed has {store.count()} papers")
+    if broken:
+        fail(f"incomplete: {broken}. Run it again to go on from there")
 
 
 @digest_app.command("send")

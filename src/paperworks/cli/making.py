@@ -129,4 +129,8 @@ def _from_feed(identifier: str) -> dict[str, Any]:
             paper = session.scalar(select(FeedPaper).where(or_(FeedPaper.arxiv_id == name, FeedPaper.doi == name)))
             if paper is None:
                 return {}
-            return {"title": paper.title, "authors": paper.authors.splitlines(), "year": paper.published.year}
+            return {
+                "title": paper.title,
+                "authors": paper.authors.splitlines(),
+                "year": paper.published.year if paper.published else 0,
+            }

@@ -17,9 +17,9 @@ from sqlalchemy import insert, select
 
 from paperworks.core.validation import check_count
 from paperworks.evidence.benchmark import Benchmark, Figure
-from paperworks.feed.ingest.arxiv import ArxivSnapshot
 from paperworks.feed.ingest.page import SavedPage
 from paperworks.feed.ingest.records import Records
+from paperworks.feed.ingest.snapshot import ArxivSnapshot
 from paperworks.feed.ingest.source import Source, ingest
 from paperworks.feed.schema import Embedding, FeedPaper
 from paperworks.feed.search.fused import search

@@ -2,49 +2,57 @@
 
 import re
 
+from paperworks.feed.entry import is_field
+from paperworks.feed.latex import to_latex
 from paperworks.feed.schema import FeedPaper
-
-_SPECIAL = {c: f"\\{c}" for c in "&%$#_{}"} | {
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "\\": r"\textbackslash{}",
-}
+from paperworks.feed.search.normal import plain
 
 
 def to_bibtex(paper: FeedPaper) -> str:
-    r"""Return the BibTeX of a paper, with what is special in LaTeX escaped.
+    r"""Return the BibTeX of a paper; mathematics stays as it is, and what else is special in LaTeX is escaped.
 
     Examples
     --------
     >>> from datetime import UTC, datetime
     >>> day = datetime(2022, 6, 1, tzinfo=UTC)
-    >>> paper = FeedPaper(title="Cost & noise", authors="Ann Lee", arxiv_id="2206.00927", published=day, categories="")
+    >>> paper = FeedPaper(
+    ...     title="Cost & $L_{2}$ noise", authors="Ann Lee", arxiv_id="2206.00927", published=day, categories="cs.LG"
+    ... )
     >>> print(to_bibtex(paper))
     @misc{lee2022cost,
-      title = {{Cost \& noise}},
+      title = {{Cost \& $L_{2}$ noise}},
       author = {Ann Lee},
       year = {2022},
+      month = {6},
       eprint = {2206.00927},
       archivePrefix = {arXiv},
+      primaryClass = {cs.LG},
       url = {https://arxiv.org/abs/2206.00927}
     }
     <BLANKLINE>
     """
     authors = paper.authors.split("\n") if paper.authors else []
-    last = re.sub(r"[^a-z]", "", authors[0].rpartition(" ")[2].lower()) if authors else ""
-    word = next((w for w in re.findall(r"[a-z]+", paper.title.lower()) if len(w) > 3), "paper")
+    year = str(paper.published.year) if paper.published else ""
+    last = re.sub(r"[^a-z]", "", plain(authors[0].rpartition(" ")[2])) if authors else ""
+    word = next((w for w in re.findall(r"[a-z]+", plain(paper.title)) if len(w) > 3), "paper")
+    category = next((name for name in paper.categories.split() if not is_field(name)), "")
     fields = {
-        "title": f"{{{_escape(paper.title)}}}",
-        "author": " and ".join(map(_escape, authors)),
-        "year": str(paper.published.year),
+        "title": f"{{{to_latex(paper.title)}}}",
+        "author": " and ".join(map(_name, authors)),
+        "year": year,
+        "month": str(paper.published.month) if paper.published else "",
         "eprint": paper.arxiv_id or "",
         "archivePrefix": "arXiv" if paper.arxiv_id else "",
-        "doi": _escape(paper.doi or ""),
+        "primaryClass": category if paper.arxiv_id else "",
+        "doi": to_latex(paper.doi or ""),
+        "howpublished": to_latex(paper.journal_ref or ""),
         "url": f"https://arxiv.org/abs/{paper.arxiv_id}" if paper.arxiv_id else "",
     }
     body = ",\n".join(f"  {name} = {{{value}}}" for name, value in fields.items() if value)
-    return f"@misc{{{last or 'paper'}{paper.published.year}{word},\n{body}\n}}\n"
+    return f"@misc{{{last or 'paper'}{year}{word},\n{body}\n}}\n"
 
 
-def _escape(text: str) -> str:
-    return "".join(_SPECIAL.get(c, c) for c in text)
+def _name(name: str) -> str:
+    """Return a name so that BibTeX takes it for one: in braces where it is no first and last name."""
+    latex = to_latex(name)
+    return f"{{{latex}}}" if re.search(r"(?i),|\band\b|^others$|collaboration|\b(?:jr|sr)\b", name) else latex

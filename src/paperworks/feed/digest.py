@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, and_, delete, func, not_, select, text, up
 
 from paperworks.core.validation import check_choice
 from paperworks.feed.mail import Mailer, NotSent, Uncertain
-from paperworks.feed.schema import Digest, FeedPaper, Person, SavedSearch, Send, Subscription
+from paperworks.feed.schema import NEWEST, Digest, FeedPaper, Person, SavedSearch, Send, Subscription
 from paperworks.feed.search.fused import search
 from paperworks.feed.search.query import BadQuery
 from paperworks.feed.store import FeedStore
@@ -289,8 +289,8 @@ def compose(store: FeedStore, mailer: Mailer, tokens: Tokens, base_url: str, dig
     sections = [Section("Trending", _papers(store, hot), 0, f"{base_url}/trending/{_PERIODS[issue.frequency][0]}")]
     with store.session() as session:
         count = session.scalar(select(func.count()).select_from(FeedPaper).where(*new, FeedPaper.id.not_in(hot))) or 0
-        order = select(FeedPaper.id).where(*new, FeedPaper.id.not_in(hot)).order_by(FeedPaper.published.desc())
-        ids = list(session.scalars(order.order_by(FeedPaper.id.desc()).limit(NEW)))
+        order = select(FeedPaper.id).where(*new, FeedPaper.id.not_in(hot)).order_by(*NEWEST)
+        ids = list(session.scalars(order.limit(NEW)))
     if ids:
         sections.append(Section("New", _papers(store, ids), count - len(ids), f"{base_url}/"))
     for query in searches:

@@ -15,6 +15,7 @@ from sqlalchemy import (
     String,
     Text,
     TypeDecorator,
+    false,
 )
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
@@ -56,7 +57,11 @@ NEVER_AGAIN = {"sqlite_autoincrement": True}
 
 
 class FeedPaper(Base):
-    """A paper as the feed knows it. `authors` stand one a line, `categories` between spaces; `summary` is ours."""
+    """A paper as the feed knows it. `authors` stand one a line, `categories` between spaces; `summary` is ours.
+
+    `version` is the newest that is known, and `versions` says when each that is known came, by its number. A paper
+    whose source says no date is undated. Two papers may have one DOI, such as both parts of an article.
+    """
 
     __tablename__ = "papers"
     __table_args__ = (NEVER_AGAIN,)
@@ -64,7 +69,7 @@ class FeedPaper(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     arxiv_id: Mapped[str | None] = mapped_column(String(40), unique=True)
     version: Mapped[int] = mapped_column(default=0)
-    doi: Mapped[str | None] = mapped_column(String(200), unique=True)
+    doi: Mapped[str | None] = mapped_column(String(200), index=True)
     slug: Mapped[str | None] = mapped_column(String(80), unique=True)
     title: Mapped[str]
     title_key: Mapped[str] = mapped_column(String(200), index=True)
@@ -72,11 +77,19 @@ class FeedPaper(Base):
     abstract: Mapped[str] = mapped_column(default="")
     summary: Mapped[str] = mapped_column(default="")
     categories: Mapped[str] = mapped_column(default="")
-    published: Mapped[datetime] = mapped_column(index=True)
-    updated: Mapped[datetime]
+    published: Mapped[datetime | None]
+    updated: Mapped[datetime | None]
     added: Mapped[datetime] = mapped_column(index=True)
     upvotes: Mapped[int] = mapped_column(default=0)
     links: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    comment: Mapped[str] = mapped_column(default="", server_default="")
+    journal_ref: Mapped[str] = mapped_column(default="", server_default="")
+    withdrawn: Mapped[bool] = mapped_column(default=False, server_default=false())
+    versions: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
+
+
+NEWEST = (FeedPaper.published.desc().nulls_last(), FeedPaper.id.desc())
+"""The order of lists: the newest first, the undated last."""
 
 
 class Embedding(Base):

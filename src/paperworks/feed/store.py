@@ -20,7 +20,6 @@ from sqlalchemy import (
     func,
     insert,
     inspect,
-    or_,
     select,
     text,
     update,
@@ -29,12 +28,14 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session
 
-from paperworks.feed.entry import Entry
+from paperworks.feed.entry import Entry, is_field
+from paperworks.feed.identity import Known, begins_with
 from paperworks.feed.schema import Embedding, FeedPaper, Harvest
+from paperworks.feed.search.index import COLUMNS, index_after, index_changed, teach_plain
 
-HEAD = "0002"
+HEAD = "0003"
 """The newest revision of the schema; a database of another one is brought up to it, or refused."""
-_BATCH = 1000
+_BATCH = 4000
 
 
 class FutureSchema(RuntimeError):
@@ -102,10 +103,11 @@ class FeedStore:
             yield session
 
     def add(self, entries: Iterable[Entry], *, state: tuple[str, dict[str, Any]] | None = None) -> Added:
-        """Add papers, or bring those that are known up to date; each thousand is one transaction.
+        """Add papers, or bring those that are known up to date; some thousands are one transaction.
 
-        Papers are the same if an arXiv id, a DOI or a slug is; else if their titles are and no id speaks against it.
-        What an entry leaves empty is kept, and an entry of an older version only fills what is empty.
+        Papers are the same if an arXiv id or a slug is; else if a DOI is; else if title, authors and year are, as far
+        as both are known. Papers of different arXiv ids are never the same. What an entry leaves empty is kept, and an
+        entry of an older version only fills what is empty.
 
         Parameters
         ----------
@@ -171,6 +173,7 @@ def _engine(url: str) -> Engine:
             connection.execute(f"PRAGMA {pragma}")
         connection.execute("PRAGMA cache_size=-65536")
         connection.execute("PRAGMA mmap_size=2147483648")
+        teach_plain(connection)
 
     return engine
 
@@ -212,7 +215,7 @@ def _keep(connection: Connection, source: str, state: dict[str, Any]) -> None:
         connection.execute(insert(Harvest).values(source=source, state=state, changed=now))
 
 
-_KEPT = ("title", "authors", "abstract", "summary", "categories", "published", "updated")
+_KEPT = ("title", "authors", "abstract", "summary", "published", "updated", "comment", "journal_ref")
 """What a newer version of a paper replaces."""
 _MEANT = {"title", "abstract", "summary"}
 """What a paper's meaning is made of."""
@@ -236,42 +239,47 @@ def _row(entry: Entry, now: datetime) -> dict[str, Any]:
         "added": now,
         "upvotes": entry.upvotes,
         "links": dict(entry.links),
+        "comment": entry.comment,
+        "journal_ref": entry.journal_ref,
+        "withdrawn": entry.withdrawn,
+        "versions": {str(number): moment.isoformat() for number, moment in entry.versions.items()},
     }
 
 
 def _merge(connection: Connection, entries: Sequence[Entry]) -> Added:
     now = datetime.now(UTC)
-    known = _Known(connection, entries)
+    known = Known(connection, entries)
     fresh: list[dict[str, Any]] = []
     changes: dict[int, dict[str, Any]] = {}
     meant: set[int] = set()
-    new = 0
+    said: set[int] = set()
     for entry in entries:
         row = _row(entry, now)
         old = known.find(row)
         if old is None:
-            row["published"] = row["published"] or now
-            row["updated"] = row["updated"] or row["published"]
+            row["withdrawn"] = bool(row["withdrawn"])
             fresh.append(row)
             known.learn(row)
-            new += 1
             continue
         difference = _difference(old, row, known)
         old.update(difference)
         known.learn(old)
         if difference and "id" in old:
-            if difference.keys() & _MEANT:
-                meant.add(old["id"])
+            meant |= {old["id"]} if difference.keys() & _MEANT else set()
+            said |= {old["id"]} if difference.keys() & set(COLUMNS) else set()
             changes[old["id"]] = {"row_id": old["id"], **{name: old[name] for name in row if name != "added"}}
     if fresh:
-        _insert(connection, fresh)
+        last = connection.scalar(select(func.max(FeedPaper.id))) or 0
+        connection.execute(insert(FeedPaper), fresh)
+        index_after(connection, last)
     if changes:
         columns = [name for name in next(iter(changes.values())) if name != "row_id"]
         statement = update(FeedPaper).where(FeedPaper.id == bindparam("row_id"))
         connection.execute(statement.values({name: bindparam(name) for name in columns}), list(changes.values()))
+        index_changed(connection, said)
     if meant:
         connection.execute(delete(Embedding).where(Embedding.paper_id.in_(meant)))
-    return Added(new, len(changes), len(entries) - new - len(changes))
+    return Added(len(fresh), len(changes), len(entries) - len(fresh) - len(changes))
 
 
 def _one_writer(connection: Connection) -> None:
@@ -282,19 +290,7 @@ def _one_writer(connection: Connection) -> None:
         connection.execute(text("SELECT pg_advisory_xact_lock(782205)"))
 
 
-def _insert(connection: Connection, rows: list[dict[str, Any]]) -> None:
-    if connection.dialect.name != "sqlite":
-        connection.execute(insert(FeedPaper), rows)
-        return
-    last = connection.scalar(select(func.max(FeedPaper.id))) or 0
-    connection.execute(insert(FeedPaper), rows)
-    # One statement for all: a trigger for each row would write a piece of the index for each, four times as slow.
-    columns = "title, authors, abstract, summary, categories"
-    words = f"INSERT INTO paper_words(rowid, {columns}) SELECT id, {columns} FROM papers WHERE id > :last"
-    connection.execute(text(words), {"last": last})
-
-
-def _difference(old: dict[str, Any], row: dict[str, Any], known: "_Known") -> dict[str, Any]:
+def _difference(old: dict[str, Any], row: dict[str, Any], known: Known) -> dict[str, Any]:
     """Return what an entry changes in a paper that is known."""
     change: dict[str, Any] = {}
     newer = row["version"] >= old["version"]
@@ -302,50 +298,43 @@ def _difference(old: dict[str, Any], row: dict[str, Any], known: "_Known") -> di
     for name in _KEPT:
         if name == "title" and known_by_title:
             continue  # spelt otherwise, no more
+        same_version = row["version"] == old["version"]
+        if (
+            name == "authors"
+            and same_version
+            and len(row[name]) <= len(old[name])
+            and begins_with(old[name], row[name])
+        ):
+            continue  # the same, cut short or abbreviated
         if row[name] and row[name] != old[name] and (newer or not old[name]):
             change[name] = row[name]
     if "title" in change:
         change["title_key"] = row["title_key"]
+    if row["withdrawn"] is not None and row["withdrawn"] != old["withdrawn"] and newer:
+        change["withdrawn"] = row["withdrawn"]
+    if (categories := _categories(old, row, newer)) != old["categories"]:
+        change["categories"] = categories
     for name in ("arxiv_id", "doi", "slug"):
-        if row[name] and not old[name] and not known.has(name, row[name]):
+        if row[name] and not old[name] and (name == "doi" or not known.has(name, row[name])):
             change[name] = row[name]
     for name in ("version", "upvotes"):
         if row[name] > old[name]:
             change[name] = row[name]
     links = row["links"] | old["links"] if known_by_title else old["links"] | row["links"]
-    if links != old["links"]:
-        change["links"] = links
+    for name, joined in (("links", links), ("versions", row["versions"] | old["versions"])):
+        if joined != old[name]:
+            change[name] = joined
     return change
 
 
-class _Known:
-    """The papers that a batch may be about, by each of their names."""
+def _says_less(authors: str, others: str) -> bool:
+    """Return whether a list of authors is another one, cut short or abbreviated."""
+    return len(authors) <= len(others) and begins_with(others, authors)
 
-    def __init__(self, connection: Connection, entries: Sequence[Entry]) -> None:
-        self._by: dict[str, dict[str, dict[str, Any]]] = {"arxiv_id": {}, "doi": {}, "slug": {}, "title_key": {}}
-        wanted = {
-            FeedPaper.arxiv_id: {e.arxiv_id for e in entries if e.arxiv_id},
-            FeedPaper.doi: {e.doi for e in entries if e.doi},
-            FeedPaper.slug: {e.slug for e in entries if e.slug},
-            FeedPaper.title_key: {e.title_key for e in entries},
-        }
-        found = or_(*(column.in_(names) for column, names in wanted.items() if names))
-        for row in connection.execute(select(FeedPaper.__table__).where(found)).mappings():
-            self.learn(dict(row))
 
-    def learn(self, row: dict[str, Any]) -> None:
-        for name, known in self._by.items():
-            if row[name]:
-                known.setdefault(row[name], row)
-
-    def has(self, name: str, value: str) -> bool:
-        return value in self._by[name]
-
-    def find(self, row: dict[str, Any]) -> dict[str, Any] | None:
-        for name in ("arxiv_id", "doi", "slug"):
-            if row[name] and (found := self._by[name].get(row[name])):
-                return found
-        found = self._by["title_key"].get(row["title_key"])
-        if found and all(not row[name] or not found[name] for name in ("arxiv_id", "doi", "slug")):
-            return found
-        return None
+def _categories(old: dict[str, Any], row: dict[str, Any], newer: bool) -> str:
+    """Return arXiv's categories of the newer one, then our fields of both."""
+    before, after = old["categories"].split(), row["categories"].split()
+    theirs = [[name for name in names if not is_field(name)] for names in (before, after)]
+    chosen = theirs[1] if theirs[1] and (newer or not theirs[0]) else theirs[0]
+    return " ".join([*chosen, *dict.fromkeys(name for name in before + after if is_field(name))])

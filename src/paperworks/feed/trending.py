@@ -1,5 +1,6 @@
 """What people look at: votes, reads and runs of claims, each counting for less the longer ago it was."""
 
+import math
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
@@ -8,7 +9,7 @@ from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
 from paperworks.core.validation import check_choice
-from paperworks.feed.schema import Activity, FeedPaper, Vote
+from paperworks.feed.schema import NEWEST, Activity, FeedPaper, Vote
 from paperworks.feed.store import FeedStore
 
 Period = Literal["day", "week", "month"]
@@ -82,10 +83,11 @@ def trending(
             FeedPaper.published >= since, FeedPaper.upvotes > 0
         )
         for paper_id, upvotes, published in session.execute(upvoted):
-            warm(paper_id, UPVOTE * upvotes, published)
+            if published:
+                warm(paper_id, UPVOTE * upvotes, published)
         ranked = _hottest(session, heat, limit)
         recent = now - timedelta(days=30 if period == "month" else 7)
-        newest = select(FeedPaper.id).order_by(FeedPaper.published.desc(), FeedPaper.id.desc())
+        newest = select(FeedPaper.id).order_by(*NEWEST)
         of_the_time = newest.where(
             or_(FeedPaper.published >= recent, FeedPaper.added >= recent), FeedPaper.slug.is_(None)
         )
@@ -103,7 +105,11 @@ def _hottest(session: Session, heat: dict[int, float], limit: int) -> list[int]:
     hottest = sorted(heat, key=lambda i: -heat[i])[: limit * 2 + 100]
     columns = select(FeedPaper.id, FeedPaper.published).where(FeedPaper.id.in_(hottest))
     dates = {row.id: row.published for row in session.execute(columns)}
-    return sorted(dates, key=lambda i: (-heat[i], -dates[i].timestamp(), -i))[:limit]
+    return sorted(dates, key=lambda i: (-heat[i], -_seconds(dates[i]), -i))[:limit]
+
+
+def _seconds(published: datetime | None) -> float:
+    return published.timestamp() if published else -math.inf
 
 
 def record(store: FeedStore, kind: Literal["read", "run"], paper_id: int, *, count: int = 1) -> None:

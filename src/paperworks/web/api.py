@@ -16,12 +16,13 @@ from paperworks.papers import fields as all_fields
 from paperworks.papers import load_all
 from paperworks.web import lists
 from paperworks.web.cards import Card, cards, find_paper, href
-from paperworks.web.display import safe_links
+from paperworks.web.display import safe_links, versions
 from paperworks.web.lists import Listing
 from paperworks.web.pages import PageNumber, site_of
 from paperworks.web.records import record_of
 from paperworks.web.site import Made, Site
 
+_COPIED = ("id", "title", "authors", "text", "published", "withdrawn")
 router = APIRouter(prefix="/api", tags=["papers"])
 Key = Annotated[str, Path(description="Short name, arXiv id or number of a paper", max_length=80)]
 
@@ -41,7 +42,8 @@ class PaperInList(BaseModel):
     title: str
     authors: str
     text: str
-    published: datetime
+    published: datetime | None
+    withdrawn: bool
     categories: list[str]
     votes: int
     claims: Verdicts | None
@@ -69,14 +71,18 @@ class PaperDetails(BaseModel):
     slug: str | None
     arxiv: str | None
     version: int
+    versions: dict[int, datetime]
+    withdrawn: bool
+    comment: str
+    journal_ref: str
     doi: str | None
     title: str
     authors: list[str]
     abstract: str
     summary: str
     categories: list[str]
-    published: datetime
-    updated: datetime
+    published: datetime | None
+    updated: datetime | None
     links: dict[str, str]
     votes: int
     methods: list[str]
@@ -174,6 +180,10 @@ def _details(site: Site, paper: FeedPaper) -> PaperDetails:
         slug=paper.slug,
         arxiv=paper.arxiv_id,
         version=paper.version,
+        versions=dict(versions(paper.versions)),
+        withdrawn=paper.withdrawn,
+        comment=paper.comment,
+        journal_ref=paper.journal_ref,
         doi=paper.doi,
         title=paper.title,
         authors=[name for name in paper.authors.split("\n") if name],
@@ -199,7 +209,7 @@ def _list(site: Site, listing: Listing) -> PaperList:
 
 
 def _in_list(site: Site, card: Card) -> PaperInList:
-    values: dict[str, Any] = {name: getattr(card, name) for name in ("id", "title", "authors", "text", "published")}
+    values: dict[str, Any] = {name: getattr(card, name) for name in _COPIED}
     claims = Verdicts(hold=card.claims[0], of=card.claims[1]) if card.claims else None
     url = site.settings.base_url + card.href
     return PaperInList(**values, url=url, categories=list(card.categories), votes=card.votes, claims=claims)

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from sqlalchemy import select
 
-from paperworks.feed.entry import MalformedEntry, parse_arxiv_id
+from paperworks.feed.entry import MalformedEntry, parse_arxiv_id, parse_doi
 from paperworks.feed.schema import FeedPaper
 from paperworks.feed.store import FeedStore
 from paperworks.feed.trending import votes_of
@@ -24,12 +24,14 @@ class Card:
     title: str
     authors: str
     text: str
-    published: datetime
+    published: datetime | None
+    added: datetime
     categories: tuple[str, ...]
     votes: int
     claims: tuple[int, int] | None
     measured: bool
     links: dict[str, str]
+    withdrawn: bool
 
 
 def cards(store: FeedStore, ids: Sequence[int]) -> list[Card]:
@@ -70,34 +72,40 @@ def _card(paper: FeedPaper, votes: int) -> Card:
         authors=short(paper.authors.split("\n")),
         text=clip(paper.summary or paper.abstract),
         published=paper.published,
+        added=paper.added,
         categories=tuple(paper.categories.split()),
         votes=votes,
         claims=(record.held, len(record.claims)) if record else None,
         measured=bool(record and record.measured),
         links=paper.links,
+        withdrawn=paper.withdrawn,
     )
 
 
 def find_paper(store: FeedStore, key: str) -> FeedPaper:
-    """Return a paper by its short name, its arXiv id, with a version or without, or its number.
+    """Return a paper by its short name, its arXiv id with or without a version, its DOI, or its number.
 
     Raises
     ------
     LookupError
         Where there is none.
     """
-    if re.fullmatch(r"[0-9]{1,15}", key):
+    if re.fullmatch(r"[0-9]{1,15}", key, re.ASCII):
         found = FeedPaper.id == int(key)
     elif re.fullmatch(r"[a-z0-9-]{1,80}", key):
         found = FeedPaper.slug == key
     else:
         try:
-            found = FeedPaper.arxiv_id == parse_arxiv_id(key)[0]
+            found = (
+                FeedPaper.doi == parse_doi(key)
+                if key.startswith("10.")
+                else FeedPaper.arxiv_id == parse_arxiv_id(key)[0]
+            )
         except MalformedEntry:
             raise LookupError(f"there is no paper {key[:60]!r}") from None
     with store.session() as session:
         session.expire_on_commit = False
-        paper = session.scalar(select(FeedPaper).where(found))
+        paper = session.scalar(select(FeedPaper).where(found).order_by(FeedPaper.id).limit(1))
     if paper is None:
         raise LookupError(f"there is no paper {key!r}")
     return paper

@@ -14,14 +14,18 @@ from paperworks.web.mathematics import mathematics, plain
 STATIC = Path(__file__).parent / "static"
 
 
-def day(moment: datetime) -> str:
+def day(moment: datetime | None) -> str:
     """Write a date; the first instant of a month stands for a paper of which only the month is known.
 
     Examples
     --------
     >>> day(datetime(2026, 11, 6, 9, 30)), day(datetime(2022, 6, 1))
     ('6 November 2026', 'June 2022')
+    >>> day(None)
+    'undated'
     """
+    if moment is None:
+        return "undated"
     if (moment.day, moment.hour, moment.minute, moment.second) == (1, 0, 0, 0):
         return f"{moment:%B %Y}"
     return f"{moment.day} {moment:%B %Y}"
@@ -88,6 +92,17 @@ def safe_links(links: Mapping[str, str]) -> dict[str, str]:
     return {name: link for name, url in links.items() if (link := web_link(url))}
 
 
+def versions(kept: Mapping[str, str]) -> list[tuple[int, datetime]]:
+    """Return the versions of a paper in their order, and when they came.
+
+    Examples
+    --------
+    >>> versions({"2": "2022-10-13T00:00:00+00:00", "1": "2022-06-02T00:00:00+00:00"})[0][0]
+    1
+    """
+    return sorted((int(number), datetime.fromisoformat(moment)) for number, moment in kept.items())
+
+
 FILTERS: dict[str, Callable[..., Any]] = {
     "day": day,
     "plural": plural,
@@ -96,5 +111,6 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "clip": clip,
     "math": mathematics,
     "plain": plain,
+    "versions": versions,
 }
 GLOBALS: dict[str, Any] = {"static": static, "query": query, "fields": fields}

@@ -7,7 +7,7 @@ from typing import cast, get_args
 
 from sqlalchemy import func, select
 
-from paperworks.feed.schema import FeedPaper
+from paperworks.feed.schema import NEWEST, FeedPaper
 from paperworks.feed.search.fused import search
 from paperworks.feed.search.meaning import MeaningIndex
 from paperworks.feed.store import FeedStore
@@ -118,7 +118,7 @@ def of_field(store: FeedStore, field: str, page: int = 1) -> Listing:
     ids = search(store, f"field:{field}", limit=1000).ids
     with store.session() as session:
         columns = select(FeedPaper.id).where(FeedPaper.id.in_(ids))
-        ids = list(session.scalars(columns.order_by(FeedPaper.published.desc(), FeedPaper.id.desc())))
+        ids = list(session.scalars(columns.order_by(*NEWEST)))
     if not ids:
         raise UnknownList(f"there is no paper of a field {field!r}")
     return _page(field[:1].upper() + field[1:] if "." not in field else field, ids, page)
@@ -130,7 +130,7 @@ def _page(title: str, ids: list[int], page: int) -> Listing:
 
 
 def _between(store: FeedStore, start: datetime | None, end: datetime | None, page: int) -> tuple[list[int], bool]:
-    statement = select(FeedPaper.id).order_by(FeedPaper.published.desc(), FeedPaper.id.desc())
+    statement = select(FeedPaper.id).order_by(*NEWEST)
     if start is not None and end is not None:
         statement = statement.where(FeedPaper.published >= start, FeedPaper.published < end)
     with store.session() as session:

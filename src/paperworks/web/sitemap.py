@@ -36,5 +36,6 @@ def write_sitemap(store: FeedStore, base_url: str, part: int) -> bytes:
         for paper in session.scalars(papers.order_by(FeedPaper.id).options(needed)):
             page = ET.SubElement(pages, "url")
             ET.SubElement(page, "loc").text = base_url + href(paper)
-            ET.SubElement(page, "lastmod").text = paper.updated.date().isoformat()
+            if paper.updated:
+                ET.SubElement(page, "lastmod").text = paper.updated.date().isoformat()
     return bytes(ET.tostring(pages, encoding="utf-8", xml_declaration=True))

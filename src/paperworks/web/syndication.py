@@ -25,7 +25,7 @@ def as_feed(site: Site, suffix: Format, listing: Listing, path: str) -> Made:
     path
         The page that shows the same.
     """
-    shown = sorted(cards(site.store, listing.ids), key=lambda card: card.published, reverse=True)
+    shown = sorted(cards(site.store, listing.ids), key=_moment, reverse=True)
     write = write_atom if suffix == "atom" else write_rss
     body = write(listing.title, site.settings.base_url, path, shown)
     return Made(body, f"application/{suffix}+xml; charset=utf-8")
@@ -44,7 +44,7 @@ def write_atom(title: str, base_url: str, path: str, papers: list[Card]) -> byte
         _add(entry, "title", paper.title)
         _add(entry, "id", base_url + paper.href)
         ET.SubElement(entry, f"{{{_ATOM}}}link", href=base_url + paper.href)
-        _add(entry, "updated", paper.published.isoformat())
+        _add(entry, "updated", _moment(paper).isoformat())
         _add(ET.SubElement(entry, f"{{{_ATOM}}}author"), "name", paper.authors or "unknown")
         _add(entry, "summary", paper.text)
     return _bytes(feed)
@@ -66,7 +66,7 @@ def write_rss(title: str, base_url: str, path: str, papers: list[Card]) -> bytes
         item = ET.SubElement(channel, "item")
         link = base_url + paper.href
         parts = {"title": paper.title, "link": link, "guid": link, "description": paper.text}
-        for name, text in (parts | {"pubDate": format_datetime(paper.published)}).items():
+        for name, text in (parts | {"pubDate": format_datetime(_moment(paper))}).items():
             ET.SubElement(item, name).text = text
     return _bytes(rss)
 
@@ -76,7 +76,12 @@ def _add(parent: ET.Element, name: str, text: str) -> None:
 
 
 def _newest(papers: list[Card]) -> datetime:
-    return max((paper.published for paper in papers), default=datetime(1970, 1, 1, tzinfo=UTC))
+    return max(map(_moment, papers), default=datetime(1970, 1, 1, tzinfo=UTC))
+
+
+def _moment(paper: Card) -> datetime:
+    """Return when a paper was published, or, where nobody knows, when it came here: a feed can't do without."""
+    return paper.published or paper.added
 
 
 def _bytes(root: ET.Element) -> bytes:

@@ -5,12 +5,14 @@ from paperworks.core.lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
-        "arxiv": ["ArxivApi", "ArxivOai", "ArxivSnapshot"],
+        "arxiv": ["ArxivApi"],
         "bibliography": ["Bibliography"],
         "http": ["PoliteClient", "SourceError"],
         "huggingface": ["HuggingFaceDaily"],
+        "oai": ["ArxivFile", "ArxivOai"],
         "page": ["SavedPage"],
         "records": ["Records", "record_runs"],
-        "source": ["Batch", "Ingested", "Source", "ingest"],
+        "snapshot": ["ArxivSnapshot"],
+        "source": ["Batch", "Incomplete", "Ingested", "Source", "ingest"],
     },
 )

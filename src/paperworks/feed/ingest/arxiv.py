@@ -1,29 +1,35 @@
-"""Papers from arXiv: its search API (Atom), its OAI-PMH interface, and its snapshot of all metadata (JSON lines)."""
+"""Papers from arXiv's search API (Atom)."""
 
-import gzip
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
-from email.utils import parsedate_to_datetime
-from pathlib import Path
+from itertools import pairwise
 from typing import Any
 from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml import ElementTree
 from defusedxml.common import DefusedXmlException
 
-from paperworks.feed.entry import Entry, MalformedEntry, moment
+from paperworks.feed.entry import Entry, MalformedEntry, moment, parse_arxiv_id
 from paperworks.feed.ingest.http import PoliteClient, SourceError
-from paperworks.feed.ingest.source import BATCH, Batch
+from paperworks.feed.ingest.names import doi_of
+from paperworks.feed.ingest.source import Batch
+from paperworks.feed.latex import without_accents
 
-_ATOM = "{http://www.w3.org/2005/Atom}"
+ATOM = "{http://www.w3.org/2005/Atom}"
 _API = "{http://arxiv.org/schemas/atom}"
 _OPENSEARCH = "{http://a9.com/-/spec/opensearch/1.1/}"
-_OAI = "{http://www.openarchives.org/OAI/2.0/}"
-_META = "{http://arxiv.org/OAI/arXiv/}"
 _CATEGORY = re.compile(r"[a-z-]+(\.[A-Za-z-]{2,})?")
+LATE = timedelta(days=14)
+"""Papers are announced up to so long after the date that they bear, so that these days are asked for again."""
+_DISORDER = timedelta(days=1)
+_WITHDRAWN = re.compile(
+    r"^\W*withdrawn\b(?!\s+from\s+(?!arxiv))"
+    r"|\b(?:article|draft|e-?print|letter|manuscript|note|paper|preprint|report|submission|thesis|version|work)\s+"
+    r"(?:is|was|has\s+been|have\s+been)\s+(?:\w+\s+)?withdrawn\b(?!\s+from\s+(?!arxiv))",
+    re.IGNORECASE,
+)
 
 
 def parse_xml(document: bytes, url: str) -> Element:
@@ -40,22 +46,36 @@ def parse_xml(document: bytes, url: str) -> Element:
         raise SourceError(f"{url}: not the XML it should be: {error or type(error).__name__}") from None
 
 
-def _check_category(category: str) -> str:
-    if not _CATEGORY.fullmatch(category):
-        raise ValueError(f"category is {category[:40]!r}; it takes one such as 'cs' or 'cs.LG'")
-    return category
+def is_withdrawn(comment: str, abstract: str) -> bool:
+    """Return whether a paper's authors or arXiv say that it is withdrawn.
+
+    Examples
+    --------
+    >>> is_withdrawn("This paper has been withdrawn by the author due to an error", "")
+    True
+    >>> is_withdrawn("12 pages; the paper was withdrawn from ICML", "We study withdrawn drugs.")
+    False
+    """
+    begins = abstract[:200].strip()
+    if "withdrawn" not in (comment + begins).lower():
+        return False
+    return bool(_WITHDRAWN.search(comment) or _WITHDRAWN.match(re.sub(r"(?i)^\W*(?:this|the)\s+", "", begins)))
 
 
 @dataclass
 class ArxivApi:
-    """New papers of a category from arXiv's search API, newest first, until what the last ingest saw.
+    """Papers of a category that are new or changed, from arXiv's search API.
+
+    The list is read from the last change back to where the last ingest began, and two weeks farther, as papers are
+    announced after the date that they bear. A list that breaks off goes on from there the next time. The API gives a
+    list's first ten thousands only: for more, there is `ArxivOai`.
 
     Parameters
     ----------
     category
         Such as ``cs.LG``.
     since
-        The day of submission to begin with at the first ingest; by default a week ago.
+        The day of the last change to begin with at the first ingest; by default a week ago.
     url, page, client
         Where, how many papers a request, and with which client.
 
@@ -72,38 +92,66 @@ class ArxivApi:
     client: PoliteClient = field(default_factory=PoliteClient)
 
     def __post_init__(self) -> None:
-        _check_category(self.category)
+        if not _CATEGORY.fullmatch(self.category):
+            raise ValueError(f"category is {self.category[:40]!r}; it takes one such as 'cs' or 'cs.LG'")
         self.name = f"arxiv-api:{self.category}"
 
     def batches(self, state: dict[str, Any]) -> Iterator[Batch]:
-        """Give the papers since the last ingest, oldest first, so that one that is stopped leaves no gap."""
-        since = self.since or datetime.now(UTC).date() - timedelta(days=7)
-        begin = state.get("until") or since.strftime("%Y%m%d0000")
-        end = datetime.now(UTC).strftime("%Y%m%d%H%M")
-        start, last = 0, begin
+        """Give the papers that changed, the last first.
+
+        The state has the last change that an ingest saw to the end (`until`). While one is under way, it has the change
+        that it began with (`top`) and how many papers it read (`read`), besides.
+        """
+        until = state.get("until", "")
+        since = datetime.combine(self.since or datetime.now(UTC).date() - timedelta(days=7), datetime.min.time(), UTC)
+        end = moment(until) - LATE if until else since
+        read, old_top = state.get("read", 0), state.get("top", "")
+        start, top = 0, ""
         while True:
-            parameters = {
-                "search_query": f"cat:{self.category} AND submittedDate:[{begin} TO {end}]",
-                "sortBy": "submittedDate",
-                "sortOrder": "ascending",
-                "start": start,
-                "max_results": self.page,
-            }
-            document, _ = self.client.get(self.url, parameters)
-            root = parse_xml(document or b"", self.url)
-            found = root.findall(f"{_ATOM}entry")
+            found, total = self._page(start)
             batch = Batch()
             for number, element in enumerate(found, start):
                 batch.take(f"{self.name} {number}", element, read_atom)
             start += len(found)
-            published = [entry.published for entry in batch.entries if entry.published]
-            last = max([last, *(day.strftime("%Y%m%d%H%M") for day in published)])
-            total = int(root.findtext(f"{_OPENSEARCH}totalResults") or 0)
-            finished = not found or start >= total
-            batch.state = {"until": last if not finished else max(last, begin)}
+            changes = [entry.updated for entry in batch.entries if entry.updated]
+            if any(later - earlier > _DISORDER for earlier, later in pairwise(changes)):
+                raise SourceError(f"{self.url}: papers aren't in the order of their changes, as was asked for")
+            top = top or (changes[0].isoformat() if changes else "")
+            finished = start >= total or bool(changes and changes[-1] < end)
+            if not finished and old_top and changes and changes[-1] <= moment(old_top):
+                start, old_top = max(start, read - self.page), ""  # what follows was read before it broke off
+            kept = {"until": until} if until else {}
+            if finished:
+                batch.state = {"until": max(top, until)} if top or until else {}
+            elif old_top:  # still among what is newer than what was read then
+                batch.state = state
+            else:
+                batch.state = {**kept, "top": top, "read": start}
             yield batch
             if finished:
                 return
+
+    def _page(self, start: int) -> tuple[list[Element], int]:
+        """Return the entries from one on, and how many there are in all; a page that is empty too early is asked anew.
+
+        arXiv's API is known to give empty pages in the middle of a list.
+        """
+        parameters = {
+            "search_query": f"cat:{self.category}",
+            "sortBy": "lastUpdatedDate",
+            "sortOrder": "descending",
+            "start": start,
+            "max_results": self.page,
+        }
+        for _ in range(self.client.attempts):
+            document, _ = self.client.get(self.url, parameters)
+            root = parse_xml(document or b"", self.url)
+            said = (root.findtext(f"{_OPENSEARCH}totalResults") or "0").strip()
+            total = int(said) if said.isdecimal() else 0
+            found = root.findall(f"{ATOM}entry")
+            if found or start >= total:
+                return found, total
+        raise SourceError(f"{self.url}: it gives nothing after {start} of {total} papers")
 
 
 def read_atom(element: Element) -> Entry:
@@ -114,218 +162,26 @@ def read_atom(element: Element) -> Entry:
     MalformedEntry
         For one that isn't a paper, such as the API's report of an error.
     """
-    address = element.findtext(f"{_ATOM}id") or ""
+    get = lambda name: element.findtext(name) or ""  # noqa: E731
+    address = get(f"{ATOM}id")
     if "/api/errors" in address:
-        raise MalformedEntry(element.findtext(f"{_ATOM}summary") or "an error without a message")
-    names = (author.findtext(f"{_ATOM}name") or "" for author in element.findall(f"{_ATOM}author"))
+        raise MalformedEntry(get(f"{ATOM}summary") or "an error without a message")
+    _, version = parse_arxiv_id(address)
+    published, updated = moment(get(f"{ATOM}published")), moment(get(f"{ATOM}updated"))
+    names = (author.findtext(f"{ATOM}name") or "" for author in element.findall(f"{ATOM}author"))
+    first = [primary.get("term", "") for primary in element.findall(f"{_API}primary_category")]
+    comment, abstract = get(f"{_API}comment"), get(f"{ATOM}summary")
     return Entry(
-        title=element.findtext(f"{_ATOM}title") or "",
+        title=without_accents(get(f"{ATOM}title")),
         arxiv_id=address,
-        doi=_first_doi(element.findtext(f"{_API}doi") or ""),
-        authors=tuple(names),
-        abstract=element.findtext(f"{_ATOM}summary") or "",
-        categories=tuple(c.get("term", "") for c in element.findall(f"{_ATOM}category")),
-        published=moment(element.findtext(f"{_ATOM}published") or ""),
-        updated=moment(element.findtext(f"{_ATOM}updated") or ""),
-    )
-
-
-@dataclass
-class ArxivOai:
-    """All papers of a set from arXiv's OAI-PMH interface that changed since the last ingest.
-
-    Parameters
-    ----------
-    set
-        Such as ``cs`` or ``physics:hep-th``.
-    since
-        The day of change to begin with at the first ingest; by default the beginning.
-    url, client
-        Where, and with which client.
-
-    Raises
-    ------
-    ValueError
-        For something else than a set.
-    """
-
-    set: str
-    since: date | None = None
-    url: str = "https://oaipmh.arxiv.org/oai"
-    client: PoliteClient = field(default_factory=PoliteClient)
-
-    def __post_init__(self) -> None:
-        if not re.fullmatch(r"[A-Za-z:.-]{1,60}", self.set):
-            raise ValueError(f"set is {self.set[:40]!r}; it takes one such as 'cs' or 'physics:hep-th'")
-        self.name = f"arxiv-oai:{self.set}"
-
-    def batches(self, state: dict[str, Any]) -> Iterator[Batch]:
-        """Give the changes page by page. A page's token is kept, so that a long harvest goes on where it stopped."""
-        started = state.get("started") or datetime.now(UTC).date().isoformat()
-        token = state.get("token", "")
-        begin = state.get("from") or (self.since.isoformat() if self.since else "")
-        while True:
-            parameters = {"verb": "ListRecords"}
-            if token:
-                parameters["resumptionToken"] = token
-            else:
-                parameters |= {"metadataPrefix": "arXiv", "set": self.set, **({"from": begin} if begin else {})}
-            document, _ = self.client.get(self.url, parameters)
-            root = parse_xml(document or b"", self.url)
-            problem = root.find(f"{_OAI}error")
-            if problem is not None:
-                if problem.get("code") == "badResumptionToken" and token:  # it expired: this part begins anew
-                    token = ""
-                    continue
-                if problem.get("code") != "noRecordsMatch":
-                    raise SourceError(f"{self.url}: {problem.get('code')}: {problem.text}")
-            batch = Batch()
-            for record in root.iter(f"{_OAI}record"):
-                header = record.find(f"{_OAI}header")
-                if header is None or header.get("status") != "deleted":
-                    batch.take(record.findtext(f"{_OAI}header/{_OAI}identifier") or self.name, record, read_oai)
-            token = (root.findtext(f".//{_OAI}resumptionToken") or "").strip()
-            batch.state = {"token": token, "from": begin, "started": started} if token else {"from": started}
-            yield batch
-            if not token:
-                return
-
-
-def read_oai(record: Element) -> Entry:
-    """Return the paper of an OAI-PMH record in the format arXiv.
-
-    Raises
-    ------
-    MalformedEntry
-        For a record without it.
-    """
-    meta = record.find(f".//{_META}arXiv")
-    if meta is None:
-        raise MalformedEntry("metadata in the format arXiv are missing")
-    names = (
-        f"{author.findtext(f'{_META}forenames') or ''} {author.findtext(f'{_META}keyname') or ''}"
-        for author in meta.iter(f"{_META}author")
-    )
-    created = moment(meta.findtext(f"{_META}created") or "")
-    updated = meta.findtext(f"{_META}updated")
-    return Entry(
-        title=meta.findtext(f"{_META}title") or "",
-        arxiv_id=meta.findtext(f"{_META}id") or "",
-        doi=_first_doi(meta.findtext(f"{_META}doi") or ""),
-        authors=tuple(names),
-        abstract=meta.findtext(f"{_META}abstract") or "",
-        categories=tuple((meta.findtext(f"{_META}categories") or "").split()),
-        published=created,
-        updated=moment(updated) if updated else created,
-    )
-
-
-@dataclass
-class ArxivSnapshot:
-    """All papers of arXiv's metadata snapshot, a file of JSON lines, plain or compressed by gzip.
-
-    Parameters
-    ----------
-    path
-        The file, which is read as a stream.
-
-    Raises
-    ------
-    OSError
-        From the ingest, where it can't be read.
-    """
-
-    path: Path
-
-    def __post_init__(self) -> None:
-        self.path = Path(self.path).resolve()
-        self.name = f"arxiv-snapshot:{self.path}"[:200]
-
-    def batches(self, state: dict[str, Any]) -> Iterator[Batch]:
-        """Give the file's lines after the offset that the last ingest of the same file came to."""
-        size = self.path.stat().st_size
-        with self._open() as lines:
-            line = 0
-            if state.get("size") == size:
-                lines.seek(state["offset"])
-                line = state["line"]
-            batch, count = Batch(), 0
-            for text in lines:
-                line += 1
-                if text.strip():
-                    batch.take(f"line {line}", text, read_snapshot_line)
-                    count += 1
-                if count == BATCH:
-                    batch.state = {"size": size, "offset": lines.tell(), "line": line}
-                    yield batch
-                    batch, count = Batch(), 0
-            batch.state = {"size": size, "offset": lines.tell(), "line": line}
-            yield batch
-
-    def _open(self) -> "_Lines":
-        return _Lines(gzip.open(self.path, "rb") if self.path.suffix == ".gz" else self.path.open("rb"))
-
-
-class _Lines:
-    """A file read line by line, which knows where it is: the built-in one doesn't while it is iterated."""
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-        self._offset = 0
-
-    def __enter__(self) -> "_Lines":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._file.close()
-
-    def __iter__(self) -> Iterator[bytes]:
-        for line in self._file:
-            self._offset += len(line)
-            yield line
-
-    def seek(self, offset: int) -> None:
-        self._file.seek(offset)
-        self._offset = offset
-
-    def tell(self) -> int:
-        return self._offset
-
-
-def read_snapshot_line(line: bytes) -> Entry:
-    """Return the paper of a line of arXiv's metadata snapshot.
-
-    Raises
-    ------
-    MalformedEntry
-        For anything else.
-    """
-    try:
-        data = json.loads(line)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise MalformedEntry(f"not JSON: {error}") from None
-    if not isinstance(data, dict):
-        raise MalformedEntry("not a JSON object")
-    versions = data.get("versions") or []
-    if parsed := data.get("authors_parsed"):
-        names = [" ".join(part for part in (*name[1:2], *name[:1], *name[2:3]) if part) for name in parsed]
-    else:
-        names = re.split(r",\s+(?:and\s+)?|\s+and\s+", data.get("authors") or "")
-    published = parsedate_to_datetime(versions[0]["created"]) if versions else moment(data["update_date"])
-    return Entry(
-        title=data["title"],
-        arxiv_id=data["id"],
-        version=len(versions),
-        doi=_first_doi(data.get("doi") or ""),
-        authors=tuple(names),
-        abstract=data.get("abstract") or "",
-        categories=tuple((data.get("categories") or "").split()),
+        doi=doi_of(get(f"{_API}doi")),
+        authors=tuple(map(without_accents, names)),
+        abstract=without_accents(abstract),
+        categories=tuple(dict.fromkeys([*first, *(c.get("term", "") for c in element.findall(f"{ATOM}category"))])),
         published=published,
-        updated=moment(data["update_date"]) if data.get("update_date") else published,
+        updated=updated,
+        comment=comment,
+        journal_ref=get(f"{_API}journal_ref"),
+        withdrawn=is_withdrawn(comment, abstract),
+        versions={1: published} | ({version: updated} if version > 1 else {}),
     )
-
-
-def _first_doi(text: str) -> str:
-    """Return the first DOI of a field that authors fill as they like, or nothing."""
-    found = re.search(r"10\.\d{4,9}/[^\s,;]+", text)
-    return found[0] if found else ""

@@ -1,22 +1,33 @@
 """Papers of a bibliography: BibTeX or RIS."""
 
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from paperworks.feed.entry import Entry, MalformedEntry
+from paperworks.feed.entry import Entry
+from paperworks.feed.ingest.names import arxiv_of, bibtex_names, date_of, doi_of, people, ris_name
 from paperworks.feed.ingest.source import Batch, in_batches
+from paperworks.feed.ingest.text import read_text
+from paperworks.feed.latex import to_text
 
-MAX_BYTES = 64 * 2**20
-_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_KINDS = {
+    "a PDF": r"%PDF",
+    "HTML": r"\s*<(?:!doctype html|html|head|body)\b",
+    "XML": r"\s*<",
+    "JSON": r"\s*[\[{]",
+    "RIS": r"(?s:.*?)^TY  ?- ",
+    "BibTeX": r"(?s:.*?)^\s*@\w+\s*[{(]",
+    "an EndNote file": r"(?s:.*?)^%[0A-Z] ",
+    "a MEDLINE file": r"(?s:.*?)^PMID- ",
+}
 
 
 @dataclass
 class Bibliography:
-    """A file of BibTeX (``.bib``) or RIS (``.ris``).
+    """A file of BibTeX (``.bib``) or RIS (``.ris``), in UTF-8, UTF-16, GBK or Latin-1.
 
     Parameters
     ----------
@@ -39,20 +50,38 @@ class Bibliography:
 
     def batches(self, state: dict[str, Any]) -> Iterator[Batch]:
         """Give all papers of the file."""
-        if self.path.stat().st_size > MAX_BYTES:
-            raise ValueError(f"path is {self.path} with more than {MAX_BYTES >> 20} MiB; split it")
-        try:
-            text = self.path.read_bytes().decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"path is {self.path}, which isn't UTF-8 text: {error}") from None
-        readers = {".bib": read_bibtex, ".ris": read_ris}
-        if self.path.suffix.lower() not in readers:
+        wanted = {".bib": "BibTeX", ".ris": "RIS"}.get(self.path.suffix.lower())
+        if wanted is None:
             raise ValueError(f"path is {self.path}; it takes a file that ends in .bib or .ris")
-        return readers[self.path.suffix.lower()](text)
+        text, encoding = read_text(self.path)
+        kind = kind_of(text)
+        if kind != wanted:
+            raise ValueError(f"path is {self.path}, in which there is no {wanted}; it looks like {kind}")
+        if not encoding.startswith("utf"):
+            yield Batch(notes=[f"{self.path.name} isn't UTF-8; it was read as {encoding}"])
+        yield from read_bibtex(text) if wanted == "BibTeX" else read_ris(text)
+
+
+def kind_of(text: str) -> str:
+    r"""Return what a file seems to be.
+
+    Examples
+    --------
+    >>> kind_of("<html>"), kind_of("% my papers\n@article{a,"), kind_of("hello")
+    ('HTML', 'BibTeX', 'some other text')
+    """
+    if not text.strip():
+        return "an empty file"
+    for kind, begins in _KINDS.items():
+        if re.match(begins, text, re.IGNORECASE | re.MULTILINE):
+            return kind
+    return "some other text"
 
 
 def read_bibtex(text: str) -> Iterator[Batch]:
     r"""Give the papers of BibTeX; what can't be parsed is refused, block by block.
+
+    Two entries of one key are two papers, and it is reported.
 
     Examples
     --------
@@ -61,33 +90,67 @@ def read_bibtex(text: str) -> Iterator[Batch]:
     ('On Sampling', ('Ann Author', 'B. Writer'))
     """
     import bibtexparser
-    from bibtexparser import middlewares
+    from bibtexparser.library import Library
+    from bibtexparser.model import DuplicateBlockKeyBlock, DuplicateFieldKeyBlock, ParsingFailedBlock
+    from bibtexparser.model import Entry as BibtexEntry
 
-    library = bibtexparser.parse_string(
-        text, append_middleware=[middlewares.LatexDecodingMiddleware(keep_math_mode=True)]
-    )
-    yield from in_batches(((entry.key, entry) for entry in library.entries), _bibtex_entry)
-    failed = [f"line {(block.start_line or 0) + 1}: not BibTeX: {block.error}" for block in library.failed_blocks]
-    if failed:
-        yield Batch(refused=failed)
+    logging.getLogger("bibtexparser").setLevel(logging.CRITICAL)  # what it says is in the reasons
+    raw = bibtexparser.parse_string(text, parse_stack=[])
+    entries: list[tuple[str, BibtexEntry]] = []
+    refused, notes = [], []
+    keys: set[str] = set()
+    for block in raw.blocks:
+        where = f"line {(block.start_line or 0) + 1}"
+        if isinstance(block, DuplicateFieldKeyBlock):
+            notes.append(f"{where}: {', '.join(sorted(block.duplicate_keys))} stands twice; the first one counts")
+        elif isinstance(block, ParsingFailedBlock) and not isinstance(block, DuplicateBlockKeyBlock):
+            reason = getattr(block.error, "abort_reason", "") or str(block.error)
+            refused.append(f"{where}: not BibTeX: {' '.join(reason.split())}")
+        entry = block.ignore_error_block if isinstance(block, ParsingFailedBlock) else block
+        if isinstance(entry, BibtexEntry):
+            if entry.key in keys:
+                notes.append(f"{where}: the key {entry.key!r} stands twice; each is a paper of its own")
+            keys.add(entry.key)
+            entry.fields = list({field.key.lower(): field for field in reversed(entry.fields)}.values())
+            entries.append((f"{where}: {entry.key}", entry))
+    for number, (_, entry) in enumerate(entries):
+        entry.key = str(number)  # unlike, so that all are kept
+    library = Library([*raw.strings, *(entry for _, entry in entries)])
+    for middleware in bibtexparser.entrypoint.default_parse_stack():
+        library = middleware.transform(library)
+    labels = [where for where, _ in entries]
+    yield from in_batches(((labels[int(entry.key)], entry) for entry in library.entries), _bibtex_entry)
+    if refused or notes:
+        yield Batch(refused=refused, notes=notes)
 
 
 def _bibtex_entry(entry: Any) -> Entry:
-    fields = {name.lower(): str(item.value) for name, item in entry.fields_dict.items()}
-    fields = {name: re.sub(r"[{}]", "", value) for name, value in fields.items()}
-    eprint = fields.get("eprint", "")
-    is_arxiv = fields.get("archiveprefix", fields.get("eprinttype", "")).lower() == "arxiv" or "arxiv" in eprint.lower()
-    published = _date(fields.get("year") or fields.get("date", ""), fields.get("month", ""))
+    raw = {item.key.lower(): str(item.value) for item in entry.fields}
+    fields = {name: to_text(value) for name, value in raw.items() if name not in ("author", "url", "file")}
+    get = lambda *names: next((fields[name] for name in names if fields.get(name)), "")  # noqa: E731
+    url = raw.get("url", "").replace("\\", "").strip("{}")
+    eprint = f"arxiv:{get('arxivid', 'eprint')}" if _says_arxiv(fields) else ""
+    published = date_of(get("date", "year"), get("month"))
+    journal = get("journal", "journaltitle", "booktitle")
+    arxiv_id = arxiv_of(eprint, get("doi"), url, *map(get, ("journal", "number", "volume", "note", "eprint")))
+    category = get("primaryclass", "eprintclass")
     return Entry(
-        title=fields.get("title", ""),
-        arxiv_id=eprint if is_arxiv else _arxiv_of(fields.get("url", ""), fields.get("journal", "")),
-        doi=_doi_of(fields.get("doi", "")),
-        authors=tuple(_name(name) for name in re.split(r"\s+and\s+", fields.get("author", ""))),
-        abstract=fields.get("abstract", ""),
+        title=": ".join(part for part in (get("title"), get("subtitle")) if part),
+        arxiv_id=arxiv_id,
+        doi=doi_of(get("doi"), url),
+        authors=bibtex_names(raw.get("author", "")),
+        abstract=get("abstract"),
+        categories=(category,) if re.fullmatch(r"[a-z-]+\.[A-Za-z-]+|[a-z]+-[a-z]+", category) else (),
         published=published,
         updated=published,
-        links={"page": fields["url"]} if fields.get("url") else {},
+        links={"page": url} if url else {},
+        journal_ref="" if re.search(r"(?i)arxiv|^corr$", journal) else journal,
     )
+
+
+def _says_arxiv(fields: dict[str, str]) -> bool:
+    kind = fields.get("archiveprefix") or fields.get("eprinttype") or ("arxiv" if "arxivid" in fields else "")
+    return kind.lower() == "arxiv"
 
 
 def read_ris(text: str) -> Iterator[Batch]:
@@ -101,55 +164,34 @@ def read_ris(text: str) -> Iterator[Batch]:
     """
     import rispy
 
+    text = re.sub(r"(?m)^([A-Z][A-Z0-9])  ?-(?: |$)", r"\1  - ", text.replace("\r\n", "\n").lstrip("\ufeff"))
+    notes = []
+    if len(re.findall(r"(?m)^TY  -", text)) > len(re.findall(r"(?m)^ER  -", text)):
+        notes.append("a record has no end (ER); the file may have been cut short")
+        text = re.sub(r"(?m)\n(?=TY  -)", "\nER  - \n", re.sub(r"(?m)^ER  -.*\n?", "", text)) + "\nER  - \n"
     try:
         records = rispy.loads(text, skip_unknown_tags=True)
     except (ValueError, OSError, KeyError, IndexError) as error:
         raise ValueError(f"RIS can't be parsed: {error}") from None
-    return in_batches(((f"record {i}", record) for i, record in enumerate(records, 1)), _ris_record)
+    yield from in_batches(((f"record {i}", record) for i, record in enumerate(records, 1)), _ris_record)
+    if notes:
+        yield Batch(notes=notes)
 
 
 def _ris_record(record: dict[str, Any]) -> Entry:
+    get = lambda *names: next((str(record[name]) for name in names if record.get(name)), "")  # noqa: E731
     urls = record.get("urls") or []
-    published = _date(str(record.get("year") or record.get("publication_year") or record.get("date") or ""), "")
+    published = date_of(get("date", "year", "publication_year"))
+    journal = get("journal_name", "secondary_title", "alternate_title3")
+    notes = " ".join(record.get("notes") or [])
     return Entry(
-        title=record.get("title") or record.get("primary_title") or "",
-        arxiv_id=_arxiv_of(*urls, record.get("number", ""), record.get("journal_name", "")),
-        doi=_doi_of(record.get("doi", "")),
-        authors=tuple(_name(name) for name in record.get("authors") or record.get("first_authors") or ()),
-        abstract=record.get("abstract") or record.get("notes_abstract") or "",
+        title=get("title", "primary_title"),
+        arxiv_id=arxiv_of(get("doi"), *urls, get("number"), journal, notes),
+        doi=doi_of(get("doi"), *urls),
+        authors=people([ris_name(name) for name in record.get("authors") or record.get("first_authors") or ()]),
+        abstract=get("abstract", "notes_abstract"),
         published=published,
         updated=published,
         links={"page": urls[0]} if urls else {},
+        journal_ref="" if "arxiv" in journal.lower() else journal,
     )
-
-
-def _name(name: str) -> str:
-    """Write `Author, Ann` as `Ann Author`."""
-    last, comma, first = name.partition(",")
-    return f"{first} {last}" if comma else name
-
-
-def _arxiv_of(*texts: str) -> str:
-    for text in texts:
-        found = re.search(r"arxiv(?:\.org/(?:abs|pdf)/|:|\.)\s*(\d{4}\.\d{4,5}(?:v\d+)?)", text, re.IGNORECASE)
-        if found:
-            return found[1]
-    return ""
-
-
-def _doi_of(text: str) -> str:
-    found = re.search(r"10\.\d{4,9}/\S+", text)
-    return found[0] if found else ""
-
-
-def _date(year: str, month: str) -> datetime | None:
-    found = re.match(r"\s*(\d{4})(?:[-/](\d{1,2}))?", year)
-    if not found:
-        return None
-    number = int(found[2] or 0) or (int(month) if month.strip().isdecimal() else 0)
-    if not number and month.strip()[:3].lower() in _MONTHS:
-        number = _MONTHS.index(month.strip()[:3].lower()) + 1
-    try:
-        return datetime(int(found[1]), number or 1, 1, tzinfo=UTC)
-    except ValueError:
-        raise MalformedEntry(f"date is {year!r} {month!r}; it takes a year and a month") from None

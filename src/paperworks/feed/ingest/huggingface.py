@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-from paperworks.feed.entry import Entry, moment
+from paperworks.feed.entry import Entry, MalformedEntry, moment
 from paperworks.feed.ingest.http import PoliteClient, SourceError
 from paperworks.feed.ingest.source import Batch
 
@@ -19,44 +19,71 @@ class HuggingFaceDaily:
     ----------
     since
         The day to begin with at the first ingest; by default yesterday.
-    url, client
-        Where, and with which client.
+    url, page, client
+        Where, how many papers a request, and with which client.
     """
 
     since: date | None = None
     url: str = "https://huggingface.co/api/daily_papers"
+    page: int = 100
     client: PoliteClient = field(default_factory=lambda: PoliteClient(interval=1.0))
     name: str = "huggingface-daily"
 
     def batches(self, state: dict[str, Any]) -> Iterator[Batch]:
-        """Give one day a batch."""
+        """Give one day a batch, of all its pages."""
         today = datetime.now(UTC).date()
-        seen: dict[str, dict[str, str]] = state.get("seen", {})
+        seen: dict[str, list[dict[str, Any]]] = state.get("seen", {})
         if state.get("day"):
             day = min(date.fromisoformat(state["day"]) - timedelta(days=1), today)
         else:
             day = self.since or today - timedelta(days=1)
         while day <= today:
-            document, validators = self.client.get(self.url, {"date": day.isoformat()}, seen=seen.get(day.isoformat()))
-            batch = _read_day(document, f"{self.url} {day}") if document is not None else Batch()
-            seen = {name: kept for name, kept in seen.items() if date.fromisoformat(name) >= day - timedelta(days=2)}
-            seen[day.isoformat()] = validators
+            batch = Batch()
+            kept = self._day(day, seen.get(day.isoformat(), []), batch)
+            seen = {name: pages for name, pages in seen.items() if date.fromisoformat(name) >= day - timedelta(days=2)}
+            seen[day.isoformat()] = kept
             batch.state = {"day": day.isoformat(), "seen": seen}
             yield batch
             day += timedelta(days=1)
 
+    def _day(self, day: date, seen: list[dict[str, Any]], batch: Batch) -> list[dict[str, Any]]:
+        """Read the pages of a day until an empty one, and return for each its validators and its papers' ids.
 
-def _read_day(document: bytes, where: str) -> Batch:
+        How many a page has is the server's choice, whatever it is asked for; one that ignores the page's number gives
+        the same papers again.
+        """
+        pages: list[dict[str, Any]] = []
+        ids: set[str] = set()
+        while True:
+            number = len(pages)
+            before = seen[number] if number < len(seen) else {}
+            parameters = {"date": day.isoformat(), "p": number, "limit": self.page}
+            known = {name: value for name, value in before.items() if name != "ids"}
+            document, validators = self.client.get(self.url, parameters, seen=known)
+            where = f"{self.url} {day} page {number}"
+            items = _items(document, where) if document is not None else []
+            found = [_id(item) for item in items] if document is not None else before["ids"]
+            if not found or ids.issuperset(found):
+                return pages
+            for place, item in enumerate(items):
+                batch.take(f"{where}, {place}", item, read_daily_paper)
+            ids.update(found)
+            pages.append({**validators, "ids": found})
+
+
+def _items(document: bytes, where: str) -> list[Any]:
     try:
         items = json.loads(document)
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise SourceError(f"{where}: not the JSON it should be: {error}") from None
     if not isinstance(items, list):
         raise SourceError(f"{where}: not the list it should be")
-    batch = Batch()
-    for number, item in enumerate(items):
-        batch.take(f"{where} {number}", item, read_daily_paper)
-    return batch
+    return items
+
+
+def _id(item: Any) -> str:
+    paper = item.get("paper") if isinstance(item, dict) else None
+    return str(paper.get("id"))[:40] if isinstance(paper, dict) else str(item)[:40]
 
 
 def read_daily_paper(item: dict[str, Any]) -> Entry:
@@ -79,6 +106,15 @@ def read_daily_paper(item: dict[str, Any]) -> Entry:
         abstract=paper.get("summary") or item.get("summary") or "",
         published=published,
         updated=published,
-        upvotes=max(0, int(paper.get("upvotes") or 0)),
+        upvotes=_count(paper.get("upvotes")),
         links={name: url for name, url in links.items() if url},
     )
+
+
+def _count(number: Any) -> int:
+    """Return a count of votes; one below zero is none."""
+    if number is None:
+        return 0
+    if not isinstance(number, int | float) or number != number // 1:
+        raise MalformedEntry(f"upvotes are {str(number)[:40]}; it takes a whole number")
+    return max(0, int(number))

@@ -12,8 +12,8 @@ from typing import Any
 from paperworks.feed.entry import Entry, one_line
 from paperworks.feed.ingest.huggingface import read_daily_paper
 from paperworks.feed.ingest.source import Batch, in_batches
+from paperworks.feed.ingest.text import read_text
 
-MAX_BYTES = 64 * 2**20
 _PARAGRAPH = 250
 """A paragraph of this many characters is an abstract; titles are shorter."""
 
@@ -43,12 +43,7 @@ class SavedPage:
 
     def batches(self, state: dict[str, Any]) -> Iterator[Batch]:
         """Give all papers of the page."""
-        if self.path.stat().st_size > MAX_BYTES:
-            raise ValueError(f"path is {self.path} with more than {MAX_BYTES >> 20} MiB; it takes one saved page")
-        try:
-            text = self.path.read_bytes().decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"path is {self.path}, which isn't UTF-8 text: {error}") from None
+        text, _ = read_text(self.path)
         is_html = re.search(r"<(!doctype html|html|body|article)\b", text[:5000], re.IGNORECASE)
         batches = list(parse_html(text) if is_html else parse_text(text))
         if not any(batch.entries for batch in batches):
@@ -87,7 +82,7 @@ def parse_html(text: str) -> Iterator[Batch]:
     for props in re.findall(r'data-props="([^"]*)"', text):
         try:
             data = json.loads(html.unescape(props))
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):
             continue
         daily = data.get("dailyPapers") if isinstance(data, dict) else None
         if isinstance(daily, list):

@@ -5,28 +5,30 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from paperworks.feed.entry import Entry, MalformedEntry
+from paperworks.feed.ingest.http import SourceError
 from paperworks.feed.schema import Harvest
 from paperworks.feed.store import Added, FeedStore
 
 T = TypeVar("T")
-BATCH = 1000
+BATCH = 4000
 SHOWN = 20
 """How many of the records that were refused are kept with their reasons."""
 
 
 @dataclass
 class Batch:
-    """Some papers of a source, what was refused, and the state from which to go on after them."""
+    """Some papers of a source, what was refused, what else to say, and the state from which to go on after them."""
 
     entries: list[Entry] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     state: dict[str, Any] = field(default_factory=dict)
 
     def take(self, where: str, record: T, read: Callable[[T], Entry]) -> None:
         """Add a record, or the reason why it can't be one."""
         try:
             self.entries.append(read(record))
-        except (MalformedEntry, KeyError, TypeError, AttributeError, ValueError) as error:
+        except (MalformedEntry, KeyError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             self.refused.append(f"{where}: {reason}")
 
@@ -44,16 +46,25 @@ class Source(Protocol):
 
 @dataclass
 class Ingested:
-    """What an ingest did: papers new, changed and known as they are, and how many records were refused, and why."""
+    """What an ingest did: papers new, changed and known as they are, how many records were refused, why, and notes."""
 
     new: int = 0
     changed: int = 0
     same: int = 0
     refused: int = 0
     reasons: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         return f"{self.new} new, {self.changed} changed, {self.same} known, {self.refused} refused"
+
+
+class Incomplete(SourceError):
+    """An ingest that broke off after a part; `done` is that part, and the next ingest goes on after it."""
+
+    def __init__(self, done: Ingested, error: SourceError) -> None:
+        super().__init__(f"{done}; then it broke off, and the next ingest goes on there: {error}")
+        self.done = done
 
 
 def ingest(
@@ -73,6 +84,13 @@ def ingest(
     progress
         Called after each batch.
 
+    Raises
+    ------
+    SourceError
+        Where the source can't be read.
+    Incomplete
+        Where that happens after some batches; what was read is kept.
+
     Examples
     --------
     >>> class One:
@@ -86,10 +104,17 @@ def ingest(
     with store.session() as session:
         kept = session.get(Harvest, source.name)
         state = dict(kept.state) if kept and not restart else {}
-    for batch in source.batches(state):
-        added = store.add(batch.entries, state=(source.name, batch.state) if batch.state else None)
-        _count(done, added, batch)
-        progress(done)
+    some = False
+    try:
+        for batch in source.batches(state):
+            added = store.add(batch.entries, state=(source.name, batch.state) if batch.state else None)
+            _count(done, added, batch)
+            some = True
+            progress(done)
+    except SourceError as error:
+        if some:
+            raise Incomplete(done, error) from error
+        raise
     return done
 
 
@@ -99,6 +124,7 @@ def _count(done: Ingested, added: Added, batch: Batch) -> None:
     done.same += added.same
     done.refused += len(batch.refused)
     done.reasons += batch.refused[: max(0, SHOWN - len(done.reasons))]
+    done.notes += batch.notes[: max(0, SHOWN - len(done.notes))]
 
 
 def in_batches(records: Iterable[tuple[str, T]], read: Callable[[T], Entry], size: int = BATCH) -> Iterator[Batch]:

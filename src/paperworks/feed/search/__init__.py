@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     {
         "fused": ["Found", "fuse", "search"],
         "meaning": ["MeaningIndex", "SentenceModel"],
+        "normal": ["plain"],
         "query": ["BadQuery", "Clause", "Query", "parse_query"],
         "words": ["search_words"],
     },

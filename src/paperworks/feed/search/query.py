@@ -1,17 +1,23 @@
-"""The language of searches: words, phrases, what to leave out, and where to look."""
+"""The language of searches: names of papers, words, phrases, what to leave out, and where to look."""
 
 import re
-import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-MAX_LENGTH, MAX_CLAUSES = 300, 20
+from paperworks.feed.entry import MalformedEntry, parse_arxiv_id, parse_doi
+from paperworks.feed.search.normal import is_cjk, words_of
+
+MAX_LENGTH, MAX_CLAUSES = 300, 50
 _STOP_WORDS = frozenset(
     {"a", "an", "and", "are", "as", "at", "by", "can", "do", "for", "from", "how", "i", "in", "is", "it", "my"}
     | {"of", "on", "or", "that", "the", "to", "what", "with"}
 )
 _COLUMNS = {"title": "title", "author": "authors", "abstract": "abstract", "field": "categories"}
 _PART = re.compile(r'(-?)(?:(\w+):)?(?:"([^"]*)"?|(\S+))')
+_HYPHEN = re.compile(r"\w[-\u2013'\u2019]\w")
+_QUOTES, _MINUSES = "\u201c\u201d\u201e\u201f\u00ab\u00bb\uff02", "\u2010\u2011\u2212"
+_SIGNS = str.maketrans(dict.fromkeys(_QUOTES, '"') | dict.fromkeys(_MINUSES, "-") | {"\uff1a": ":", "\u3000": " "})
+"""Signs of the language as word processors and other keyboards write them."""
 
 
 class BadQuery(ValueError):
@@ -31,18 +37,32 @@ _DIGITS = {word: str(number) for number, word in enumerate(_NUMBERS)}
 _SPELLINGS = _DIGITS | {digits: word for word, digits in _DIGITS.items()}
 
 
+Phrase = tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class Clause:
-    """Words that stand next to each other, in one column or in any, wanted or not; the last may be a beginning."""
+    """Words to look for, in one column or in any, wanted or not; the last may be a beginning.
 
-    words: tuple[str, ...]
+    `joined` is what hyphens join to one word. Words that were quoted, are looked for in a column or are to be left out
+    stand next to each other; others need not.
+    """
+
+    words: Phrase
     column: str = ""
     negated: bool = False
     prefix: bool = False
+    quoted: bool = False
+    joined: str = ""
 
     @property
-    def spellings(self) -> tuple[tuple[str, ...], ...]:
-        """The words, and a small number as digits or as a word.
+    def needed(self) -> bool:
+        """Whether a paper without it is not found, however well the rest fits."""
+        return self.quoted or bool(self.column)
+
+    @property
+    def spellings(self) -> tuple[Phrase, ...]:
+        """The words, a small number as digits or as a word, and what hyphens join.
 
         Examples
         --------
@@ -50,16 +70,34 @@ class Clause:
         (('ten', 'steps'), ('10', 'steps'))
         """
         other = tuple(_SPELLINGS.get(word, word) for word in self.words)
-        return (self.words,) if other == self.words else (self.words, other)
+        return tuple(dict.fromkeys((self.words, other, *([(self.joined,)] if self.joined else []))))
+
+    @property
+    def alternatives(self) -> tuple[tuple[Phrase, ...], ...]:
+        """What there may be in a paper: each is phrases that all are.
+
+        Examples
+        --------
+        >>> Clause(("few", "step"), joined="fewstep").alternatives
+        ((('few',), ('step',)), (('fewstep',),))
+        >>> Clause(("few", "step"), joined="fewstep", negated=True).alternatives
+        ((('few', 'step'),), (('fewstep',),))
+        """
+        apart = not (self.quoted or self.negated or self.column or any(map(is_cjk, self.words)))
+        return tuple(tuple((word,) for word in phrase) if apart else (phrase,) for phrase in self.spellings)
 
 
 @dataclass(frozen=True)
 class Query:
-    """A search as it was understood. `text` is what it says in words, for the search by meaning."""
+    """A search as it was understood. `text` is what it says in words, for the search by meaning.
+
+    `names` are the ids of arXiv and DOIs in it: if it has any, it asks for those papers.
+    """
 
     clauses: tuple[Clause, ...]
     since: datetime | None = None
     text: str = ""
+    names: tuple[tuple[str, str], ...] = ()
 
     @property
     def wanted(self) -> tuple[Clause, ...]:
@@ -77,7 +115,8 @@ def parse_query(text: str, *, as_typed: bool = False, now: datetime | None = Non
 
     ``two words`` looks for both, ``"a phrase"`` for words that follow one another, ``-word`` leaves papers out,
     ``title:``, ``author:`` and ``abstract:`` look there only, ``field:`` among arXiv's categories and our fields, and
-    ``since:`` takes a date, a month, a year, or a number of days such as ``7d``.
+    ``since:`` takes a date, a month, a year, or a number of days such as ``7d``. An arXiv id, a DOI or a link to a
+    paper looks for that paper.
 
     Parameters
     ----------
@@ -100,9 +139,13 @@ def parse_query(text: str, *, as_typed: bool = False, now: datetime | None = Non
     [(('score', 'model'), '', False), (('audio',), '', True), (('song',), 'authors', False)]
     >>> query.since.date().isoformat()
     '2023-05-01'
+    >>> parse_query("see arXiv:2206.00927v3 [cs.LG]").names
+    (('arxiv_id', '2206.00927'),)
     """
+    text = text.translate(_SIGNS)
     if len(text) > MAX_LENGTH:
         raise BadQuery(f"the search has {len(text)} characters; it takes at most {MAX_LENGTH}")
+    names, text = _names(text)
     clauses, since, spoken = [], None, []
     for minus, name, phrase, word in _PART.findall(text):
         body = phrase or word
@@ -110,34 +153,50 @@ def parse_query(text: str, *, as_typed: bool = False, now: datetime | None = Non
             since = _since(body, now or datetime.now(UTC))
             continue
         column = _COLUMNS.get(name, "")
-        words = words_of(body if column or not name else f"{name} {body}")
-        if words:
-            clauses.append(Clause(words, column, bool(minus)))
+        if name and not column:
+            body = f"{name} {body}"
+        if words := words_of(body):
+            joined = "".join(words) if not phrase and len(words) > 1 and _HYPHEN.search(body) else ""
+            quoted = len(words) > 1 and (bool(phrase) or column == "categories")
+            begins = len(words[-1]) == 1 and is_cjk(words[-1])  # every two signs of Chinese are a word of the index
+            clauses.append(Clause(words, column, bool(minus), begins, quoted, joined))
             if not minus and column in ("", "title", "abstract"):
-                spoken.append(body if column or not name else f"{name} {body}")
-    meant = [c for c in clauses if c.column or c.negated or len(c.words) > 1 or c.words[0] not in _STOP_WORDS]
+                spoken.append(body)
+    meant = [c for c in clauses if c.needed or c.negated or len(c.words) > 1 or c.words[0] not in _STOP_WORDS]
     if any(not clause.negated for clause in meant):
         clauses = meant
+    clauses = list(dict.fromkeys(clauses))
     if len(clauses) > MAX_CLAUSES:
         raise BadQuery(f"the search has {len(clauses)} parts; it takes at most {MAX_CLAUSES}")
     if as_typed and clauses and re.search(r"\w$", text) and not clauses[-1].negated:
-        last = clauses[-1]
-        clauses[-1] = Clause(last.words, last.column, prefix=True)
-    if clauses and all(clause.negated for clause in clauses):
+        clauses[-1] = replace(clauses[-1], prefix=True)
+    if clauses and all(clause.negated for clause in clauses) and not names:
         raise BadQuery("the search has only words to leave out; it takes one to look for")
-    return Query(tuple(clauses), since, " ".join(spoken))
+    return Query(tuple(clauses), since, " ".join(spoken), names)
 
 
-def words_of(text: str) -> tuple[str, ...]:
-    """Return the words of a text as the index has them, in lower case and without accents.
+def _names(text: str) -> tuple[tuple[tuple[str, str], ...], str]:
+    """Return the arXiv ids and DOIs in a search, and the rest of it."""
+    found: dict[tuple[str, str], None] = {}
 
-    Examples
-    --------
-    >>> words_of("PDE-Refiner à la carte")
-    ('pde', 'refiner', 'a', 'la', 'carte')
-    """
-    plain = "".join(c for c in unicodedata.normalize("NFKD", text.casefold()) if not unicodedata.combining(c))
-    return tuple(re.findall(r"[^\W_]+", plain))
+    def take(said: re.Match[str]) -> str:
+        part = said[0].strip("\"'<>()[]{},;.")
+        if "://" in part and (inside := re.search(r"/(10\.\d{4,9}/[^\s?#]+)", part)):  # a publisher's page
+            part = inside[1]
+        try:
+            if not part.lower().startswith(("10.", "doi:")) or "10.48550/arxiv" in part.lower():
+                found["arxiv_id", parse_arxiv_id(part)[0]] = None
+                return ""
+        except MalformedEntry:
+            pass
+        try:
+            found["doi", parse_doi(part)] = None
+            return ""
+        except MalformedEntry:
+            return said[0]
+
+    rest = re.sub(r"(?:arxiv|doi):\s*\S+|\S+", take, text, flags=re.IGNORECASE)
+    return tuple(found), rest
 
 
 def _since(text: str, now: datetime) -> datetime:
