@@ -1,8 +1,8 @@
 """The agents of the experiments: trained through the simulation, distilled from that, or by stable-baselines3."""
 
+import io
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from paperworks.core.cache import cached_folder
 from paperworks.evidence import Run
 from paperworks.numerics import mlp, seeded, train
 from paperworks.robustness import BatteryDispatchEnv, Policy, charge, from_sb3, rollout
@@ -166,7 +165,7 @@ def _sb3_agent(run: Run, algorithm: Algorithm, env: Any, world: str, steps: int,
         options |= {"n_steps": 4 if small else 256, "batch_size": 32 if small else 512, "n_epochs": 8}
         options |= {"gae_lambda": 0.964, "policy_kwargs": {"net_arch": [64, 64]}}
 
-    def build(folder: Path) -> None:
+    def learned() -> Tensor:
         agent = kind("MlpPolicy", env, **options)
 
         def report(found: dict[str, Any], _: Any) -> bool:
@@ -174,7 +173,9 @@ def _sb3_agent(run: Run, algorithm: Algorithm, env: Any, world: str, steps: int,
             return True
 
         agent.learn(steps, callback=report)
-        agent.save(folder / "agent.zip")
+        saved = io.BytesIO()
+        agent.save(saved)
+        return torch.frombuffer(bytearray(saved.getvalue()), dtype=torch.uint8)
 
-    inputs = {"algorithm": algorithm, "world": world, "steps": steps, "options": options}
-    return kind.load(cached_folder("rl-agent", inputs, build, run.cache_folder) / "agent.zip", device="cpu")
+    kept = run.cached("rl-agent", learned, algorithm=algorithm, world=world, steps=steps, options=options)
+    return kind.load(io.BytesIO(kept.numpy().tobytes()), device="cpu")
