@@ -45,12 +45,13 @@ from paperworks.robustness import (
 from paperworks.testbeds import fashion_mnist, imagenet_classifier, photographs, random_crops
 
 BUDGET = 15
+BUDGETS = (0, 5, BUDGET, 40, 100)
 STEP = 0.25
 
 
 def garments(run: Run, n: int = 400) -> tuple[Tensor, Tensor]:
     """Return test images in [0, 1] and their labels."""
-    data, n = fashion_mnist("test"), run.at(smoke=40, desk=n, full=10_000)
+    data, n = fashion_mnist("test"), run.at(smoke=20, desk=n, full=10_000)
     return (data[:n] + 1) / 2, data.labels[:n]
 
 
@@ -78,7 +79,7 @@ def evaluator(
 def labels_kept(run: Run) -> Measurement:
     """Search with each budget, and ask the judges, and one that the search doesn't know, about the results."""
     images, labels = garments(run)
-    oracle, budgets = judges(run), (0, 5, BUDGET, 40, 100)
+    oracle, budgets = judges(run), run.at(smoke=(0, BUDGET), desk=BUDGETS, full=BUDGETS)
     violations, agreement = [0] * len(run.seeds), []
     rows: dict[int, list[list[float]]] = {budget: [] for budget in budgets}
     for number, budget in run.progress([(n, b) for n in range(len(run.seeds)) for b in budgets], label="searches"):
@@ -199,7 +200,7 @@ def stable_ranking(run: Run) -> Measurement:
         (generator_name, generator, judge_name, oracle, budget)
         for generator_name, generator in generators(run).items()
         for judge_name, oracle in oracles.items()
-        for budget in run.at(smoke=(2, 4), desk=(5, BUDGET, 40), full=(5, BUDGET, 40))
+        for budget in run.at(smoke=(2,), desk=(5, BUDGET, 40), full=(5, BUDGET, 40))
     ]
     rows, clean, perturbed = [], [], []
     for generator_name, generator, judge_name, oracle, budget in run.progress(settings, label="settings"):

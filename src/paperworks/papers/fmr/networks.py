@@ -51,7 +51,7 @@ def classifier(run: Run, kind: Kind, seed: int | None = None) -> nn.Module:
     seed = run.seed if seed is None else seed
     strong = kind in ("wide", "judge", "mixed judge")
     network = _untrained(32 if strong else 16, seed)
-    steps = run.at(smoke=10, desk=600 if "judge" in kind else 300, full=3000)
+    steps = run.at(smoke=3, desk=600 if "judge" in kind else 300, full=3000)
 
     split: Literal["train", "test"] = "test" if run.scale == "smoke" else "train"
 
