@@ -101,8 +101,14 @@ def show(what: str, command: list[str], total: int, folder: Path) -> None:
 
 
 def installed(folder: Path) -> int:
-    """Count the packages in the environment."""
-    return sum(1 for _ in folder.glob("**/site-packages/*.dist-info"))
+    """Count the packages in the environment, as far as pip, which moves them about meanwhile, lets one look."""
+    count = 0
+    for packages in (*folder.glob("lib/*/site-packages"), *folder.glob("Lib/site-packages")):
+        try:
+            count += sum(entry.name.endswith(".dist-info") for entry in os.scandir(packages))
+        except OSError:
+            continue
+    return count
 
 
 def tell(text: str, told: str, last: bool) -> str:

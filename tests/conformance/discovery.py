@@ -127,3 +127,48 @@ def kind_of(export: Export) -> str | None:
     if (not inspect.isclass(thing) and not inspect.isroutine(inspect.unwrap(thing))) or inspect.isabstract(thing):
         return None
     return next((kind for kind, fits in KINDS.items() if fits(export)), None)
+
+
+# What helps things of a kind, and is tested beside its concept. The first rule that fits says what it is.
+HELPERS: dict[str, Callable[[Any], bool]] = {
+    "a function: it has no state": lambda thing: inspect.isroutine(inspect.unwrap(thing)),
+    "a record: it holds the values that it is given": is_record,
+    "an abstract base, or a part that extends one": lambda cls: any(map(inspect.isabstract, cls.__mro__)),
+    "an error": lambda cls: issubclass(cls, BaseException),
+    "a tensor, a layer or a network": lambda cls: issubclass(cls, (torch.Tensor, torch.nn.Module)),
+    "an environment of gymnasium, or a wrapper": lambda cls: any("gymnasium" in c.__module__ for c in cls.__mro__),
+    "a loss: called for a number": lambda cls: cls.__name__.endswith("Loss") and callable(cls),
+}
+# Classes of one use, which no other class shares; a second one of the same use is a kind.
+SINGLE = {
+    "diffusion": {"Fields", "GaussianMixtureInterpolant", "Interpolant", "NoiseModel", "PFGMPPNoise"},
+    "robustness": {
+        "Attacker",
+        "FMRAugmenter",
+        "FMREvaluator",
+        "FoundationModelRobustness",
+        "LayerMaskLimeImageExplainer",
+        "MaskedImageClassifier",
+        "MaskedTensor2d",
+        "Oracle",
+        "OracleConstrainedPerturber",
+        "Smooth",
+    },
+    "inference": {
+        "AdaptivePrivacyGame",
+        "BootstrapOutOfBag",
+        "CausalGraph",
+        "DiscreteSCM",
+        "GaussianComponents",
+        "ISCVEstimator",
+        "SparseValidate",
+        "WorstCaseRisk",
+    },
+}
+
+
+def helper_rule(export: Export) -> str | None:
+    """Say by which rule a thing of no kind is a helper."""
+    if export.name in SINGLE.get(export.field, ()):
+        return "a class of one use"
+    return next((rule for rule, fits in HELPERS.items() if fits(export.thing)), None)

@@ -1,10 +1,12 @@
 """What all suites share: variants of a thing from its signature, values for its arguments, and the checks' cases."""
 
+import contextlib
 import inspect
-import itertools
+import pickle
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
+import jaxtyping
 import pytest
 import torch
 
@@ -71,7 +73,8 @@ class Suite:
         return function
 
     def cases(self) -> list[Any]:
-        subjects = itertools.chain.from_iterable(map(self.subjects, of_kind(self.kind)))
+        with untyped():
+            subjects = [subject for export in of_kind(self.kind) for subject in self.subjects(export)]
         return [
             pytest.param(
                 check, subject, id=f"{subject.id}-{check.__name__}", marks=expected(subject.id, check.__name__)
@@ -79,6 +82,28 @@ class Suite:
             for subject in subjects
             for check in self.checks
         ]
+
+
+@contextlib.contextmanager
+def untyped() -> Iterator[None]:
+    """Switch the runtime type checks off: what is refused, the code itself has to refuse."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+
+
+# What a check raises where its subject breaks the contract.
+CAUGHT = (
+    AssertionError,
+    AttributeError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    pickle.PicklingError,
+    pytest.fail.Exception,
+)
 
 
 def expected(subject: str, check: str) -> list[Any]:

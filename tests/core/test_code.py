@@ -3,6 +3,7 @@
 import textwrap
 
 import pytest
+from torch import nn
 
 from paperworks.core.code import Code, Place, code_digest
 
@@ -131,3 +132,11 @@ def test_a_function_inside_another_stands_for_the_whole_of_it():
 
     assert code_digest(inner) == code_digest(lambda: 2)
     assert code_digest(inner) != code_digest(digests)
+
+
+def test_the_class_of_another_package_does_not_bring_that_package_in():
+    def train():
+        return 1
+
+    assert code_digest(train, nn.Sequential) == code_digest(train, nn.Linear) == code_digest(train)
+    assert code_digest(Code) != code_digest(Place)

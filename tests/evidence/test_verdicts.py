@@ -6,6 +6,7 @@ import pytest
 from paperworks.evidence.bars import Bar
 from paperworks.evidence.digests import reached
 from paperworks.evidence.entry import Value
+from paperworks.evidence.estimates import every
 from paperworks.evidence.record import Claim, Peer
 from paperworks.evidence.verdicts import count_verdicts, judge, outdated
 
@@ -97,6 +98,12 @@ def test_one_bar_on_the_wrong_side_decides_whatever_is_open(make_entry, value):
     both = claim(a=">= 1", b=">= 1")
     entry = make_entry(values={"a": value(1.0, 0.5), "b": value(0.1, 0.2)})
     assert str(judge(both, entry)) == "falls short: b is 0.1, bar >= 1"
+
+
+def test_what_has_to_hold_for_every_seed_falls_short_by_one(make_entry):
+    for samples, name in (((0.0, 0.0), "holds"), ((0.0, 1.0), "falls short")):
+        stored = Value(sum(samples) / 2, min(samples), max(samples), every(samples).method, samples)
+        assert judge(claim(a="== 0"), make_entry(values={"a": stored})).name == name
 
 
 def test_a_value_without_an_interval_is_undecided(make_entry):

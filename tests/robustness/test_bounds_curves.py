@@ -29,6 +29,11 @@ CURVES = {
     "steep softplus": (functions.softplus(3.0), -INF, INF),
     "elu": (functions.elu(), -INF, INF),
     "elu of slope 2": (functions.elu(2.0), -INF, INF),
+    "falling elu": (functions.elu(-0.5), -INF, INF),
+    "elu of slope 0": (functions.elu(0.0), -INF, INF),
+    "concave celu": (functions.elu(-0.5, 1.0, -2.0), -4, INF),
+    "selu of negative scale": (functions.elu(1.5, -0.7), -INF, INF),
+    "concave softplus": (functions.softplus(-1.5), -INF, INF),
     "selu": (functions.elu(1.6732632423543772, 1.0507009873554805), -INF, INF),
     "leaky relu": (functions.leaky_relu(0.1), -INF, INF),
     "concave leaky relu": (functions.leaky_relu(1.7), -INF, INF),
@@ -62,6 +67,7 @@ def test_lines_and_images_hold(name):
     curve, low, high = CURVES[name]
     lower, upper = intervals(low, high)
     at = lower + (upper - lower) * torch.linspace(0, 1, 101, dtype=torch.float64)[:, None]
+    at = torch.cat([at, torch.clamp(torch.zeros_like(lower), lower, upper)[None]])  # where most have their kink
     values = curve.f(at)
     lines = curve.lines(lower, upper)
     scale = 1e-11 * (1 + values.abs().amax(0) + (lines.lower_slope.abs() + lines.upper_slope.abs()) * at.abs().amax(0))
@@ -150,3 +156,22 @@ def test_a_curve_is_checked_against_its_domain():
     curve = Curve(torch.log, torch.reciprocal, domain=(0.0, INF))
     with pytest.raises(ValueError, match=r"x is bounded by \[0, 1\]; it takes an interval inside \(0, inf\)"):
         curve.check(torch.tensor(0.0), torch.tensor(1.0), "x")
+
+
+@pytest.mark.parametrize("name", ["sine", "cosine"])
+@pytest.mark.parametrize("center", [1e3, 1e5, 1e6, -1e6])
+def test_periodic_functions_are_bounded_far_from_0(name, center):
+    curve = CURVES[name][0]
+    middle = center + 100 * torch.rand(500, generator=torch.Generator().manual_seed(0))
+    lower, upper = middle - 0.5, middle + 0.5
+    low, high = curve.image(lower, upper)
+    lines = curve.lines(lower, upper)
+    for share in torch.linspace(0, 1, 21):
+        x = torch.clamp(lower + share * (upper - lower), lower, upper)
+        value = curve.f(x.double())  # the function itself, at the number that float32 holds
+        assert (value >= low).all()
+        assert (value <= high).all()
+        below = value - (lines.lower_slope.double() * x + lines.lower_intercept)
+        above = lines.upper_slope.double() * x + lines.upper_intercept - value
+        assert min(below.min(), above.min()) >= 0
+    assert (high - low).mean() < 1.2  # of 2: the interval is a sixth of a period

@@ -62,6 +62,8 @@ LINEAR = {
     "take along an axis": (lambda x: torch.take_along_dim(x, PLACES[None, :, None].expand(len(x), -1, 2), 1), (4, 2)),
     "where": (lambda x: torch.where(MASK, x, -2 * x), (4,)),
     "masked fill": (lambda x: x.masked_fill(MASK, 3.0), (4,)),
+    "masked fill far below": (lambda x: x.masked_fill(MASK, -1e10), (4,)),
+    "masked fill with the least number": (lambda x: x.masked_fill(MASK, torch.finfo(x.dtype).min), (4,)),
     "tril": (lambda x: x.tril() - x.triu(1), (3, 3)),
     "diagonal": (lambda x: x.diagonal(dim1=1, dim2=2) + torch.diag_embed(x[:, 0]).sum(1), (3, 3)),
     "flip and roll": (lambda x: x.flip(1) - 2 * x.roll(1, 1), (4,)),
@@ -226,3 +228,18 @@ def test_curved_operators_are_bounded(name):
     methods = ("IBP", "forward", "CROWN", "alpha-CROWN")
     widths = check_bounds(bounded, function, PerturbationLpNorm(0.4), x, methods)
     assert widths["alpha-CROWN"] <= widths["CROWN"] * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("number", [-1e18, -1e30])
+def test_finite_constants_below_any_limit_are_kept(dtype, number):
+    class Added(nn.Module):
+        def forward(self, x):
+            return x + torch.tensor([number, 0.0], dtype=x.dtype)
+
+    x = torch.zeros(1, 2, dtype=dtype)
+    bounded = BoundedModule(Added(), x)
+    for method in ("IBP", "forward", "CROWN"):
+        lower, upper = bounded.compute_bounds(BoundedTensor(x, PerturbationLpNorm(0.1)), method)
+        assert lower[0, 0] == upper[0, 0] == torch.tensor(number, dtype=dtype)
+        torch.testing.assert_close(upper[0, 1], torch.tensor(0.1, dtype=dtype))

@@ -1,15 +1,12 @@
-import types
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from paperworks.testbeds import training
 from paperworks.testbeds.data import digits
 from paperworks.testbeds.networks import Classifier
-from paperworks.testbeds.training import Muon, accuracy, code_digest, fit
+from paperworks.testbeds.training import Muon, accuracy, fit
 
 
 def cross_entropy(network, images, labels, generator):
@@ -67,29 +64,6 @@ def test_muon_without_gradients_leaves_weights_alone():
     weight = torch.ones(2, 2, requires_grad=True)
     Muon([weight], lr=0.1).step()
     assert torch.equal(weight, torch.ones(2, 2))
-
-
-def test_digest_is_of_what_code_does(tmp_path):
-    def module(name, source):
-        path = tmp_path / f"{name}.py"
-        path.write_text(source)
-        made = types.ModuleType(name)
-        made.__file__ = str(path)
-        made.__spec__ = None
-        made.f = None
-        return path, made
-
-    sources = {
-        "a": 'def f(x):\n    """Say one thing."""\n    return x + 1\n',
-        "b": 'def f(x):\n    """Say another."""\n    # and comment\n    return x + 1\n',
-        "c": 'def f(x):\n    """Say one thing."""\n    return x + 2\n',
-    }
-    digests = {}
-    for name, source in sources.items():
-        _, made = module(name, source)
-        digests[name] = code_digest(made)
-    assert digests["a"] == digests["b"] != digests["c"]
-    assert code_digest(training) == code_digest(training)
 
 
 def test_bad_loss_surfaces():

@@ -156,7 +156,7 @@ class TestConditional:
     def test_what_changed_is_given(self, client, site):
         site._pages.seconds = 0.0
         before = client.get("/newest.atom").headers["etag"]
-        site.store.add([Entry(title="Something new")])
+        site.store.add([Entry(title="Something new", published=datetime.now(UTC))])
         answer = client.get("/newest.atom", headers={"If-None-Match": before})
         assert answer.status_code == 200
         assert "Something new" in answer.text

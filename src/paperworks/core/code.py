@@ -387,7 +387,8 @@ def code_digest(*objects: Any) -> str:
     """Digest what functions and classes can reach; what a cache of their results is keyed by.
 
     A function inside another one stands for the whole of it, and an object for its class. Code in this package is
-    followed, and code in the package that the function itself stands in.
+    followed, and code in the packages that the functions themselves stand in. A class of another package, such as a
+    layer of torch, brings its package in no more than naming it would.
 
     Examples
     --------
@@ -395,12 +396,13 @@ def code_digest(*objects: Any) -> str:
     True
     """
     packages, places = {"paperworks": PACKAGE}, []
-    for item in objects:
+    for given in objects:
+        item = given
         while isinstance(item, functools.partial):
             item = item.func
         item = inspect.unwrap(item) if hasattr(item, "__qualname__") else type(item)
         places.append(Place(item.__module__, item.__qualname__.partition(".")[0]))
-        if (root := _package_of(item.__module__)) is not None:
+        if not inspect.isclass(given) and (root := _package_of(item.__module__)) is not None:
             packages.setdefault(item.__module__.partition(".")[0], root)
     return _code(tuple(sorted(packages.items()))).reach(places).digest
 

@@ -37,6 +37,11 @@ def to_noise(
     prediction_type
         Which of the four it is.
 
+    Returns
+    -------
+    Tensor of shape (batch, ...)
+        The noise, of the shape of `x`.
+
     Examples
     --------
     >>> to_noise(torch.tensor([[1.0]]), torch.tensor([[2.0]]), alpha=0.5, sigma=0.5, prediction_type="x_start")
@@ -58,6 +63,11 @@ class NoiseModel:
 
     `t` is a float for the whole batch or a tensor with one time per sample. `nfe` counts the evaluations of the
     network (a batched pair of guidance counts once).
+
+    Parameters
+    ----------
+    model, schedule, prediction_type, guidance, condition, unconditional, scale, classifier, time_input
+        As in `wrap_model`.
 
     Examples
     --------
@@ -183,6 +193,11 @@ def wrap_model(
         Returns ``log p(condition | x)`` for each sample, called as ``classifier(x, time, condition)``.
     time_input
         Changes the network's times last, for one that needs whole steps (``torch.Tensor.round``) or another unit.
+
+    Returns
+    -------
+    NoiseModel
+        A callable that counts its evaluations.
 
     Raises
     ------

@@ -212,7 +212,7 @@ class PNDMSampler:
     model_fn
         ``model_fn(x, t) -> noise``; `wrap_model` makes one of any network.
     schedule
-        Noise schedule.
+        Noise schedule of the network.
     method
         ``F-PNDM``: fourth-order multistep after three Runge-Kutta steps, steps + 9 evaluations.
         ``S-PNDM``: second-order multistep after one improved Euler step, steps + 1 evaluations.
@@ -321,6 +321,11 @@ class PNDMSampler:
             Keep the state of each step in the result.
         callback
             Called after each step.
+
+        Returns
+        -------
+        SampleResult
+            States at `t_end` in ``sample``, with the count of evaluations.
 
         Raises
         ------

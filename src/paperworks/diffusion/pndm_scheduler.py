@@ -21,7 +21,7 @@ from paperworks.diffusion.pndm import (
     training_steps,
     transfer_coefficients,
 )
-from paperworks.diffusion.schedulers import PREDICTION_TYPES, Scheduler, SchedulerOutput, training_betas
+from paperworks.diffusion.schedulers import PREDICTION_TYPES, Scheduler, SchedulerOutput, check_alike, training_betas
 from paperworks.diffusion.schedules import NoiseScheduleVP
 
 BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
@@ -102,6 +102,13 @@ class PNDMScheduler(Scheduler):
     def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
         """Choose the timesteps and begin a new trajectory.
 
+        Parameters
+        ----------
+        num_inference_steps
+            How many steps the sampler takes.
+        device
+            Device of the timesteps, by default the CPU.
+
         Raises
         ------
         ValueError
@@ -150,13 +157,19 @@ class PNDMScheduler(Scheduler):
         return_dict
             Return an object with `prev_sample`; else a tuple.
 
+        Returns
+        -------
+        SchedulerOutput | tuple[Tensor]
+            The next state, in a `SchedulerOutput` or a tuple of one.
+
         Raises
         ------
         RuntimeError
             Before `set_timesteps`, or after the last timestep.
         ValueError
-            Where another timestep is next.
+            Where another timestep is next, the shapes differ, or the sample isn't finite after the last.
         """
+        check_alike("model_output", model_output, "sample", sample)
         t = int(timestep)
         index = self._begin(self._start(t)) if self.step_index is None else self.step_index
         if index == len(self.timesteps):
@@ -175,7 +188,7 @@ class PNDMScheduler(Scheduler):
             self._base = sample
         previous = self._predictions.combine(stage, self._base)
         self.step_index = index + 1
-        return SchedulerOutput(previous) if return_dict else (previous,)
+        return self._output(previous, self.step_index == len(self.timesteps), return_dict)
 
     def _node(self, n: int) -> Node:
         t = (n + 1) / self.schedule.total

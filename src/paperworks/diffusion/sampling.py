@@ -5,7 +5,8 @@ tensor with one time per sample, where a sampler says so), an explicit ``generat
 ``callback`` that is called with a `SamplingStep` after each step: a progress bar is a callback.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -183,12 +184,24 @@ def check_sample(sample: Tensor, who: str = "model_fn") -> Tensor:
         The result itself.
     """
     if not bool(torch.isfinite(sample.detach().sum())) and not bool(torch.isfinite(sample.detach()).all()):
-        raise ValueError(f"{who} returned NaN or infinity, or the state overflowed; the sample isn't finite")
+        raise ValueError(f"NaN or infinity came from {who}, or the state overflowed; the sample isn't finite")
     return sample
 
 
-def buffers(x: Tensor, count: int) -> Iterator[Tensor]:
-    """Yield `count` buffers like `x` in turn, for ever."""
-    ring = [torch.empty_like(x) for _ in range(count)]
-    while True:
-        yield from ring
+class Buffers:
+    """Buffers like `x`, given out in turn for ever.
+
+    Examples
+    --------
+    >>> ring = Buffers(torch.zeros(1), 2)
+    >>> first, second, third = (next(ring) for _ in range(3))
+    >>> first is third, first is second
+    (True, False)
+    """
+
+    def __init__(self, x: Tensor, count: int) -> None:
+        self.ring = deque(torch.empty_like(x) for _ in range(count))
+
+    def __next__(self) -> Tensor:
+        self.ring.rotate(-1)
+        return self.ring[-1]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from paperworks.core.validation import check_choice, check_count, check_number
 from paperworks.diffusion.models import PredictionType
-from paperworks.diffusion.sampling import per_sample
+from paperworks.diffusion.sampling import check_sample, per_sample
 from paperworks.diffusion.schedules import DiscreteVP, NoiseScheduleVP
 
 # What the configurations of diffusers call a prediction, and what this package does.
@@ -52,6 +52,20 @@ def training_betas(num_train_timesteps: int, beta_start: float, beta_end: float,
 
     ``linear`` (DDPM), ``scaled_linear`` (linear in the square root, latent diffusion) or ``squaredcos_cap_v2``
     (improved DDPM, at most 0.999).
+
+    Parameters
+    ----------
+    num_train_timesteps
+        Number of forward steps.
+    beta_start, beta_end
+        First and last variance, which ``squaredcos_cap_v2`` doesn't read.
+    beta_schedule
+        One of the three names.
+
+    Returns
+    -------
+    ndarray
+        The variances, of shape (num_train_timesteps,).
 
     Examples
     --------
@@ -90,6 +104,16 @@ class DropInScheduler:
     def from_config(cls: type[AnyScheduler], config: Mapping[str, Any], **changes: Any) -> AnyScheduler:
         """Make a scheduler from the configuration of another one; settings that it doesn't have are left out.
 
+        Parameters
+        ----------
+        config
+            Settings by their names, as ``scheduler.config`` holds them.
+
+        Returns
+        -------
+        AnyScheduler
+            A scheduler with these settings and the `changes`.
+
         Examples
         --------
         >>> from paperworks.diffusion import DPMSolverScheduler
@@ -100,12 +124,37 @@ class DropInScheduler:
         return cls(**{name: value for name, value in {**config, **changes}.items() if name in known})
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
-        """Return what the network takes: here the sample itself."""
+        """Return what the network takes: here the sample itself.
+
+        Parameters
+        ----------
+        sample
+            The state, of shape (batch, ...).
+        timestep
+            The entry of `timesteps` at hand, which is not needed.
+
+        Returns
+        -------
+        Tensor
+            The sample itself, unchanged.
+        """
         return sample
 
     def set_begin_index(self, begin_index: int = 0) -> None:
-        """Say at which entry of `timesteps` the trajectory starts, as a pipeline does that starts from an image."""
+        """Say at which entry of `timesteps` the trajectory starts, as a pipeline does that starts from an image.
+
+        Parameters
+        ----------
+        begin_index
+            Number of the entry of `timesteps`, from 0.
+        """
         self.begin_index = check_count("begin_index", begin_index, at_least=0)
+
+    def _output(self, following: Tensor, last: bool, return_dict: bool) -> SchedulerOutput | tuple[Tensor]:
+        """Return what `step` does, after the last step a finite sample only: one check for the whole trajectory."""
+        if last:
+            check_sample(following, "model_output")
+        return SchedulerOutput(following) if return_dict else (following,)
 
     def _start(self, timestep: Any) -> int:
         """Return the entry of `timesteps` at which a trajectory starts."""
@@ -137,11 +186,26 @@ class Scheduler(DropInScheduler):
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Return the samples with the noise of the given steps, one for all or one per sample.
 
+        Parameters
+        ----------
+        original_samples
+            Clean samples, of shape (batch, ...).
+        noise
+            Standard normal noise, of shape (batch, ...).
+        timesteps
+            Timesteps of the noise, one for all or one for each sample.
+
+        Returns
+        -------
+        Tensor
+            Noisy samples, of shape (batch, ...).
+
         Raises
         ------
         ValueError
-            Where a step lies outside the training's.
+            Where a step lies outside the training's, or the shapes differ.
         """
+        check_alike("noise", noise, "original_samples", original_samples)
         steps = torch.as_tensor(timesteps).reshape(-1).double()
         if not bool(((steps >= 0) & (steps <= self.schedule.total - 1)).all()):
             raise ValueError(f"timesteps is {timesteps!r}; it takes steps from 0 to {self.schedule.total - 1}")
@@ -153,6 +217,12 @@ class Scheduler(DropInScheduler):
 
     def __len__(self) -> int:
         return self.schedule.total
+
+
+def check_alike(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+    """Raise ValueError where two tensors differ in shape: broadcasting would hide a mistake."""
+    if tensor.shape != other.shape:
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}; it takes that of {other_name}, {tuple(other.shape)}")
 
 
 def custom_timesteps(timesteps: Sequence[float] | Tensor, total: int) -> list[float]:

@@ -50,42 +50,132 @@ class NoiseSchedule(ABC):
 
     @abstractmethod
     def log_alpha(self, t: Time) -> Time:
-        """Log of the factor of the signal."""
+        """Log of the factor of the signal.
+
+        Parameters
+        ----------
+        t
+            Time, one for all samples or one for each.
+
+        Returns
+        -------
+        float | Tensor
+            The logarithm, of the type and shape of `t`.
+        """
 
     @abstractmethod
     def log_sigma(self, t: Time) -> Time:
-        """Log of the standard deviation of the noise."""
+        """Log of the standard deviation of the noise.
+
+        Parameters
+        ----------
+        t
+            Time, one for all samples or one for each.
+
+        Returns
+        -------
+        float | Tensor
+            The logarithm, of the type and shape of `t`.
+        """
 
     @abstractmethod
     def t_of_lam(self, lam: Time) -> Time:
-        """Time at which half the log signal-to-noise ratio is `lam`: the inverse of :meth:`lam`."""
+        """Time at which half the log signal-to-noise ratio is `lam`: the inverse of :meth:`lam`.
+
+        Returns
+        -------
+        float | Tensor
+            The time, of the type and shape of `lam`.
+        """
 
     @abstractmethod
     def drift(self, t: Time) -> Time:
-        """``f(t) = d log alpha / dt`` of the SDE ``dx = f x dt + g dw`` that has this schedule's marginals."""
+        """``f(t) = d log alpha / dt`` of the SDE ``dx = f x dt + g dw`` that has this schedule's marginals.
+
+        Returns
+        -------
+        float | Tensor
+            The drift, of the type and shape of `t`.
+        """
 
     @abstractmethod
     def squared_diffusion(self, t: Time) -> Time:
-        """``g(t)^2 = d sigma^2/dt - 2 f sigma^2`` of the same SDE."""
+        """``g(t)^2 = d sigma^2/dt - 2 f sigma^2`` of the same SDE.
+
+        Returns
+        -------
+        float | Tensor
+            The square, of the type and shape of `t`.
+        """
 
     def alpha(self, t: Time) -> Time:
-        """Factor of the signal."""
+        """Factor of the signal.
+
+        Parameters
+        ----------
+        t
+            Time, one for all samples or one for each.
+
+        Returns
+        -------
+        float | Tensor
+            The factor, of the type and shape of `t`.
+        """
         return _functions_of(t).exp(self.log_alpha(t))
 
     def sigma(self, t: Time) -> Time:
-        """Standard deviation of the noise."""
+        """Standard deviation of the noise.
+
+        Parameters
+        ----------
+        t
+            Time, one for all samples or one for each.
+
+        Returns
+        -------
+        float | Tensor
+            The standard deviation, of the type and shape of `t`.
+        """
         return _functions_of(t).exp(self.log_sigma(t))
 
     def lam(self, t: Time) -> Time:
-        """Half the log signal-to-noise ratio, ``log(alpha / sigma)``."""
+        """Half the log signal-to-noise ratio, ``log(alpha / sigma)``.
+
+        Parameters
+        ----------
+        t
+            Time, one for all samples or one for each.
+
+        Returns
+        -------
+        float | Tensor
+            The logarithm, of the type and shape of `t`.
+        """
         return self.log_alpha(t) - self.log_sigma(t)
 
     def input_time(self, t: Time) -> Time:
-        """What a network of this schedule takes as its time: here `t` itself."""
+        """What a network of this schedule takes as its time: here `t` itself.
+
+        Returns
+        -------
+        float | Tensor
+            The network's time, of the shape of `t`.
+        """
         return t
 
     def t_end(self, steps: int | None = None) -> float:
-        """Time to stop at for that many evaluations where the caller doesn't say: here `t_min`."""
+        """Time to stop at for that many evaluations where the caller doesn't say: here `t_min`.
+
+        Parameters
+        ----------
+        steps
+            Number of evaluations of the network, None where it isn't known.
+
+        Returns
+        -------
+        float
+            The last time of a sampling.
+        """
         return self.t_min
 
 
@@ -107,6 +197,20 @@ class NoiseScheduleVP(NoiseSchedule):
 
         The defaults are the ones of DDPM and of the VP SDE (arXiv 2011.13456).
 
+        Parameters
+        ----------
+        beta_0
+            The rate ``beta`` at time 0.
+        beta_1
+            The rate ``beta`` at time 1.
+        t_max
+            Last time of the schedule.
+
+        Returns
+        -------
+        LinearVP
+            The schedule whose ``beta(t)`` runs linearly from `beta_0` at 0 to `beta_1` at 1.
+
         Raises
         ------
         ValueError
@@ -119,6 +223,18 @@ class NoiseScheduleVP(NoiseSchedule):
     @staticmethod
     def cosine(offset: float = 0.008, t_max: float = 0.9946) -> "CosineVP":
         """Make the cosine schedule of improved DDPM (arXiv 2102.09672); beyond 0.9946 its ``beta`` explodes.
+
+        Parameters
+        ----------
+        offset
+            What keeps ``beta`` from being too small near 0.
+        t_max
+            Last time, below 1.
+
+        Returns
+        -------
+        CosineVP
+            The cosine schedule of improved DDPM.
 
         Raises
         ------
@@ -146,6 +262,11 @@ class NoiseScheduleVP(NoiseSchedule):
             Their products ``prod(1 - beta)``, falling strictly between 1 and 0; a last entry of 0 is clipped away.
         clip_lam
             Least half log signal-to-noise ratio kept.
+
+        Returns
+        -------
+        DiscreteVP
+            The schedule of a network trained at N discrete steps, linear in ``log alpha`` between them.
 
         Raises
         ------
@@ -183,19 +304,48 @@ class NoiseScheduleVP(NoiseSchedule):
 
     @abstractmethod
     def t_of_log_alpha(self, log_alpha: Time) -> Time:
-        """Time at which the log of the signal's factor is `log_alpha`."""
+        """Time at which the log of the signal's factor is `log_alpha`.
+
+        Returns
+        -------
+        float | Tensor
+            The time, of the type and shape of `log_alpha`.
+        """
 
     def log_sigma(self, t: Time) -> Time:
-        """Log of the standard deviation of the noise."""
+        """Log of the standard deviation of the noise.
+
+        Parameters
+        ----------
+        t
+            Time, one for all samples or one for each.
+
+        Returns
+        -------
+        float | Tensor
+            The logarithm, of the type and shape of `t`.
+        """
         # expm1: 1 - alpha^2 would cancel near t = 0.
         return 0.5 * _functions_of(t).log(-_functions_of(t).expm1(2 * self.log_alpha(t)))
 
     def t_of_lam(self, lam: Time) -> Time:
-        """Time at which half the log signal-to-noise ratio is `lam`: the inverse of :meth:`lam`."""
+        """Time at which half the log signal-to-noise ratio is `lam`: the inverse of :meth:`lam`.
+
+        Returns
+        -------
+        float | Tensor
+            The time, of the type and shape of `lam`.
+        """
         return self.t_of_log_alpha(-0.5 * _softplus(-2 * lam))
 
     def squared_diffusion(self, t: Time) -> Time:
-        """``g(t)^2``, which for these schedules is ``beta(t)``."""
+        """``g(t)^2``, which for these schedules is ``beta(t)``.
+
+        Returns
+        -------
+        float | Tensor
+            The rate, of the type and shape of `t`.
+        """
         return -2 * self.drift(t)
 
 
@@ -363,27 +513,83 @@ class EDMSchedule(NoiseSchedule):
         return self.sigma_min
 
     def log_alpha(self, t: Time) -> Time:
-        """Log of the factor of the signal, 0."""
+        """Log of the factor of the signal, 0.
+
+        Parameters
+        ----------
+        t
+            Time, one for all samples or one for each.
+
+        Returns
+        -------
+        float | Tensor
+            Zero, of the type and shape of `t`.
+        """
         return 0.0 * t
 
     def log_sigma(self, t: Time) -> Time:
-        """Log of the standard deviation of the noise."""
+        """Log of the standard deviation of the noise.
+
+        Parameters
+        ----------
+        t
+            Time, one for all samples or one for each.
+
+        Returns
+        -------
+        float | Tensor
+            The logarithm, of the type and shape of `t`.
+        """
         return _functions_of(t).log(t)
 
     def sigma(self, t: Time) -> Time:
-        """Standard deviation of the noise, which is the time."""
+        """Standard deviation of the noise, which is the time.
+
+        Parameters
+        ----------
+        t
+            Time, one for all samples or one for each.
+
+        Returns
+        -------
+        float | Tensor
+            The standard deviation, of the type and shape of `t`.
+        """
         return t
 
     def t_of_lam(self, lam: Time) -> Time:
-        """Time at which half the log signal-to-noise ratio is `lam`."""
+        """Time at which half the log signal-to-noise ratio is `lam`.
+
+        Returns
+        -------
+        float | Tensor
+            The time, of the type and shape of `lam`.
+        """
         return _functions_of(lam).exp(-lam)
 
     def drift(self, t: Time) -> Time:
-        """``d log alpha / dt``, 0."""
+        """``d log alpha / dt``, 0.
+
+        Parameters
+        ----------
+        t
+            Time, one for all samples or one for each.
+
+        Returns
+        -------
+        float | Tensor
+            Zero, of the type and shape of `t`.
+        """
         return 0.0 * t
 
     def squared_diffusion(self, t: Time) -> Time:
-        """``g(t)^2 = 2 t``."""
+        """``g(t)^2 = 2 t``.
+
+        Returns
+        -------
+        float | Tensor
+            The square, of the type and shape of `t`.
+        """
         return 2.0 * t
 
 
@@ -404,6 +610,11 @@ def time_grid(
         ``logSNR``: uniform in ``lam``; ``time_uniform``: uniform in ``t``; ``time_quadratic``: uniform in ``sqrt(t)``;
         ``karras``: uniform in ``(sigma/alpha)^(1/rho)``, rho the schedule's where it has one, else 7
         (arXiv 2206.00364, equation 5).
+
+    Returns
+    -------
+    list[float]
+        The times in order, `steps` + 1 of them.
 
     Raises
     ------

@@ -3,6 +3,7 @@
 import math
 import operator
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 _COMPARISONS = {
@@ -114,6 +115,21 @@ class Bar:
             return False if high < least or low > greatest else None
         ends = self.holds(low), self.holds(high)
         return ends[0] if ends[0] == ends[1] else None
+
+    def decide_each(self, samples: Iterable[float]) -> bool:
+        """Tell whether every sample clears the bar by itself: one that doesn't is no matter of chance.
+
+        Parameters
+        ----------
+        samples
+            Values of which each has to hold.
+
+        Returns
+        -------
+        bool
+            Whether all of them do.
+        """
+        return all(self.holds(sample) for sample in samples)
 
     def __str__(self) -> str:
         return self.text

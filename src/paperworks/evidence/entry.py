@@ -78,9 +78,9 @@ class Provenance:
         The commit of the checkout, taken before measuring; `+dirty` where a file that the measurement can reach
         differed from it, empty outside a checkout.
     digest
-        Of all code that the measurement can reach, taken before measuring.
+        Digest of all code that the measurement can reach, taken before measuring.
     versions
-        Of every installed distribution that the measurement imported.
+        Versions of every installed distribution that the measurement imported.
     machine
         Processor, cores and system.
     python, blas

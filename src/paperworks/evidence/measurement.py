@@ -59,9 +59,10 @@ class Measurement:
     remark
         One sentence on what was seen in this run, where numbers don't say it.
     settings
-        Of a race: the settings at which the peer ran, in words.
+        In the case of a race: the settings at which the peer ran, in words.
     floor
-        Of a race: what the kernel that both sides share costs alone, as a ratio like the value; none can go below it.
+        In the case of a race: what the kernel that both sides share costs alone, as a ratio like the value; none can go
+        below it.
 
     Raises
     ------

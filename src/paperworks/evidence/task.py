@@ -27,6 +27,7 @@ from paperworks.evidence.measurement import Measurement, NotAtThisScale, Table
 from paperworks.evidence.run import Run, Task, tasks_of
 from paperworks.evidence.spec import TaskSpec, claims_module, paper_folder
 from paperworks.evidence.spool import ProgressWriter
+from paperworks.evidence.verdicts import EACH
 
 _ERROR_RATE = 0.05  # the chance that an interval misses, over all looks at the same bar together
 _LOOKS = 4  # so that seeds and rounds grow eightfold at most
@@ -113,7 +114,11 @@ def _decide(task: Task, run: Run, spec: TaskSpec, folder: Path) -> dict[str, Any
         level = 1 - (left if last else left / 2)
         left -= 1 - level
         intervals = {name: estimate.interval(level) for name, estimate in measurement.values.items()}
-        undecided = any(bars[name].decide(*ends) is None for name, ends in intervals.items() if name in bars)
+        undecided = any(
+            bars[name].decide(*ends) is None and not measurement.values[name].method.startswith(EACH)
+            for name, ends in intervals.items()
+            if name in bars
+        )
         if last or not undecided:
             break
         run = replace(run, seeds=tuple(range(2 * len(run.seeds))), effort=2 * run.effort)

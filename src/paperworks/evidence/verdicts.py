@@ -13,6 +13,7 @@ from paperworks.evidence.measurement import SINGLE
 from paperworks.evidence.provenance import changed_versions
 from paperworks.evidence.record import SCALES, Claim, Paper, Peer
 
+EACH = "range of "  # how the method of `estimates.every` begins
 VerdictName = Literal[
     "holds",
     "falls short",
@@ -170,6 +171,8 @@ def items_of(paper: Paper, kind: Kind) -> tuple[Claim, ...] | tuple[Peer, ...]:
 def _decide(name: str, bar: Bar, value: Value) -> Decision:
     if value.low is None or value.high is None:
         return Decision(name, bar, value, None)
+    if value.method.startswith(EACH):
+        return Decision(name, bar, value, bar.decide_each(value.samples))
     return Decision(name, bar, value, bar.decide(value.low, value.high))
 
 

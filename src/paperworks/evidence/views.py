@@ -63,7 +63,7 @@ class ClaimView:
     Parameters
     ----------
     paper, kind, id, says, reported, where, measure, headline, note
-        Of the record; `reported` of a race is its package.
+        Fields of the record; `reported` of a race is its package.
     verdict, detail, fails
         The verdict, why it is not "holds", and whether a run with it fails.
     outdated
@@ -79,7 +79,7 @@ class ClaimView:
     failure
         What became of a newer run that gave no value, empty where there was none.
     traceback
-        Of an error.
+        Traceback of an error.
     own
         The same claim by a person's own evidence, where there is any.
     """

@@ -120,7 +120,7 @@ class Entry:
     published, updated
         Moments with a time zone. A paper without them is undated.
     upvotes
-        Of the source.
+        Upvotes of the source.
     comment, journal_ref
         What the authors say of the paper, and where it appeared.
     withdrawn

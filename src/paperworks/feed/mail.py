@@ -52,7 +52,7 @@ class Mailer:
     timeout
         Seconds for each answer of the server.
     context
-        Of TLS; by default one that checks the server's certificate.
+        Context of TLS; by default one that checks the server's certificate.
 
     Raises
     ------

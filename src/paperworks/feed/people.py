@@ -67,7 +67,7 @@ class People:
     Parameters
     ----------
     store
-        The feed.
+        The feed that people are kept in.
 
     Examples
     --------

@@ -128,7 +128,7 @@ class FeedStore:
         Parameters
         ----------
         entries
-            The papers.
+            The papers to add.
         state
             A source and where its ingest stands, written with the last of them.
 

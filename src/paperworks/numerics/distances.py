@@ -20,7 +20,7 @@ def energy_distance(a: Float[Tensor, "n dim"], b: Float[Tensor, "m dim"]) -> flo
     Returns
     -------
     float
-        The estimate.
+        The estimated distance, in the unit of the samples.
 
     Raises
     ------

@@ -125,7 +125,7 @@ def extreme_eigenvalues(
 
     Returns
     -------
-    values, vectors
+    tuple[Tensor, Tensor]
         Eigenvalues, rising, and orthonormal eigenvectors in columns.
 
     Raises

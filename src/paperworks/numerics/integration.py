@@ -94,7 +94,7 @@ def advance(state: State, weights: Sequence[float], slopes: Sequence[State]) -> 
     weights
         One for each slope; 0 leaves it out.
     slopes
-        Of the state, each as many tensors.
+        Slopes of the state, each as many tensors.
 
     Returns
     -------

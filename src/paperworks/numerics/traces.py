@@ -29,7 +29,7 @@ class TraceEstimate(NamedTuple):
 
     trace: float
     standard_error: float
-    """Of the mean over the probes; NaN for a single one. It is 0 where the estimate is exact."""
+    """Standard error of the mean over the probes; NaN for a single one. It is 0 where the estimate is exact."""
     products: int
     """Products with the matrix that it took."""
 
@@ -154,7 +154,7 @@ def divergence(
 
     Returns
     -------
-    value, divergence
+    tuple[Tensor, Tensor]
         ``f(x)`` and, for each row, the trace of its Jacobian; both without a graph.
 
     Examples

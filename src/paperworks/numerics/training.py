@@ -76,7 +76,7 @@ def train(
 
     Returns
     -------
-    array
+    ndarray
         The loss of each step that was taken.
 
     Raises

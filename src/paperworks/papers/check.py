@@ -140,7 +140,11 @@ def _entries(paper: Paper) -> Iterator[Breach]:
         for name in entry.bars:
             if name != SINGLE and not re.fullmatch(r"[a-z]\w*", name):
                 yield where, f"bar names the value {name!r}; it takes a lower-case name"
-        texts = ("says", "reported", "measure") if isinstance(entry, Claim) else ("says", "package")
+            elif name != SINGLE and not paper.planned and not entry.labels.get(name):
+                yield where, f"labels says nothing of {name!r}; it takes some words for people"
+        texts: tuple[str, ...] = ("says", "reported", "measure") if isinstance(entry, Claim) else ("says", "package")
+        if isinstance(entry, Claim) and not paper.planned:
+            texts += ("where",)
         for key in texts:
             if not getattr(entry, key).strip():
                 yield where, f"{key} is empty"

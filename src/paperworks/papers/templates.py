@@ -21,7 +21,8 @@ paper = "$link"
 [[claims]]
 id       = "c1-first"
 says     = "TODO: what the paper says, in one sentence"
-reported = "TODO: its figure, and where it stands (Table 1)"
+reported = "TODO: its figure"
+where    = "TODO: where it stands in the paper, such as Table 1"
 measure  = "TODO: how it is measured here"
 bar      = ">= 0"
 headline = true
@@ -29,7 +30,8 @@ headline = true
 [[claims]]
 id       = "c2-second"
 says     = "TODO: what else the paper says"
-reported = "TODO: its figure, and where it stands"
+reported = "TODO: its figure"
+where    = "TODO: where it stands in the paper"
 measure  = "TODO: how it is measured here"
 bar      = ">= 0"
 

@@ -15,6 +15,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "peers": ["load_k_diffusion_sampling"],
         "quality": ["PrincipalComponents", "block_means", "frechet_distance", "pseudo_values", "trained_classifier"],
         "reference": ["reference_solution"],
-        "training": ["accuracy", "code_digest", "fit"],
+        "training": ["accuracy", "fit"],
     },
 )

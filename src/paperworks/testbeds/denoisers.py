@@ -106,7 +106,7 @@ class Denoiser(nn.Module):
         Returns
         -------
         callable
-            The network.
+            The network under that schedule, a function of images and times.
         """
 
         def network(x: Tensor, time: Tensor, condition: Condition | None = None) -> Tensor:

@@ -1,7 +1,6 @@
 """Garments pasted on textures: pictures whose object is known to the pixel, and classifiers of them."""
 
 import functools
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim.swa_utils import update_bn
 
-from paperworks.core.cache import cached_folder
+from paperworks.core.cache import trained
 from paperworks.core.validation import check_choice, check_count
 from paperworks.numerics.random import seeded
-from paperworks.numerics.training import Progress, silent, train
-from paperworks.testbeds import data, training
+from paperworks.numerics.training import Progress, silent
 from paperworks.testbeds.data import SIZES, Images, Size, fashion_mnist
-from paperworks.testbeds.training import code_digest, fit
+from paperworks.testbeds.training import fit
 
 SIDE = 56
 _JITTER = 6  # of a garment's place about the middle, in pixels
@@ -259,31 +257,24 @@ def trained_garment_classifier(
     def shown(images: Tensor, generator: torch.Generator) -> Tensor:
         return erased(images, generator) if erasing else images
 
-    def loss(network: SmallResNet, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+    def loss(network: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         return functional.cross_entropy(network(shown(images, generator)), labels)
 
-    def build(folder: Path) -> None:
+    def train(network: nn.Module) -> nn.Module:
         garments = pasted_garments(split, n)
-        trained = fit(network, loss, garments, steps=steps, random_state=random_state, progress=progress)
+        average = fit(network, loss, garments, steps=steps, random_state=random_state, progress=progress)
 
         def batches() -> Iterator[Tensor]:
             generator = torch.Generator().manual_seed(random_state)
             for start in range(0, min(n, 4000), 500):
                 yield shown(garments[start : start + 500], generator)
 
-        update_bn(batches(), trained)  # the average of weights has seen no data yet
-        torch.save(trained.state_dict(), folder / "weights.pt")
+        update_bn(batches(), average)  # the average of weights has seen no data yet
+        return average
 
-    inputs = {
-        "erasing": erasing,
-        "steps": steps,
-        "n": n,
-        "seed": random_state,
-        "code": code_digest(data, training, train, sys.modules[__name__]),
-    }
-    folder = cached_folder("garment-classifier", inputs, build, root)
-    network.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
-    return network.eval().requires_grad_(False)
+    inputs = {"erasing": erasing, "size": size, "steps": steps, "n": n, "seed": random_state}
+    trained("garment-classifier", network, train, inputs, root)
+    return network
 
 
 def erased(

@@ -475,7 +475,7 @@ def bench_mixture_64d(n_components: int = 20, std: float = 0.2, mean_scale: floa
     Returns
     -------
     GaussianMixture
-        In float64.
+        The mixture, in float64.
 
     Examples
     --------

@@ -107,7 +107,7 @@ def block_means(values: Float[Tensor, " n"], at_most: int = 512) -> Float[Tensor
     Parameters
     ----------
     values
-        Independent values.
+        Independent values in a row.
     at_most
         How many blocks to make of them; with fewer values, each is a block.
 

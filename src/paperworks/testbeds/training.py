@@ -1,12 +1,7 @@
 """Training of small networks on images, the same for the same seed and fast enough to do on demand."""
 
-import ast
-import hashlib
-import inspect
-import sys
 from collections.abc import Callable, Iterable
-from types import ModuleType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float, Int64
@@ -158,36 +153,3 @@ def accuracy(network: nn.Module, images: Float[Tensor, "n 1 side side"], labels:
     with torch.no_grad():
         found = torch.cat([network(part).argmax(1) for part in images.split(500)])
     return float((found == labels).double().mean())
-
-
-def code_digest(*things: Any) -> str:
-    """Return a digest of what the source of modules does: comments, layout and docstrings don't count.
-
-    Parameters
-    ----------
-    things
-        Modules, or functions and classes that stand for the modules that define them.
-
-    Returns
-    -------
-    str
-        Sixteen hexadecimal digits.
-
-    Examples
-    --------
-    >>> import sys
-    >>> code_digest(accuracy) == code_digest(sys.modules[accuracy.__module__])
-    True
-    """
-    digest = hashlib.sha256()
-    for thing in things:
-        module = thing if isinstance(thing, ModuleType) else sys.modules[thing.__module__]
-        tree = ast.parse(inspect.getsource(module))
-        for node in ast.walk(tree):
-            body: Any = getattr(node, "body", None)
-            if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
-                value = body[0].value
-                if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                    body.pop(0)
-        digest.update(ast.dump(tree).encode())
-    return digest.hexdigest()[:16]

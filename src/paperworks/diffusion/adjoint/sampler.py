@@ -182,6 +182,11 @@ class AdjointSampler(nn.Module):
             Noise at the first time.
         cond
             What the model is conditioned on: a tensor with one row per sample, or a mapping of such tensors.
+
+        Returns
+        -------
+        Tensor of shape (batch, ...)
+            Samples of the shape of `x_T`, differentiable in the inputs.
         """
         check_state("x_T", x_T)
         names, condition = _condition(cond, x_T)
@@ -195,13 +200,25 @@ class AdjointSampler(nn.Module):
         return solution.solve(x_T, condition, keep=False)[0]
 
     def without_params(self) -> "AdjointSampler":
-        """Return this sampler, the model shared, without gradients of parameters: for those of its inputs alone."""
+        """Return this sampler, the model shared, without gradients of parameters: for those of its inputs alone.
+
+        Returns
+        -------
+        AdjointSampler
+            A sampler that shares the model.
+        """
         other = copy.copy(self)
         other.params = []
         return other
 
     def extra_repr(self) -> str:
-        """Show the solver, its steps and the gradient mode."""
+        """Show the solver, its steps and the gradient mode.
+
+        Returns
+        -------
+        str
+            The words within the parentheses of ``repr``.
+        """
         return f"solver={self.problem.solver!r}, steps={self.problem.steps}, adjoint={self.adjoint!r}"
 
     def _wanted(self, solution: Solution, x_T: Tensor, condition: list[Tensor]) -> list[Tensor]:
@@ -225,6 +242,22 @@ def odeint_dpm(
 
     Gradients flow to `x_T`, to the tensors of `cond` and to the parameters of `model_fn`; options and errors are
     those of `AdjointSampler`, which is the same as a module.
+
+    Parameters
+    ----------
+    model_fn
+        The network, which predicts the noise.
+    schedule
+        Noise schedule of the network.
+    x_T
+        Noise of shape (batch, ...).
+    cond
+        What the network is called with besides, None for nothing.
+
+    Returns
+    -------
+    Tensor of shape (batch, ...)
+        Samples of the shape of `x_T`.
 
     Examples
     --------

@@ -72,6 +72,11 @@ def adversarial_noise(
     callback
         Called with the number of the step and the mean objective before it.
 
+    Returns
+    -------
+    AdversarialResult
+        The changed noise, its samples, and what the objective gives for them.
+
     Raises
     ------
     ValueError
@@ -129,7 +134,7 @@ class ConditioningResult:
     sample
         What the sampler makes of it.
     loss
-        Its loss.
+        Its loss, one number.
     history
         Loss before each step, and after the last.
     """
@@ -167,6 +172,11 @@ def optimize_conditioning(
         Number of steps and what makes them, called as ``optimizer(tensors, lr=lr)``; 50 of Adam's by default.
     callback
         Called with the number of the step and the loss before it.
+
+    Returns
+    -------
+    ConditioningResult
+        The condition found, its samples and its loss.
 
     Raises
     ------

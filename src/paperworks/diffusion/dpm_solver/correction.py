@@ -17,6 +17,20 @@ def dynamic_thresholding(
     It keeps strong guidance from saturating pixels, and means nothing in a latent space
     (arXiv 2205.11487, section 2.3; the defaults are those of DPM-Solver++).
 
+    Parameters
+    ----------
+    x0
+        Predictions of clean data, of shape (batch, ...).
+    ratio
+        Quantile of the magnitudes, 0 to 1.
+    c_max
+        Least bound to clamp at.
+
+    Returns
+    -------
+    Tensor of shape (batch, ...)
+        Data within [-1, 1], of the shape of `x0`.
+
     Raises
     ------
     ValueError

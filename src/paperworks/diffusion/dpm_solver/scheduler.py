@@ -15,8 +15,8 @@ from paperworks.diffusion.dpm_solver.correction import dynamic_thresholding
 from paperworks.diffusion.dpm_solver.exponential import AlgorithmType, Form, SolverType
 from paperworks.diffusion.dpm_solver.plans import Stage
 from paperworks.diffusion.models import to_noise
-from paperworks.diffusion.sampling import buffers, combine, noise_like
-from paperworks.diffusion.schedulers import PREDICTION_TYPES, Scheduler, SchedulerOutput, custom_timesteps
+from paperworks.diffusion.sampling import Buffers, combine, noise_like
+from paperworks.diffusion.schedulers import PREDICTION_TYPES, Scheduler, SchedulerOutput, check_alike, custom_timesteps
 from paperworks.diffusion.schedules import SKIP_TYPES, SkipType, time_grid
 
 SHORT = 15  # as in the schedulers it stands in for; the solver's own limit is 10
@@ -105,7 +105,18 @@ class DPMSolverScheduler(Scheduler):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], **changes: Any) -> "DPMSolverScheduler":
-        """Make a scheduler from the configuration of another one; settings that it doesn't have are left out."""
+        """Make a scheduler from the configuration of another one; settings that it doesn't have are left out.
+
+        Parameters
+        ----------
+        config
+            Settings by their names, as ``scheduler.config`` holds them.
+
+        Returns
+        -------
+        DPMSolverScheduler
+            A scheduler with these settings and the `changes`.
+        """
         translated: dict[str, Any] = {}
         if config.get("use_karras_sigmas"):
             translated["skip_type"] = "karras"
@@ -182,6 +193,11 @@ class DPMSolverScheduler(Scheduler):
         return_dict
             Whether to return an object with `prev_sample`, or a tuple.
 
+        Returns
+        -------
+        SchedulerOutput | tuple[Tensor]
+            The next state, in a `SchedulerOutput` or a tuple of one.
+
         Raises
         ------
         RuntimeError
@@ -189,16 +205,13 @@ class DPMSolverScheduler(Scheduler):
         ValueError
             Where the shapes differ, or an SDE gets no `generator`.
         """
-        if model_output.shape != sample.shape:
-            raise ValueError(
-                f"model_output has shape {tuple(model_output.shape)}; it takes that of sample, {tuple(sample.shape)}"
-            )
+        check_alike("model_output", model_output, "sample", sample)
         if self.step_index is None:
             self.step_index = self._begin = self._start(timestep)
             self._plan = self._make_plan(self._begin)
             self._values: deque[Tensor] = deque(maxlen=3)
             self._base = sample
-            self._spare = buffers(sample, 3)
+            self._spare = Buffers(sample, 3)
         if self.step_index - self._begin == len(self._plan):
             raise RuntimeError(f"step was called after the last of {len(self._plan)} steps; set_timesteps starts anew")
         stage = self._plan[self.step_index - self._begin]
@@ -209,14 +222,15 @@ class DPMSolverScheduler(Scheduler):
         if stage.advances:
             self._base = following
         self.step_index += 1
-        return SchedulerOutput(following) if return_dict else (following,)
+        return self._output(following, self.step_index - self._begin == len(self._plan), return_dict)
 
     def _value(self, output: Tensor, x: Tensor, stage: Stage) -> Tensor:
         """Return what the form integrates: the noise, or the data times alpha (see `plans.scaled`)."""
         noise = to_noise(output, x, stage.alpha, stage.sigma, PREDICTION_TYPES[self.config.prediction_type])
         if not self._form.data:
             return noise
-        data = torch.sub(x, noise, alpha=stage.sigma, out=next(self._spare))
+        recorded = torch.is_grad_enabled() and (x.requires_grad or noise.requires_grad)
+        data = torch.sub(x, noise, alpha=stage.sigma, out=None if recorded else next(self._spare))
         if self.config.thresholding:
             ratio = self.config.dynamic_thresholding_ratio
             data = dynamic_thresholding(data.div_(stage.alpha), ratio).mul_(stage.alpha)

@@ -15,11 +15,11 @@ from paperworks.diffusion.dpm_solver.correction import dynamic_thresholding
 from paperworks.diffusion.dpm_solver.exponential import AlgorithmType, Form, SolverType
 from paperworks.diffusion.dpm_solver.plans import Stage
 from paperworks.diffusion.sampling import (
+    Buffers,
     Callback,
     ModelFn,
     SampleResult,
     SamplingStep,
-    buffers,
     check_sample,
     check_state,
     combine,
@@ -165,6 +165,11 @@ class DPMSolver:
         callback
             Called after each step.
 
+        Returns
+        -------
+        SampleResult
+            States at `t_end` in ``sample``, with the count of evaluations.
+
         Raises
         ------
         TypeError
@@ -231,6 +236,26 @@ class DPMSolver:
         The arguments are those of `sample`. An inversion followed by a sampling gives `x` back only up to the errors
         of both.
 
+        Parameters
+        ----------
+        x
+            Data or samples at `t_start`, of shape (batch, ...).
+        steps
+            Number of steps, at least one.
+        order
+            Order of the solver, 1 to 3.
+        skip_type
+            How the times between are spaced, as in `time_grid`.
+        method
+            Kind of the solver, as in `sample`.
+        t_start, t_end
+            First and last time, by default those of the schedule.
+
+        Returns
+        -------
+        SampleResult
+            States at `t_end` in ``sample``, with the count of evaluations.
+
         Raises
         ------
         ValueError
@@ -255,11 +280,16 @@ class DPMSolver:
         Parameters
         ----------
         x0
-            Data.
+            Clean samples, of shape (batch, ...).
         t
             One time, or one per sample.
         generator, noise
             Where the noise comes from, or the noise itself.
+
+        Returns
+        -------
+        Tensor of shape (batch, ...)
+            Noisy samples at time `t`, of shape (batch, ...).
 
         Raises
         ------
@@ -331,7 +361,7 @@ class DPMSolver:
         scaled = self.form.data and self.correcting_x0_fn is None
         if scaled:
             plan = plans.scaled(plan)
-        spare = buffers(x, depth) if scaled else None
+        spare = Buffers(x, depth) if scaled else None
         base = state = x
         main = torch.empty_like(x)
         inner = main if all(stage.advances for stage in plan) else torch.empty_like(x)

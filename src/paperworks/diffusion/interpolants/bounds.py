@@ -18,6 +18,11 @@ def kl_bound(delta_b: float, delta_s: float, eps: float | None = None) -> float:
         The sampler's constant noise level; by default the best one, where the bound is ``2 sqrt(delta_b delta_s)``.
         There is no such bound for the ODE: eps = 0 gives infinity.
 
+    Returns
+    -------
+    float
+        The bound, in nats.
+
     Raises
     ------
     ValueError
@@ -40,6 +45,11 @@ def kl_bound(delta_b: float, delta_s: float, eps: float | None = None) -> float:
 
 def best_noise_level(delta_b: float, delta_s: float) -> float:
     """Return the noise level ``sqrt(delta_b/delta_s)`` at which `kl_bound` is least.
+
+    Returns
+    -------
+    float
+        The level eps, in the unit of the SDE.
 
     Raises
     ------

@@ -19,6 +19,17 @@ class GaussianBridge:
 
     `coupling` is Cov(X_0, X_1). The marginals are Gaussian with ``mean(t)`` and ``cov(t)``.
 
+    Parameters
+    ----------
+    mean0, mean1
+        Means of the two ends, of shape (dim,).
+    cov0, cov1
+        Covariances of the two ends, of shape (dim, dim).
+    coupling
+        Covariance of the first end with the other, of shape (dim, dim).
+    eps
+        Half the square of the noise's size.
+
     Examples
     --------
     >>> bridge = gaussian_schrodinger_bridge(0.0, 1.0, 0.0, 0.25, eps=0.5)
@@ -34,23 +45,61 @@ class GaussianBridge:
     eps: float
 
     def mean(self, t: float) -> Float[Tensor, " dim"]:
-        """Return the mean at time t."""
+        """Return the mean at time t.
+
+        Returns
+        -------
+        Tensor of shape (dim,)
+            The mean, of shape (dim,).
+        """
         check_number("t", t, ge=0, le=1)
         return (1 - t) * self.mean0 + t * self.mean1
 
     def cov(self, t: float) -> Float[Tensor, "dim dim"]:
-        """Return the covariance at time t: that of Brownian bridges between coupled ends."""
+        """Return the covariance at time t: that of Brownian bridges between coupled ends.
+
+        Returns
+        -------
+        Tensor of shape (dim, dim)
+            The covariance, of shape (dim, dim).
+        """
         check_number("t", t, ge=0, le=1)
         both = self.coupling + self.coupling.mT + 2 * self.eps * self._eye
         return (1 - t) ** 2 * self.cov0 + t**2 * self.cov1 + t * (1 - t) * both
 
     def drift(self, x: Float[Tensor, "batch dim"], t: float) -> Float[Tensor, "batch dim"]:
-        """Return the forward drift b_F, linear in x."""
+        """Return the forward drift b_F, linear in x.
+
+        Parameters
+        ----------
+        x
+            States of shape (batch, dim).
+        t
+            Time from 0 to 1.
+
+        Returns
+        -------
+        Tensor of shape (batch, dim)
+            The drift, of the shape of `x`.
+        """
         gain = self._gain(t).to(x)
         return (self.mean1 - self.mean0).to(x) + (x - self.mean(t).to(x)) @ gain.mT
 
     def score(self, x: Float[Tensor, "batch dim"], t: float) -> Float[Tensor, "batch dim"]:
-        """Return the score at time t."""
+        """Return the score at time t.
+
+        Parameters
+        ----------
+        x
+            States of shape (batch, dim).
+        t
+            Time from 0 to 1.
+
+        Returns
+        -------
+        Tensor of shape (batch, dim)
+            The score, of the shape of `x`.
+        """
         return -torch.linalg.solve(self.cov(t).to(x), (x - self.mean(t).to(x)).mT).mT
 
     @functools.cached_property
@@ -87,6 +136,11 @@ def gaussian_schrodinger_bridge(mean0: Moment, cov0: Moment, mean1: Moment, cov1
         Means (dim,) and covariances (dim, dim); numbers in one dimension.
     eps
         Noise level, positive.
+
+    Returns
+    -------
+    GaussianBridge
+        The bridge, with its marginals and drift.
 
     Raises
     ------

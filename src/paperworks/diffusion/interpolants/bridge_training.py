@@ -37,12 +37,42 @@ class LearnablePath(nn.Module):
         self.coefficients = nn.Parameter(torch.zeros(check_count("degree", degree, at_least=0) + 1, 2))
 
     def forward(self, t: Tensor, x0: Tensor, x1: Tensor) -> Tensor:
-        """Return the path at times that have as many dimensions as the samples."""
+        """Return the path at times that have as many dimensions as the samples.
+
+        Parameters
+        ----------
+        t
+            Times with as many axes as the samples.
+        x0
+            Samples of the first end, of shape (batch, ...).
+        x1
+            Samples of the other end, of shape (batch, ...).
+
+        Returns
+        -------
+        Tensor
+            Points of the path, of the shape of the samples.
+        """
         p, q = (legendre(t, len(self.coefficients)) @ self.coefficients.to(t)).unbind(-1)
         return (1 - t + t * (1 - t) * p) * x0 + (t + t * (1 - t) * q) * x1
 
     def dot(self, t: Tensor, x0: Tensor, x1: Tensor) -> Tensor:
-        """Return the derivative of the path in time."""
+        """Return the derivative of the path in time.
+
+        Parameters
+        ----------
+        t
+            Times with as many axes as the samples.
+        x0
+            Samples of the first end, of shape (batch, ...).
+        x1
+            Samples of the other end, of shape (batch, ...).
+
+        Returns
+        -------
+        Tensor
+            The derivative, of the shape of the samples.
+        """
         coefficients = self.coefficients.to(t)
         values, slopes = legendre(t, len(coefficients)), legendre_dot(t, len(coefficients))
         change = (1 - 2 * t)[..., None] * values + (t * (1 - t))[..., None] * slopes
@@ -65,7 +95,22 @@ class NetworkPath(nn.Module):
         self.net = net
 
     def forward(self, t: Tensor, x0: Tensor, x1: Tensor) -> Tensor:
-        """Return the path at times (batch, 1)."""
+        """Return the path at times (batch, 1).
+
+        Parameters
+        ----------
+        t
+            Times of shape (batch, 1).
+        x0
+            Samples of the first end, of shape (batch, ...).
+        x1
+            Samples of the other end, of shape (batch, ...).
+
+        Returns
+        -------
+        Tensor
+            Points of the path, of the shape of the samples.
+        """
         return (1 - t) * x0 + t * x1 + t * (1 - t) * self.net(torch.cat([t, x0, x1], dim=1))
 
 
@@ -89,7 +134,15 @@ def legendre_dot(t: Tensor, count: int) -> Tensor:
 
 @dataclass(frozen=True)
 class BridgeStep:
-    """One step of the training: the objective before it, which rises to minus the kinetic energy."""
+    """One step of the training: the objective before it, which rises to minus the kinetic energy.
+
+    Parameters
+    ----------
+    index
+        Number of the step, from 0.
+    objective
+        What `SchrodingerBridgeTrainer.step` returned.
+    """
 
     index: int
     objective: float
@@ -164,7 +217,22 @@ class SchrodingerBridgeTrainer:
         x1: Float[Tensor, " batch *shape"],
         generator: torch.Generator,
     ) -> Float[Tensor, ""]:
-        """Return the objective on a batch of pairs, latents taken with both signs."""
+        """Return the objective on a batch of pairs, latents taken with both signs.
+
+        Parameters
+        ----------
+        x0
+            Samples of the first end, of shape (batch, ...).
+        x1
+            Samples of the other end, of shape (batch, ...).
+        generator
+            What draws the noise; its device is drawn on.
+
+        Returns
+        -------
+        Tensor without axes
+            The objective, one differentiable number.
+        """
         u = torch.rand(len(x1), generator=generator, dtype=x1.dtype, device=generator.device).to(x1.device)
         layers = (torch.arange(len(x1), dtype=x1.dtype, device=x1.device) + u) / len(x1)
         t = self.t_min + (1 - 2 * self.t_min) * layers  # one in each layer: less variance, same mean
@@ -180,7 +248,22 @@ class SchrodingerBridgeTrainer:
     def step(
         self, draw: Callable[[], tuple[Tensor, Tensor]], generator: torch.Generator, *, path: bool = True
     ) -> float:
-        """Take `inner_steps` steps of the drift and, unless told not to, one of the path; return the objective."""
+        """Take `inner_steps` steps of the drift and, unless told not to, one of the path; return the objective.
+
+        Parameters
+        ----------
+        draw
+            Returns a batch of pairs (x0, x1).
+        generator
+            What draws the noise; its device is drawn on.
+        path
+            Whether the path takes a step too.
+
+        Returns
+        -------
+        float
+            The objective at the drift's last step, before its update.
+        """
         for _ in range(self.inner_steps):
             loss = self.objective(*draw(), generator)
             self._update(self.drift_optimizer, self.drift, loss)
@@ -208,6 +291,11 @@ class SchrodingerBridgeTrainer:
             Source of times and latents.
         progress
             Wraps the loop, to show how far it got.
+
+        Returns
+        -------
+        list[BridgeStep]
+            One entry for each step of the path, in order.
         """
         rates = [
             (o, group, group["lr"]) for o in (self.drift_optimizer, self.path_optimizer) for group in o.param_groups
@@ -227,7 +315,22 @@ class SchrodingerBridgeTrainer:
         x1: Float[Tensor, " batch *shape"],
         generator: torch.Generator,
     ) -> float:
-        """Return the kinetic energy ``E|u|^2/2`` of the learnt drift along the learnt interpolant."""
+        """Return the kinetic energy ``E|u|^2/2`` of the learnt drift along the learnt interpolant.
+
+        Parameters
+        ----------
+        x0
+            Samples of the first end, of shape (batch, ...).
+        x1
+            Samples of the other end, of shape (batch, ...).
+        generator
+            What draws the noise; its device is drawn on.
+
+        Returns
+        -------
+        float
+            The mean over the pairs, one number.
+        """
         with torch.no_grad():
             t = draw_times(x1, generator, 0.0)
             x, _ = self.interpolant.sample(x0, x1, t, generator=generator)
@@ -244,7 +347,28 @@ class SchrodingerBridgeTrainer:
         return_trajectory: bool = False,
         callback: Callback | None = None,
     ) -> SampleResult:
-        """Simulate ``dX = u dt + sqrt(2 eps) dW`` from samples of the base, by Euler-Maruyama."""
+        """Simulate ``dX = u dt + sqrt(2 eps) dW`` from samples of the base, by Euler-Maruyama.
+
+        Parameters
+        ----------
+        x
+            Samples of the base, of shape (batch, ...).
+        steps
+            Number of steps, at least one.
+        generator
+            What draws the noise; its device is drawn on.
+        window
+            First and last time of the solution, inside [0, 1].
+        return_trajectory
+            Whether the states between are returned too.
+        callback
+            Called with a `SamplingStep` after each step.
+
+        Returns
+        -------
+        SampleResult
+            States at the other end in ``sample``, with the count of evaluations.
+        """
         check_state("x", x)
         noise = noise_source(x, generator)
 

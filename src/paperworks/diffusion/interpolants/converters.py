@@ -23,6 +23,18 @@ def one_sided_time(interpolant: Interpolant, ratio: Time) -> Time:
     A diffusion model at the ratio alpha_s/sigma_s and stochastic localisation ``y = tau x1 + W_tau``, whose ratio is
     sqrt(tau), are at that time up to a scale (arXiv 2303.08797, section 5).
 
+    Parameters
+    ----------
+    interpolant
+        A one-sided interpolant.
+    ratio
+        Signal over noise, at least 0.
+
+    Returns
+    -------
+    float | Tensor
+        The time, of the shape of `ratio`.
+
     Raises
     ------
     ValueError
@@ -58,6 +70,11 @@ def fields_from_noise_model(model_fn: ModelFn, schedule: NoiseSchedule, interpol
     interpolant
         One of the named one-sided ones.
 
+    Returns
+    -------
+    Fields
+        The fields, each by one evaluation of the model.
+
     Examples
     --------
     >>> from paperworks.diffusion import NoiseScheduleVP
@@ -81,6 +98,18 @@ def fields_from_noise_model(model_fn: ModelFn, schedule: NoiseSchedule, interpol
 
 def noise_model_from_fields(fields: Fields, schedule: NoiseSchedule) -> ModelFn:
     """Return a noise-predicting diffusion model under a schedule from the fields of a one-sided interpolant.
+
+    Parameters
+    ----------
+    fields
+        Fields of a one-sided interpolant.
+    schedule
+        Noise schedule of the diffusion model.
+
+    Returns
+    -------
+    ModelFn
+        Maps states and times to the noise.
 
     Examples
     --------
@@ -116,6 +145,11 @@ def rectified_pairs(
         The learnt fields, samples of the base, and the steps of the ODE from t = 0 to 1.
     sampler
         Which ODE sampler; RK4 by default.
+
+    Returns
+    -------
+    tuple[Tensor of shape (batch, ...), Tensor of shape (batch, ...)]
+        Starts and ends of the flow, each of shape (batch, ...).
 
     Examples
     --------

@@ -95,44 +95,165 @@ class Fields:
             raise ValueError(f"no field is given; Fields takes at least one of {', '.join(NAMES)}")
 
     def b(self, x: Float[Tensor, " batch *shape"], t: Time) -> Float[Tensor, " batch *shape"]:
-        """Return the velocity E[dx_t/dt]."""
+        """Return the velocity E[dx_t/dt].
+
+        Parameters
+        ----------
+        x
+            States of shape (batch, ...).
+        t
+            Time, one for all samples or one for each.
+
+        Returns
+        -------
+        Tensor of shape (batch, ...)
+            The velocity, of the shape of `x`.
+        """
         return Point(self, x, t).b()
 
     def s(self, x: Float[Tensor, " batch *shape"], t: Time) -> Float[Tensor, " batch *shape"]:
-        """Return the score of the law of x_t."""
+        """Return the score of the law of x_t.
+
+        Parameters
+        ----------
+        x
+            States of shape (batch, ...).
+        t
+            Time, one for all samples or one for each.
+
+        Returns
+        -------
+        Tensor of shape (batch, ...)
+            The score, of the shape of `x`.
+        """
         return Point(self, x, t).s()
 
     def eta(self, x: Float[Tensor, " batch *shape"], t: Time) -> Float[Tensor, " batch *shape"]:
-        """Return the denoiser E[z]."""
+        """Return the denoiser E[z].
+
+        Parameters
+        ----------
+        x
+            States of shape (batch, ...).
+        t
+            Time, one for all samples or one for each.
+
+        Returns
+        -------
+        Tensor of shape (batch, ...)
+            The mean of the latent given `x`, of its shape.
+        """
         return Point(self, x, t).eta()
 
     def v(self, x: Float[Tensor, " batch *shape"], t: Time) -> Float[Tensor, " batch *shape"]:
-        """Return E[dI/dt], the velocity without the latent's part."""
+        """Return E[dI/dt], the velocity without the latent's part.
+
+        Parameters
+        ----------
+        x
+            States of shape (batch, ...).
+        t
+            Time, one for all samples or one for each.
+
+        Returns
+        -------
+        Tensor of shape (batch, ...)
+            The velocity's part without the latent, of the shape of `x`.
+        """
         return Point(self, x, t).v()
 
     def eta0(self, x: Float[Tensor, " batch *shape"], t: Time) -> Float[Tensor, " batch *shape"]:
-        """Return E[x0]."""
+        """Return E[x0].
+
+        Parameters
+        ----------
+        x
+            States of shape (batch, ...).
+        t
+            Time, one for all samples or one for each.
+
+        Returns
+        -------
+        Tensor of shape (batch, ...)
+            The mean of x0 given `x`, of its shape.
+        """
         return Point(self, x, t).ends()[0]
 
     def eta1(self, x: Float[Tensor, " batch *shape"], t: Time) -> Float[Tensor, " batch *shape"]:
-        """Return E[x1]."""
+        """Return E[x1].
+
+        Parameters
+        ----------
+        x
+            States of shape (batch, ...).
+        t
+            Time, one for all samples or one for each.
+
+        Returns
+        -------
+        Tensor of shape (batch, ...)
+            The mean of x1 given `x`, of its shape.
+        """
         return Point(self, x, t).ends()[1]
 
     def denoisers(
         self, x: Float[Tensor, " batch *shape"], t: Time
     ) -> tuple[Float[Tensor, " batch *shape"], Float[Tensor, " batch *shape"], Float[Tensor, " batch *shape"]]:
-        """Return E[x0], E[x1] and E[z], evaluating each known field once."""
+        """Return E[x0], E[x1] and E[z], evaluating each known field once.
+
+        Parameters
+        ----------
+        x
+            States of shape (batch, ...).
+        t
+            Time, one for all samples or one for each.
+
+        Returns
+        -------
+        tuple[Tensor of shape (batch, ...), Tensor of shape (batch, ...), Tensor of shape (batch, ...)]
+            The means of x0, x1 and z given `x`, each of its shape.
+        """
         point = Point(self, x, t)
         return (*point.ends(), point.eta())
 
     def drift(self, x: Float[Tensor, " batch *shape"], t: Time, eps: float = 0.0) -> Float[Tensor, " batch *shape"]:
-        """Return ``b + eps s``: the forward SDE's drift for `eps` > 0, the ODE's for 0, the backward SDE's for < 0."""
+        """Return ``b + eps s``: the forward SDE's drift for `eps` > 0, the ODE's for 0, the backward SDE's for < 0.
+
+        Parameters
+        ----------
+        x
+            States of shape (batch, ...).
+        t
+            Time, one for all samples or one for each.
+        eps
+            Half the square of the noise's size; its sign is the direction.
+
+        Returns
+        -------
+        Tensor of shape (batch, ...)
+            The drift, of the shape of `x`.
+        """
         return self.drift_and_score(x, t, eps)[0] if eps else self.b(x, t)
 
     def drift_and_score(
         self, x: Float[Tensor, " batch *shape"], t: Time, eps: float
     ) -> tuple[Float[Tensor, " batch *shape"], Float[Tensor, " batch *shape"]]:
-        """Return ``b + eps s`` and ``s``, evaluating each known field once."""
+        """Return ``b + eps s`` and ``s``, evaluating each known field once.
+
+        Parameters
+        ----------
+        x
+            States of shape (batch, ...).
+        t
+            Time, one for all samples or one for each.
+        eps
+            Half the square of the noise's size; its sign is the direction.
+
+        Returns
+        -------
+        tuple[Tensor of shape (batch, ...), Tensor of shape (batch, ...)]
+            Drift and score, each of the shape of `x`.
+        """
         point = Point(self, x, t)
         s = point.s()  # first: it's what an interpolant without latent lacks
         return torch.add(point.b(), s, alpha=eps), s

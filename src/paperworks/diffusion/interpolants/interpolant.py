@@ -111,37 +111,129 @@ class Interpolant:
         return not self._latent.is_zero
 
     def alpha(self, t: Time) -> Time:
-        """Return the weight of x0 (one-sided: of the Gaussian base; mirror: 0)."""
+        """Return the weight of x0 (one-sided: of the Gaussian base; mirror: 0).
+
+        Parameters
+        ----------
+        t
+            Time, one for all samples or one for each.
+
+        Returns
+        -------
+        float | Tensor
+            The weight, of the type and shape of `t`.
+        """
         return self._weight("alpha", t)
 
     def beta(self, t: Time) -> Time:
-        """Return the weight of x1."""
+        """Return the weight of x1.
+
+        Parameters
+        ----------
+        t
+            Time, one for all samples or one for each.
+
+        Returns
+        -------
+        float | Tensor
+            The weight, of the type and shape of `t`.
+        """
         return self._weight("beta", t)
 
     def alpha_dot(self, t: Time) -> Time:
-        """Return the derivative of `alpha`."""
+        """Return the derivative of `alpha`.
+
+        Parameters
+        ----------
+        t
+            Time, one for all samples or one for each.
+
+        Returns
+        -------
+        float | Tensor
+            The derivative, of the type and shape of `t`.
+        """
         return self._weight("alpha_dot", t)
 
     def beta_dot(self, t: Time) -> Time:
-        """Return the derivative of `beta`."""
+        """Return the derivative of `beta`.
+
+        Parameters
+        ----------
+        t
+            Time, one for all samples or one for each.
+
+        Returns
+        -------
+        float | Tensor
+            The derivative, of the type and shape of `t`.
+        """
         return self._weight("beta_dot", t)
 
     def gamma(self, t: Time) -> Time:
-        """Return the size of the latent; one-sided, where the latent is the base, this is `alpha`."""
+        """Return the size of the latent; one-sided, where the latent is the base, this is `alpha`.
+
+        Parameters
+        ----------
+        t
+            Time, one for all samples or one for each.
+
+        Returns
+        -------
+        float | Tensor
+            The size, of the type and shape of `t`.
+        """
         return at(self._latent.value, check_time(t))
 
     def gamma_dot(self, t: Time) -> Time:
-        """Return the derivative of `gamma`, which is infinite at the ends of a Brownian bridge."""
+        """Return the derivative of `gamma`, which is infinite at the ends of a Brownian bridge.
+
+        Parameters
+        ----------
+        t
+            Time, one for all samples or one for each.
+
+        Returns
+        -------
+        float | Tensor
+            The derivative, of the type and shape of `t`.
+        """
         return at(self._latent.dot, check_time(t))  # type: ignore[arg-type]
 
     def gamma_times_dot(self, t: Time) -> Time:
-        """Return ``gamma gamma'``, finite everywhere."""
+        """Return ``gamma gamma'``, finite everywhere.
+
+        Parameters
+        ----------
+        t
+            Time, one for all samples or one for each.
+
+        Returns
+        -------
+        float | Tensor
+            The product, of the type and shape of `t`.
+        """
         return at(self._latent.times_dot, check_time(t))  # type: ignore[arg-type]
 
     def mean(
         self, x0: Float[Tensor, " batch *shape"], x1: Float[Tensor, " batch *shape"], t: Time
     ) -> Float[Tensor, " batch *shape"]:
-        """Return I(t, x0, x1), the interpolant without its latent."""
+        """Return I(t, x0, x1), the interpolant without its latent.
+
+        Parameters
+        ----------
+        x0
+            Samples of the first end, of shape (batch, ...).
+        x1
+            Samples of the other end, of shape (batch, ...).
+        t
+            Time, one for all samples or one for each.
+
+        Returns
+        -------
+        Tensor of shape (batch, ...)
+            The interpolant without its latent, of the shape of `x1`.
+        """
         self._check_pair(x0, x1, t)
         if self.path.mean is not None:
             return self._custom(self.path.mean, x0, x1)(self._column(t, x1))
@@ -150,7 +242,22 @@ class Interpolant:
     def dI(
         self, x0: Float[Tensor, " batch *shape"], x1: Float[Tensor, " batch *shape"], t: Time
     ) -> Float[Tensor, " batch *shape"]:
-        """Return the partial derivative of I(t, x0, x1) in time, without the latent's part."""
+        """Return the partial derivative of I(t, x0, x1) in time, without the latent's part.
+
+        Parameters
+        ----------
+        x0
+            Samples of the first end, of shape (batch, ...).
+        x1
+            Samples of the other end, of shape (batch, ...).
+        t
+            Time, one for all samples or one for each.
+
+        Returns
+        -------
+        Tensor of shape (batch, ...)
+            The derivative, of the shape of `x1`.
+        """
         self._check_pair(x0, x1, t)
         if self.path.mean is not None:
             column = self._column(t, x1)
@@ -179,6 +286,13 @@ class Interpolant:
             One time, or one for each pair.
         z
             The latent; drawn from `generator` where it isn't given.
+        generator
+            What draws the latents, torch's global generator where None.
+
+        Returns
+        -------
+        tuple[Tensor of shape (batch, ...), Tensor of shape (batch, ...)]
+            The interpolant and the latent, each of shape (batch, ...).
 
         Raises
         ------
@@ -190,7 +304,22 @@ class Interpolant:
         return self.mean(x0, x1, t) + per_sample(self.gamma(t), x1) * z, z
 
     def latent(self, x0: Tensor, z: Tensor | None, generator: torch.Generator | None) -> Tensor:
-        """Return the latent of pairs: x0 of a one-sided path, else the given z, else one that is drawn."""
+        """Return the latent of pairs: x0 of a one-sided path, else the given z, else one that is drawn.
+
+        Parameters
+        ----------
+        x0
+            Samples of the first end, of shape (batch, ...).
+        z
+            The latents, None to have them drawn.
+        generator
+            What draws the latents, torch's global generator where None.
+
+        Returns
+        -------
+        Tensor
+            The latents, of the shape of `x0`.
+        """
         if self.one_sided:
             if z is not None and z is not x0:
                 raise ValueError("z is given; the latent of a one-sided path is x0")

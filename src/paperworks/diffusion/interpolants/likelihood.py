@@ -50,7 +50,7 @@ def log_likelihood(
     fields
         The fields; the SDEs use velocity and score.
     x
-        Samples.
+        Samples at t = 1, of shape (batch, ...).
     log_base
         Log-density of the base for a batch.
     method, eps
@@ -63,6 +63,11 @@ def log_likelihood(
         For ``ode``: that many random sign vectors instead of the exact divergence; unbiased.
     generator
         Source of noise and probes.
+
+    Returns
+    -------
+    Tensor of shape (batch,)
+        One number for each sample, in nats.
 
     Raises
     ------

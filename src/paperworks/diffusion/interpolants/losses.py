@@ -41,7 +41,7 @@ def velocity_loss(
     Parameters
     ----------
     interpolant
-        The interpolant.
+        The interpolant to learn the velocity of.
     f
         ``f(x, t)`` with one time per sample.
     x0, x1
@@ -101,6 +101,24 @@ def score_loss(
 
     Raises ValueError also where gamma is zero.
 
+    Parameters
+    ----------
+    interpolant
+        The interpolant to learn the score of.
+    f
+        Maps states and times to the score.
+    x0
+        Samples of the first end, of shape (batch, ...).
+    x1
+        Samples of the other end, of shape (batch, ...).
+    generator
+        What draws the noise; its device is drawn on.
+
+    Returns
+    -------
+    Tensor
+        The mean loss, one differentiable number.
+
     Examples
     --------
     >>> x, t = torch.zeros(1, 1), torch.tensor([0.5])
@@ -128,6 +146,24 @@ def denoiser_loss(
 
     Raises ValueError also where gamma is zero.
 
+    Parameters
+    ----------
+    interpolant
+        The interpolant to learn the denoiser of.
+    f
+        Maps states and times to the denoiser.
+    x0
+        Samples of the first end, of shape (batch, ...).
+    x1
+        Samples of the other end, of shape (batch, ...).
+    generator
+        What draws the noise; its device is drawn on.
+
+    Returns
+    -------
+    Tensor
+        The mean loss, one differentiable number.
+
     Examples
     --------
     >>> x, t = torch.zeros(1, 1), torch.tensor([0.5])
@@ -154,6 +190,24 @@ def v_loss(
 
     One-sided, I is the part of x1 alone, so that v and b differ there too.
 
+    Parameters
+    ----------
+    interpolant
+        The interpolant to learn the velocity of.
+    f
+        Maps states and times to the velocity.
+    x0
+        Samples of the first end, of shape (batch, ...).
+    x1
+        Samples of the other end, of shape (batch, ...).
+    generator
+        What draws the noise; its device is drawn on.
+
+    Returns
+    -------
+    Tensor
+        The mean loss, one differentiable number.
+
     Examples
     --------
     >>> x0, x1, t = torch.zeros(2, 1), torch.ones(2, 1), torch.tensor([0.2, 0.6])
@@ -179,6 +233,24 @@ def x0x1_denoiser_loss(
     """Return the loss of ``f(x, t) -> (E[x0], E[x1])``, the denoisers of both ends; arguments as in `velocity_loss`.
 
     Not for one-sided and mirror paths, whose x0 is the latent or nothing: `denoiser_loss` is enough there.
+
+    Parameters
+    ----------
+    interpolant
+        The interpolant to learn both denoisers of.
+    f
+        Maps states and times to the means of x0 and x1.
+    x0
+        Samples of the first end, of shape (batch, ...).
+    x1
+        Samples of the other end, of shape (batch, ...).
+    generator
+        What draws the noise; its device is drawn on.
+
+    Returns
+    -------
+    Tensor
+        The mean loss, one differentiable number.
 
     Examples
     --------

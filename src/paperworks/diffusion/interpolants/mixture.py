@@ -81,27 +81,87 @@ class GaussianMixtureInterpolant:
     def sample(
         self, n: int, t: float, generator: torch.Generator
     ) -> tuple[Float[Tensor, "{n} dim"], Float[Tensor, "{n} dim"], Float[Tensor, "{n} dim"]]:
-        """Draw `n` triples (x0, x1, x_t)."""
+        """Draw `n` triples (x0, x1, x_t).
+
+        Parameters
+        ----------
+        n
+            How many triples to draw.
+        t
+            Time from 0 to 1.
+        generator
+            What draws the noise; its device is drawn on.
+
+        Returns
+        -------
+        tuple[Tensor, Tensor, Tensor]
+            The two ends and the interpolant, each of shape (n, dim).
+        """
         check_count("n", n)
         x1 = _draw(self.target, n, generator)
         x0 = x1 if self.interpolant.mirror else _draw(self.base, n, generator)
         return x0, x1, self.interpolant.sample(x0, x1, t, generator=generator)[0]
 
     def fields(self) -> Fields:
-        """Return the exact velocity and score as `Fields`, evaluated together."""
+        """Return the exact velocity and score as `Fields`, evaluated together.
+
+        Returns
+        -------
+        Fields
+            The exact velocity and score as `Fields`, evaluated together.
+        """
         names = ("b", "s") if self.interpolant.has_latent else ("b",)
         return Fields(self.interpolant, joint=(names, lambda x, t: self._evaluate(x, t)[: len(names)]))  # type: ignore[arg-type]
 
     def b(self, x: Float[Tensor, "batch dim"], t: Time) -> Float[Tensor, "batch dim"]:
-        """Return the velocity."""
+        """Return the velocity.
+
+        Parameters
+        ----------
+        x
+            States of shape (batch, ...).
+        t
+            Time, one for all samples or one for each.
+
+        Returns
+        -------
+        Tensor of shape (batch, dim)
+            The velocity, of the shape of `x`.
+        """
         return self._evaluate(x, t)[0]
 
     def s(self, x: Float[Tensor, "batch dim"], t: Time) -> Float[Tensor, "batch dim"]:
-        """Return the score, which exists without a latent too."""
+        """Return the score, which exists without a latent too.
+
+        Parameters
+        ----------
+        x
+            States of shape (batch, ...).
+        t
+            Time, one for all samples or one for each.
+
+        Returns
+        -------
+        Tensor of shape (batch, dim)
+            The score, of the shape of `x`.
+        """
         return self._evaluate(x, t)[1]
 
     def log_density(self, x: Float[Tensor, "batch dim"], t: Time) -> Float[Tensor, " batch"]:
-        """Return the log-density of x_t."""
+        """Return the log-density of x_t.
+
+        Parameters
+        ----------
+        x
+            States of shape (batch, ...).
+        t
+            Time, one for all samples or one for each.
+
+        Returns
+        -------
+        Tensor of shape (batch,)
+            One number for each state, in nats.
+        """
         return self._evaluate(x, t)[2]
 
     def _moments(self, t: Time) -> tuple[Tensor, ...]:

@@ -60,6 +60,8 @@ class Gamma:
         Its derivative; by automatic differentiation where it isn't given.
     times_dot
         ``gamma gamma'``; the product of the two where it isn't given.
+    is_zero
+        Whether gamma is 0 throughout, so that there is no latent.
 
     Examples
     --------
@@ -84,7 +86,20 @@ class Gamma:
 
     @classmethod
     def of_square(cls, square: Function, square_dot: Function | None = None) -> "Gamma":
-        """Make gamma from its square, which keeps ``gamma gamma'`` exact where gamma is 0 with infinite slope."""
+        """Make gamma from its square, which keeps ``gamma gamma'`` exact where gamma is 0 with infinite slope.
+
+        Parameters
+        ----------
+        square
+            Maps times to ``gamma^2``.
+        square_dot
+            Derivative of `square`, by default found by differentiation.
+
+        Returns
+        -------
+        Gamma
+            The size of the latent, with the product of both.
+        """
         slope = derivative(square) if square_dot is None else square_dot
         return cls(
             lambda t: square(t).clamp(min=0).sqrt(),
@@ -97,6 +112,20 @@ class Gamma:
         """Make one of the paper's: ``brownian`` sqrt(a t (1-t)), ``quadratic`` t(1-t), ``sin2``, ``sigmoid``, ``zero``.
 
         `a` is the variance of the Brownian bridge, `f` the steepness of the sigmoids.
+
+        Parameters
+        ----------
+        name
+            One of the five names above.
+        a
+            Variance of the Brownian bridge.
+        f
+            Steepness of the sigmoids.
+
+        Returns
+        -------
+        Gamma
+            The size of the latent, with exact derivatives.
 
         Raises
         ------

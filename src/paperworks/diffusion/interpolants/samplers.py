@@ -90,6 +90,11 @@ class ODESampler:
             Which way, and the first and last time. Default [1e-4, 1 - 1e-4].
         return_trajectory, callback
             Keep all states; called after each step.
+
+        Returns
+        -------
+        SampleResult
+            States at the other end in ``sample``, with the count of evaluations.
         """
         check_state("x", x)
         times = grid(steps, window, direction)
@@ -182,6 +187,26 @@ class SDESampler:
     ) -> SampleResult:
         """Simulate from `x` at one end of the window to the other; arguments as in `ODESampler.sample`.
 
+        Parameters
+        ----------
+        x
+            States of shape (batch, ...).
+        steps
+            Number of steps, at least one.
+        generator
+            What draws the noise; its device is drawn on.
+        window
+            First and last time of the solution, inside [0, 1].
+        return_trajectory
+            Whether the states between are returned too.
+        callback
+            Called with a `SamplingStep` after each step.
+
+        Returns
+        -------
+        SampleResult
+            States at the other end in ``sample``, with the count of evaluations.
+
         Raises
         ------
         ValueError
@@ -252,7 +277,28 @@ class FrozenDenoiserSampler:
         return_trajectory: bool = False,
         callback: Callback | None = None,
     ) -> SampleResult:
-        """Step from `x` at one end of the window to the other; arguments as in `ODESampler.sample`."""
+        """Step from `x` at one end of the window to the other; arguments as in `ODESampler.sample`.
+
+        Parameters
+        ----------
+        x
+            States of shape (batch, ...).
+        steps
+            Number of steps, each one evaluation.
+        direction
+            ``forward`` from t = 0 to 1, or ``backward``.
+        window
+            First and last time of the solution, inside [0, 1].
+        return_trajectory
+            Whether the states between are returned too.
+        callback
+            Called with a `SamplingStep` after each step.
+
+        Returns
+        -------
+        SampleResult
+            States at the other end in ``sample``, with the count of evaluations.
+        """
         check_state("x", x)
         i = self.fields.interpolant
 

@@ -78,6 +78,11 @@ def ddim_invert(
     callback
         Called after each step.
 
+    Returns
+    -------
+    SampleResult
+        Noise at `t_end` in ``sample``, with the count of evaluations.
+
     Raises
     ------
     ValueError

@@ -61,7 +61,26 @@ class EDICTSampler:
         t_end: float | None = None,
         callback: Callback | None = None,
     ) -> SampleResult:
-        """Sample from noise, or from the pair that `invert` gave; `trajectory` ends with the final pair."""
+        """Sample from noise, or from the pair that `invert` gave; `trajectory` ends with the final pair.
+
+        Parameters
+        ----------
+        x
+            Noise of shape (batch, ...), or the pair of states that `invert` gave.
+        steps
+            Number of steps, at least one.
+        skip_type
+            How the times between are spaced, as in `time_grid`.
+        t_start, t_end
+            First and last time, by default those of the schedule.
+        callback
+            Called with a `SamplingStep` after each step.
+
+        Returns
+        -------
+        SampleResult
+            The samples, with the final pair last in ``trajectory``.
+        """
         times = falling_times(self.schedule, steps, skip_type, t_start, t_end)
         p = self.mixing
         a, b = _pair(x)
@@ -86,7 +105,26 @@ class EDICTSampler:
         t_end: float | None = None,
         callback: Callback | None = None,
     ) -> SampleResult:
-        """Undo `sample` from data, or from the pair that it ended with; `trajectory` ends with the pair of noises."""
+        """Undo `sample` from data, or from the pair that it ended with; `trajectory` ends with the pair of noises.
+
+        Parameters
+        ----------
+        x
+            Data of shape (batch, ...), or the pair of states that `sample` ended with.
+        steps
+            Number of steps, that of the sampling.
+        skip_type
+            How the times between are spaced, as in `time_grid`.
+        t_start, t_end
+            First and last time, by default those of the schedule.
+        callback
+            Called with a `SamplingStep` after each step.
+
+        Returns
+        -------
+        SampleResult
+            The noise, with the pair of noises last in ``trajectory``.
+        """
         times = falling_times(self.schedule, steps, skip_type, t_start, t_end)
         p = self.mixing
         a, b = _pair(x)

@@ -46,6 +46,11 @@ class BDIAResult(SampleResult):
 
     `pair` is (last, last but one) in the direction of travel: (z_0, z_1) after sampling, (z_N, z_{N-1}) after
     inverting. Only the pair, not the sample alone, carries the whole state of the two-step rule.
+
+    Parameters
+    ----------
+    pair
+        The last state and the last but one, in the direction of travel.
     """
 
     pair: Pair = field(default=(), repr=False)  # type: ignore[assignment]
@@ -55,6 +60,20 @@ def roundtrip_error_bound(gamma: float, steps: int, dtype: torch.dtype = torch.f
     """Estimate the rounding error of a round trip relative to the state: ``u gamma^(-steps)``.
 
     Inverting divides by gamma at each step, so a unit of rounding ``u`` grows by ``1/gamma`` a step.
+
+    Parameters
+    ----------
+    gamma
+        Share of the correction, above 0 and at most 1.
+    steps
+        Number of steps each way.
+    dtype
+        Type of the numbers, which says what ``u`` is.
+
+    Returns
+    -------
+    float
+        The error relative to the state, without unit.
 
     Raises
     ------
@@ -170,6 +189,11 @@ class BDIASampler:
             Keep all states.
         callback
             Called after each step.
+
+        Returns
+        -------
+        BDIAResult
+            The samples, with the pair that inverts them.
         """
         times = self._times(steps, timesteps, skip_type, t_start, t_end)
         check_state("x", x)
@@ -191,6 +215,26 @@ class BDIASampler:
         callback: Callback | None = None,
     ) -> BDIAResult:
         """Sample from the pair (z_N, z_{N-1}) that `invert` gave, on the same grid; the other arguments as in `sample`.
+
+        Parameters
+        ----------
+        pair
+            The states (z_N, z_{N-1}) that `invert` gave.
+        steps, timesteps
+            The grid of the inversion, as in `sample`.
+        skip_type
+            How the times between are spaced, as in `time_grid`.
+        t_start, t_end
+            First and last time of the grid, as in `sample`.
+        return_trajectory
+            Whether the states between are returned too.
+        callback
+            Called with a `SamplingStep` after each step.
+
+        Returns
+        -------
+        BDIAResult
+            The samples, with the pair that inverts them.
 
         Raises
         ------
@@ -225,6 +269,11 @@ class BDIASampler:
             and the round trip from there is exact all the same.
         steps, timesteps, skip_type, t_start, t_end, return_trajectory, callback
             As in `sample`; times fall there as well.
+
+        Returns
+        -------
+        BDIAResult
+            The noise, with the pair that `resume` starts from.
 
         Raises
         ------
@@ -291,6 +340,11 @@ class BDIASampler:
             Share of the grid to go back through, in (0, 1]; the noisiest rest is skipped.
         skip_type, t_start, t_end, callback
             As in `sample`; the callback sees both ways.
+
+        Returns
+        -------
+        BDIAResult
+            Samples under the other model, with the pair that inverts them.
         """
         check_number("strength", strength, gt=0, le=1)
         times = self._times(steps, None, skip_type, t_start, t_end)

@@ -11,7 +11,7 @@ from paperworks.core.validation import check_choice, check_count, check_number
 from paperworks.diffusion.inversion.ddim import ddim_coefficients
 from paperworks.diffusion.models import to_noise
 from paperworks.diffusion.sampling import combine
-from paperworks.diffusion.schedulers import PREDICTION_TYPES, Scheduler, SchedulerOutput
+from paperworks.diffusion.schedulers import PREDICTION_TYPES, Scheduler, SchedulerOutput, check_alike
 from paperworks.diffusion.schedules import SKIP_TYPES, SkipType, time_grid
 
 
@@ -45,7 +45,13 @@ class _TwoStepScheduler(Scheduler):
         self.previous_sample: Tensor | None = None
 
     def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
-        """Place `num_inference_steps` steps, at least 2, and start anew."""
+        """Place `num_inference_steps` steps, at least 2, and start anew.
+
+        Parameters
+        ----------
+        device
+            Device of the timesteps, by default the CPU.
+        """
         n = check_count("num_inference_steps", num_inference_steps, at_least=2)
         grid = time_grid(self.schedule, n, self.schedule.t_max, self.schedule.t_min, self.config.skip_type)
         self._times = grid if self.toward_data else grid[::-1]
@@ -78,6 +84,11 @@ class _TwoStepScheduler(Scheduler):
         return_dict
             Whether to return an object with `prev_sample`, or a tuple.
 
+        Returns
+        -------
+        SchedulerOutput | tuple[Tensor]
+            The next state, in a `SchedulerOutput` or a tuple of one.
+
         Raises
         ------
         RuntimeError
@@ -85,10 +96,7 @@ class _TwoStepScheduler(Scheduler):
         ValueError
             Where the shapes differ.
         """
-        if model_output.shape != sample.shape:
-            raise ValueError(
-                f"model_output has shape {tuple(model_output.shape)}; it takes that of sample, {tuple(sample.shape)}"
-            )
+        check_alike("model_output", model_output, "sample", sample)
         i = self._start(timestep) if self.step_index is None else self.step_index
         if i == self.num_inference_steps:
             raise RuntimeError(f"step was called after the last of {i} steps; set_timesteps starts anew")
@@ -105,7 +113,7 @@ class _TwoStepScheduler(Scheduler):
             following = combine((g, a - g * a_before, b - g * b_before), (self.previous_sample, sample, noise))
         self.previous_sample = sample
         self.step_index = i + 1
-        return SchedulerOutput(following) if return_dict else (following,)
+        return self._output(following, self.step_index == self.num_inference_steps, return_dict)
 
 
 class BDIADDIMScheduler(_TwoStepScheduler):
@@ -143,6 +151,13 @@ class BDIADDIMScheduler(_TwoStepScheduler):
 
 class BDIADDIMInverseScheduler(_TwoStepScheduler):
     """The way back of `BDIADDIMScheduler`, from data to noise; its arguments are the same, gamma is not 0.
+
+    Parameters
+    ----------
+    num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, prediction_type, skip_type
+        As in `BDIADDIMScheduler`.
+    gamma
+        Share of the correction, above 0 and at most 1.
 
     Examples
     --------

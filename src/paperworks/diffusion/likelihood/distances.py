@@ -18,6 +18,18 @@ def wasserstein1(a: Float[Tensor, "n dim"], b: Float[Tensor, "m dim"]) -> float:
     entropic transport (Sinkhorn) with a regularisation of 0.5 % of the mean cost, which overestimates slightly.
     Two samples of the same distribution are apart as well: report that floor beside it.
 
+    Parameters
+    ----------
+    a
+        Samples in rows, of shape (n, dim).
+    b
+        Samples in rows, of shape (m, dim).
+
+    Returns
+    -------
+    float
+        The distance, in the unit of the samples.
+
     Examples
     --------
     >>> wasserstein1(torch.zeros(3, 2), torch.ones(3, 2) * torch.tensor([3.0, 4.0]))
@@ -37,6 +49,20 @@ def sliced_wasserstein1(
     a: Float[Tensor, "n dim"], b: Float[Tensor, "n dim"], generator: torch.Generator, projections: int = 256
 ) -> float:
     """Return the mean Wasserstein-1 distance of random one-dimensional projections of two samples of equal size.
+
+    Parameters
+    ----------
+    a, b
+        Samples in rows, of shape (n, dim).
+    generator
+        What draws the directions.
+    projections
+        How many directions to draw.
+
+    Returns
+    -------
+    float
+        The distance, in the unit of the samples.
 
     Examples
     --------

@@ -47,7 +47,20 @@ class GaussianPerturbation(nn.Module):
         self.sigma = check_number("sigma", sigma, ge=0)
 
     def forward(self, x: Float[Tensor, "*shape"], generator: torch.Generator | None = None) -> Float[Tensor, "*shape"]:
-        """Return `x` with fresh noise while training, else `x`."""
+        """Return `x` with fresh noise while training, else `x`.
+
+        Parameters
+        ----------
+        x
+            Data of any shape.
+        generator
+            What draws the noise; its device is drawn on.
+
+        Returns
+        -------
+        Tensor of shape (...)
+            Data of the shape of `x`.
+        """
         if not self.training or self.sigma == 0:
             return x
         noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
@@ -102,7 +115,7 @@ class SingularDistributionEstimator(BaseEstimator):
     sigma_, perturbation_
         Noise level of the model and of the perturbation, on scaled data.
     mean_, scale_
-        Of the data.
+        Mean and scale of the data.
     history_
         Loss at every step.
     path_
@@ -163,7 +176,20 @@ class SingularDistributionEstimator(BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X: Any, y: None = None) -> "SingularDistributionEstimator":
-        """Fit the generator to data of shape (n, dim); `y` is ignored."""
+        """Fit the generator to data of shape (n, dim); `y` is ignored.
+
+        Parameters
+        ----------
+        X
+            Data in rows, of shape (n, dim).
+        y
+            Ignored; it is scikit-learn's convention.
+
+        Returns
+        -------
+        SingularDistributionEstimator
+            The fitted estimator itself.
+        """
         X = validate_data(self, X, dtype=np.float32, ensure_min_samples=2)
         self._check(X)
         data = torch.from_numpy(np.ascontiguousarray(X))
@@ -181,17 +207,53 @@ class SingularDistributionEstimator(BaseEstimator):
         return self
 
     def sample(self, n: int, random_state: int | None = None) -> np.ndarray:
-        """Draw from the estimate, ``f(Z)`` without noise, in the units of the data."""
+        """Draw from the estimate, ``f(Z)`` without noise, in the units of the data.
+
+        Parameters
+        ----------
+        n
+            How many samples to draw.
+        random_state
+            Seed of the draws; None takes a fresh one.
+
+        Returns
+        -------
+        ndarray
+            Samples in rows, of shape (n, dim).
+        """
         return self._draw(n, random_state, noisy=False)
 
     def sample_noisy(self, n: int, random_state: int | None = None) -> np.ndarray:
-        """Draw from the model of the perturbed data, ``f(Z) + sigma N(0, I)``; not from the estimate."""
+        """Draw from the model of the perturbed data, ``f(Z) + sigma N(0, I)``; not from the estimate.
+
+        Parameters
+        ----------
+        n
+            How many samples to draw.
+        random_state
+            Seed of the draws; None takes a fresh one.
+
+        Returns
+        -------
+        ndarray
+            Samples in rows, of shape (n, dim).
+        """
         return self._draw(n, random_state, noisy=True)
 
     def score_samples(self, X: Any) -> np.ndarray:
         """Return the log-likelihood of each sample under the model of the perturbed data.
 
         Exact for ``quadrature``, else estimated from 1000 draws. It can't be compared between perturbations.
+
+        Parameters
+        ----------
+        X
+            Data in rows, of shape (n, dim).
+
+        Returns
+        -------
+        ndarray
+            One number for each sample, in nats.
         """
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float32, reset=False)
@@ -215,7 +277,20 @@ class SingularDistributionEstimator(BaseEstimator):
         return torch.cat(found).double().numpy() - X.shape[1] * math.log(self.scale_)
 
     def score(self, X: Any, y: None = None) -> float:
-        """Return the mean of `score_samples`."""
+        """Return the mean of `score_samples`.
+
+        Parameters
+        ----------
+        X
+            Data in rows, of shape (n, dim).
+        y
+            Ignored; it is scikit-learn's convention.
+
+        Returns
+        -------
+        float
+            The mean log-likelihood, in nats.
+        """
         return float(self.score_samples(X).mean())
 
     def _check(self, X: np.ndarray) -> None:

@@ -18,7 +18,7 @@ class PPCA:
     Parameters
     ----------
     mean, loadings
-        Of the generator ``f(z) = mean + W z``.
+        Parts of the generator ``f(z) = mean + W z``.
     noise_variance
         Variance of the noise that maximises the likelihood.
     eigenvalues
@@ -40,6 +40,11 @@ class PPCA:
         """Return the mean log-likelihood of the data at noise level `sigma`, with the best loadings for it.
 
         `sigma` is by default the best one; data of lower rank make that 0 and the likelihood infinite.
+
+        Returns
+        -------
+        float
+            The mean over the data, in nats.
         """
         variance = self.noise_variance if sigma is None else check_number("sigma", sigma, gt=0) ** 2
         if variance <= 0:
@@ -60,11 +65,16 @@ def ppca_mle(X: Float[Tensor, "n dim"], latent_dim: int, perturbation: float = 0
     Parameters
     ----------
     X
-        Data.
+        Data in rows, of shape (n, dim).
     latent_dim
         Number of components, less than `dim`.
     perturbation
         Standard deviation of the noise.
+
+    Returns
+    -------
+    PPCA
+        The fitted model, with loadings and noise.
 
     Examples
     --------
@@ -96,6 +106,20 @@ def singularity_slope(mean_log_likelihood: Callable[[float], float], sigma: floa
     Near 0 it is the codimension of the data: 0 for a regular density, and the likelihood of data on a set of
     dimension d grows as ``(dim - d) (-log sigma)`` without bound.
 
+    Parameters
+    ----------
+    mean_log_likelihood
+        Maps a noise level to the mean log-likelihood, in nats.
+    sigma
+        A small noise level, above 0.
+    step
+        Difference of ``log sigma`` between the two evaluations.
+
+    Returns
+    -------
+    float
+        The slope, close to the codimension of the data.
+
     Examples
     --------
     >>> round(singularity_slope(lambda sigma: -4 * math.log(sigma), 1e-3), 6)
@@ -111,6 +135,18 @@ def intrinsic_dimension(X: Float[Tensor, "n dim"], discard: float = 0.1) -> floa
 
     The ratio of the second to the first is Pareto with the dimension as its index (Facco and others 2017); the
     largest share `discard` of ratios, which see noise and borders, is left out of the maximum likelihood fit.
+
+    Parameters
+    ----------
+    X
+        Data in rows, of shape (n, dim).
+    discard
+        Share of the largest ratios to leave out.
+
+    Returns
+    -------
+    float
+        The dimension, which need not be whole.
 
     Examples
     --------

@@ -40,7 +40,7 @@ def log_marginal(
     Parameters
     ----------
     x
-        Data.
+        Data in rows, of shape (n, dim).
     decoder
         The generator f, from (m, latent_dim) to (m, dim).
     sigma
@@ -63,6 +63,13 @@ def log_marginal(
         apart, or `most_nodes` in all are reached, which is warned of.
     generator
         Source of the draws.
+    most_nodes
+        Nodes of the quadrature in all at which its refinement stops, with a warning.
+
+    Returns
+    -------
+    Tensor of shape (n,)
+        One number for each sample, in nats.
 
     Raises
     ------

@@ -14,13 +14,13 @@ class SieveRates:
     Parameters
     ----------
     hellinger
-        Of the density of the (perturbed) data; at least 1 where the theory guarantees nothing.
+        Rate of the density of the (perturbed) data; at least 1 where the theory guarantees nothing.
     wasserstein
-        Of the distribution without noise, in Wasserstein-1 distance.
+        Rate of the distribution without noise, in Wasserstein-1 distance.
     perturbation
         Standard deviation of the best noise to add, for data of unit scale; 0 where they are noisy enough.
     adversarial
-        Of generative adversarial estimators in Wasserstein-1 distance, for reference.
+        Rate of generative adversarial estimators in Wasserstein-1 distance, for reference.
 
     Examples
     --------
@@ -40,6 +40,11 @@ def composite_smoothness(betas: Sequence[float], ts: Sequence[float]) -> tuple[f
     Map i has smoothness ``betas[i]`` and depends on ``ts[i]`` variables at a time; its effective smoothness is
     ``betas[i]`` times ``min(beta, 1)`` of all that are applied after it, and the worst ``t/beta`` governs
     (arXiv 2105.04046, section 3).
+
+    Returns
+    -------
+    tuple[float, float]
+        The smoothness and the number of variables of the worst map.
 
     Examples
     --------
@@ -67,11 +72,16 @@ def sieve_rates(n: int, beta: float, t: float, sigma: float = 0.0) -> SieveRates
     Parameters
     ----------
     n
-        Sample size.
+        Number of samples, at least one.
     beta, t
         Smoothness and dimension of the generator, or what `composite_smoothness` says of it.
     sigma
         Standard deviation of the noise that the data have of themselves, relative to their scale.
+
+    Returns
+    -------
+    SieveRates
+        The rates in both distances, and the best noise level.
 
     Examples
     --------

@@ -27,6 +27,11 @@ def empirical_denoiser(
     batch_size
         Data points weighed at a time: memory is batch x batch_size.
 
+    Returns
+    -------
+    Callable[[Tensor, float | Tensor], Tensor]
+        Maps states and noise levels to the posterior mean, of the states' shape.
+
     Raises
     ------
     ValueError
@@ -81,6 +86,22 @@ def poisson_field(
     ``E(x, r)`` is proportional to the sum of ``((x, r) - (y, 0)) / (|x - y|^2 + r^2)^((N + D)/2)`` over the data
     (arXiv 2302.04265, equation 4); the generative ODE is ``dx/dr = E_x / E_r``.
 
+    Parameters
+    ----------
+    x
+        States of shape (batch, ...).
+    r
+        Norm of the additional coordinates, one for all or one for each.
+    data
+        Data set, of shape (n, ...).
+    D
+        Additional dimensions of the space.
+
+    Returns
+    -------
+    tuple[Tensor of shape (batch, ...), Tensor of shape (batch,)]
+        The direction's part in `x`, of its shape, and in r, of shape (batch,).
+
     Examples
     --------
     >>> e_x, e_r = poisson_field(torch.tensor([[3.0]]), 4.0, torch.tensor([[0.0]]), D=1)
@@ -108,6 +129,22 @@ def pfgm_field(
 
     E is the batch mean, scaled so that the weights sum to one (arXiv 2209.11178, equation 6). It is here for
     comparison: being normalised, its mean over batches is not the field.
+
+    Parameters
+    ----------
+    x
+        States of shape (batch, ...).
+    r
+        Norm of the additional coordinates, one for all or one for each.
+    data
+        Data set, of shape (n, ...).
+    gamma
+        What keeps the division from 0, at least 0.
+
+    Returns
+    -------
+    tuple[Tensor of shape (batch, ...), Tensor of shape (batch,)]
+        The target's part in `x`, of its shape, and in r, of shape (batch,).
 
     Examples
     --------

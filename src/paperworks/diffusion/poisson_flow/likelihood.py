@@ -40,7 +40,7 @@ def ode_log_likelihood(
     model_fn
         ``model_fn(x, sigma)``, the noise in `x`, differentiable.
     x
-        Data.
+        Data of shape (batch, ...).
     D
         Additional dimensions of the model.
     steps
@@ -52,6 +52,11 @@ def ode_log_likelihood(
         from `generator`, unbiased.
     generator
         Source of the signs.
+
+    Returns
+    -------
+    Tensor of shape (batch,)
+        One number for each sample, in nats.
 
     Raises
     ------

@@ -15,6 +15,20 @@ def aligned_hyperparameters(sigma_min: float, sigma_max: float, D: float) -> tup
 
     Source: arXiv 2302.04265, section 4.
 
+    Parameters
+    ----------
+    sigma_min
+        Least noise level of the diffusion.
+    sigma_max
+        Greatest noise level of the diffusion.
+    D
+        Additional dimensions of the space, finite.
+
+    Returns
+    -------
+    tuple[float, float]
+        The least and the greatest radius.
+
     Examples
     --------
     >>> aligned_hyperparameters(0.002, 80, D=2500)
@@ -83,7 +97,12 @@ class PFGMPPNoise:
         generator
             Source of the noise.
         dtype
-            Of the result.
+            Type of the numbers that are drawn.
+
+        Returns
+        -------
+        Tensor of shape (batch, ...)
+            Noise of the shape asked for.
 
         Raises
         ------
@@ -109,17 +128,48 @@ class PFGMPPNoise:
         noise: Float[Tensor, " batch *shape"],
         sigma: float | Float[Tensor, " batch"],
     ) -> Float[Tensor, " batch *shape"]:
-        """Return ``x0 + sigma noise`` for noise of scale 1."""
+        """Return ``x0 + sigma noise`` for noise of scale 1.
+
+        Parameters
+        ----------
+        x0
+            Samples of the first end, of shape (batch, ...).
+        noise
+            Noise of scale 1, of shape (batch, ...).
+        sigma
+            Noise level, one for all or one for each sample.
+
+        Returns
+        -------
+        Tensor of shape (batch, ...)
+            Noisy samples, of the shape of `x0`.
+        """
         return x0 + per_sample(sigma, x0) * noise
 
     def radius(self, sigma: float) -> float:
-        """Return the norm r of the additional coordinates that belongs to a noise level."""
+        """Return the norm r of the additional coordinates that belongs to a noise level.
+
+        Parameters
+        ----------
+        sigma
+            Noise level, above 0.
+
+        Returns
+        -------
+        float
+            The norm, ``sigma sqrt(D)``.
+        """
         return sigma * math.sqrt(self.D)
 
     def log_prob(
         self, x: Float[Tensor, " batch *shape"], sigma: float | Float[Tensor, " batch"] = 1.0
     ) -> Float[Tensor, " batch"]:
         """Return the log-density of noise of scale `sigma` at `x`, computed in float64.
+
+        Returns
+        -------
+        Tensor of shape (batch,)
+            One number for each sample, in nats.
 
         Examples
         --------

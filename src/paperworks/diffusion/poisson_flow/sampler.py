@@ -80,6 +80,11 @@ def sample_heun(
     callback
         Called after each step.
 
+    Returns
+    -------
+    SampleResult
+        Samples in ``sample``, with the count of evaluations.
+
     Raises
     ------
     ValueError

@@ -11,7 +11,7 @@ from paperworks.core.validation import check_choice, check_count, check_number
 from paperworks.diffusion.poisson_flow.noise import PFGMPPNoise
 from paperworks.diffusion.poisson_flow.sampler import edm_grid
 from paperworks.diffusion.sampling import combine, per_sample
-from paperworks.diffusion.schedulers import DropInScheduler, SchedulerOutput
+from paperworks.diffusion.schedulers import DropInScheduler, SchedulerOutput, check_alike
 
 Prediction = Literal["sample", "epsilon", "v"]
 
@@ -26,7 +26,7 @@ class PFGMPPScheduler(DropInScheduler):
     D
         Additional dimensions of the model; infinity is EDM.
     sigma_min, sigma_max, rho
-        EDM's grid.
+        Noise levels and exponent of EDM's grid.
     sigma_data
         Standard deviation of the data, for ``v``.
     prediction_type
@@ -71,11 +71,34 @@ class PFGMPPScheduler(DropInScheduler):
     def sample_prior(
         self, shape: tuple[int, ...] | torch.Size, generator: torch.Generator, dtype: torch.dtype = torch.float32
     ) -> Float[Tensor, " batch *shape"]:
-        """Draw what sampling begins with."""
+        """Draw what sampling begins with.
+
+        Parameters
+        ----------
+        shape
+            Shape of the noise, (batch, ...).
+        generator
+            What draws the noise; its device is drawn on.
+        dtype
+            Type of the numbers.
+
+        Returns
+        -------
+        Tensor of shape (batch, ...)
+            Noise of the greatest level, of that shape.
+        """
         return PFGMPPNoise(self.config.D, math.prod(shape[1:])).sample(shape, self.config.sigma_max, generator, dtype)
 
     def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
-        """Place the steps, at least 2, and start anew; `timesteps` has an entry for each of the 2n - 1 evaluations."""
+        """Place the steps, at least 2, and start anew; `timesteps` has an entry for each of the 2n - 1 evaluations.
+
+        Parameters
+        ----------
+        num_inference_steps
+            How many steps the sampler takes.
+        device
+            Device of the timesteps, by default the CPU.
+        """
         c = self.config
         n = check_count("num_inference_steps", num_inference_steps, at_least=2)
         self._sigmas = edm_grid(n, c.sigma_min, c.sigma_max, c.rho)
@@ -88,7 +111,20 @@ class PFGMPPScheduler(DropInScheduler):
     def scale_model_input(
         self, sample: Float[Tensor, " batch *shape"], timestep: Any = None
     ) -> Float[Tensor, " batch *shape"]:
-        """Return what the network takes: the sample, for ``v`` scaled to unit size."""
+        """Return what the network takes: the sample, for ``v`` scaled to unit size.
+
+        Parameters
+        ----------
+        sample
+            The state, of shape (batch, ...).
+        timestep
+            The entry of `timesteps` at hand.
+
+        Returns
+        -------
+        Tensor of shape (batch, ...)
+            The network's input, of the shape of `sample`.
+        """
         if self.config.prediction_type != "v":
             return sample
         sigma = self._sigmas[(self._index(timestep) + 1) // 2]
@@ -100,7 +136,23 @@ class PFGMPPScheduler(DropInScheduler):
         noise: Float[Tensor, " batch *shape"],
         timesteps: Float[Tensor, "..."],
     ) -> Float[Tensor, " batch *shape"]:
-        """Return the samples with noise of scale 1 (`PFGMPPNoise.sample`) at the noise levels of `timesteps`."""
+        """Return the samples with noise of scale 1 (`PFGMPPNoise.sample`) at the noise levels of `timesteps`.
+
+        Parameters
+        ----------
+        original_samples
+            Clean samples, of shape (batch, ...).
+        noise
+            Noise of scale 1, of shape (batch, ...).
+        timesteps
+            Timesteps of the noise, one for all or one for each sample.
+
+        Returns
+        -------
+        Tensor of shape (batch, ...)
+            Noisy samples, of shape (batch, ...).
+        """
+        check_alike("noise", noise, "original_samples", original_samples)
         times = timesteps.double().reshape(-1)
         sigma = (4 * times).exp() if self.config.prediction_type == "v" else times
         return original_samples + per_sample(sigma, original_samples) * noise
@@ -128,6 +180,11 @@ class PFGMPPScheduler(DropInScheduler):
         return_dict
             Whether to return an object with `prev_sample`, or a tuple.
 
+        Returns
+        -------
+        SchedulerOutput | tuple[Tensor]
+            The next state, in a `SchedulerOutput` or a tuple of one.
+
         Raises
         ------
         RuntimeError
@@ -135,10 +192,7 @@ class PFGMPPScheduler(DropInScheduler):
         ValueError
             Where the shapes differ.
         """
-        if model_output.shape != sample.shape:
-            raise ValueError(
-                f"model_output has shape {tuple(model_output.shape)}; it takes that of sample, {tuple(sample.shape)}"
-            )
+        check_alike("model_output", model_output, "sample", sample)
         index = self._index(timestep)
         if index == len(self.timesteps):
             raise RuntimeError(f"step was called after the last of {index} evaluations; set_timesteps starts anew")
@@ -152,7 +206,7 @@ class PFGMPPScheduler(DropInScheduler):
             h = self._sigmas[i] - self._sigmas[i - 1]
             following = combine((1.0, 0.5 * h, 0.5 * h), (self._base, self._first, slope))
         self.step_index = index + 1
-        return SchedulerOutput(following) if return_dict else (following,)
+        return self._output(following, self.step_index == len(self.timesteps), return_dict)
 
     def _index(self, timestep: float | Tensor) -> int:
         if self.step_index is not None:

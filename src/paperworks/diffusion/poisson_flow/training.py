@@ -45,7 +45,20 @@ class EDMPrecond(nn.Module):
     def forward(
         self, x: Float[Tensor, " batch *shape"], sigma: float | Float[Tensor, "..."], *conditions: Any
     ) -> Float[Tensor, " batch *shape"]:
-        """Return the denoised `x` at noise level `sigma`, one for all or one per sample."""
+        """Return the denoised `x` at noise level `sigma`, one for all or one per sample.
+
+        Parameters
+        ----------
+        x
+            Noisy samples, of shape (batch, ...).
+        sigma
+            Noise level, one for all or one for each sample.
+
+        Returns
+        -------
+        Tensor of shape (batch, ...)
+            Denoised samples, of shape (batch, ...).
+        """
         level = torch.as_tensor(sigma, dtype=torch.float64, device=x.device).reshape(-1).expand(len(x))
         total = (level.square() + self.sigma_data**2).sqrt()
         c_skip = per_sample(self.sigma_data**2 / total.square(), x)
@@ -64,7 +77,7 @@ class EDMLoss:
     sigma_data
         Standard deviation of the data.
     p_mean, p_std
-        Of log sigma, for the levels ``edm``; the paper's are EDM's -1.2 and 1.2.
+        Mean and standard deviation of log sigma, for the levels ``edm``; the paper's are EDM's -1.2 and 1.2.
     levels
         ``edm``: log sigma normal, lambda ``(sigma^2 + sigma_data^2)/(sigma sigma_data)^2``; ``ve``: log sigma uniform
         between log 0.02 and log 100, lambda ``1/sigma^2``.

@@ -25,7 +25,7 @@ class CalibrationSet:
     Parameters
     ----------
     x
-        States.
+        States of shape (n, ...).
     t
         Times, as the network takes them.
     conditions
@@ -66,14 +66,40 @@ class CalibrationSet:
     def batches(
         self, size: int, device: torch.device | None = None
     ) -> Iterator[tuple[tuple[Tensor, ...], dict[str, Tensor]]]:
-        """Go through the set as positional and named arguments of the network."""
+        """Go through the set as positional and named arguments of the network.
+
+        Parameters
+        ----------
+        size
+            Rows of a batch, the last one perhaps smaller.
+        device
+            Where to put the batches, by default where the set is.
+
+        Returns
+        -------
+        Iterator[tuple[tuple[Tensor, ...], dict[str, Tensor]]]
+            Positional and named arguments, batch by batch.
+        """
         for start in range(0, len(self), check_count("size", size)):
             yield self.rows(slice(start, start + size), device)
 
     def rows(
         self, index: slice | Tensor, device: torch.device | None = None
     ) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-        """Return some rows as positional and named arguments of the network."""
+        """Return some rows as positional and named arguments of the network.
+
+        Parameters
+        ----------
+        index
+            Which rows, as tensors are indexed.
+        device
+            Where to put them, by default where the set is.
+
+        Returns
+        -------
+        tuple[tuple[Tensor, ...], dict[str, Tensor]]
+            Some rows as positional and named arguments of the network.
+        """
         args = tuple(tensor[index].to(device) for tensor in (self.x, self.t, *self.conditions))
         return args, {name: tensor[index].to(device) for name, tensor in self.named.items()}
 
@@ -107,7 +133,7 @@ def collect_calibration(
     schedule
         Noise schedule; or a scheduler with the interface of diffusers, which is then stepped with the network itself.
     shape
-        Of one state.
+        Shape of one state.
     n
         Number of samples (1024 in the released code).
     generator
@@ -118,7 +144,7 @@ def collect_calibration(
     times
         Law of the times on the sampler's grid; `NDTC` with mean and deviation 0.4 by default.
     steps
-        Of the default sampler, DDIM.
+        Number of steps of the default sampler, DDIM.
     model_fn
         What the sampler calls, ``model_fn(x, t) -> noise``, by way of `network`; by default ``wrap_model(network,
         schedule)``. Conditions it holds have `batch_size` rows.
@@ -132,6 +158,11 @@ def collect_calibration(
     legacy_pairing
         Pair as the released code does by mistake: the state after the k-th step from the noise with the k-th time from
         the data.
+
+    Returns
+    -------
+    CalibrationSet
+        The inputs, as many as asked for.
 
     Raises
     ------

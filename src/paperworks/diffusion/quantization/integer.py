@@ -75,7 +75,13 @@ class Int8Model(nn.Module):
             swap_modules(self.model, packed)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Return what the network returns."""
+        """Return what the network returns.
+
+        Returns
+        -------
+        Any
+            What the network returns, by integer kernels.
+        """
         return self.model(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
@@ -85,7 +91,13 @@ class Int8Model(nn.Module):
             return getattr(super().__getattr__("model"), name)
 
     def size_bytes(self) -> int:
-        """Return the bytes it takes to store."""
+        """Return the bytes it takes to store.
+
+        Returns
+        -------
+        int
+            Number of bytes of the stored model.
+        """
         return sum(stored_bytes(t) for t in {id(t): t for t in self.state_dict(keep_vars=True).values()}.values())
 
 

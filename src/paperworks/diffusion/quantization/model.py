@@ -58,7 +58,13 @@ class QuantModel(nn.Module):
         self.set_quant_state(weights=True, activations=True)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Return what the network returns."""
+        """Return what the network returns.
+
+        Returns
+        -------
+        Any
+            What the network returns, with quantised weights and activations.
+        """
         if self.config.timewise_groups > 1:
             self._set_times(args, kwargs)
         return self.model(*args, **kwargs)
@@ -70,11 +76,23 @@ class QuantModel(nn.Module):
             return getattr(super().__getattr__("model"), name)
 
     def layers(self) -> dict[str, QuantLayer]:
-        """Return the quantised layers by their names in the network."""
+        """Return the quantised layers by their names in the network.
+
+        Returns
+        -------
+        dict[str, QuantLayer]
+            The layers, in the network's order.
+        """
         return {name: module for name, module in self.model.named_modules() if isinstance(module, QuantLayer)}
 
     def activation_quantizers(self) -> Iterator[UniformAffineQuantizer]:
-        """Go through the quantisers of all activations."""
+        """Go through the quantisers of all activations.
+
+        Returns
+        -------
+        Iterator[UniformAffineQuantizer]
+            The quantisers, in the order of the layers.
+        """
         yield from (layer.act_quantizer for layer in self.layers().values() if layer.act_quantizer is not None)
         yield from (module for module in self.attention.modules() if isinstance(module, UniformAffineQuantizer))
 
@@ -88,6 +106,18 @@ class QuantModel(nn.Module):
     @torch.no_grad()
     def calibrate(self, calibration: CalibrationSet, batch_size: int = 256) -> "QuantModel":
         """Find all scales: those of weights from the weights, those of activations by running a set; return itself.
+
+        Parameters
+        ----------
+        calibration
+            Inputs of the network, on which activations are seen.
+        batch_size
+            Rows that go through at once.
+
+        Returns
+        -------
+        QuantModel
+            The model itself, with its scales set.
 
         Raises
         ------
@@ -121,18 +151,41 @@ class QuantModel(nn.Module):
         return self
 
     def to_int8(self) -> Int8Model:
-        """Return a copy that stores 8-bit integers and computes with integer kernels; see `Int8Model`."""
+        """Return a copy that stores 8-bit integers and computes with integer kernels; see `Int8Model`.
+
+        Returns
+        -------
+        Int8Model
+            A new model, for inference alone.
+        """
         return Int8Model(self)
 
     def size_bytes(self) -> int:
-        """Return the bytes it takes to store: packed codes with their scales, everything else in its own dtype."""
+        """Return the bytes it takes to store: packed codes with their scales, everything else in its own dtype.
+
+        Returns
+        -------
+        int
+            Number of bytes of the stored model.
+        """
         layers = set(self.layers().values())
         inner = {id(tensor) for layer in layers for tensor in layer.state_dict(keep_vars=True).values()}
         rest = {id(t): t for t in self.model.state_dict(keep_vars=True).values() if id(t) not in inner}
         return sum(map(size_of, layers)) + sum(map(stored_bytes, rest.values()))
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Load scales, zero points and weights that a model of the same network and settings saved."""
+        """Load scales, zero points and weights that a model of the same network and settings saved.
+
+        Parameters
+        ----------
+        state_dict
+            What ``state_dict()`` gave.
+
+        Returns
+        -------
+        Any
+            Missing and unexpected keys, as `nn.Module.load_state_dict` returns them.
+        """
         counts: dict[str, int] = {}
         for key in state_dict:
             if key.startswith("attention.") and key.endswith(".scale"):
@@ -224,6 +277,11 @@ def quantize_diffusion(
         Bits and methods; `QuantConfig` by default, 8 bits for weights and activations.
     batch_size
         Samples run at once while calibrating (256 in the released code).
+
+    Returns
+    -------
+    QuantModel
+        A quantised copy, ready to sample with.
 
     Raises
     ------

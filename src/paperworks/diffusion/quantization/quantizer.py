@@ -87,6 +87,11 @@ class UniformAffineQuantizer(nn.Module):
         method, symmetric, p, candidates
             As `scale_method`, `symmetric_w`, `metric_p` and `candidates` of `QuantConfig`.
 
+        Returns
+        -------
+        UniformAffineQuantizer
+            The quantiser itself, with its range set.
+
         Raises
         ------
         ValueError
@@ -101,17 +106,42 @@ class UniformAffineQuantizer(nn.Module):
         return self.set_parameters(*((scale[0], zero_point[0]) if self.axis is None else (scale, zero_point)))
 
     def set_range(self, lo: Float[Tensor, "*shape"], hi: Float[Tensor, "*shape"]) -> "UniformAffineQuantizer":
-        """Take the range from `lo` to `hi`, widened to contain 0, and return itself."""
+        """Take the range from `lo` to `hi`, widened to contain 0, and return itself.
+
+        Returns
+        -------
+        UniformAffineQuantizer
+            The quantiser itself, with this range.
+        """
         return self.set_parameters(*affine_parameters(lo, hi, self.n_bits))
 
     def set_parameters(self, scale: Float[Tensor, "*shape"], zero_point: Tensor) -> "UniformAffineQuantizer":
-        """Take a scale and a zero point and return itself."""
+        """Take a scale and a zero point and return itself.
+
+        Parameters
+        ----------
+        scale
+            Width of a step, above 0.
+        zero_point
+            Code that stands for 0.
+
+        Returns
+        -------
+        UniformAffineQuantizer
+            The quantiser itself, with these parameters.
+        """
         self.scale = scale.detach().float()
         self.zero_point = zero_point.detach().to(torch.int32)
         return self
 
     def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Return the numbers that the codes of `x` stand for."""
+        """Return the numbers that the codes of `x` stand for.
+
+        Returns
+        -------
+        Tensor of shape (...)
+            Numbers of the shape of `x`.
+        """
         if self.observer is not None:
             return self.observer(x)
         if not self.calibrated:
@@ -125,12 +155,24 @@ class UniformAffineQuantizer(nn.Module):
         return torch.where(kept, self.quantized(x), x)
 
     def codes(self, x: Float[Tensor, "*shape"]) -> Int32[Tensor, "*shape"]:
-        """Return the integer codes of `x`, 0 to ``2^n - 1``."""
+        """Return the integer codes of `x`, 0 to ``2^n - 1``.
+
+        Returns
+        -------
+        Tensor
+            Codes in int32, of the shape of `x`.
+        """
         scale, zero_point = self._spread(x)
         return (torch.round(self.quantized(x) / scale) + zero_point).to(torch.int32)
 
     def start_rounding(self, weight: Float[Tensor, "*shape"]) -> Tensor:
-        """Begin to learn how each weight is rounded; return the variables, so set that nothing is rounded yet."""
+        """Begin to learn how each weight is rounded; return the variables, so set that nothing is rounded yet.
+
+        Returns
+        -------
+        Tensor
+            The variables to train, of the shape of the weight.
+        """
         scale = self._spread(weight)[0]
         gamma, zeta = _STRETCH
         rest = (weight / scale - torch.floor(weight / scale)).detach()
@@ -138,7 +180,13 @@ class UniformAffineQuantizer(nn.Module):
         return self.alpha
 
     def soft_rounding(self) -> Tensor:
-        """Return how far each weight is rounded up, ``clip(sigmoid(alpha) (zeta - gamma) + gamma, 0, 1)``."""
+        """Return how far each weight is rounded up, ``clip(sigmoid(alpha) (zeta - gamma) + gamma, 0, 1)``.
+
+        Returns
+        -------
+        Tensor
+            Numbers from 0 to 1, of the shape of the weight.
+        """
         assert self.alpha is not None
         gamma, zeta = _STRETCH
         return (torch.sigmoid(self.alpha) * (zeta - gamma) + gamma).clamp(0, 1)
@@ -149,7 +197,18 @@ class UniformAffineQuantizer(nn.Module):
         self.rounds_up, self.alpha = self.alpha.detach() > 0, None
 
     def quantized(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """Return the same as a call, whatever observer there is."""
+        """Return the same as a call, whatever observer there is.
+
+        Parameters
+        ----------
+        x
+            Numbers to quantise, of any shape.
+
+        Returns
+        -------
+        Tensor of shape (...)
+            Numbers of the shape of `x`.
+        """
         if self.alpha is not None or self.rounds_up.numel() or self.scale.requires_grad or x.dtype != torch.float32:
             return self._composed(x)
         if self.scale.ndim == 0:
@@ -199,7 +258,13 @@ class UniformAffineQuantizer(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
-        """Describe it."""
+        """Describe it.
+
+        Returns
+        -------
+        str
+            The words within the parentheses of ``repr``.
+        """
         return f"n_bits={self.n_bits}, axis={self.axis}, scales={self.scale.numel()}"
 
 

@@ -87,6 +87,11 @@ def reconstruct(
     progress
         Wraps the parts.
 
+    Returns
+    -------
+    QuantModel
+        The model itself, with its weights rounded.
+
     Raises
     ------
     RuntimeError

@@ -50,7 +50,22 @@ class NDTC:
         check_number("std", self.std, gt=0)
 
     def draw(self, n: int, total: int, generator: torch.Generator) -> Int64[Tensor, " n"]:
-        """Return `n` ranks on a grid of `total` times."""
+        """Return `n` ranks on a grid of `total` times.
+
+        Parameters
+        ----------
+        n
+            How many ranks to draw.
+        total
+            Number of times on the grid.
+        generator
+            What draws the noise; its device is drawn on.
+
+        Returns
+        -------
+        Tensor of shape (n,)
+            Ranks from 0 to ``total - 1``.
+        """
         drawn = self.mean + self.std * torch.randn(n, generator=generator, dtype=torch.float64)
         return (drawn * total).long().clamp(0, total - 1)
 
@@ -66,7 +81,22 @@ class UniformTimes:
     """
 
     def draw(self, n: int, total: int, generator: torch.Generator) -> Int64[Tensor, " n"]:
-        """Return `n` ranks on a grid of `total` times."""
+        """Return `n` ranks on a grid of `total` times.
+
+        Parameters
+        ----------
+        n
+            How many ranks to draw.
+        total
+            Number of times on the grid.
+        generator
+            What draws the noise; its device is drawn on.
+
+        Returns
+        -------
+        Tensor of shape (n,)
+            Ranks from 0 to ``total - 1``.
+        """
         return torch.randint(0, total, (n,), generator=generator)
 
 
@@ -96,5 +126,20 @@ class FixedTime:
         check_number("share", self.share, ge=0, le=1)
 
     def draw(self, n: int, total: int, generator: torch.Generator) -> Int64[Tensor, " n"]:
-        """Return `n` equal ranks on a grid of `total` times."""
+        """Return `n` equal ranks on a grid of `total` times.
+
+        Parameters
+        ----------
+        n
+            How many ranks to draw.
+        total
+            Number of times on the grid.
+        generator
+            Not used, since nothing is random.
+
+        Returns
+        -------
+        Tensor of shape (n,)
+            Ranks from 0 to ``total - 1``, all the same.
+        """
         return torch.full((n,), round(self.share * (total - 1)))

@@ -18,7 +18,7 @@ def zcdp_from_approx_dp(epsilon: float, delta: float) -> float:
     Parameters
     ----------
     epsilon, delta
-        Of approximate differential privacy: ``epsilon > 0`` and ``0 < delta < 1``.
+        Parameters of approximate differential privacy: ``epsilon > 0`` and ``0 < delta < 1``.
 
     Returns
     -------
@@ -50,7 +50,7 @@ def approx_dp_from_zcdp(rho: float, delta: float, conversion: Literal["standard"
     Parameters
     ----------
     rho, delta
-        Of zCDP, ``rho > 0``, and of approximate differential privacy, ``0 < delta < 1``.
+        Parameters of zCDP, ``rho > 0``, and of approximate differential privacy, ``0 < delta < 1``.
     conversion
         ``standard`` is ``rho + 2 sqrt(rho ln(1 / delta))``; ``tight`` minimises Canonne, Kamath and Steinke's bound
         over the order of the Rényi divergence, and is never larger.

@@ -81,7 +81,7 @@ def split_scores(
     estimator
         Any classifier or regressor of scikit-learn's conventions; it is cloned, never fitted in place.
     X, y
-        The data.
+        Samples in rows, and their targets.
     splits
         Pairs of training and test indices; what the `split` method of a splitter yields.
     scoring

@@ -147,8 +147,8 @@ def bootstrap_score(
         Average the out-of-bag error over rounds (``round``) or, as Efron does, over samples (``sample``: first over the
         rounds that left a sample out). By default ``sample`` for ``.632+``, else ``round``.
     train_error
-        Of the model fitted on all of the data (``resub``, Efron's), or of each round's model on all of the data
-        (``bootstrap_full``) or on its own resample (``bootstrap_train``).
+        Training error of the model fitted on all of the data (``resub``, Efron's), or of each round's model on all of
+        the data (``bootstrap_full``) or on its own resample (``bootstrap_train``).
     ci
         ``percentile`` of the rounds' scores, shifted to the point estimate; ``t``: the estimate plus and minus
         Student's quantile times the standard deviation of the rounds' scores; ``bca``: bias-corrected and accelerated,

@@ -77,11 +77,11 @@ def compare_models(
     Parameters
     ----------
     y_true
-        True labels.
+        True label of each test sample.
     predictions
         Predictions of two or more models by name.
     correction
-        Of the pairs' p-values, as in `adjust_pvalues`.
+        Correction of the pairs' p-values, as in `adjust_pvalues`.
 
     Returns
     -------
@@ -152,12 +152,12 @@ def compare_algorithms(
     estimators
         Two or more algorithms by name; they are cloned, never fitted in place.
     X, y
-        The data.
+        Samples in rows, and their targets.
     test
         ``5x2cv-f`` is the article's advice for small data; ``kfold-t`` and ``resampled-t`` are used with Nadeau and
         Bengio's correction.
     correction
-        Of the pairs' p-values, as in `adjust_pvalues`.
+        Correction of the pairs' p-values, as in `adjust_pvalues`.
     scoring, n_jobs
         As in `split_scores`.
     random_state

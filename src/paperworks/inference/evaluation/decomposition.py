@@ -58,7 +58,7 @@ def bias_variance(
     loss
         ``zero-one`` (classifiers by default) or ``squared``.
     n_rounds
-        Bootstrap rounds.
+        Number of bootstrap rounds.
     n_jobs
         Processes for models that aren't refitted in closed form.
     random_state

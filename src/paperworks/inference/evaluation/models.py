@@ -183,7 +183,7 @@ def cochrans_q(y_true: ArrayLike, *predictions: ArrayLike) -> CochransQResult:
     Parameters
     ----------
     y_true
-        True labels.
+        True label of each test sample.
     *predictions
         Predictions of two or more models.
 
@@ -227,7 +227,7 @@ def looney_f_test(
     Parameters
     ----------
     y_true
-        True labels.
+        True label of each test sample.
     *predictions
         Predictions of two or more models.
     df2

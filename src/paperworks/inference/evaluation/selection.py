@@ -37,7 +37,7 @@ def three_way_split(
     Parameters
     ----------
     X, y
-        The data.
+        Samples in rows, and their targets.
     validation_size, test_size
         Shares of all samples, together below 1.
     stratify
@@ -187,7 +187,7 @@ def nested_cv(
     estimator
         A model to search over `param_grid`, or a search of scikit-learn's kind, with `param_grid` None.
     X, y
-        The data.
+        Samples in rows, and their targets.
     param_grid
         As in `sklearn.model_selection.GridSearchCV`.
     inner_cv, outer_cv

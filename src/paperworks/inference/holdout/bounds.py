@@ -42,9 +42,9 @@ def generalization_bound(
     m, beta
         Number of queries, and probability of failure.
     epsilon, delta
-        Of the differential privacy of the whole analysis.
+        Parameters of the differential privacy of the whole analysis.
     budget
-        Of ``sparse-validate``.
+        Budget of ``sparse-validate``.
 
     Returns
     -------
@@ -107,7 +107,7 @@ def required_n(method: BoundMethod, tau: float, *, m: int = 1, beta: float = 0.0
     method
         As in `generalization_bound`; ``expectation`` and ``monitor`` have no such number.
     tau
-        Tolerance.
+        Tolerance that the answers have to keep.
     m, beta, budget
         As in `generalization_bound`.
 

@@ -20,7 +20,7 @@ class SparseValidate:
     Parameters
     ----------
     data
-        The samples.
+        Samples that every question is asked of.
     m
         Number of questions.
     budget

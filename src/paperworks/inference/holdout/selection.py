@@ -134,14 +134,14 @@ class ReusableHoldoutSelector(SelectorMixin, BaseEstimator):
     holdout_size
         Share of the samples held out.
     threshold, noise_scale
-        Of the reusable holdout, in units of 1 / sqrt(n), n being the size of the holdout. The defaults are the
-        published experiment's.
+        Threshold and noise of the reusable holdout, in units of 1 / sqrt(n), n being the size of the holdout. The
+        defaults are the published experiment's.
     floor
         Least size of a correlation, in the same units.
     noise
         ``gaussian`` or ``laplace``.
     random_state
-        Of the split and the noise.
+        Seed of the split and the noise.
 
     Attributes
     ----------

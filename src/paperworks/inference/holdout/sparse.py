@@ -53,7 +53,7 @@ class SparseVector(StatisticalQueryOracle):
     data, value_range, random_state
         As in `StatisticalQueryOracle`.
     threshold
-        Of the mean.
+        Threshold of the mean.
     epsilon
         Pure differential privacy of the whole interaction.
     c

@@ -34,7 +34,7 @@ class PrivateMultiplicativeWeights(StatisticalQueryOracle):
     max_updates
         Number of updates; by default ``ceil(4 ln N / threshold^2)``.
     lr
-        Of the updates; by default half the threshold.
+        Step size of the updates; by default half the threshold.
     random_state
         Source of noise: a NumPy generator, or None for the operating system's cryptographic source.
 

@@ -126,8 +126,8 @@ def multiple_expectations(
     n_max
         Evaluations in all.
     weights
-        Of each expectation's variance in what is minimised; by default 1. ``relative`` takes one over the square of the
-        first batch's estimates.
+        Weight of each expectation's variance in what is minimised; by default 1. ``relative`` takes one over the square
+        of the first batch's estimates.
     family
         ``sg``: Gaussians; ``gm``: mixtures of `n_components` Gaussians.
     diag

@@ -25,11 +25,11 @@ class GaussianComponents:
     Parameters
     ----------
     means
-        Of shape (J, d), or (J, K, d) for mixtures.
+        Means of shape (J, d), or (J, K, d) for mixtures.
     covariances
-        Of shape (J, d, d) or (J, K, d, d).
+        Covariances of shape (J, d, d) or (J, K, d, d).
     weights
-        Of the Gaussians within each mixture, rows that sum to 1; equal by default.
+        Weights of the Gaussians within each mixture, rows that sum to 1; equal by default.
 
     Raises
     ------

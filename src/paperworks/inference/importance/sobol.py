@@ -71,7 +71,7 @@ def sobol_indices(
     order
         ``first``, ``total``, or both in a sequence.
     conf_level
-        Of the intervals.
+        Confidence level of the intervals.
     family, signed, random_state, options
         As in `multiple_expectations`, with its errors. A model with negative values needs `signed`.
 

@@ -135,7 +135,7 @@ class DiscreteSCM:
         Parameters
         ----------
         subset
-            Stable variables.
+            Some of the stable variables.
         method
             ``exact`` enumerates deterministic interventions, which suffice because the risk is linear in each
             ``P(x_m | parents)``; ``ascent`` climbs the risk of random ones by its gradient and returns where it ends.

@@ -107,7 +107,7 @@ class WorstCaseRisk:
     hidden
         Units of each network.
     restarts, steps, lr
-        Of the ascent.
+        Restarts, steps and step size of the ascent.
     batch_size
         Samples of each step; the final risk is of all.
     random_state

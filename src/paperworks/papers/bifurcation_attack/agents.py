@@ -1,9 +1,8 @@
 """The agents of the experiments: trained through the simulation, distilled from that, or by stable-baselines3."""
 
+import io
 import math
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium
@@ -15,7 +14,7 @@ from torch.nn import functional
 from paperworks.evidence import Run
 from paperworks.numerics import mlp, seeded, train
 from paperworks.robustness import BatteryDispatchEnv, Policy, charge, from_sb3, rollout
-from paperworks.testbeds import BuildingName, citylearn_building, code_digest
+from paperworks.testbeds import BuildingName, citylearn_building
 
 BINS = 20
 WEEK = 168
@@ -70,18 +69,6 @@ def simulated_cost(network: nn.Module, env: BatteryDispatchEnv, starts: Tensor, 
     return cost / hours
 
 
-def trained(run: Run, name: str, network: nn.Module, fit: Callable[[nn.Module], None], **inputs: Any) -> nn.Module:
-    """Return a network with the weights of the cache, or else fitted now."""
-
-    def build(folder: Path) -> None:
-        fit(network)
-        torch.save(network.state_dict(), folder / "weights.pt")
-
-    folder = run.cache(name, build, **inputs, code=code_digest(sys.modules[__name__]))
-    network.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
-    return network.eval().requires_grad_(False)
-
-
 def simulated_policy(run: Run, seed: int | None = None) -> Policy:
     """Return a policy with a continuous action, trained by the gradient of the cost through the simulation."""
     seed = run.seed if seed is None else seed
@@ -100,7 +87,7 @@ def simulated_policy(run: Run, seed: int | None = None) -> Policy:
         one_cycle(run, network, cost, steps, "simulated policy", clip=1.0)
 
     network = network_of(len(env.feature_names), 64, 64, 1, seed=seed)
-    trained(run, "battery-policy", network, fit, seed=seed, steps=steps, hours=hours)
+    run.trained("battery-policy", network, fit, seed=seed, steps=steps, hours=hours)
     return Policy(network, -1.0, 1.0, squash=True)
 
 
@@ -122,7 +109,7 @@ def distilled_policy(run: Run, seed: int | None = None) -> Policy:
         one_cycle(run, network, loss, steps, "distilled policy")
 
     network = network_of(len(environment().feature_names), 64, 64, BINS, seed=seed)
-    trained(run, "battery-distilled", network, fit, seed=seed, steps=steps)
+    run.trained("battery-distilled", network, fit, seed=seed, scale=run.scale, steps=steps)
     return Policy(network)
 
 
@@ -178,7 +165,7 @@ def _sb3_agent(run: Run, algorithm: Algorithm, env: Any, world: str, steps: int,
         options |= {"n_steps": 4 if small else 256, "batch_size": 32 if small else 512, "n_epochs": 8}
         options |= {"gae_lambda": 0.964, "policy_kwargs": {"net_arch": [64, 64]}}
 
-    def build(folder: Path) -> None:
+    def learned() -> Tensor:
         agent = kind("MlpPolicy", env, **options)
 
         def report(found: dict[str, Any], _: Any) -> bool:
@@ -186,8 +173,9 @@ def _sb3_agent(run: Run, algorithm: Algorithm, env: Any, world: str, steps: int,
             return True
 
         agent.learn(steps, callback=report)
-        agent.save(folder / "agent.zip")
+        saved = io.BytesIO()
+        agent.save(saved)
+        return torch.frombuffer(bytearray(saved.getvalue()), dtype=torch.uint8)
 
-    inputs = {"algorithm": algorithm, "world": world, "steps": steps, "seed": seed}
-    folder = run.cache("rl-agent", build, **inputs, code=code_digest(sys.modules[__name__]))
-    return kind.load(folder / "agent.zip", device="cpu")
+    kept = run.cached("rl-agent", learned, algorithm=algorithm, world=world, steps=steps, options=options)
+    return kind.load(io.BytesIO(kept.numpy().tobytes()), device="cpu")

@@ -11,7 +11,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from paperworks.evidence import Measurement, Run, Table, interleaved, measures, races
+from paperworks.evidence import (
+    Measurement,
+    Run,
+    Table,
+    difference,
+    every,
+    interleaved,
+    mean,
+    measures,
+    proportion,
+    races,
+)
 from paperworks.numerics import seeded
 from paperworks.papers.bifurcation_attack.agents import (
     BINS,
@@ -43,7 +54,6 @@ from paperworks.robustness import (
     adversarial_training,
     change_test,
     daily_samples,
-    detection_rate,
     kpis,
     ks_test,
     ljung_box,
@@ -52,10 +62,18 @@ from paperworks.robustness import (
     zscore_outliers,
 )
 
-STEPS = 40  # gradients of an attack on single states
-LOOP_STEPS = 20  # and of one in an episode
 EPS = (0.05, 0.1, 0.2)
 GRID = tuple(k / 100 for k in range(1, 61))
+
+
+def gradients_of_state(run: Run) -> int:
+    """Return how many gradients an attack on single states takes."""
+    return run.at(smoke=10, desk=40, full=40)
+
+
+def gradients_of_hour(run: Run) -> int:
+    """Return how many gradients an attack takes in each hour of an episode, or for each distortion it tries."""
+    return run.at(smoke=3, desk=20, full=20)
 
 
 def states(run: Run, policy: Policy, seed: int) -> Tensor:
@@ -98,12 +116,12 @@ def more_impact(run: Run) -> Measurement:
         obs, layer = states(run, policy, seed), BifurcationLayer(policy)
         shares = {}
         for eps in EPS:
-            ce = ACG(CrossEntropyLoss(), eps, steps=STEPS, mask=mask)(policy, obs).adv
-            gdl = ACG(GroupDifferenceLogitsLoss(), eps, steps=STEPS, mask=mask)(layer, obs).adv
+            ce = ACG(CrossEntropyLoss(), eps, steps=gradients_of_state(run), mask=mask)(policy, obs).adv
+            gdl = ACG(GroupDifferenceLogitsLoss(), eps, steps=gradients_of_state(run), mask=mask)(layer, obs).adv
             shares[eps] = flips(layer, obs, ce), flips(layer, obs, gdl)
             rows.append([name, f"{eps:g}", *shares[eps], change(policy, obs, ce), change(policy, obs, gdl)])
         dynamic = [
-            DynamicDistortion(ACG(loss, 1.0, steps=LOOP_STEPS, mask=mask), grid(run))(model, obs).adv
+            DynamicDistortion(ACG(loss, 1.0, steps=gradients_of_hour(run), mask=mask), grid(run))(model, obs).adv
             for loss, model in ((CrossEntropyLoss(), policy), (GroupDifferenceLogitsLoss(), layer))
         ]
         changes = [change(policy, obs, shown) for shown in dynamic]
@@ -148,7 +166,9 @@ def less_distortion(run: Run) -> Measurement:
         }
         medians = []
         for name, (model, loss, target) in trials.items():
-            result = DynamicDistortion(ACG(loss, 1.0, steps=LOOP_STEPS, mask=mask), grid(run))(model, obs, target)
+            result = DynamicDistortion(ACG(loss, 1.0, steps=gradients_of_hour(run), mask=mask), grid(run))(
+                model, obs, target
+            )
             # A failure counts as the largest distortion that was tried, which favours the targeted attack.
             size = torch.where(result.success, result.norm, GRID[-1])
             medians.append(float(size.median()))
@@ -186,8 +206,10 @@ def continuous(run: Run) -> Measurement:
         layer = BifurcationLayer(policy, threshold=policy.output_of(0.0))
         found = []
         for eps in EPS:
-            ours = ACG(GroupDifferenceLogitsLoss(), eps, steps=STEPS, mask=free)(layer, obs).adv
-            theirs = ACG(SquaredErrorLoss(), eps, steps=STEPS, mask=free, random_start=True)(policy, obs).adv
+            ours = ACG(GroupDifferenceLogitsLoss(), eps, steps=gradients_of_state(run), mask=free)(layer, obs).adv
+            theirs = ACG(SquaredErrorLoss(), eps, steps=gradients_of_state(run), mask=free, random_start=True)(
+                policy, obs
+            ).adv
             shares = flips(layer, obs, theirs), flips(layer, obs, ours)
             rows.append([name, eps, *shares, change(policy, obs, theirs), change(policy, obs, ours)])
             found.append(ratio(*shares))
@@ -208,10 +230,10 @@ def swings(run: Run, policy: Policy) -> Tensor:
     return torch.from_numpy(np.array(found))
 
 
-def attackers(policy: Policy, eps: float) -> dict[str, Attacker]:
+def attackers(run: Run, policy: Policy, eps: float) -> dict[str, Attacker]:
     """Return the attackers of an episode."""
     mask, layer = calendar_mask(), BifurcationLayer(policy)
-    options: dict[str, Any] = {"steps": LOOP_STEPS, "mask": mask}
+    options: dict[str, Any] = {"steps": gradients_of_hour(run), "mask": mask}
     untargeted = (
         ACG(CrossEntropyLoss(), eps, **options)
         if policy.low is None
@@ -235,52 +257,69 @@ def indicators(run: Run, policy: Policy, attacker: Attacker | None = None) -> di
     return {**{name: float(values.mean()) for name, values in found.items()}, "success": float(episodes.success.mean())}
 
 
+Rises = dict[str, tuple[float, float]]
+"""By attack, the relative rises of cost and ramping."""
+
+
 @measures("f4-closed-loop")
 def closed_loop(run: Run) -> Measurement:
     """Run weeks under each attack, of agents trained through the simulation and by stable-baselines3."""
-    agents: list[tuple[str, Policy]] = [("simulated", simulated_policy(run)), ("distilled", distilled_policy(run))]
+    agents: list[tuple[str, Policy]] = []
+    for seed in run.seeds:
+        agents += [("simulated", simulated_policy(run, seed)), ("distilled", distilled_policy(run, seed))]
     algorithms: tuple[Algorithm, ...] = ("discrete PPO", "PPO", "SAC")
     agents += [(algorithm, sb3_policy(run, algorithm)) for algorithm in algorithms]
     idle = indicators(run, Policy(lambda obs: 0 * obs[:, :1], -1.0, 1.0))
-    rows: list[list[Any]] = []
-    rises: dict[str, dict[str, tuple[float, float]]] = {}
+    rows: dict[tuple[str, str], list[list[float]]] = {}
+    rises: dict[str, list[Rises]] = {}
     for name, policy in run.progress(agents, label="agents"):
         clean = indicators(run, policy)
-        rows.append([name, "none", *(clean[k] / idle[k] - 1 for k in KPIS), 0.0])
-        rises[name] = {}
-        for attack, attacker in attackers(policy, 0.05).items():
+        rows.setdefault((name, "none"), []).append([*(clean[k] / idle[k] - 1 for k in KPIS), 0.0])
+        of_agent: Rises = {}
+        for attack, attacker in attackers(run, policy, 0.05).items():
             found = indicators(run, policy, attacker)
             rise = {k: found[k] / clean[k] - 1 for k in KPIS}
-            rises[name][attack] = rise["cost"], rise["ramping"]
-            rows.append([name, attack, *rise.values(), found["success"]])
-    bars = [rises[name] for name in ("simulated", "distilled")]
+            of_agent[attack] = rise["cost"], rise["ramping"]
+            rows.setdefault((name, attack), []).append([*rise.values(), found["success"]])
+        rises.setdefault(name, []).append(of_agent)
+    means = {
+        name: {attack: np.mean([one[attack] for one in found], axis=0) for attack in found[0]}
+        for name, found in rises.items()
+    }
     figure, panels = run.figure(1, 2, sharex=True)
-    for panel, (title, part) in zip(panels, {"cost": 0, "ramping": 1}.items(), strict=True):
-        for k, attack in enumerate(bars[0]):
-            places = np.arange(len(rises)) + 0.25 * (k - 1)
-            panel.bar(places, [100 * found[attack][part] for found in rises.values()], 0.25, label=attack)
-        panel.set_xticks(range(len(rises)), list(rises), rotation=30, ha="right")
+    for part, (panel, title) in enumerate(zip(panels, ("cost", "ramping"), strict=True)):
+        for k, attack in enumerate(means["simulated"]):
+            places = np.arange(len(means)) + 0.25 * (k - 1)
+            panel.bar(places, [100 * found[attack][part] for found in means.values()], 0.25, label=attack)
+        panel.set_xticks(range(len(means)), list(means), rotation=30, ha="right")
         panel.set(ylabel=f"rise of {title}, %")
         panel.axhline(0, color="0.5", linewidth=0.8)
     panels[1].legend(loc="upper center")
     figure.suptitle("16 weeks under attacks that change features by up to 0.05")
+    pairs = list(zip(rises["simulated"], rises["distilled"], strict=True))  # by seed
     return Measurement(
         {
-            "toggle_ramping": min(found["toggle"][1] for found in bars),
-            "toggle_is_largest": all(found["toggle"][1] >= max(r for _, r in found.values()) for found in bars),
-            "least_cost_rise": min(cost for found in bars for cost, _ in found.values()),
+            "toggle_ramping": mean([min(found["toggle"][1] for found in pair) for pair in pairs]),
+            "toggle_is_largest": every(
+                [all(found["toggle"][1] >= max(r for _, r in found.values()) for found in pair) for pair in pairs]
+            ),
+            "least_cost_rise": mean([min(cost for found in pair for cost, _ in found.values()) for pair in pairs]),
         },
-        table=Table(["agent", "attack", *KPIS, "successes"], rows),
+        table=Table(
+            ["agent", "attack", *KPIS, "successes"],
+            [[*names, *np.mean(found, axis=0).tolist()] for names, found in rows.items()],
+        ),
         figure=figure,
-        remark="Bars are of the simulated and the distilled agent. Of those of stable-baselines3, toggling changes the "
-        f"ramping by {told(rises, algorithms, 1)} and the cost by {told(rises, algorithms, 0)}. Without an attack, "
-        "indicators are relative to the building without a battery, else to the agent's own.",
+        remark="Bars are of the worse of the simulated and the distilled agent of each seed. Of those of "
+        "stable-baselines3, "
+        f"toggling changes the ramping by {told(means, algorithms, 1)} and the cost by {told(means, algorithms, 0)}. "
+        "Without an attack, indicators are relative to the building without a battery, else to the agent's own.",
     )
 
 
-def told(rises: dict[str, dict[str, tuple[float, float]]], agents: tuple[Algorithm, ...], part: int) -> str:
+def told(means: dict[str, dict[str, np.ndarray]], agents: tuple[Algorithm, ...], part: int) -> str:
     """Say by how much toggling changes an indicator of agents."""
-    return ", ".join(f"{rises[name]['toggle'][part]:+.1%} ({name})" for name in agents)
+    return ", ".join(f"{means[name]['toggle'][part]:+.1%} ({name})" for name in agents)
 
 
 KPIS = ("cost", "energy", "carbon", "ramping", "daily_peak")
@@ -302,81 +341,95 @@ def defence_and_stealth(run: Run) -> Measurement:
     for algorithm in algorithms:
         policy = sb3_policy(run, algorithm)
         rows.append([algorithm, success_rate(run, policy, run.seed), indicators(run, policy)["cost"]])
-    powers, false_alarm, remark = stealth(run)
+    alarms, size = [], run.at(smoke=4, desk=40, full=40)
+    for seed in run.progress(run.seeds, label="detection"):
+        alarms.append(stealth(run, seed, size))
+    shares = np.mean(alarms, axis=(0, 2))
     return Measurement(
         {
-            "success_fall": float(np.mean(falls)),
-            "clean_loss": float(np.mean(losses)),
-            "power_is_monotone": all(a <= b for a, b in itertools.pairwise(powers)),
-            "false_alarm": false_alarm,
+            "success_fall": mean(falls),
+            "clean_loss": mean(losses),
+            "power_is_monotone": every(
+                [all(a <= b for a, b in itertools.pairwise(found[1:].mean(1).tolist())) for found in alarms]
+            ),
+            "false_alarm": proportion(
+                sum(int(found[0].sum()) for found in alarms), sum(found.shape[1] for found in alarms)
+            ),
         },
-        per_seed={"success_fall": falls, "clean_loss": losses},
         table=Table(["agent", "flips at 0.05", "cost of a week"], rows),
-        remark=remark,
+        remark=f"Of {size} random days against {size} clean ones the kernel test raises {shares[0]:.1%} false alarms; "
+        "power by distortion: "
+        + ", ".join(f"{eps:g}: {share:.0%}" for eps, share in zip(SHOWN_EPS[1:], shares[1:], strict=True))
+        + f". Features of the whole year of seed {run.seed} that tests reject: {year_tests(run)}.",
     )
 
 
 def success_rate(run: Run, policy: Policy, seed: int) -> float:
     """Return the share of decisions that change their group at a distortion of 0.05."""
     layer, obs = BifurcationLayer(policy), states(run, policy, seed)
-    attack = ACG(GroupDifferenceLogitsLoss(), 0.05, steps=STEPS, mask=calendar_mask())
+    attack = ACG(GroupDifferenceLogitsLoss(), 0.05, steps=gradients_of_state(run), mask=calendar_mask())
     return float(attack(layer, obs).success.double().mean())
 
 
 def hardened(run: Run, policy: Policy, seed: int) -> Policy:
-    """Return a copy of a policy that is trained on attacked observations to do what it did before."""
-    network = copy.deepcopy(policy.network).requires_grad_(True)
-    found = Policy(network, -1.0, 1.0, squash=True)
-    attack = ACG(GroupDifferenceLogitsLoss(), 0.05, steps=10, mask=calendar_mask())
-    obs = visited(run, policy, seed, run.at(smoke=100, desk=6000, full=6000))
-    adversarial_training(
-        found, obs, attack, BifurcationLayer(found), discrete=False,
-        steps=run.at(smoke=3, desk=500, full=5000), lr=2e-3, random_state=seed,
-    )  # fmt: skip
-    network.requires_grad_(False)
-    return found
+    """Return a copy of the simulated policy of a seed that is trained on attacked observations to act as before."""
+    steps, few = run.at(smoke=3, desk=500, full=5000), run.at(smoke=100, desk=6000, full=6000)
+
+    def fit(network: nn.Module) -> None:
+        network.requires_grad_(True)
+        found = Policy(network, -1.0, 1.0, squash=True)
+        attack = ACG(GroupDifferenceLogitsLoss(), 0.05, steps=10, mask=calendar_mask())
+        adversarial_training(
+            found, visited(run, policy, seed, few), attack, BifurcationLayer(found), discrete=False,
+            steps=steps, lr=2e-3, random_state=seed,
+        )  # fmt: skip
+
+    network = copy.deepcopy(policy.network)
+    run.trained("battery-hardened", network, fit, scale=run.scale, seed=seed, steps=steps, few=few)
+    return Policy(network, -1.0, 1.0, squash=True)
 
 
-def stealth(run: Run) -> tuple[list[float], float, str]:
-    """Return the powers of the kernel test for distortions of 0, 0.02, 0.05 and 0.1, its false alarms, and more."""
-    policy = simulated_policy(run)
-    weeks, hours = run.at(smoke=4, desk=52, full=52), run.at(smoke=72, desk=168, full=168)
-    starts = np.linspace(0, 8759 - 168, weeks).astype(int)
+SHOWN_EPS = (0.0, 0.02, 0.05, 0.1)
+
+
+def shown_year(run: Run, seed: int, eps: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return what the simulated policy of a seed is shown in a year under attack, and what is true."""
+    policy = simulated_policy(run, seed)
+    weeks, hours = run.at(smoke=4, desk=52, full=52), run.at(smoke=48, desk=168, full=168)
+    attack = ACG(GroupDifferenceLogitsLoss(), eps, steps=gradients_of_hour(run), mask=calendar_mask())
+    attacker = Attacker(BifurcationLayer(policy), attack) if eps else None
+    episodes = rollout(environment(hours, weeks), policy, np.linspace(0, 8759 - 168, weeks).astype(int), attacker)
     mask = calendar_mask().numpy()
-    repeats, size = run.at(smoke=5, desk=1000, full=1000), run.at(smoke=4, desk=40, full=40)
-
-    def year(eps: float) -> tuple[np.ndarray, np.ndarray]:
-        attack = ACG(GroupDifferenceLogitsLoss(), eps, steps=LOOP_STEPS, mask=calendar_mask())
-        attacker = Attacker(BifurcationLayer(policy), attack) if eps else None
-        episodes = rollout(environment(hours, weeks), policy, starts, attacker)
-        shown, true = (part[..., mask].reshape(-1, mask.sum()) for part in (episodes.shown, episodes.obs))
-        return shown.astype(float), true.astype(float)
-
-    clean, _ = year(0.0)
-    clean_days = daily_samples(clean)
-    powers, notes = [], []
-    false_alarm = detection_rate(lambda k: _p(run, clean_days, clean_days, size, k), n_repeats=repeats)
-    for eps in (0.02, 0.05, 0.1):
-        shown, true = year(eps)
-        days = daily_samples(shown)
-        powers.append(detection_rate(lambda k, days=days: _p(run, clean_days, days, size, k), n_repeats=repeats))
-        notes.append(f"{eps:g}: kernel test {powers[-1]:.0%}, {_other_tests(clean, shown, true, mask)}")
-    text = (
-        f"Of {size} random days against {size} clean ones the kernel test raises {false_alarm:.1%} false alarms; "
-        f"power by distortion, and features that tests of the whole year reject: {'; '.join(notes)}."
-    )
-    return powers, false_alarm, text
+    shown, true = (part[..., mask].reshape(-1, mask.sum()).astype(float) for part in (episodes.shown, episodes.obs))
+    return shown, true
 
 
-def _p(run: Run, clean: np.ndarray, other: np.ndarray, size: int, k: int) -> float:
+def stealth(run: Run, seed: int, size: int) -> np.ndarray:
+    """Return which of many kernel tests of random days raise an alarm, (distortions, repeats)."""
+    repeats = run.repeats(smoke=5, desk=400, full=1000)
+
+    def make() -> np.ndarray:
+        days = [daily_samples(shown_year(run, seed, eps)[0]) for eps in SHOWN_EPS]
+        return np.array([[_p(run, days[0], other, size, (seed, k)) <= 0.05 for k in range(repeats)] for other in days])
+
+    return run.cached("battery-alarms", make, scale=run.scale, seed=seed, size=size, repeats=repeats)
+
+
+def _p(run: Run, clean: np.ndarray, other: np.ndarray, size: int, draw: tuple[int, int]) -> float:
     """Return the p-value of random days of one year against other days of another."""
-    order = run.rng(k).permutation(len(clean))
+    order = np.random.default_rng(draw).permutation(len(clean))
     return mmd_test(clean[order[:size]], other[order[size : 2 * size]], run.at(smoke=19, desk=199, full=999)).pvalue
 
 
-def _other_tests(clean: np.ndarray, shown: np.ndarray, true: np.ndarray, mask: np.ndarray) -> str:
+def year_tests(run: Run) -> str:
+    """Say what tests of a whole year find at each distortion."""
+    clean, _ = shown_year(run, run.seed, 0.0)
+    return "; ".join(f"{eps:g}: {_other_tests(clean, *shown_year(run, run.seed, eps))}" for eps in SHOWN_EPS[1:])
+
+
+def _other_tests(clean: np.ndarray, shown: np.ndarray, true: np.ndarray) -> str:
     moved = shown - true
-    features = int(mask.sum())
+    features = clean.shape[1]
     distribution = int((ks_test(clean, shown).adjusted < 0.05).sum())
     changes = int((change_test(clean, shown).adjusted < 0.05).sum())
     follow = int((ljung_box(moved).adjusted < 0.05).sum())
@@ -390,30 +443,43 @@ def _other_tests(clean: np.ndarray, shown: np.ndarray, true: np.ndarray, mask: n
 # Races
 
 
-def race_problem(run: Run) -> tuple[nn.Module, Tensor, Tensor]:
+def race_problem(run: Run, seed: int) -> tuple[nn.Module, Tensor, Tensor]:
     """Return a bifurcated agent of discrete actions, states and their groups; peers know no masks."""
-    policy = distilled_policy(run)
-    layer, obs = BifurcationLayer(policy), states(run, policy, run.seed)
+    policy = distilled_policy(run, seed)
+    layer, obs = BifurcationLayer(policy).eval(), states(run, policy, seed)
     with torch.no_grad():
         return layer, obs, layer(obs).argmax(1)
 
 
-def reached(layer: nn.Module, shown: Tensor, y: Tensor) -> float:
-    """Return the mean loss of attacked observations."""
+def reached(layer: nn.Module, shown: Tensor, y: Tensor) -> Tensor:
+    """Return the losses of attacked observations."""
     with torch.no_grad():
-        return float(GroupDifferenceLogitsLoss()(layer(shown), y).double().mean())
+        return GroupDifferenceLogitsLoss()(layer(shown), y).double()
 
 
-def loss_table(run: Run, jobs: dict[str, Callable[[], Tensor]]) -> tuple[dict[str, float], Table]:
-    """Return the loss that each reaches at a distortion of 0.1, with how many decisions change."""
-    layer, obs, y = race_problem(run)
-    shown = {name: job() for name, job in jobs.items()}
-    values = {name: reached(layer, found, y) for name, found in shown.items()}
-    rows = [
-        [name, values[name], flips(layer, obs, found), float((found - obs).abs().max())]
-        for name, found in shown.items()
-    ]
-    return values, Table(["attack", "mean loss", "flips", "largest change"], rows)
+Jobs = dict[str, Callable[[], Tensor]]
+"""Attacks by name, which return what they show."""
+
+
+def losses_reached(
+    run: Run, jobs_of: Callable[[nn.Module, Tensor, Tensor, int], Jobs]
+) -> tuple[dict[str, list[float]], Table]:
+    """Return the mean loss that each attack reaches at a distortion of 0.1, agent by agent, and a table of means."""
+    found: dict[str, list[tuple[float, float, float]]] = {}
+    for seed in run.progress(run.seeds, label="agents"):
+        layer, obs, y = race_problem(run, seed)
+        for name, job in jobs_of(layer, obs, y, seed).items():
+            shown = job()
+            row = float(reached(layer, shown, y).mean()), flips(layer, obs, shown), float((shown - obs).abs().max())
+            found.setdefault(name, []).append(row)
+    rows = [[name, *np.mean(values, axis=0).tolist()] for name, values in found.items()]
+    losses = {name: [loss for loss, _, _ in values] for name, values in found.items()}
+    return losses, Table(["attack", "mean loss", "flips", "largest change"], rows)
+
+
+def gradients(run: Run) -> int:
+    """Return how many gradients each attack of a race gets."""
+    return run.at(smoke=5, desk=50, full=100)
 
 
 @races("art")
@@ -422,46 +488,45 @@ def against_art(run: Run) -> Measurement:
     from art.attacks.evasion import AutoConjugateGradient
     from art.estimators.classification import PyTorchClassifier
 
-    layer, obs, y = race_problem(run)
-    steps = run.at(smoke=5, desk=50, full=100)
-    estimator = PyTorchClassifier(
-        layer, nn.CrossEntropyLoss(), input_shape=obs.shape[1:], nb_classes=2, clip_values=(0, 1), device_type="cpu"
-    )
-    theirs = AutoConjugateGradient(
-        estimator, eps=0.1, eps_step=0.2, max_iter=steps, nb_random_init=1, batch_size=len(obs), verbose=False,
-        loss_type="cross_entropy",
-    )  # fmt: skip
-    ours = ACG(GroupDifferenceLogitsLoss(), 0.1, steps=steps, random_start=True)
+    steps = gradients(run)
 
-    def attack() -> Tensor:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.from_numpy(theirs.generate(obs.numpy(), y.numpy()))
+    def jobs_of(layer: nn.Module, obs: Tensor, y: Tensor, seed: int) -> Jobs:
+        estimator = PyTorchClassifier(
+            layer, nn.CrossEntropyLoss(), input_shape=obs.shape[1:], nb_classes=2, clip_values=(0, 1), device_type="cpu"
+        )
+        theirs = AutoConjugateGradient(
+            estimator, eps=0.1, eps_step=0.2, max_iter=steps, nb_random_init=1, batch_size=len(obs), verbose=False,
+            loss_type="cross_entropy",
+        )  # fmt: skip
+        ours = ACG(GroupDifferenceLogitsLoss(), 0.1, steps=steps, random_start=True, random_state=seed)
 
-    jobs: dict[str, Callable[[], Tensor]] = {"ours": lambda: ours(layer, obs).adv, "ART": attack}
-    values, table = loss_table(run, jobs)
+        def attack() -> Tensor:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                np.random.seed(seed)  # noqa: NPY002 - where it draws its starts from
+                return torch.from_numpy(theirs.generate(obs.numpy(), y.numpy()))
+
+        return {"ours": lambda: ours(layer, obs).adv, "ART": attack}
+
+    losses, table = losses_reached(run, jobs_of)
+    layer, obs, y = race_problem(run, run.seed)
 
     def policy_alone() -> None:
         x = obs.clone().requires_grad_()
         for _ in range(steps):
             torch.autograd.grad(layer(x).sum(), x)
 
-    seconds = interleaved(run, {**jobs, "policy": policy_alone}, repeats=run.at(smoke=1, desk=5, full=15))
+    jobs = {**jobs_of(layer, obs, y, run.seed), "policy": policy_alone}
+    times = interleaved(run, jobs, repeats=run.at(smoke=1, desk=9, full=15))
+    seconds = times.medians()
     return Measurement(
-        {"loss": values["ours"] - values["ART"], "time": seconds["ours"] / seconds["ART"]},
+        {"loss": difference(losses["ours"], losses["ART"], of="paired agents"), "time": times.ratio("ours", "ART")},
         table=table,
+        settings=f"{steps} gradients from one random start each, whole batches, steps of twice the radius at first",
+        floor=times.ratio("policy", "ART").value,
         remark=f"A batch of {len(obs)} states takes {seconds['ours']:.3f} s of ours and {seconds['ART']:.3f} s of ART; "
         f"the gradients of the agent alone take {seconds['policy']:.3f} s.",
     )
-
-
-def own_attacks(layer: nn.Module, obs: Tensor, steps: int) -> dict[str, Callable[[], Tensor]]:
-    """Return three attacks of ours that start at the true observations."""
-
-    def own(kind: Callable[..., Attack]) -> Callable[[], Tensor]:
-        return lambda: kind(GroupDifferenceLogitsLoss(), 0.1, steps=steps)(layer, obs).adv
-
-    return {f"ours, {kind.__name__}": own(kind) for kind in (ACG, APGD, PGD)}
 
 
 @races("foolbox", exclusive=False)
@@ -470,56 +535,80 @@ def against_foolbox(run: Run) -> Measurement:
     from foolbox import PyTorchModel
     from foolbox.attacks import LInfFMNAttack, LinfPGD
 
-    layer, obs, y = race_problem(run)
-    steps = run.at(smoke=5, desk=50, full=100)
-    network = PyTorchModel(layer.eval(), bounds=(0, 1), device="cpu")
+    steps = gradients(run)
+    lengths = (1 / 40, 2.5 / steps, 0.25)
+    sizes: dict[str, list[float]] = {"ours": [], "foolbox": []}
 
-    def attack(length: float) -> Callable[[], Tensor]:
-        method = LinfPGD(rel_stepsize=length, steps=steps, random_start=False)
-        return lambda: method.run(network, obs, y, epsilon=0.1)
+    def own(kind: Callable[..., Attack], layer: nn.Module, obs: Tensor) -> Callable[[], Tensor]:
+        return lambda: kind(GroupDifferenceLogitsLoss(), 0.1, steps=steps)(layer, obs).adv
 
-    jobs = own_attacks(layer, obs, steps)
-    jobs |= {f"foolbox, steps of {length:g} of the radius": attack(length) for length in (1 / 40, 2.5 / steps, 0.25)}
-    values, table = loss_table(run, jobs)
-    nearest = FMN(GroupDifferenceLogitsLoss(), steps=steps)(layer, obs).norm
-    theirs = LInfFMNAttack(steps=steps).run(network, obs, y)
-    size = (theirs - obs).abs().amax(1)
-    best = {who: max(value for name, value in values.items() if name.startswith(who)) for who in ("ours", "foolbox")}
+    def jobs_of(layer: nn.Module, obs: Tensor, y: Tensor, seed: int) -> Jobs:
+        network = PyTorchModel(layer, bounds=(0, 1), device="cpu")
+        sizes["ours"].append(float(FMN(GroupDifferenceLogitsLoss(), steps=steps)(layer, obs).norm.median()))
+        nearest = LInfFMNAttack(steps=steps).run(network, obs, y)
+        sizes["foolbox"].append(float((nearest - obs).abs().amax(1).median()))
+
+        def attack(length: float) -> Callable[[], Tensor]:
+            method = LinfPGD(rel_stepsize=length, steps=steps, random_start=False)
+            return lambda: method.run(network, obs, y, epsilon=0.1)
+
+        ours = {f"ours, {kind.__name__}": own(kind, layer, obs) for kind in (ACG, APGD, PGD)}
+        return ours | {f"foolbox, steps of {length:g} of the radius": attack(length) for length in lengths}
+
+    losses, table = losses_reached(run, jobs_of)
+    best = {
+        who: np.max([values for name, values in losses.items() if name.startswith(who)], axis=0).tolist()
+        for who in ("ours", "foolbox")
+    }
     return Measurement(
-        best["ours"] - best["foolbox"],
+        difference(best["ours"], best["foolbox"], of="paired agents"),
         table=table,
-        remark=f"Median of the smallest distortions by the fast minimum norm attack: {float(nearest.median()):.4f} of "
-        f"ours, {float(size.median()):.4f} of foolbox.",
+        settings=f"{steps} gradients from the true observation; the best of three step sizes for each agent",
+        remark="Median of the smallest distortions by the fast minimum norm attack, mean over agents: "
+        f"{np.mean(sizes['ours']):.4f} of ours, {np.mean(sizes['foolbox']):.4f} of foolbox.",
     )
+
+
+STARTS = 5
 
 
 @races("torchattacks", exclusive=False)
 def against_torchattacks(run: Run) -> Measurement:
-    """Attack by torchattacks' APGD from five random starts, in the mean, and by the best of three attacks of ours."""
+    """Attack from as many random starts by both, and keep the best of them for each state."""
     from torchattacks import APGD as TheirAPGD
 
-    layer, obs, y = race_problem(run)
-    steps = run.at(smoke=5, desk=50, full=100)
+    steps = gradients(run)
 
-    class Images(nn.Module):
-        """The agent of observations in the shape of images, which torchattacks asks for."""
+    def jobs_of(layer: nn.Module, obs: Tensor, y: Tensor, seed: int) -> Jobs:
+        class Images(nn.Module):
+            """The agent of observations in the shape of images, which torchattacks asks for."""
 
-        def forward(self, x: Tensor) -> Tensor:
-            """Return the two logits."""
-            return layer(x.flatten(1))
+            def forward(self, x: Tensor) -> Tensor:
+                """Return the two logits."""
+                return layer(x.flatten(1))
 
-    def attack(seed: int) -> Callable[[], Tensor]:
-        method = TheirAPGD(Images().eval(), eps=0.1, steps=steps, n_restarts=1, loss="ce", seed=seed)
+        def own(kind: Callable[..., Attack]) -> Callable[[], Tensor]:
+            attack = kind(
+                GroupDifferenceLogitsLoss(), 0.1, steps=steps, restarts=STARTS, random_start=True, random_state=seed
+            )
+            return lambda: attack(layer, obs).adv
 
-        def best() -> Tensor:
-            with seeded(seed):
-                # What a call returns is the last success, and the observation itself where there is none.
-                return method.attack_single_run(obs[:, None, None], y)[0].flatten(1)
+        def theirs() -> Tensor:
+            found = []
+            for start in range(STARTS):
+                number = STARTS * seed + start
+                method = TheirAPGD(Images().eval(), eps=0.1, steps=steps, n_restarts=1, loss="ce", seed=number)
+                with seeded(number):
+                    # What a call returns is the last success, and the observation itself where there is none.
+                    found.append(method.attack_single_run(obs[:, None, None], y)[0].flatten(1))
+            best = torch.stack([reached(layer, shown, y) for shown in found]).argmax(0)
+            return torch.stack(found)[best, torch.arange(len(obs))]
 
-        return best
+        return {"ours, ACG": own(ACG), "ours, APGD": own(APGD), "torchattacks, APGD": theirs}
 
-    jobs = own_attacks(layer, obs, steps) | {f"torchattacks, start {seed}": attack(seed) for seed in range(5)}
-    values, table = loss_table(run, jobs)
-    theirs = [value for name, value in values.items() if name.startswith("torchattacks")]
-    best = max(value for name, value in values.items() if name.startswith("ours"))
-    return Measurement(best - float(np.mean(theirs)), table=table)
+    losses, table = losses_reached(run, jobs_of)
+    return Measurement(
+        difference(losses["ours, ACG"], losses["torchattacks, APGD"], of="paired agents"),
+        table=table,
+        settings=f"APGD on the cross-entropy, the best of {STARTS} random starts of {steps} gradients for each state",
+    )

@@ -9,7 +9,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from paperworks.evidence import Measurement, Run, Table, interleaved, measures, races
+from paperworks.evidence import (
+    Measurement,
+    Run,
+    Table,
+    bootstrap,
+    difference,
+    every,
+    interleaved,
+    mean,
+    measures,
+    races,
+    ratio,
+)
 from paperworks.papers.fmr.networks import (
     KINDS,
     classifier,
@@ -33,19 +45,25 @@ from paperworks.robustness import (
 from paperworks.testbeds import fashion_mnist, imagenet_classifier, photographs, random_crops
 
 BUDGET = 15
+BUDGETS = (0, 5, BUDGET, 40, 100)
 STEP = 0.25
 
 
 def garments(run: Run, n: int = 400) -> tuple[Tensor, Tensor]:
     """Return test images in [0, 1] and their labels."""
-    data, n = fashion_mnist("test"), run.at(smoke=40, desk=n, full=10_000)
+    data, n = fashion_mnist("test"), run.at(smoke=20, desk=n, full=10_000)
     return (data[:n] + 1) / 2, data.labels[:n]
 
 
-@functools.cache
-def components() -> LinearGenerator:
+def components(run: Run) -> LinearGenerator:
     """Return the generator of most experiments."""
-    return LinearGenerator.pca(training_images(), 100)
+    return principal(100, run.at(smoke=500, desk=5000, full=5000))
+
+
+@functools.cache
+def principal(count: int, images: int) -> LinearGenerator:
+    """Return principal components of so many training images."""
+    return LinearGenerator.pca(training_images(images), count)
 
 
 def evaluator(
@@ -53,30 +71,31 @@ def evaluator(
 ) -> FMREvaluator:
     """Return an evaluator with the step size of the record."""
     size = STEP if isinstance(generator, LinearGenerator | None) else None
-    perturber = OracleConstrainedPerturber(generator or components(), oracle, size, budget, **options)
+    perturber = OracleConstrainedPerturber(generator or components(run), oracle, size, budget, **options)
     return FMREvaluator(perturber, held_out=held_out(run))
 
 
 @measures("f1-labels-kept")
 def labels_kept(run: Run) -> Measurement:
     """Search with each budget, and ask the judges, and one that the search doesn't know, about the results."""
-    images, labels = garments(run, 1000)
-    model, oracle = classifier(run, "plain"), judges(run)
-    rows, violations, agreement = [], 0, 0.0
-    for budget in run.progress((0, 5, BUDGET, 40, 100), label="budgets"):
+    images, labels = garments(run)
+    oracle, budgets = judges(run), run.at(smoke=(0, BUDGET), desk=BUDGETS, full=BUDGETS)
+    violations, agreement = [0] * len(run.seeds), []
+    rows: dict[int, list[list[float]]] = {budget: [] for budget in budgets}
+    for number, budget in run.progress([(n, b) for n in range(len(run.seeds)) for b in budgets], label="searches"):
+        model = classifier(run, "plain", run.seeds[number])
         report = evaluator(run, oracle, budget=budget).evaluate(model, (images, labels))
-        violations += report.violations
+        violations[number] += report.violations
         if budget == BUDGET:
-            agreement = report.held_out_agreement
+            agreement.append(report.held_out_agreement)
         distance, steps = (float(report.diagnostics[name][report.validated].mean()) for name in ("l2", "steps"))
-        rows.append(
-            [budget, report.VR, report.violations, report.held_out_agreement, report.PA, report.FMR, steps, distance]
-        )
+        scores = report.held_out_agreement, report.PA, report.FMR
+        rows[budget].append([report.VR, report.violations, *scores, steps, distance])
     columns = ["budget", "validated", "violations", "held-out agreement", "PA", "FMR", "steps accepted", "distance"]
     return Measurement(
-        {"violations": violations, "held_out_agreement": agreement},
-        table=Table(columns, rows),
-        figure=gallery(run, oracle, images, labels, model),
+        {"violations": every(violations), "held_out_agreement": mean(agreement)},
+        table=Table(columns, [[budget, *np.mean(found, axis=0).tolist()] for budget, found in rows.items()]),
+        figure=gallery(run, oracle, images, labels, classifier(run, "plain")),
     )
 
 
@@ -129,12 +148,14 @@ def ranks_robustness(run: Run) -> Measurement:
 @measures("f3-dynamic")
 def dynamic(run: Run) -> Measurement:
     """Show the images made for each of four networks to all of them; rejected steps are halved, up to the boundary."""
-    kinds = KINDS[:4]
+    kinds, oracle, data = KINDS[:4], judges(run), garments(run)
+    matrices = []
+    for seed in run.progress(run.seeds, label="transfer matrices"):
+        models = {kind: classifier(run, kind, seed) for kind in kinds}
+        matrices.append(evaluator(run, oracle, on_reject="backtrack").transfer_matrix(models, data))
     models = {kind: classifier(run, kind) for kind in kinds}
-    oracle, data = judges(run), garments(run, 1000)
-    matrix = evaluator(run, oracle, on_reject="backtrack").transfer_matrix(models, data)
     stopped = evaluator(run, oracle).transfer_matrix(models, data)
-    worse, worse_stopped = (int((found.diagonal() > found.min(1)).sum()) for found in (matrix, stopped))
+    worse, matrix = [misplaced(found) for found in matrices], np.mean(matrices, axis=0)
     figure, axes = run.figure()
     shown_matrix = axes.imshow(matrix, cmap="viridis", vmin=0, vmax=1)
     axes.set(
@@ -147,44 +168,58 @@ def dynamic(run: Run) -> Measurement:
     figure.colorbar(shown_matrix, ax=axes)
     rows = [
         [kind, rule, *row]
-        for rule, found in (("halve", matrix), ("stop", stopped))
+        for rule, found in (("halve, mean over seeds", matrix), (f"stop, seed {run.seed}", stopped))
         for kind, row in zip(kinds, found.tolist(), strict=True)
     ]
     return Measurement(
-        worse,
+        every(worse),
         table=Table(["images made for", "rejected steps", *kinds], rows),
         figure=figure,
-        remark=f"Where the search stops at the first rejected step, {worse_stopped} of the rows do.",
+        remark="Where the search stops at the first rejected step, "
+        f"{misplaced(stopped)} of the rows of seed {run.seed} do.",
     )
+
+
+def misplaced(matrix: np.ndarray) -> int:
+    """Count the rows of a transfer matrix whose diagonal is not the smallest entry."""
+    return int((matrix.diagonal() > matrix.min(1)).sum())
 
 
 def generators(run: Run) -> dict[str, ImageGenerator]:
     """Return three generators: components, low frequencies, and a vocabulary learned from the training images."""
-    return {"PCA": components(), "DCT": LinearGenerator.dct(28, 28, 10), "VQ": vocabulary(run)}
+    return {"PCA": components(run), "DCT": LinearGenerator.dct(28, 28, 10), "VQ": vocabulary(run)}
 
 
 @measures("f4-stable-ranking")
 def stable_ranking(run: Run) -> Measurement:
     """Rank six networks in eighteen settings."""
-    data = garments(run, 300)
+    data = garments(run, 200)
     models = {kind: classifier(run, kind) for kind in KINDS}
     oracles = {"plain judges": judges(run), "judges trained with changes": judges(run, "mixed judge")}
     settings = [
         (generator_name, generator, judge_name, oracle, budget)
         for generator_name, generator in generators(run).items()
         for judge_name, oracle in oracles.items()
-        for budget in run.at(smoke=(2, 4), desk=(5, BUDGET, 40), full=(5, BUDGET, 40))
+        for budget in run.at(smoke=(2,), desk=(5, BUDGET, 40), full=(5, BUDGET, 40))
     ]
-    rows, scores = [], []
+    rows, clean, perturbed = [], [], []
     for generator_name, generator, judge_name, oracle, budget in run.progress(settings, label="settings"):
         judge = evaluator(run, oracle, generator, budget)
-        scores.append([judge.evaluate(model, data).FMR for model in models.values()])
-        rows.append([generator_name, judge_name, budget, *scores[-1]])
-    table = np.array(scores)
+        reports = [judge.evaluate(model, data) for model in models.values()]
+        rows.append([generator_name, judge_name, budget, *(report.FMR for report in reports)])
+        clean = [report.clean for report in reports]  # the same in every setting
+        perturbed.append([report.perturbed for report in reports])
+
+    def agreement(perturbed: np.ndarray, clean: np.ndarray) -> float:
+        scores = perturbed.mean(0) / np.maximum(clean.mean(0), 1e-9)
+        return rank_agreement(scores.round(9))  # equal scores stay equal
+
+    scores = np.array([row[3:] for row in rows], dtype=float)
     return Measurement(
-        rank_agreement(table),
+        # Images first: they are what is drawn anew.
+        bootstrap(agreement, np.moveaxis(np.array(perturbed), 2, 0), np.transpose(clean), of="images"),
         table=Table(["generator", "judges", "budget", *KINDS], rows),
-        remark="; ".join(f"{name} {value:.2f}" for name, value in agreements(settings, table).items()),
+        remark="; ".join(f"{name} {value:.2f}" for name, value in agreements(settings, scores).items()),
     )
 
 
@@ -201,30 +236,36 @@ def agreements(settings: Sequence[tuple[Any, ...]], scores: np.ndarray) -> dict[
 def sparse_latents(run: Run) -> Measurement:
     """Evaluate networks with all components and with the tenth that the judges' stand-in needs most."""
     data, oracle, stand_in = garments(run), judges(run), classifier(run, "judge", 104)
-    models = {kind: classifier(run, kind) for kind in KINDS[:4]}
-    training = fashion_mnist("train")
+    training, kinds = fashion_mnist("train"), KINDS[:4]
     n, steps = run.at(smoke=100, desk=2000, full=20_000), run.at(smoke=5, desk=300, full=1000)
-    rows: list[list[Any]] = []
-    changes, orders = [], []
-    for generator in (components(), LinearGenerator.pca(training_images(), 400)):
+
+    def scores(generator: LinearGenerator, seeds: Sequence[int]) -> np.ndarray:
+        """Return scores, (seeds, networks, 2): with all components, and with a tenth."""
         mask = learn_sparse_mask(
             generator, stand_in, (training[:n] + 1) / 2, training.labels[:n],
             keep=0.1, steps=steps, random_state=run.seed,
         )  # fmt: skip
-        scores = np.array(
-            [
-                [evaluator(run, oracle, generator, sparse_mask=m).evaluate(model, data).FMR for m in (None, mask)]
-                for model in run.progress(models.values(), label="networks")
-            ]
-        )
-        changes.append(np.abs(scores[:, 0] - scores[:, 1]))
-        orders.append(bool((scores[:, 0].argsort() == scores[:, 1].argsort()).all()))
-        rows += [[kind, len(mask), *pair] for kind, pair in zip(models, scores.tolist(), strict=True)]
+        ways = [evaluator(run, oracle, generator, sparse_mask=m) for m in (None, mask)]
+        cases = run.progress([(seed, kind) for seed in seeds for kind in kinds], label="networks")
+        found = [[way.evaluate(classifier(run, kind, seed), data).FMR for way in ways] for seed, kind in cases]
+        return np.array(found).reshape(len(seeds), len(kinds), 2)
+
+    found = scores(components(run), run.seeds)
+    more = scores(principal(400, run.at(smoke=500, desk=5000, full=5000)), run.seeds[:1])
+    changes, of_more = (np.abs(part[..., 0] - part[..., 1]) for part in (found, more))
+    rows = [
+        [kind, count, *pair]
+        for count, part in ((100, found), (400, more))
+        for kind, pair in zip(kinds, part.mean(0).tolist(), strict=True)
+    ]
     return Measurement(
-        {"score_change": float(changes[0].max()), "same_ranking": orders[0]},
+        {
+            "score_change": mean(changes.max(1).tolist()),
+            "same_ranking": every([bool((one[:, 0].argsort() == one[:, 1].argsort()).all()) for one in found]),
+        },
         table=Table(["network", "components", "FMR with all", "FMR with a tenth"], rows),
-        remark=f"The mean change is {changes[0].mean():.3f}; of a tenth of 400 components {changes[1].mean():.3f}, "
-        f"and at most {changes[1].max():.3f}.",
+        remark=f"The mean change is {changes.mean():.3f}; of a tenth of 400 components {of_more.mean():.3f}, "
+        f"and at most {of_more.max():.3f}.",
     )
 
 
@@ -246,24 +287,32 @@ def imagenet(run: Run) -> Measurement:
     networks = [imagenet_classifier(name) for name in ("lite0", "lite1", "lite2")]
     model, *larger = [network.to(memory_format=torch.channels_last) for network in networks]
     oracle = Oracle([Resized(network, network.side) for network in larger], "unanimous")
-    photos = list(photographs().values())[: run.at(smoke=2, desk=10, full=10)]
-    crops = random_crops(photos, run.at(smoke=1, desk=6, full=100), model.side, run.torch_rng())
-    labels = torch.cat([oracle.predict(part) for part in crops.split(16)])
-    images, labels = crops[labels >= 0], labels[labels >= 0]
-    rows, violations = [], 0
+    photos = list(photographs().values())[: run.at(smoke=1, desk=10, full=10)]
+    rows: dict[str, list[list[float]]] = {}
+    violations = [0] * len(run.seeds)
     budget = run.at(smoke=1, desk=10, full=40)
     ways: dict[str, ImageGenerator] = {
         "low frequencies": LinearGenerator.dct(model.side, model.side, 28),
         "style": StyleGenerator(),
     }
-    for name, generator in run.progress(list(ways.items()), label="generators"):
-        perturber = OracleConstrainedPerturber(generator, oracle, budget=budget)
+    for number, name in run.progress([(n, way) for n in range(len(run.seeds)) for way in ways], label="crops"):
+        crops = random_crops(photos, run.at(smoke=1, desk=2, full=100), model.side, run.torch_rng(run.seeds[number]))
+        labels = torch.cat([oracle.predict(part) for part in crops.split(16)])
+        images, labels = crops[labels >= 0], labels[labels >= 0]
+        perturber = OracleConstrainedPerturber(ways[name], oracle, budget=budget)
         report = FMREvaluator(perturber, batch_size=16).evaluate(model, (images, labels))
-        violations += report.violations
-        steps, similarity = (float(report.diagnostics[part].mean()) for part in ("steps", "ssim"))
-        rows.append([name, len(labels), *score_row("", report)[1:], steps, similarity])
-    columns = ["generator", "crops", *SCORES[1:], "steps accepted", "SSIM"]
-    return Measurement(violations, table=Table(columns, rows))
+        violations[number] += report.violations
+        scores = report.SA, report.SA_recon, report.PA, report.FMR, report.conditional
+        means = (float(report.diagnostics[part].mean()) for part in ("steps", "ssim"))
+        rows.setdefault(name, []).append([len(labels), *scores, *means])
+    columns = ["generator", "crops a seed", "SA", "SA of reconstructions", "PA", "FMR", "conditional"]
+    return Measurement(
+        every(violations),
+        table=Table(
+            [*columns, "steps accepted", "SSIM"],
+            [[name, *np.mean(found, axis=0).tolist()] for name, found in rows.items()],
+        ),
+    )
 
 
 # Races
@@ -273,18 +322,62 @@ Attack = Callable[[float], Callable[[Tensor, Tensor], Tensor]]
 """From a radius to a function that attacks images with their labels."""
 
 
+WAYS = ("ours", "at equal distance", "at equal accuracy")
+
+
 def attack_race(run: Run, name: str, attack_of: Callable[[nn.Module], Attack]) -> Measurement:
     """Search, and attack as far in the mean by projected gradients; ask a held-out judge, and take the time of a step.
 
     The attack knows nothing of labels that must stay, so an answer of the judges is added to the time of its steps.
     """
-    images, labels = garments(run)
-    model, oracle, judge = classifier(run, "plain"), judges(run), held_out(run)
+    found = np.array([compared(run, attack_of, seed) for seed in run.progress(run.seeds, label="networks")])
+    agreement = found[:, :, 2]  # by seed and way
+    model, oracle = classifier(run, "plain"), judges(run)
     perturber = evaluator(run, oracle).perturber
-    made = perturber.generate(model, images, labels)
-    x, y = images[made.validated], labels[made.validated]
-    ours = made.x[made.validated]
-    attack = attack_of(model)
+    made, x, y = made_for(run, model)
+    attack = attack_of(model)(float(found[0, 0, 0]))
+    leaf = x.clone().requires_grad_()
+    jobs: dict[str, Callable[[], Any]] = {
+        "ours": lambda: perturber.generate(model, x, y),
+        "theirs": lambda: attack(x, y),
+        "judges": lambda: oracle.predict(x),
+        "gradient": lambda: torch.autograd.grad(functional.cross_entropy(model(leaf), y), leaf),
+    }
+    seconds = interleaved(run, jobs, repeats=run.at(smoke=1, desk=9, full=15)).seconds
+    ours = [t / steps_tried(made) for t in seconds["ours"]]
+    theirs, alone = (
+        [(t / steps + judged) / len(x) for t, judged in zip(seconds[job], seconds["judges"], strict=True)]
+        for job, steps in (("theirs", BUDGET), ("gradient", 1))
+    )
+    names = [way if way == "ours" else f"{name}, {way}" for way in WAYS]
+    return Measurement(
+        {
+            "agreement": difference(agreement[:, 0].tolist(), agreement[:, 1].tolist(), of="paired networks"),
+            "step_time": ratio(ours, theirs),
+        },
+        table=Table(
+            ["attack", "mean distance", "accuracy", "held-out agreement", "judges' agreement"],
+            [[way, *row] for way, row in zip(names, found.mean(0).tolist(), strict=True)],
+        ),
+        settings=f"{BUDGET} steps of 2.5 times the radius in all (arXiv 1706.06083), the whole batch at once",
+        floor=ratio(alone, theirs).value,
+        remark=f"A step of an image: {1e6 * np.median(ours):.0f} µs of ours with its judges, "
+        f"{1e6 * np.median(theirs):.0f} µs of {name} with an answer of the judges.",
+    )
+
+
+def made_for(run: Run, model: nn.Module) -> tuple[PerturbedBatch, Tensor, Tensor]:
+    """Return what the search makes for a network, and the validated images and labels that it starts from."""
+    images, labels = garments(run, 200)
+    made = evaluator(run, judges(run)).perturber.generate(model, images, labels)
+    return made, images[made.validated], labels[made.validated]
+
+
+def compared(run: Run, attack_of: Callable[[nn.Module], Attack], seed: int) -> list[list[float]]:
+    """Return mean distance, accuracy and both judges' agreement of each way to attack a network."""
+    model, oracle, judge = classifier(run, "plain", seed), judges(run), held_out(run)
+    made, x, y = made_for(run, model)
+    ours, attack = made.x[made.validated], attack_of(model)
 
     def distance(found: Tensor) -> float:
         return float((found - x).flatten(1).norm(dim=1).mean())
@@ -295,40 +388,15 @@ def attack_race(run: Run, name: str, attack_of: Callable[[nn.Module], Attack]) -
 
     far = radius(run, lambda r: distance(attack(r)(x, y)), distance(ours))
     as_hard = radius(run, lambda r: -accuracy_on(attack(r)(x, y)), -accuracy_on(ours))
-    results = {
-        "ours": ours,
-        f"{name}, at equal distance": attack(far)(x, y),
-        f"{name}, at equal accuracy": attack(as_hard)(x, y),
-    }
-    agreement = {way: float(judge.accepts(found, y).double().mean()) for way, found in results.items()}
-    rows = [
+    return [
         [
-            way,
             distance(found),
             accuracy_on(found),
-            agreement[way],
+            float(judge.accepts(found, y).double().mean()),
             float(oracle.accepts(found, y).double().mean()),
         ]
-        for way, found in results.items()
+        for found in (ours, attack(far)(x, y), attack(as_hard)(x, y))
     ]
-    seconds = interleaved(
-        run,
-        {
-            "ours": lambda: perturber.generate(model, x, y),
-            "theirs": lambda: attack(far)(x, y),
-            "judges": lambda: oracle.predict(x),
-        },
-        repeats=run.at(smoke=1, desk=7, full=15),
-    )
-    step = seconds["ours"] / steps_tried(made)
-    their_step = (seconds["theirs"] / BUDGET + seconds["judges"]) / len(x)
-    way = f"{name}, at equal distance"
-    return Measurement(
-        {"agreement": agreement["ours"] - agreement[way], "step_time": step / their_step},
-        table=Table(["attack", "mean distance", "accuracy", "held-out agreement", "judges' agreement"], rows),
-        remark=f"A step of an image: {1e6 * step:.0f} µs of ours with its judges, {1e6 * their_step:.0f} µs of {name} "
-        f"with an answer of the judges.",
-    )
 
 
 def steps_tried(made: PerturbedBatch) -> int:
@@ -347,7 +415,7 @@ def radius(run: Run, measure: Callable[[float], float], wanted: float) -> float:
 
 @races("torchattacks")
 def against_torchattacks(run: Run) -> Measurement:
-    """Attack with torchattacks, whose steps are 2.5 times the radius in all (arXiv 1706.06083)."""
+    """Attack with torchattacks."""
     from torchattacks import PGDL2
 
     def attack_of(model: nn.Module) -> Attack:

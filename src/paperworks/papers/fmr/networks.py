@@ -1,7 +1,5 @@
 """The networks of the experiments: small classifiers of garments to evaluate, judges, and a learned vocabulary."""
 
-import sys
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -11,7 +9,7 @@ from torch.nn import functional
 from paperworks.evidence import Run
 from paperworks.numerics import seeded
 from paperworks.robustness import VQVAE, Oracle, StyleGenerator, VQGenerator
-from paperworks.testbeds import code_digest, erased, fashion_mnist, fit, trained_classifier
+from paperworks.testbeds import erased, fashion_mnist, fit, trained_classifier
 
 Kind = Literal["plain", "noise", "blur", "erased", "wide", "distilled", "judge", "mixed judge"]
 KINDS: tuple[Kind, ...] = ("plain", "noise", "blur", "erased", "wide", "distilled")
@@ -53,9 +51,11 @@ def classifier(run: Run, kind: Kind, seed: int | None = None) -> nn.Module:
     seed = run.seed if seed is None else seed
     strong = kind in ("wide", "judge", "mixed judge")
     network = _untrained(32 if strong else 16, seed)
-    steps = run.at(smoke=10, desk=600 if "judge" in kind else 300, full=3000)
+    steps = run.at(smoke=3, desk=600 if "judge" in kind else 300, full=3000)
 
-    def build(folder: Path) -> None:
+    split: Literal["train", "test"] = "test" if run.scale == "smoke" else "train"
+
+    def train(network: nn.Module) -> nn.Module:
         teacher = classifier(run, "judge", 1000 + seed) if kind == "distilled" else None
 
         def loss(network: nn.Module, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
@@ -66,14 +66,9 @@ def classifier(run: Run, kind: Kind, seed: int | None = None) -> nn.Module:
                 soft = (teacher(images) / 2).softmax(1)
             return 4 * functional.cross_entropy(network(images) / 2, soft)
 
-        data = fashion_mnist("test" if run.scale == "smoke" else "train")
-        trained = fit(network, loss, data, steps=steps, random_state=seed, progress=run.progress)
-        torch.save(trained.state_dict(), folder / "weights.pt")
+        return fit(network, loss, fashion_mnist(split), steps=steps, random_state=seed, progress=run.progress)
 
-    inputs = {"kind": kind, "seed": seed, "steps": steps, "code": code_digest(sys.modules[__name__])}
-    folder = run.cache("fmr-classifier", build, **inputs)
-    network.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
-    return network.eval().requires_grad_(False)
+    return run.trained("fmr-classifier", network, train, kind=kind, seed=seed, steps=steps, split=split)
 
 
 def _untrained(width: int, seed: int) -> Network:
@@ -92,7 +87,7 @@ def held_out(run: Run) -> Oracle:
     return Oracle(lambda images: network(2 * images - 1))
 
 
-def training_images(n: int = 5000) -> Tensor:
+def training_images(n: int) -> Tensor:
     """Return images that networks and generators learn from."""
     return (fashion_mnist("train")[:n] + 1) / 2
 
@@ -101,13 +96,15 @@ def vocabulary(run: Run) -> VQGenerator:
     """Return a trained quantised autoencoder, from the cache or else training it now."""
     steps, codes, dim, width = run.at(smoke=5, desk=600, full=10_000), 256, 16, run.at(smoke=8, desk=24, full=64)
 
-    def build(folder: Path) -> None:
-        trained = VQGenerator.fit(training_images(20_000), steps, width=width, codes=codes, dim=dim)
-        weights = trained.encoder.state_dict(), trained.codebook, trained.decoder.state_dict()
-        torch.save(weights, folder / "weights.pt")
+    few = run.at(smoke=500, desk=20_000, full=20_000)
 
-    folder = run.cache("fmr-vocabulary", build, steps=steps, codes=codes, dim=dim, width=width)
-    encoder, codebook, decoder = torch.load(folder / "weights.pt", weights_only=True)
+    def make() -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]:
+        found = VQGenerator.fit(training_images(few), steps, width=width, codes=codes, dim=dim)
+        return found.encoder.state_dict(), found.codebook, found.decoder.state_dict()
+
+    encoder, codebook, decoder = run.cached(
+        "fmr-vocabulary", make, images=few, steps=steps, codes=codes, dim=dim, width=width
+    )
     network = VQVAE(width=width, codes=codes, dim=dim).eval().requires_grad_(False)
     network.encoder.load_state_dict(encoder)
     network.decoder.load_state_dict(decoder)

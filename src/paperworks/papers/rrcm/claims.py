@@ -11,10 +11,26 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from scipy.special import betaincinv
 from scipy.stats import binom
 from torch import Tensor, nn
 
-from paperworks.evidence import Measurement, NotAtThisScale, Run, Table, interleaved, measures, races
+from paperworks.evidence import (
+    Measurement,
+    NotAtThisScale,
+    Run,
+    Table,
+    Times,
+    difference,
+    every,
+    exact,
+    greatest,
+    interleaved,
+    least,
+    mean,
+    measures,
+    races,
+)
 from paperworks.numerics import seeded
 from paperworks.papers.rrcm.training import Arm, certificates, settings, test_images
 from paperworks.robustness import (
@@ -36,11 +52,33 @@ RADII = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
 NAMES: dict[Arm, str] = {"rrcm": "rRCM", "contrast": "contrastive learning alone", "scratch": "from scratch"}
 
 
+POINTS_ALPHA = 0.01
+
+
 @measures("r1-sound-certificate")
 def sound_certificate(run: Run) -> Measurement:
     """Certify points at known distances from the boundary of a linear classifier of images."""
-    points, n, alpha, sigma = run.at(smoke=50, desk=2000, full=10_000), 1000, 0.01, 0.5
-    generator = run.torch_rng()
+    points = run.at(smoke=50, desk=2000, full=10_000)
+    found = [certified_points(run, points, seed) for seed in run.progress(run.seeds, label="seeds")]
+    rows = [
+        [how, *(float(np.mean([rows[how][part] for rows, _ in found])) for part in range(3))] for how in found[0][0]
+    ]
+    at_once = next(iter(found[0][0]))
+    return Measurement(
+        {
+            "violations": every([rows[at_once][0] for rows, _ in found]),
+            "radius_to_true": mean([radius for _, radius in found]),
+        },
+        table=Table(["certificate", f"violations of {points}, mean", "abstentions, mean", "mean draws"], rows),
+        remark=f"At a failure probability of {POINTS_ALPHA} no more than {binom.ppf(0.999, points, POINTS_ALPHA):.0f} "
+        f"of {points} is 99.9 % sure.",
+    )
+
+
+def certified_points(run: Run, points: int, seed: int) -> tuple[dict[str, tuple[float, float, float]], float]:
+    """Return violations, abstentions and draws of two certificates of points, and a radius over the true one."""
+    n, alpha, sigma = 1000, POINTS_ALPHA, 0.5
+    generator = run.torch_rng(seed)
     normal = torch.randn(64, generator=generator)
     normal /= normal.norm()
 
@@ -54,25 +92,18 @@ def sound_certificate(run: Run) -> Measurement:
     x = (along + true[:, None].float() * normal).view(points, 1, 8, 8)
     smooth, distance = Smooth(linear, 2, sigma), true.abs().numpy()
 
-    def violations(result: CertificationResult) -> int:
+    def row(result: CertificationResult) -> tuple[float, float, float]:
         wrong = (result.predictions >= 0) & (result.predictions != (true < 0).numpy())
-        return int((wrong | (result.radii > distance)).sum())
+        violations = int((wrong | (result.radii > distance)).sum())
+        return violations, int((result.predictions < 0).sum()), float(result.draws.mean())
 
-    once = smooth.certify_batch(x, n0=100, n=n, alpha=alpha, random_state=run.seed)
-    early = smooth.certify_batch(x, n0=100, n=n, alpha=alpha, random_state=run.seed, stop_radius=sigma)
+    once = smooth.certify_batch(x, n0=100, n=n, alpha=alpha, random_state=seed)
+    early = smooth.certify_batch(x, n0=100, n=n, alpha=alpha, random_state=seed, stop_radius=sigma)
     at_sigma = x[:1] + (sigma - float(true[0])) * normal.view(1, 1, 8, 8)
     many = run.at(smoke=10_000, desk=100_000, full=100_000)
-    radius = smooth.certify_batch(at_sigma, n=many, batch_size=10_000, random_state=run.seed).radii[0]
-    rows = [
-        [how, violations(result), int((result.predictions < 0).sum()), float(result.draws.mean())]
-        for how, result in (("one look at all draws", once), ("drawing until half the greatest distance", early))
-    ]
-    return Measurement(
-        {"violations": violations(once), "radius_to_true": float(radius) / sigma},
-        table=Table(["certificate", f"violations of {points}", "abstentions", "mean draws"], rows),
-        remark=f"At a failure probability of {alpha} no more than {binom.ppf(0.999, points, alpha):.0f} of {points} is "
-        "99.9 % sure.",
-    )
+    radius = smooth.certify_batch(at_sigma, n=many, batch_size=10_000, random_state=seed).radii[0]
+    rows = {"one look at all draws": row(once), "drawing until half the greatest distance": row(early)}
+    return rows, float(radius) / sigma
 
 
 def curves(run: Run, arms: Sequence[Arm], sigma: float) -> dict[Arm, np.ndarray]:
@@ -119,13 +150,12 @@ def pretraining(run: Run) -> Measurement:
     """Fine-tune a pretrained and an untrained encoder on the same few labels, and certify both."""
     figure, axes = run.figure(1, 2, sharey=True)
     rows: list[list[Any]] = []
-    gains: list[float] = []
     for sigma, ax in zip((0.5, 1.0), axes, strict=True):
         found = curves(run, ("rrcm", "scratch"), sigma)
         rows += curve_rows(run, found, sigma)
         draw(ax, found, sigma)
-        gains = (found["rrcm"] - found["scratch"])[:, RADII.index(0.5)].tolist()
-    return Measurement.over_seeds(gains, table=curve_table(rows), figure=figure)
+    ours, theirs = (found[arm][:, RADII.index(0.5)].tolist() for arm in ("rrcm", "scratch"))  # at the last sigma
+    return Measurement(difference(ours, theirs), table=curve_table(rows), figure=figure)
 
 
 @measures("r3-consistency-term")
@@ -133,12 +163,11 @@ def consistency_term(run: Run) -> Measurement:
     """Pretrain with and without the trajectory, fine-tune both alike, and certify both."""
     sigma = 1.0
     found = curves(run, ("rrcm", "contrast"), sigma)
-    gain = (found["rrcm"] - found["contrast"]).mean(0)
+    gains = [difference(*(found[arm][:, k].tolist() for arm in ("rrcm", "contrast"))) for k in range(len(RADII))]
     figure, ax = run.figure()
     draw(ax, found, sigma)
     return Measurement(
-        {"least": float(gain.min()), "at_radius_15": float(gain[RADII.index(1.5)])},
-        per_seed={"at_radius_15": (found["rrcm"] - found["contrast"])[:, RADII.index(1.5)].tolist()},
+        {"least": least(gains), "at_radius_15": gains[RADII.index(1.5)]},
         table=curve_table(curve_rows(run, found, sigma)),
         figure=figure,
     )
@@ -163,7 +192,7 @@ class Counted(nn.Module):
 @measures("r4-cheaper", exclusive=True)
 def cheaper(run: Run) -> Measurement:
     """Count and time the passes of a certificate, ours and with denoisers of the encoder's size."""
-    sigma, n = 0.5, run.at(smoke=20, desk=2000, full=100_000)
+    sigma, n = 0.5, run.at(smoke=20, desk=500, full=100_000)
     encoder = RRCMConvNet()
     ours = RRCMClassifier(encoder, 10, sigma)
     clean = RRCMClassifier(RRCMConvNet(), 10, sigma=0.001)
@@ -192,15 +221,19 @@ def cheaper(run: Run) -> Measurement:
         passes[method] = seen[0] / 20
     for hook in hooks:
         hook.remove()
-    seconds = interleaved(run, {method: certify(method, n) for method in methods}, run.at(smoke=1, desk=5, full=3))
-    times = {method: seconds[method] / seconds["ours"] for method in methods}
+    times = interleaved(run, {method: certify(method, n) for method in methods}, run.at(smoke=1, desk=9, full=9))
+    seconds = times.medians()
     weights = sum(p.numel() for stage in encoder.stages() for p in stage), sum(p.numel() for p in network.parameters())
     labels = {"ours": "ours", "one_step": "one-step denoising", "multi_step": "40-step denoising"}
     return Measurement(
-        {**passes, "one_step_time": times["one_step"], "multi_step_time": times["multi_step"]},
+        {
+            **{method: exact(count) for method, count in passes.items()},
+            "one_step_time": times.ratio("one_step", "ours"),
+            "multi_step_time": times.ratio("multi_step", "ours"),
+        },
         table=Table(
             ["method", "passes for a draw", "microseconds for a draw", "time / ours"],
-            [[labels[m], passes[m], 1e6 * seconds[m] / n, times[m]] for m in methods],
+            [[labels[m], passes[m], 1e6 * seconds[m] / n, seconds[m] / seconds["ours"]] for m in methods],
         ),
         remark=f"The encoder has {weights[0]:,} weights, the denoiser {weights[1]:,}.",
     )
@@ -231,6 +264,7 @@ class SmallCNN(nn.Sequential):
 
 
 SELECTING, ALPHA, BATCH, SIGMA = 100, 0.001, 1000, 0.5  # what races certify with
+SETTINGS = f"{SELECTING} draws to select, failure probability {ALPHA}, batches of {BATCH} draws, one thread for both"
 Certifier = Callable[[Tensor], Any]  # of images, one after the other
 
 
@@ -239,32 +273,55 @@ def certifying_race(run: Run, peer: str, theirs: Callable[[nn.Module, int], Cert
 
     Returns the race, whose ratio is that of the smaller network, and whether both certify the same from one seed.
     """
-    n = run.at(smoke=200, desk=20_000, full=100_000)
     images = torch.rand(run.at(smoke=1, desk=3, full=20), 1, 28, 28, generator=run.torch_rng())
     with seeded(run.seed):
         networks: dict[str, nn.Module] = {
             "two convolutions": SmallCNN().eval(),
             "the encoder of r2": RRCMClassifier(RRCMConvNet(), 10, SIGMA).eval(),
         }
+    draws = run.at(smoke=(200, 200), desk=(20_000, 5000), full=(100_000, 100_000))
     rows: list[list[Any]] = []
+    found: list[Times] = []
     equal = True
-    for name, network in networks.items():
-
-        def ours(images: Tensor, network: nn.Module = network) -> Any:
-            smooth = Smooth(network, 10, SIGMA)
-            return [smooth.certify(x, SELECTING, n, ALPHA, BATCH) for x in images]
-
-        jobs = {"ours": partial(ours, images), "theirs": partial(theirs(network, n), images)}
-        found = []
+    for (name, network), n in zip(networks.items(), draws, strict=True):
+        jobs: dict[str, Callable[[], Any]] = {
+            "ours": partial(certified, network, n, images),
+            "theirs": partial(theirs(network, n), images),
+        }
+        results = []
         for job in jobs.values():
             torch.manual_seed(run.seed)
-            found.append(job())
-        equal = equal and np.array_equal(*found)
-        seconds = interleaved(run, jobs, run.at(smoke=1, desk=5, full=5))
-        each = [1e6 * seconds[side] / n / len(images) for side in jobs]
-        rows.append([name, *each, seconds["ours"] / seconds["theirs"]])
-    columns = ["network", "ours, microseconds for a draw", f"{peer}, microseconds for a draw", f"ours / {peer}"]
-    return Measurement(rows[0][-1], table=Table(columns, rows)), equal
+            results.append(job())
+        equal = equal and np.array_equal(*results)
+        jobs["network alone"] = partial(classes_of_noise, network, (SELECTING + n) * len(images))
+        found.append(interleaved(run, jobs, run.at(smoke=1, desk=9, full=9)))
+        medians = found[-1].medians()
+        rows.append(
+            [name, *(1e6 * medians[job] / n / len(images) for job in jobs), medians["ours"] / medians["theirs"]]
+        )
+    columns = ["network", *(f"{who}, microseconds for a draw" for who in ("ours", peer, "network and noise alone"))]
+    times = found[0]
+    race = Measurement(
+        times.ratio("ours", "theirs"),
+        table=Table([*columns, f"ours / {peer}"], rows),
+        settings=SETTINGS,
+        floor=times.ratio("network alone", "theirs").value,
+    )
+    return race, equal
+
+
+def certified(network: nn.Module, n: int, images: Tensor) -> list[tuple[int, float]]:
+    """Return our certificates of images, one after the other."""
+    smooth = Smooth(network, 10, SIGMA)
+    return [smooth.certify(x, SELECTING, n, ALPHA, BATCH) for x in images]
+
+
+@torch.inference_mode()
+def classes_of_noise(network: nn.Module, n: int) -> None:
+    """Draw noise and ask a network for its class, which both sides of a race must do."""
+    noise = torch.empty(BATCH, 1, 28, 28)
+    for done in range(0, n, BATCH):
+        network(noise[: n - done].normal_()).argmax(1)
 
 
 def load_reference() -> types.ModuleType:
@@ -343,22 +400,33 @@ def against_statsmodels(run: Run) -> Measurement:
     """Bound the probability of every count of several numbers of draws by both."""
     from statsmodels.stats.proportion import proportion_confint
 
-    repeats = run.at(smoke=1, desk=9, full=9)
     rows: list[list[Any]] = []
-    differences, ratios = [], []
+    apart, ratios, floors = [], [], []
     for n, images in ((1000, 10_000), (10_000, 10_000), (100_000, 10_000)):
         counts = run.rng().integers(0, n + 1, run.at(smoke=100, desk=images, full=images))
         jobs: dict[str, Callable[[], Any]] = {
             "ours": partial(lower_confidence_bound, counts, n, ALPHA),
             "statsmodels": partial(proportion_confint, counts, n, 2 * ALPHA, "beta"),
+            "quantiles alone": partial(lower_quantiles, np.unique(counts), n),
         }
-        seconds = interleaved(run, jobs, repeats)
-        differences.append(float(np.abs(jobs["ours"]() - np.nan_to_num(jobs["statsmodels"]()[0])).max()))
-        ratios.append(seconds["ours"] / seconds["statsmodels"])
-        rows.append([n, len(counts), *(1e3 * s for s in seconds.values()), ratios[-1], differences[-1]])
+        times = interleaved(run, jobs, run.at(smoke=1, desk=15, full=15))
+        possible = np.arange(0, n + 1, run.at(smoke=n // 100, desk=1, full=1))
+        bound, _ = proportion_confint(possible, n, 2 * ALPHA, "beta")
+        apart.append(float(np.abs(lower_confidence_bound(possible, n, ALPHA) - np.nan_to_num(bound)).max()))
+        ratios.append(times.ratio("ours", "statsmodels"))
+        floors.append(times.ratio("quantiles alone", "statsmodels").value)
+        rows.append(
+            [n, len(counts), *(1e3 * s for s in times.medians().values()), ratios[-1].value, floors[-1], apart[-1]]
+        )
+    columns = ["draws", "counts", "ours, ms", "statsmodels, ms", "quantiles of the different counts alone, ms"]
     return Measurement(
-        {"difference": max(differences), "time": max(ratios)},
-        table=Table(
-            ["draws", "counts", "ours, ms", "statsmodels, ms", "ours / statsmodels", "largest difference"], rows
-        ),
+        {"difference": exact(max(apart)), "time": greatest(ratios)},
+        table=Table([*columns, "ours / statsmodels", "floor", "largest difference, all counts"], rows),
+        settings="method 'beta' on the whole array, at twice the failure probability",
+        floor=max(floors),
     )
+
+
+def lower_quantiles(counts: np.ndarray, n: int) -> np.ndarray:
+    """Return the quantiles of the beta distribution that a lower bound of each count is."""
+    return betaincinv(np.maximum(counts, 1), n - counts + 1, ALPHA)

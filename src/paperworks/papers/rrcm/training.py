@@ -1,8 +1,6 @@
 """What the experiments train: encoders with each part of the loss or none, classifiers of few labels, certificates."""
 
-import sys
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -11,11 +9,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from paperworks.evidence import Run
-from paperworks.numerics import seeded, train, warmup_cosine
+from paperworks.numerics import seeded, warmup_cosine
 from paperworks.robustness import (
     CertificationResult,
     KarrasGrid,
-    NoiseConditionedEncoder,
     RRCMClassifier,
     RRCMConvNet,
     RRCMLoss,
@@ -23,18 +20,11 @@ from paperworks.robustness import (
     Smooth,
     finetune_step,
     layerwise_groups,
-    lower_confidence_bound,
     pretrain_encoder,
 )
-from paperworks.testbeds import Images, code_digest, fashion_mnist
+from paperworks.testbeds import fashion_mnist
 
 Arm = Literal["rrcm", "contrast", "scratch"]
-# What the code of a pretrained encoder is in: things that stand for the modules that define them.
-PRETRAINING = (
-    RRCMLoss, RRCMConvNet, NoiseConditionedEncoder, pretrain_encoder, ScaleSchedule, Images, train,
-    sys.modules[__name__],
-)  # fmt: skip
-
 RATE = 0.01  # of fine-tuning; of 0.001, 0.003 and 0.01 the best without pretraining, on test images not certified
 
 
@@ -84,10 +74,10 @@ def pretrained(run: Run, arm: Arm, seed: int) -> RRCMConvNet:
     if arm == "scratch":
         return network
 
-    def build(folder: Path) -> None:
+    def pretrain(network: RRCMConvNet) -> RRCMConvNet:
         scales = ScaleSchedule(s.steps, s.start, s.end)
         loss = RRCMLoss(scales, grid(s), consistency_weight=float(arm == "rrcm"))
-        averaged = pretrain_encoder(
+        return pretrain_encoder(
             network,
             fashion_mnist()[: s.unlabelled],
             loss,
@@ -98,11 +88,9 @@ def pretrained(run: Run, arm: Arm, seed: int) -> RRCMConvNet:
             random_state=seed,
             progress=lambda steps, label: run.progress(steps, label=f"{label} {seed}"),
         )
-        torch.save(averaged.state_dict(), folder / "weights.pt")
 
-    folder = run.cache("rrcm-encoder", build, **asdict(s), arm=arm, seed=seed, code=code_digest(*PRETRAINING))
-    network.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
-    return network
+    run.trained("rrcm-encoder", network, pretrain, **asdict(s), arm=arm, seed=seed)
+    return network.train().requires_grad_(True)  # to be fine-tuned
 
 
 def classifier(run: Run, arm: Arm, seed: int, sigma: float) -> RRCMClassifier:
@@ -129,7 +117,7 @@ def certificates(run: Run, arm: Arm, seed: int, sigma: float) -> CertificationRe
     s = settings(run)
     names = [field.name for field in fields(CertificationResult)]
 
-    def build(folder: Path) -> None:
+    def make() -> dict[str, np.ndarray]:
         x, labels = test_images(s)
         smooth = Smooth(classifier(run, arm, seed, sigma), 10, sigma, input_range=(-1.0, 1.0))
         parts = [
@@ -137,9 +125,6 @@ def certificates(run: Run, arm: Arm, seed: int, sigma: float) -> CertificationRe
             for a in run.progress(range(0, len(x), 50), label=f"certifying {seed}")
         ]
         whole = CertificationResult.concatenate(parts)
-        np.savez(folder / "certificates.npz", **{name: getattr(whole, name) for name in names})
+        return {name: getattr(whole, name) for name in names}
 
-    code = code_digest(*PRETRAINING, finetune_step, Smooth, lower_confidence_bound)
-    folder = run.cache("rrcm-certificates", build, **asdict(s), arm=arm, seed=seed, sigma=sigma, code=code)
-    with np.load(folder / "certificates.npz") as found:
-        return CertificationResult(**{name: found[name] for name in names})
+    return CertificationResult(**run.cached("rrcm-certificates", make, **asdict(s), arm=arm, seed=seed, sigma=sigma))

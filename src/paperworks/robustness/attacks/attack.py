@@ -96,7 +96,7 @@ class Attack(ABC):
     eps
         Greatest distance from the true observation.
     norm
-        Of the distance: infinity, 2 or 1.
+        Norm of the distance: infinity, 2 or 1.
     steps
         Number of gradients in each search.
     restarts

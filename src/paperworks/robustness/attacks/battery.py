@@ -31,9 +31,9 @@ class BatteryDispatchEnv(gymnasium.Env):
     carbon
         Emissions per kWh.
     weather
-        (hours, k).
+        Weather of each hour, of shape (hours, k).
     capacity
-        Of the battery in kWh.
+        Capacity of the battery in kWh.
     power
         Greatest power of the battery in kW.
     efficiency
@@ -196,7 +196,14 @@ class BatteryDispatchEnv(gymnasium.Env):
 
         Returns
         -------
-        observations, rewards, whether the episodes are over, and what was drawn from the grid, in kWh.
+        observations : ndarray
+            One row for each battery, of shape (batch, features).
+        rewards : ndarray
+            One for each battery, of shape (batch,).
+        over : bool
+            Whether the episodes are over, all at once.
+        consumption : ndarray
+            Energy drawn from the grid in the hour, in kWh, of shape (batch,).
         """
         share = actions if self.bins is None else np.asarray(actions) * (2 / (self.bins - 1)) - 1
         self._stored, energy = charge(self._stored, share, self.capacity, self.power, self.efficiency)
@@ -239,7 +246,10 @@ def charge(stored: Array, action: Array, capacity: float, power: float, efficien
 
     Returns
     -------
-    Energy stored afterwards, and what the battery drew from the building or gave to it (below 0), in kWh.
+    stored : ndarray or Tensor
+        Energy in the batteries afterwards, in kWh.
+    energy : ndarray or Tensor
+        What the batteries drew from the building or gave to it (below 0), in kWh.
 
     Examples
     --------
@@ -270,9 +280,10 @@ def kpis(
 
     Returns
     -------
-    ``cost``, ``energy`` and ``carbon`` of what was drawn from the grid; ``ramping``, the sum of changes from hour to
-    hour; ``daily_peak``, the mean of each day's greatest; and ``load_factor``, one less the mean over days of
-    mean / peak.
+    dict[str, ndarray]
+        ``cost``, ``energy`` and ``carbon`` of what was drawn from the grid; ``ramping``, the sum of changes from hour
+        to hour; ``daily_peak``, the mean of each day's greatest; and ``load_factor``, one less the mean over days of
+        mean / peak.
 
     Raises
     ------

@@ -32,7 +32,7 @@ class BifurcationLayer(nn.Module):
     slopes, intercepts
         ``m`` and ``b`` of the two logits of a continuous action; intercepts are ``(-threshold, threshold)`` by default.
     temperature
-        Of ``lse``.
+        Temperature of ``lse``.
 
     Raises
     ------

@@ -26,7 +26,7 @@ class Attacker:
     model
         What the attack differentiates, such as the `BifurcationLayer` of a policy.
     attack
-        The attack.
+        What makes the perturbations.
     schedule
         When it acts, and where to if its loss is targeted; every step by default.
 
@@ -90,7 +90,7 @@ class ObservationAttackWrapper(gymnasium.ObservationWrapper):
     policy
         What the attack differentiates, such as the `BifurcationLayer` of the agent's policy.
     attack
-        The attack.
+        What makes the perturbations.
     schedule
         When it acts; every step by default.
 
@@ -160,7 +160,7 @@ class Rollout:
     actions
         What was executed.
     consumption, rewards
-        Of each hour.
+        Values of each hour and battery: energy in kWh, and what the agent got for it.
     success
         Where the attack succeeded.
     hours
@@ -192,7 +192,7 @@ def rollout(
     Parameters
     ----------
     env
-        Of as many episodes as `starts`.
+        An environment of as many episodes as `starts`.
     policy
         From observations to what is executed.
     starts

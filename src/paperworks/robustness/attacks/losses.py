@@ -129,7 +129,8 @@ class GroupDifferenceLogitsLoss(_LogitsLoss):
     targeted
         Whether the reference is the group to reach.
     weights
-        Of the dimensions of a continuous action, none negative; a dimension of weight 0 doesn't count. Ones by default.
+        Weights of the dimensions of a continuous action, none negative; a dimension of weight 0 doesn't count. Ones by
+        default.
 
     Raises
     ------

@@ -20,7 +20,7 @@ class FeatureTestResult:
     Parameters
     ----------
     statistic, pvalue
-        Of each feature.
+        Statistic and p-value of each feature.
 
     Examples
     --------
@@ -44,7 +44,7 @@ class TwoSampleResult:
     Parameters
     ----------
     statistic, pvalue
-        Of the test.
+        Statistic and p-value of the test.
     null
         Statistics of the permuted samples.
 
@@ -169,7 +169,7 @@ def mmd_test(
     permutations
         Number of exchanges.
     bandwidth
-        Of the kernel ``exp(-|a - b|^2 / (2 h^2))``; the median distance of all samples by default.
+        Width of the kernel ``exp(-|a - b|^2 / (2 h^2))``; the median distance of all samples by default.
     random_state
         Seed of the exchanges.
 
@@ -230,7 +230,7 @@ def daily_samples(
     days
         How many; all in their order by default.
     hours
-        Of a day.
+        Number of hours of a day.
     random_state
         Seed of the choice.
 
@@ -353,7 +353,7 @@ def detection_rate(
     Parameters
     ----------
     pvalues
-        Of all repeats, or a function from the number of a repeat to its p-value.
+        The p-values of all repeats, or a function from the number of a repeat to its p-value.
     alpha
         Significance level, at or below which there is an alarm.
     n_repeats

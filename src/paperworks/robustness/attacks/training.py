@@ -53,15 +53,16 @@ def adversarial_training(
     smooth
         Whether to compare with the policy itself as it is in training.
     weight
-        Of perturbed observations.
+        Weight of perturbed observations.
     steps, batch_size, lr
-        Of Adam.
+        Number of steps, observations in each step, and step size of Adam.
     random_state
         Seed of the batches.
 
     Returns
     -------
-    The policy.
+    nn.Module
+        The policy itself, which was trained in place.
 
     Raises
     ------
@@ -154,7 +155,7 @@ class AdversaryEnv(gymnasium.Wrapper):
     mask
         True for features that may change; all by default. The adversary has an action for each of these.
     scale
-        Of a ``scaled`` action.
+        Size of a ``scaled`` action.
     drift
         Greatest distance from the previous observation.
     limit
@@ -246,7 +247,7 @@ class AdversaryObservations(gymnasium.ObservationWrapper):
     adversary
         An agent with ``predict(observation, deterministic=True)``, trained in an `AdversaryEnv`.
     mapping, mask, scale, drift
-        As there.
+        As in `AdversaryEnv`.
 
     Raises
     ------
@@ -346,7 +347,8 @@ def train_atla(
 
     Returns
     -------
-    The victim and the adversary.
+    tuple[Any, Any]
+        The victim and the adversary.
 
     Raises
     ------

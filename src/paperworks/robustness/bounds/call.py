@@ -13,8 +13,11 @@ from paperworks.robustness.bounds.perturbations import Perturbation
 from paperworks.robustness.bounds.values import Interval, LinearBounds
 
 _HELD = ("clean_mean", "clean_var")  # taken from the clean batch and held constant
-_MINUS_INFINITY = -1e9
-"""What stands for the minus infinity of attention masks: its exponential is 0 all the same, and 0 times it is 0."""
+
+
+def minus_infinity(dtype: torch.dtype) -> float:
+    """Return what stands for the minus infinity of attention masks: its exponential is 0 too, and 0 times it is 0."""
+    return max(-1e9, torch.finfo(dtype).min)
 
 
 class Call:
@@ -118,10 +121,9 @@ class Call:
     def constant(self, node: Node) -> Tensor:
         """Return the value of what is not perturbed, as a term of a sum: finite."""
         value = self.value(node)
-        if value.is_floating_point() and not torch.is_grad_enabled():
-            return value.clamp(min=_MINUS_INFINITY)
-        # A clamp of what is already finite costs a gradient its bits at the border alone.
-        return torch.where(value.isneginf(), _MINUS_INFINITY, value) if value.is_floating_point() else value
+        if not value.is_floating_point():
+            return value
+        return torch.where(value.isneginf(), minus_infinity(value.dtype), value)
 
     def bounds(self, node: Node) -> Interval:
         """Return the ends of a node."""

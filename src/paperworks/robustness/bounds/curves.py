@@ -183,11 +183,9 @@ class Curve:
             return chord if self.pieces[0].convex == above else _finite(self.df(self.touch(lower, upper)))
         middle = (lower + upper) / 2
         candidates = [chord, *(torch.full_like(chord, s) for s in self.slopes)]
-        if not self.pieces:
-            for kink in self.kinks:
-                at = torch.clamp(torch.full_like(lower, kink), lower, upper)
-                candidates += [self.chord(lower, at), self.chord(at, upper)]
-        else:
+        for at in self._kinks_inside(lower, upper):
+            candidates += [self.chord(lower, at), self.chord(at, upper)]
+        if self.pieces:
             with torch.no_grad():
                 touched = [
                     self._tangent(piece, end, lower, upper)

@@ -127,26 +127,29 @@ def absolute() -> Curve:
 
 
 def softplus(beta: float = 1.0, threshold: float = 20.0) -> Curve:
-    """log(1 + exp(beta x)) / beta; torch jumps to x where beta x > threshold."""
+    """log(1 + exp(beta x)) / beta, concave for a negative beta; torch jumps to x where beta x > threshold."""
     return Curve(
         lambda x: functional.softplus(x, beta, threshold),
         lambda x: torch.sigmoid(beta * x),
-        [Piece(True, lambda k: (k.clamp(0, 1).log() - torch.log1p(-k.clamp(0, 1))) / beta)],
+        [Piece(beta > 0, lambda k: (k.clamp(0, 1).log() - torch.log1p(-k.clamp(0, 1))) / beta)],
         increasing=True,
-        slack=math.exp(-threshold) / beta,
+        slack=math.exp(-threshold) / abs(beta),
     )
 
 
 def elu(alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Curve:
-    """ELU, SELU and CELU: an exponential left of 0, a line right of it."""
+    """ELU, SELU and CELU: an exponential left of 0, a line right of it. Of some signs it falls or is concave."""
     steep = scale * alpha * input_scale
+    pieces = [
+        Piece(steep * input_scale > 0, lambda k: ((k / steep).clamp(min=0).log() / input_scale).clamp(max=0), end=0.0)
+    ]
     return Curve(
         lambda x: torch.where(x > 0, scale * x, scale * alpha * torch.expm1(input_scale * x.clamp(max=0))),
         lambda x: torch.where(x > 0, scale, steep * (input_scale * x.clamp(max=0)).exp()),
-        [Piece(True, lambda k: (k.clamp(min=0) / steep).log().clamp(max=0) / input_scale, end=0.0)],
+        pieces if steep else [],  # else all that is left of 0 is 0
         kinks=[0.0],
-        increasing=True,
-        slopes=[scale],
+        increasing=steep >= 0 and scale >= 0,
+        slopes=[scale] if steep else [scale, 0.0],
     )
 
 
@@ -249,30 +252,54 @@ def mish() -> Curve:
 
 
 class PeriodicCurve(Curve):
-    """A sine or cosine: the pieces of two periods, onto which every interval is moved."""
+    """A sine or cosine: the pieces of two periods, onto which every interval is moved in double precision.
+
+    Far from 0, where a line's own rounding would count, lines are constant.
+    """
 
     def _moved(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return moved intervals cut off after a period, by how much they moved, and which were cut."""
-        by = (lower / (2 * math.pi)).detach().floor() * (2 * math.pi)
-        wide = upper - lower >= 2 * math.pi
-        return lower - by, torch.where(wide, lower + 2 * math.pi, upper) - by, by, wide
+        """Return moved intervals cut off after a period, by how much they moved, and which span a period."""
+        low, high = lower.double(), upper.double()
+        by = (low / (2 * math.pi)).detach().floor() * (2 * math.pi)
+        wide = high - low >= 2 * math.pi
+        return low - by, torch.where(wide, low + 2 * math.pi, high) - by, by, wide
+
+    def _far(self, lower: Tensor, upper: Tensor) -> Tensor:
+        return torch.maximum(lower.abs(), upper.abs()) * torch.finfo(lower.dtype).eps > 1e-3
 
     def image(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the least and greatest values on intervals."""
-        low, high, _, _ = self._moved(lower, upper)
-        return super().image(low, high)
+        """Return the least and greatest values on intervals, and a margin for the rounding of what is moved."""
+        low, high, by, wide = self._moved(lower, upper)
+        flat = torch.zeros_like(low)
+        margin = 4 * torch.finfo(torch.float64).eps * by.abs() + torch.finfo(lower.dtype).eps
+        least = Curve.intercept(self, flat, low, high, False) - margin
+        greatest = Curve.intercept(self, flat, low, high, True) + margin
+        least, greatest = torch.where(wide, -1.0, least), torch.where(wide, 1.0, greatest)
+        return least.clamp(min=-1.0).to(lower), greatest.clamp(max=1.0).to(lower)
 
     def intercept(self, slope: Tensor, lower: Tensor, upper: Tensor, above: bool) -> Tensor:
-        """Return the greatest or least value of f(x) - slope x; a bound of it on more than a period."""
+        """Return the greatest or least value of f(x) - slope x; a bound of it on more than a period, and far from 0."""
         low, high, by, wide = self._moved(lower, upper)
-        found = super().intercept(slope, low, high, above) - slope * by
-        ends = torch.stack([-slope * lower, -slope * upper])
-        return torch.where(wide, 1 + ends.amax(0) if above else ends.amin(0) - 1, found)
+        steep, sign = slope.double(), 1.0 if above else -1.0
+        reach = torch.maximum(lower.abs(), upper.abs()).double()
+        margin = 4 * torch.finfo(lower.dtype).eps * (steep * reach).abs() + 1e-15 * reach
+        found = Curve.intercept(self, steep, low, high, above) - steep * by + sign * margin
+        ends = torch.stack([-steep * lower, -steep * upper])
+        least, greatest = self.image(lower, upper)
+        apart = greatest + ends.amax(0) + margin if above else least + ends.amin(0) - margin
+        return torch.where(wide | self._far(lower, upper), apart, found).to(lower)
 
     def slope(self, lower: Tensor, upper: Tensor, chord: Tensor, above: bool) -> Tensor:
-        """Return the best slope, 0 on more than a period."""
+        """Return the best slope, 0 on more than a period and far from 0."""
         low, high, _, wide = self._moved(lower, upper)
-        return torch.where(wide, 0.0, super().slope(low, high, chord, above))
+        found = super().slope(low, high, chord.double(), above).to(lower)
+        return torch.where(wide | self._far(lower, upper), 0.0, found)
+
+    def slope_range(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the least and greatest slopes worth trying, 0 alone where lines are constant."""
+        least, greatest = super().slope_range(lower, upper)
+        flat = self._far(lower, upper)
+        return torch.where(flat, 0.0, least), torch.where(flat, 0.0, greatest)
 
 
 def sine() -> Curve:

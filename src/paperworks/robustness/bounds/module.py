@@ -159,9 +159,10 @@ class BoundedModule(nn.Module):
 
         Returns
         -------
-        Lower and upper bounds, (batch, \*output) or (batch, specs), None for a side not asked for. With `return_A`, a
-        third: for each root by name (``"input_0"``, or the parameter's), the tuple of lower coefficients (batch, specs,
-        \*root), lower constants (batch, specs), and the same two above.
+        tuple
+            Lower and upper bounds, (batch, \*output) or (batch, specs), None for a side not asked for. With
+            `return_A`, a third: for each root by name (``"input_0"``, or the parameter's), the tuple of lower
+            coefficients (batch, specs, \*root), lower constants (batch, specs), and the same two above.
 
         Raises
         ------

@@ -1,5 +1,6 @@
 """The rules of ATen's operators."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from paperworks.robustness.bounds import functions
 from paperworks.robustness.bounds.bilinear import ConvolutionRule, MatmulRule, MultiplyRule
-from paperworks.robustness.bounds.call import Call
+from paperworks.robustness.bounds.call import Call, minus_infinity
 from paperworks.robustness.bounds.curves import Curve, Lines
 from paperworks.robustness.bounds.elementwise import ElementwiseRule, ReLURule
 from paperworks.robustness.bounds.graph import Node
@@ -227,7 +228,8 @@ class MaskedFillRule(LinearRule):
         number = node.args[2]
         if isinstance(number, Node):
             number = call.constant(number).reshape(())
-        return torch.where(mask, max(number, -1e9) if constants else 0.0, x)
+        number = minus_infinity(x.dtype) if number == -math.inf else number
+        return torch.where(mask, number if constants else 0.0, x)
 
     def value(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         """Return the filled value."""

@@ -67,7 +67,7 @@ class SmoothedScheduler(LinearScheduler):
     mid
         At which share of the length it becomes linear.
     beta
-        The power.
+        Power of the smooth part.
 
     Examples
     --------

@@ -30,7 +30,7 @@ class Oracle:
         ``mean``: the largest mean probability; ``majority``: the most votes, ties by mean probability; ``unanimous``:
         all must say the same, and without that there is no label.
     weights
-        Of the models in means and votes; equal by default.
+        Weights of the models in means and votes; equal by default.
 
     Raises
     ------
@@ -175,7 +175,7 @@ class ZeroShotClassifier(nn.Module):
         (classes, features), or (classes, prompts, features) of several descriptions such as "a photo of a {class}",
         whose directions are averaged.
     scale
-        Of the cosines that are the logits; 100 is CLIP's.
+        Scale of the cosines that are the logits; 100 is CLIP's.
 
     Raises
     ------

@@ -42,13 +42,13 @@ def learn_sparse_mask(
     penalty
         Weight of the mask's sum in the first step.
     steps, lr, batch_size
-        Of Adam: number of steps, step size, and images in each step.
+        Settings of Adam: number of steps, step size, and images in each step.
     random_state
         Seed of the batches.
 
     Returns
     -------
-    mask
+    Tensor
         True for the latents that may move; `OracleConstrainedPerturber` takes it.
 
     Raises

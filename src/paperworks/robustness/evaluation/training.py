@@ -93,7 +93,7 @@ class FMRAugmenter:
     perturber
         Makes the images, which keep their labels as the judges see them.
     every
-        Of how many steps one is augmented, the first of them.
+        Out of how many steps one is augmented, the first of them.
     mix
         Fraction of that batch which is replaced.
     random_state

@@ -18,7 +18,7 @@ class VQVAE(nn.Module):
     Parameters
     ----------
     channels
-        Of the images.
+        Number of channels of the images.
     width
         Channels of the hidden layers.
     codes, dim
@@ -84,7 +84,7 @@ class VQGenerator(ImageGenerator):
     encoder
         From images to latents (batch, dim, height, width).
     codebook
-        (codes, dim).
+        The codes in rows, of shape (codes, dim).
     decoder
         From quantised latents to images.
 

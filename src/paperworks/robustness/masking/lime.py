@@ -61,7 +61,7 @@ class LayerMaskLimeImageExplainer:
     Parameters
     ----------
     kernel_width
-        Of the kernel that weighs samples, on cosine distances.
+        Width of the kernel that weighs samples, on cosine distances.
     kernel
         ``kernel(distances, kernel_width)``; ``sqrt(exp(-d^2 / width^2))`` by default.
     random_state
@@ -134,11 +134,11 @@ class LayerMaskLimeImageExplainer:
         segmentation_fn
             From the image to its superpixels, numbered in any way; quickshift with LIME's settings by default.
         distance_metric
-            Of scikit-learn, between samples and the one that hides nothing.
+            Name of a distance of scikit-learn, between samples and the one that hides nothing.
         model_regressor
             A scikit-learn regressor with `coef_`; ``Ridge(alpha=1)`` by default.
         random_seed
-            Of the segmentation by default; drawn if not given.
+            Seed of the segmentation by default; drawn if not given.
 
         Returns
         -------

@@ -50,15 +50,15 @@ def missingness_curves(
     saliency
         A map for each image, needed for an order by it.
     similarity
-        Of classes to each other, such as WordNet's, for one more curve.
+        Similarity of classes to each other, such as WordNet's, for one more curve.
     random_state
-        Of the random order, which is thus the same for every method.
+        Seed of the random order, which is thus the same for every method.
     batch_size
         Images in one call of the model.
 
     Returns
     -------
-    curves
+    dict[str, ndarray]
         For each fraction ``accuracy``; ``unchanged``, the share of predictions that are the same as without removal;
         ``entropy`` of the distribution of predicted classes over the images, in nats; ``similarity`` of the prediction
         to the label if asked for; and each one's mean over fractions, ``accuracy_auc`` and so on; and ``fraction``.
@@ -185,7 +185,7 @@ def shape_bias(
 
     Returns
     -------
-    accuracies
+    dict[str, float]
         ``object``, with the object removed; ``broken``, with the `broken_mask` removed instead; ``gap``, their
         difference; and ``ratio``, object / broken, infinite if nothing is right with broken holes.
 
@@ -224,7 +224,7 @@ def segment_alignment(
     Parameters
     ----------
     weights
-        Of the segments, by number.
+        Weights of the segments, by number.
     segments
         The number of each pixel's segment.
     objects
@@ -322,7 +322,7 @@ def linearity(
 
     Returns
     -------
-    comparison
+    dict[str, float]
         Means over images of ``cosine`` and of ``distance``, the norm of the difference relative to the features of all.
 
     Raises

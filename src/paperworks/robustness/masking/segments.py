@@ -19,9 +19,9 @@ def grid_segments(height: int, width: int, side: int = 16) -> Int64[Tensor, "hei
     Parameters
     ----------
     height, width
-        Of the image, in pixels.
+        Sides of the image, in pixels.
     side
-        Of a square; those at the right and the bottom may be cut.
+        Side of a square; those at the right and the bottom may be cut.
 
     Returns
     -------

@@ -59,7 +59,7 @@ class MaskedTensor2d(Tensor):
     x
         Images or feature maps.
     mask
-        Of zeros and ones or truth values: 1 where kept. The official code's masks are the opposite.
+        What is seen, made of zeros and ones or truth values: 1 where kept. The official code's masks are the opposite.
     padding
         What convolutions see of hidden places: ``neighbor``, means of neighbours in a thin band, the method;
         ``zero``, zeros; ``partial``, zeros with the output divided by the kept share of the window.

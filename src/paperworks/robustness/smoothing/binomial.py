@@ -23,8 +23,8 @@ def lower_confidence_bound(count: Counts, n: int, alpha: float = 0.001) -> Float
 
     Returns
     -------
-    bound
-        Of the shape of `count`: the quantile `alpha` of the beta distribution with parameters ``count`` and
+    ndarray
+        The bound, of the shape of `count`: the quantile `alpha` of the beta distribution with parameters ``count`` and
         ``n - count + 1``; 0 without successes, and ``alpha**(1/n)`` where all draws are.
 
     Raises

@@ -178,12 +178,12 @@ class Smooth:
         batch_size
             Draws in one call of the base classifier.
         generator
-            Of the noise, on the device of `x`; by default torch's own, as `torch.manual_seed` sets it.
+            Source of the noise, on the device of `x`; by default torch's own, as `torch.manual_seed` sets it.
 
         Returns
         -------
-        prediction, radius
-            `ABSTAIN` and 0 where the probability of the class isn't surely above one half.
+        tuple[int, float]
+            The class and its radius; `ABSTAIN` and 0 where the probability of the class isn't surely above one half.
 
         Raises
         ------
@@ -262,11 +262,11 @@ class Smooth:
         Parameters
         ----------
         x
-            The images.
+            Images of shape (batch, channels, height, width).
         n0, n, alpha, batch_size
             As in `certify`; `alpha` is for each image.
         random_state
-            Of all noise.
+            Seed of all noise.
         first
             Number of the first image, where `x` is a part of a data set.
         labels
@@ -279,7 +279,7 @@ class Smooth:
 
         Returns
         -------
-        result
+        CertificationResult
             One certificate for each image.
 
         Raises

@@ -70,7 +70,7 @@ class RRCMLoss:
     tau
         Temperature of both parts.
     consistency_weight
-        Of the second part; 0 leaves contrastive learning alone. Default 1, of the paper.
+        Weight of the second part; 0 leaves contrastive learning alone. Default 1, of the paper.
 
     Raises
     ------
@@ -192,7 +192,7 @@ def consistency_regularizer(
     Parameters
     ----------
     logits
-        Of noisy copies of each image; of a single copy, ``default`` leaves the entropy alone.
+        Logits of noisy copies of each image; of a single copy, ``default`` leaves the entropy alone.
     lam
         Weight of the disagreement. The paper takes 10 at sigma 0.25, and 20 above.
     eta

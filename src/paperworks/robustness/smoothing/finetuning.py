@@ -171,11 +171,11 @@ def finetune_step(
     copies
         Noisy copies of each image. With 1 the loss is cross-entropy plus `eta` times the entropy of predictions.
     generator
-        Of the noise, on the device of `x`.
+        Source of the noise, on the device of `x`.
 
     Returns
     -------
-    terms
+    dict[str, Tensor]
         ``loss``, and its parts ``cross_entropy`` and ``consistency``.
 
     Raises

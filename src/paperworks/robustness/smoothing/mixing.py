@@ -38,11 +38,11 @@ def mix_images(
     label_smoothing
         Share of each label that is spread over all classes. The paper takes 0.1 at sigma 0.25.
     generator
-        Of the draws, on the processor.
+        Source of the draws, on the processor.
 
     Returns
     -------
-    mixed, shares
+    tuple[Tensor, Tensor]
         Images, and shares of classes for `finetune_step`.
 
     Raises

@@ -47,7 +47,7 @@ def random_views(
     flip
         Whether images are mirrored.
     generator
-        Of the crops, on the device of `x`.
+        Source of the crops, on the device of `x`.
 
     Returns
     -------
@@ -144,17 +144,17 @@ def pretrain_encoder(
     target_decay
         How slowly the target follows; that of the paper by default.
     decay
-        Of the moving average that is returned; less in the first steps.
+        Decay of the moving average that is returned; less in the first steps.
     scale
-        Of `random_views`.
+        As `scale` of `random_views`.
     random_state
-        Of images, views, noise and noise levels.
+        Seed of images, views, noise and noise levels.
     progress
         Wraps the range of steps.
 
     Returns
     -------
-    averaged
+    NoiseConditionedEncoder
         The moving average of the encoder, in evaluation mode and ready to be fine-tuned.
 
     Raises

@@ -1,0 +1,156 @@
+"""Every exported scikit-learn estimator: scikit-learn's own checks, and those for one that needs to be told more."""
+
+import inspect
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.base import BaseEstimator, clone
+from sklearn.linear_model import LinearRegression
+from sklearn.utils.estimator_checks import check_estimator
+
+from conformance.discovery import Export
+from conformance.suite import CAUGHT, Subject, Suite, arguments
+from paperworks.inference import CausalGraph, WorstCaseRisk
+
+pytestmark = pytest.mark.usefixtures("untyped")
+
+RNG = np.random.default_rng(0)
+Y, U, V = RNG.normal(size=(3, 60))
+X = np.column_stack([Y + U, 2 * Y + U + V])  # the variables of the graph but its target, in their order
+VALUES = {"graph": lambda: CausalGraph.from_edges([("Y", "M"), ("Y", "S"), ("M", "S"), ("E", "M")])}
+# What makes a fit quick; it is no part of any contract.
+QUICK = {
+    "max_iter": 3,
+    "worst_case": WorstCaseRisk(steps=2, restarts=1),
+    "regressor": LinearRegression(),
+    "mechanism": LinearRegression(),
+    "k": 1,
+    "n_features": 8,
+}
+PREDICTIONS = ("predict", "transform", "score_samples")
+
+
+def made(subject: Subject, **options: Any) -> BaseEstimator:
+    thing = subject.export.thing
+    names = inspect.signature(thing).parameters
+    quick = {name: value for name, value in {**QUICK, **options}.items() if name in names}
+    return thing(**arguments(thing, VALUES, {**quick, **subject.options}))
+
+
+def target(subject: Subject) -> np.ndarray:
+    """Classes for one that selects or classifies, numbers for others."""
+    return (Y > 0).astype(int) if hasattr(subject.export.thing, "get_support") else Y
+
+
+def predictions(model: BaseEstimator, X: np.ndarray) -> np.ndarray:
+    method = next((name for name in PREDICTIONS if hasattr(model, name)), None)
+    if method is None:
+        pytest.fail(f"{model} has none of {PREDICTIONS}: tell this suite what it predicts by")
+    return np.asarray(getattr(model, method)(X))
+
+
+SUITE = Suite("estimator")
+
+
+@SUITE.check
+def scikit_learns_checks_pass(subject):
+    try:
+        model = subject.export.thing()
+    except TypeError:
+        return  # needs to be told more, which those checks can't
+    names = set(inspect.signature(subject.export.thing).parameters)
+    model.set_params(**{name: value for name, value in QUICK.items() if name in names & {"max_iter"}})
+    check_estimator(model)
+
+
+@SUITE.check
+def parameters_are_kept_and_cloned(subject):
+    model = made(subject)
+    again = clone(model)
+    assert repr(again) == repr(model)
+    assert again.get_params(deep=False).keys() == inspect.signature(subject.export.thing).parameters.keys()
+
+
+@SUITE.check
+def a_fit_leaves_its_input_and_parameters_alone(subject):
+    x, y = X.copy(), target(subject).copy()
+    model = made(subject)
+    before = repr(model.get_params())
+    assert model.fit(x, y) is model
+    predictions(model, x)
+    assert np.array_equal(x, X)
+    assert np.array_equal(y, target(subject))
+    assert repr(model.get_params()) == before
+    fitted = [name for name in vars(model) if name.endswith("_") and not name.startswith("_")]
+    assert fitted
+
+
+@SUITE.check
+def bad_data_are_refused(subject):
+    broken = X.copy()
+    broken[0, 0] = np.nan
+    for bad in (broken, X[0], X[:0]):
+        with pytest.raises(ValueError):  # noqa: PT011 - in scikit-learn's words or ours
+            made(subject).fit(bad, target(subject))
+    model = made(subject).fit(X, target(subject))
+    for bad in (broken, np.column_stack([X, X])):
+        with pytest.raises(ValueError, match=r"NaN|feature|column|variable"):
+            predictions(model, bad)
+
+
+@SUITE.check
+def it_has_to_be_fitted_first(subject):
+    with pytest.raises(Exception, match="not fitted"):
+        predictions(made(subject), X)
+
+
+@SUITE.check
+def seeds_repeat(subject):
+    first, second = (predictions(made(subject, random_state=0).fit(X, target(subject)), X) for _ in range(2))
+    assert np.array_equal(first, second)
+
+
+@SUITE.check
+def a_batch_is_its_rows(subject):
+    model = made(subject, random_state=0).fit(X, target(subject))
+    rows = np.concatenate([predictions(model, row[None]) for row in X[:8]])
+    np.testing.assert_allclose(predictions(model, X[:8]), rows, rtol=1e-9, atol=1e-9)
+
+
+@SUITE.check
+def it_can_be_pickled(subject):
+    model = made(subject, random_state=0).fit(X, target(subject))
+    assert np.array_equal(predictions(pickle.loads(pickle.dumps(model)), X), predictions(model, X))
+
+
+@pytest.mark.parametrize(("check", "subject"), SUITE.cases())
+@pytest.mark.filterwarnings("ignore")
+def test_it_keeps_the_contract_of_estimators(check, subject):
+    check(subject)
+
+
+class Careless(BaseEstimator):
+    """An estimator that breaks each rule."""
+
+    def __init__(self, lr=1.0):
+        self.rate = lr
+
+    def fit(self, X, y):
+        X += np.random.random()  # noqa: NPY002
+        self.forget = lambda: None
+
+    def predict(self, X):
+        return X.mean() + np.random.random(len(X))  # noqa: NPY002
+
+
+@pytest.mark.parametrize("check", SUITE.checks, ids=lambda check: check.__name__)
+@pytest.mark.filterwarnings("ignore")
+def test_each_check_catches_a_careless_estimator(check):
+    before = X.copy()
+    try:
+        with pytest.raises(CAUGHT):
+            check(Subject(Export("inference", "Careless", Careless)))
+    finally:
+        X[:] = before
