@@ -71,7 +71,7 @@ class Interpolant:
         f: float = 10.0,
         gaussian_base: bool | None = None,
     ) -> None:
-        self._made_of = (path, gamma, {"a": a, "f": f, "gaussian_base": gaussian_base})
+        self._made_of: tuple[Any, Any, dict[str, Any]] = (path, gamma, {"a": a, "f": f, "gaussian_base": gaussian_base})
         name = path if isinstance(path, str) else ""
         if (isinstance(path, Path) and path.one_sided) or name.startswith("one_sided"):
             if gamma is not None:
