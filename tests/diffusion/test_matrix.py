@@ -40,10 +40,9 @@ OPTIONS = {
     "odeint_dpm": {"steps": 40},
     "DPMSolver": {"steps": 60, "skip_type": "logSNR"},
     "PNDMSampler": {"steps": 120},
-    "ddim_invert": {"steps": 1000},
 }
 RHO = {"time": "rho", "variable_step": True}  # where noise levels grow fast in t
-TOLERANCES = {"EDICTSampler": 0.25, "BDIASampler": 0.03, "PNDMSampler": 0.03, "ddim_invert": 0.1}
+TOLERANCES = {"EDICTSampler": 0.25, "BDIASampler": 0.03, "PNDMSampler": 0.03, "ddim_invert": 0.04}
 SAMPLERS = {export.name: export.thing for export in of_kind("sampler") if asks_for(export, "model_fn", "schedule")}
 
 
@@ -148,7 +147,7 @@ def test_a_quantised_network_goes_anywhere(sampler, name, prediction_type, untyp
         pytest.skip("a reversible step damps nothing, and rounded noise is multiplied by sigma = 80")
     schedule, (exact, quantised) = SCHEDULES[name], exact_and_quantised(name, prediction_type)
     x, _ = problem(sampler, schedule, name, reach=1, points=5)
-    fewer = 6 if sampler in ("DPMSolver", "PNDMSampler", "ddim_invert") else 2
+    fewer = 6 if sampler in ("DPMSolver", "PNDMSampler") else 2
     found, expected = (solve(sampler, model_fn, schedule, x, name, fewer) for model_fn in (quantised, exact))
     scale = schedule.sigma(schedule.t_max) if "invert" in sampler else 1
     assert 0 < (found - expected).abs().max().item() < 0.01 * scale

@@ -95,7 +95,7 @@ class Interpolant:
 
     def __reduce__(self) -> tuple[Any, ...]:
         path, gamma, options = self._made_of  # functions of time made from names can't be pickled, names can
-        return functools.partial(Interpolant, **options), (path, gamma)  # type: ignore[arg-type]
+        return functools.partial(Interpolant, **options), (path, gamma)
 
     def __repr__(self) -> str:
         return f"Interpolant({self.name!r})"
