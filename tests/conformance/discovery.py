@@ -52,6 +52,11 @@ def parameters(thing: Any) -> list[str]:
         return []
 
 
+def asks_for(export: Export, *names: str) -> bool:
+    """Whether a thing takes arguments of these names."""
+    return set(names) <= set(parameters(export.thing))
+
+
 def returned(function: Any) -> Any:
     """What a function says it returns, as a class where it is one."""
     return inspect.signature(function).return_annotation if callable(function) else None

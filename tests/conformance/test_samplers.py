@@ -28,7 +28,7 @@ from paperworks.diffusion import (
 pytestmark = pytest.mark.usefixtures("untyped")
 
 STEPS = 6
-STATES = ("x", "x_T")
+STATES = ("x", "x_T", "z0")
 X = torch.linspace(-1.5, 1.5, 12, dtype=torch.float64).reshape(4, 3)
 
 
@@ -53,10 +53,11 @@ class Run:
 
     def __init__(self, subject: Subject, model: nn.Module | None = None) -> None:
         self.thing, self.options = subject.export.thing, dict(subject.options)
+        calls = self.options.pop("calls", "sample")
         self.model = model or Model()
         if inspect.isclass(self.thing):
             self.object = self.thing(**arguments(self.thing, self.values(), self.options))
-            self.function = self.object.forward if isinstance(self.object, nn.Module) else self.object.sample
+            self.function = self.object.forward if isinstance(self.object, nn.Module) else getattr(self.object, calls)
         else:
             self.object, self.function = None, self.thing
         self.state = next(name for name in parameters(self.function) if name in STATES)
@@ -110,7 +111,8 @@ def subjects(export: Export) -> list[Subject]:
     thing = export.thing
     functions = [thing, thing.sample] if hasattr(thing, "sample") else [thing]
     found = []
-    for options in variants(*functions):
+    inverses = [{"calls": name} for name in ("invert", "inverse") if hasattr(thing, name)]
+    for options in (*variants(*functions), *inverses):
         try:
             Run(Subject(export, options)).sample(X)
         except ValueError:  # an option that alone doesn't go with the others
@@ -280,7 +282,7 @@ def it_can_be_copied_and_pickled(subject):
         return
     for other in (copy.deepcopy(run.object), pickle.loads(pickle.dumps(run.object))):
         before = run.sample(X)
-        run.function = other.forward if isinstance(other, nn.Module) else other.sample
+        run.function = getattr(other, run.function.__name__)
         assert torch.equal(run.sample(X), before)
 
 

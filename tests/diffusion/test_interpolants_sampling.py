@@ -150,24 +150,6 @@ def test_frozen_denoisers_follow_the_flow(path):
     assert 1.7 < float(errors[0] / errors[1]) < 2.3
 
 
-def test_a_callback_sees_every_step():
-    seen = []
-    sampler = SDESampler(exact_on_a_line().fields(), method="euler")
-    result = sampler.sample(grid(), 4, generator=rng(), callback=seen.append, return_trajectory=True)
-    assert [step.index for step in seen] == [0, 1, 2, 3]
-    assert [step.t for step in seen] == list(result.times[1:])
-    assert len(result.trajectory) == 5
-    assert torch.equal(result.trajectory[0], grid())
-
-
-def test_samples_keep_their_shape_and_dtype():
-    fields = Fields(Interpolant("linear"), b=lambda x, t: x, s=lambda x, t: -x)
-    x = torch.randn(2, 1, 4, 4)
-    for result in (ODESampler(fields).sample(x, 2), SDESampler(fields).sample(x, 2, generator=rng())):
-        assert result.sample.shape == x.shape
-        assert result.sample.dtype == x.dtype
-
-
 # Likelihood
 
 

@@ -171,14 +171,6 @@ def test_trajectory_and_callback_see_every_step():
     assert worst(torch.stack(back.trajectory[::-1]), torch.stack(list(result.trajectory))) <= 1e-12
 
 
-def test_the_noise_given_is_left_as_it_is():
-    noise = NOISE.clone()
-    BDIASampler(MIXTURE.model(VP), VP).sample(noise, 5)
-    EDICTSampler(MIXTURE.model(VP), VP).sample(noise, 5)
-    ddim_invert(MIXTURE.model(VP), VP, noise, 5)
-    assert torch.equal(noise, NOISE)
-
-
 def drive(scheduler, model_fn, x, begin=0):
     if begin:
         scheduler.set_begin_index(begin)

@@ -5,7 +5,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.base import clone
 
 from paperworks.diffusion import (
     GaussianPerturbation,
@@ -256,13 +255,6 @@ def test_the_perturbation_can_be_chosen():
         latent_dim=1, perturbation="anneal", resample=True, max_iter=5, t=1, random_state=0
     ).fit(circle(100))
     assert once.perturbation_ == pytest.approx(100**-0.25)
-
-
-def test_it_is_a_scikit_learn_estimator():
-    estimator = SingularDistributionEstimator(latent_dim=1, max_iter=3)
-    assert clone(estimator).get_params() == estimator.get_params()
-    with pytest.raises(ValueError, match="features"):
-        estimator.fit(circle(20)).score(np.zeros((3, 5)))
 
 
 def test_the_perturbation_layer_is_for_training_only():

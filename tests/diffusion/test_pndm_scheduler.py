@@ -200,21 +200,6 @@ def test_inside_a_diffusers_pipeline(skip_prk_steps):
     assert np.allclose(*images, atol=1e-5)
 
 
-def test_gradients_flow_through_a_step():
-    scheduler = PNDMScheduler()
-    scheduler.set_timesteps(4)
-    x = X_T.clone().requires_grad_()
-    scheduler.step(0.5 * x, scheduler.timesteps[0], x).prev_sample.sum().backward()
-    assert torch.isfinite(x.grad).all()
-
-
-def test_tuple_output():
-    scheduler = PNDMScheduler()
-    scheduler.set_timesteps(4)
-    (previous,) = scheduler.step(X_T, 750, X_T, return_dict=False)
-    assert previous.shape == X_T.shape
-
-
 def test_v_prediction_through_the_model_wrapper_is_the_same_method():
     schedule = NoiseScheduleVP.discrete(betas=training_betas(1000, 1e-4, 2e-2, "linear"))
     wrapped = wrap_model(lambda x, n: network(x, n[0].round()), schedule, "v")

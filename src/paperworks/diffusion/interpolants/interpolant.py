@@ -71,7 +71,7 @@ class Interpolant:
         f: float = 10.0,
         gaussian_base: bool | None = None,
     ) -> None:
-        self._made_of = (path, gamma, {"a": a, "f": f, "gaussian_base": gaussian_base})
+        self._made_of: tuple[Any, Any, dict[str, Any]] = (path, gamma, {"a": a, "f": f, "gaussian_base": gaussian_base})
         name = path if isinstance(path, str) else ""
         if (isinstance(path, Path) and path.one_sided) or name.startswith("one_sided"):
             if gamma is not None:
@@ -95,7 +95,7 @@ class Interpolant:
 
     def __reduce__(self) -> tuple[Any, ...]:
         path, gamma, options = self._made_of  # functions of time made from names can't be pickled, names can
-        return functools.partial(Interpolant, **options), (path, gamma)  # type: ignore[arg-type]
+        return functools.partial(Interpolant, **options), (path, gamma)
 
     def __repr__(self) -> str:
         return f"Interpolant({self.name!r})"

@@ -1,5 +1,6 @@
 """The perturbed maximum likelihood estimator as a scikit-learn estimator."""
 
+import copy
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -257,24 +258,25 @@ class SingularDistributionEstimator(BaseEstimator):
         """
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float32, reset=False)
-        scaled = (torch.from_numpy(np.ascontiguousarray(X)) - self.mean_) / self.scale_
+        scaled = ((torch.from_numpy(np.ascontiguousarray(X)) - self.mean_) / self.scale_).double()
+        # In double precision, where rounding doesn't show how many rows a matrix product had.
+        decoder, encoder = (copy.deepcopy(network).double() for network in (self.decoder_, self.encoder_))
         exact = self.likelihood == "quadrature"
-        generator = torch.Generator().manual_seed(0)
         with torch.no_grad():
             found = [
                 log_marginal(
                     part,
-                    self.decoder_,
+                    decoder,
                     self.sigma_,
                     "quadrature" if exact else "importance",
                     latent_dim=self.latent_dim,
-                    encoder=self.encoder_,
+                    encoder=encoder,
                     latent=self.latent,
-                    generator=generator,
+                    generator=torch.Generator().manual_seed(0),  # the same draws for every row, whatever its batch
                 )
                 for part in scaled.split(256)
             ]
-        return torch.cat(found).double().numpy() - X.shape[1] * math.log(self.scale_)
+        return torch.cat(found).numpy() - X.shape[1] * math.log(self.scale_)
 
     def score(self, X: Any, y: None = None) -> float:
         """Return the mean of `score_samples`.

@@ -48,7 +48,7 @@ def log_marginal(
     method
         ``quadrature``: exact, for up to two latent dimensions; ``elbo``: the mean of the log-weights of `K` draws from
         the encoder; ``iwae``: the log of the mean of the weights, which tightens with `K` (arXiv 1509.00519);
-        ``importance``: the same with at least 1000 draws, for evaluation.
+        ``importance``: the same with at least 1000 draws that all rows share, for evaluation.
     latent_dim
         Dimension of Z.
     encoder
@@ -96,7 +96,7 @@ def log_marginal(
     if encoder is None or generator is None:
         raise ValueError(f"encoder or generator is None; method {method!r} takes both")
     K = check_count("K", K) if method != "importance" else max(K, 1000)
-    weights = log_weights(x, decoder, encoder, sigma, K, latent, generator)
+    weights = log_weights(x, decoder, encoder, sigma, K, latent, generator, common=method == "importance")
     return weights.mean(0) if method == "elbo" else torch.logsumexp(weights, dim=0) - math.log(K)
 
 
@@ -110,15 +110,18 @@ def log_weights(
     generator: torch.Generator,
     *,
     doubly: bool = False,
+    common: bool = False,
 ) -> Float[Tensor, "K n"]:
     """Return ``log p(x|z) + log p(z) - log q(z|x)`` for `K` draws each, all in one pass of the decoder.
 
     With `doubly` the gradient of the encoder goes through the draws only, each weighted anew by its importance: the
-    doubly reparameterised estimator (arXiv 1810.04152), whose variance does not grow with `K`.
+    doubly reparameterised estimator (arXiv 1810.04152), whose variance does not grow with `K`. With `common` all rows
+    share their normal draws, so that what is found of a row doesn't depend on the others.
     """
     mean, log_variance = encoder(x)
     std = torch.exp(0.5 * log_variance)
-    noise = torch.randn(K, *mean.shape, generator=generator, dtype=x.dtype, device=x.device)
+    shape = (K, 1 if common else len(mean), mean.shape[1])
+    noise = torch.randn(shape, generator=generator, dtype=x.dtype, device=x.device).expand(K, *mean.shape)
     z = mean + std * noise
     if doubly:
         score = (z - mean.detach()) / std.detach()

@@ -25,7 +25,7 @@ def finite_vector(name: str, values: ArrayLike, at_least: int = 1) -> np.ndarray
 def right_of(y_true: ArrayLike, predictions: Sequence[ArrayLike], at_least: int = 2) -> np.ndarray:
     """Return a matrix (samples, models) that says where each model's prediction is right.
 
-    Raises ValueError for too few models, no samples, or predictions of another length than `y_true`.
+    Raises ValueError for too few models, no samples, or predictions of another length than `y_true`, or NaN.
 
     Examples
     --------
@@ -39,6 +39,9 @@ def right_of(y_true: ArrayLike, predictions: Sequence[ArrayLike], at_least: int 
     if len(predictions) < at_least:
         raise ValueError(f"predictions is of {len(predictions)} models; it takes at least {at_least}")
     columns = [np.asarray(p) for p in predictions]
+    for name, labels in (("y_true", y), *((f"predictions[{i}]", column) for i, column in enumerate(columns))):
+        if labels.dtype.kind == "f" and (bad := int(np.isnan(labels).sum())):  # NaN is no label: it isn't itself
+            raise ValueError(f"{name} has {bad} NaN elements of {labels.size}; it takes labels")
     for i, column in enumerate(columns):
         if column.shape != y.shape:
             raise ValueError(f"predictions[{i}] has shape {column.shape}; it takes that of y_true, {y.shape}")

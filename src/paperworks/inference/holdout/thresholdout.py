@@ -215,8 +215,8 @@ class ReusableHoldout:
         BudgetExhausted
             Where the budget is spent before the last of them; `transcript` has the answers up to there.
         """
-        train = check_values("train_values", train_values, None, self.value_range)
-        holdout = check_values("holdout_values", holdout_values, None, self.value_range)
+        train = check_values("train_values", train_values, _size(self._train), self.value_range)
+        holdout = check_values("holdout_values", holdout_values, _size(self._holdout), self.value_range)
         return self.query_means(train.mean(axis=1), holdout.mean(axis=1))
 
     def query_means(self, train_means: ArrayLike, holdout_means: ArrayLike) -> np.ndarray:
@@ -299,3 +299,8 @@ class ReusableHoldout:
     def _draw(self, times: float, size: int) -> np.ndarray:
         draw = self._noise.laplace if self.kind == "laplace" else self._noise.gaussian
         return draw(times * self.noise_scale, size, whole=False)
+
+
+def _size(sample: Any) -> int | None:
+    """Return the number of samples, or None where only values are passed."""
+    return None if sample is None else len(sample)

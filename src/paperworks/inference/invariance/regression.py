@@ -1,5 +1,6 @@
 """Smooth regressors that can be differentiated: the paper's networks J climb the error of a predictor through them."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -124,11 +125,7 @@ class SmoothRegressor(RegressorMixin, BaseEstimator):
         d, constant = len(mean), self.intercept_ - float(self.offset_ @ self.coef_)
         wave = (2 / len(phases)) ** 0.5 * coef[d:]
 
-        def predict(X: Tensor) -> Tensor:
-            Z = (X - mean) / scale
-            return constant + Z @ coef[:d] + torch.cos(Z @ frequencies + phases) @ wave
-
-        return predict
+        return functools.partial(_smooth, mean, scale, frequencies, phases, coef[:d], wave, constant)
 
 
 def _features(
@@ -166,27 +163,45 @@ def torch_function(regressor: Any, X: Float[np.ndarray, "n d"]) -> TorchFunction
     coef = np.asarray(getattr(regressor, "coef_", np.empty(0)), dtype=float).ravel()
     if coef.size == X.shape[1] and np.size(getattr(regressor, "intercept_", ())) == 1:
         weights, constant = torch.from_numpy(coef), float(np.squeeze(regressor.intercept_))
-        return lambda inputs: inputs @ weights + constant
+        return functools.partial(_linear, weights, constant)
     if isinstance(regressor, MLPRegressor):
-        return _network(regressor)
+        layers = [
+            (torch.from_numpy(W), torch.from_numpy(b))
+            for W, b in zip(regressor.coefs_, regressor.intercepts_, strict=True)
+        ]
+        return functools.partial(_network, regressor.activation, layers)
     return SmoothRegressor(n_features=300).fit(X, np.asarray(regressor.predict(X), dtype=float)).torch_function()
 
 
-def _network(regressor: MLPRegressor) -> TorchFunction:
-    activations: dict[str, TorchFunction] = {
+# Partial calls of these can be pickled, closures can't.
+
+
+def _smooth(
+    mean: Tensor,
+    scale: Tensor,
+    frequencies: Tensor,
+    phases: Tensor,
+    slopes: Tensor,
+    wave: Tensor,
+    constant: float,
+    X: Tensor,
+) -> Tensor:
+    Z = (X - mean) / scale
+    return constant + Z @ slopes + torch.cos(Z @ frequencies + phases) @ wave
+
+
+def _linear(weights: Tensor, constant: float, X: Tensor) -> Tensor:
+    return X @ weights + constant
+
+
+def _network(activation: str, layers: list[tuple[Tensor, Tensor]], X: Tensor) -> Tensor:
+    functions: dict[str, TorchFunction] = {
         "identity": lambda x: x,
         "logistic": torch.sigmoid,
         "tanh": torch.tanh,
         "relu": torch.relu,
     }
-    layers = [
-        (torch.from_numpy(W), torch.from_numpy(b)) for W, b in zip(regressor.coefs_, regressor.intercepts_, strict=True)
-    ]
-
-    def predict(X: Tensor) -> Tensor:
-        for W, b in layers[:-1]:
-            X = activations[regressor.activation](X @ W + b)
-        W, b = layers[-1]
-        return (X @ W + b)[..., 0]
-
-    return predict
+    *hidden, (last, bias) = layers
+    for W, b in hidden:
+        X = functions[activation](X @ W + b)
+    return (X @ last + bias)[..., 0]
