@@ -7,8 +7,8 @@ PAPERS  ?=
 
 .PHONY: run test lint evidence race serve setup setup-test data lock clean
 
-run: setup  ## Re-measure the claims of the first two papers
-	@$(BIN)/paperworks run dpm-solver pndm
+run: setup  ## Re-measure the claims of the first two papers, without more seeds for what is undecided
+	@$(BIN)/paperworks run dpm-solver pndm --budget 40
 
 test: setup-test lint  ## Lint, types, layers, then every test
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations 20 --papers "$(PAPERS)"
