@@ -101,7 +101,7 @@ def python() -> str:
 def lock() -> str:
     """Digest the files that pin the versions of the environment, empty outside a checkout."""
     root = checkout()
-    files = sorted([*root.glob("constraints*.txt"), *root.glob("*.lock")]) if root else []
+    files = sorted(root.glob("locks/*.txt")) if root else []
     return hashlib.sha256(b"\n".join(path.read_bytes() for path in files)).hexdigest()[:16] if files else ""
 
 

@@ -97,7 +97,7 @@ def cube_root(run: Run) -> Measurement:
         for name, (mechanism, stream) in streams.items():
             found = largest_errors(mechanism, stream, repeats)
             errors[name].append(found)
-            within.append(proportion(np.sum(found <= mechanism.error_bound()), repeats, "releases"))
+            within.append(proportion(int(np.sum(found <= mechanism.error_bound())), repeats, "releases"))
             rows.append([name, T, mechanism.r, float(found.mean()), mechanism.error_bound(), within[-1].value])
     means = {name: [float(found.mean()) for found in values] for name, values in errors.items()}
     slopes = {name: slope(horizons, values) for name, values in means.items()}
