@@ -11,6 +11,7 @@ run: setup  ## Re-measure the claims of the first two papers, without more seeds
 	@$(BIN)/paperworks run dpm-solver pndm --budget 40
 
 test: setup-test lint  ## Lint, types, layers, then every test
+	@$(BIN)/paperworks list > /dev/null  # takes the digests of all claims once, for every test that shows verdicts
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations 20 --papers "$(PAPERS)"
 
 lint: setup-test
