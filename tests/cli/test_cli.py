@@ -409,7 +409,8 @@ def test_list_imports_little_more_than_typer_and_rich(tmp_path, monkeypatch):
 
     ours = "import sys\nfrom paperworks.cli.app import app"
     imported(ours)
-    more = imported(ours) - imported(BARE)
+    # What another process installs meanwhile has the installed packages looked through once more.
+    more = min((imported(ours) for _ in range(3)), key=len) - imported(BARE)
     foreign = sorted(name for name in more if name.partition(".")[0] not in ALLOWED)
     assert foreign == []
     assert len(more) <= 50, f"{len(more)} modules beyond Typer's and Rich's: {sorted(more)}"

@@ -151,7 +151,7 @@ class _Watch:
             self._worked, self._used_then = now, used
             self.alive.unlink(missing_ok=True)
         if spec["memory_limit"] and memory > spec["memory_limit"]:
-            reason = f"used more than its memory limit of {spec['memory_limit'] / 2**30:.3g} GiB"
+            reason = f"ran out of memory: it used more than its limit of {spec['memory_limit'] / 2**30:.3g} GiB"
             return {"outcome": "error", "reason": reason}
         if now - self._worked > spec["idle_limit"]:
             self.tree.ask_for_traceback()
