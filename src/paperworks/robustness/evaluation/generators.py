@@ -54,9 +54,9 @@ class ImageGenerator(ABC):
         return self.decode(self.encode(images), images)
 
     def step_size(self, images: Images) -> float | Float[Tensor, " batch"]:
-        """Return the length of a step in latents, of all images or of each: 0.25 for 28 x 28 pixels, in proportion to the root of their number.
+        """Return the length of a step in latents, of all images or of each.
 
-        That holds where latents are as long as images; generators with other latents say otherwise.
+        It is 0.25 for 28 x 28 pixels, and in proportion to the root of their number. That holds where latents are as long as images; generators with other latents say otherwise.
 
         Returns
         -------
