@@ -56,7 +56,8 @@ class ImageGenerator(ABC):
     def step_size(self, images: Images) -> float | Float[Tensor, " batch"]:
         """Return the length of a step in latents, of all images or of each.
 
-        It is 0.25 for 28 x 28 pixels, and in proportion to the root of their number. That holds where latents are as long as images; generators with other latents say otherwise.
+        It is 0.25 for 28 x 28 pixels, and in proportion to the root of their number. That holds where latents are as
+        long as images; generators with other latents say otherwise.
 
         Returns
         -------
