@@ -1,5 +1,6 @@
 """Solvers that choose their steps: a pair of neighbouring orders on the same evaluations (DPM-Solver-12 and -23)."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -23,11 +24,15 @@ MOST_GROWTH = 10.0  # where the error is nil, as in an exactly solved problem
 
 
 class Control(NamedTuple):
-    """Tolerances of the error, and the number of attempts at which to give up."""
+    """Tolerances of the error, the number of attempts at which to give up, and whether to step as the official program.
+
+    That lets steps grow without a limit, and evaluates the model anew where a step was rejected.
+    """
 
     atol: float
     rtol: float
     max_steps: int
+    legacy: bool = False
 
     def check(self) -> None:
         """Raise ValueError where a number is out of range."""
@@ -98,10 +103,10 @@ def solve(
         ok = (error <= 1) & ~there
         accepted += int(ok.sum())
         rejected += int((~ok & ~there).sum())
-        growth = torch.clamp(SAFETY * error ** (-1 / order), max=MOST_GROWTH)
+        growth = torch.clamp(SAFETY * error ** (-1 / order), max=math.inf if control.legacy else MOST_GROWTH)
         h = growth * h
         s = torch.where(ok, t, s)
-        first_value = None if bool(ok.any()) else values[-1]
+        first_value = None if control.legacy or bool(ok.any()) else values[-1]
         if alone:
             mask = ok.to(x.device).reshape(-1, *[1] * (x.ndim - 1))
             state, before = torch.where(mask, high, state), torch.where(mask, low, before)

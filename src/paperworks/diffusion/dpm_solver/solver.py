@@ -114,6 +114,7 @@ class DPMSolver:
         lower_order_final: bool = True,
         denoise_to_zero: bool = False,
         legacy_3m: bool = False,
+        legacy_adaptive: bool = False,
         atol: float = 0.0078,
         rtol: float = 0.05,
         per_sample: bool = False,
@@ -151,6 +152,9 @@ class DPMSolver:
             Return the predicted data at `t_end`, for one evaluation more.
         legacy_3m
             Halve the second derivative of the third-order multistep solver.
+        legacy_adaptive
+            For ``adaptive``: take the steps of the official program, which grow without a limit and, where one is
+            rejected, evaluate the model at its start again. Ours grow tenfold at most.
         atol, rtol
             Tolerances of ``adaptive``; the default `atol` is one 8-bit grey level of data in [-1, 1].
         per_sample
@@ -193,7 +197,7 @@ class DPMSolver:
                 order,
                 t_end,
                 solver_type,
-                adaptive.Control(atol, rtol, max_steps),
+                adaptive.Control(atol, rtol, max_steps, legacy_adaptive),
                 per_sample,
                 self.correcting_xt_fn,
             )
