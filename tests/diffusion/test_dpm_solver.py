@@ -520,4 +520,4 @@ def test_legacy_adaptive_steps_are_the_official_ones(order, rtol):
     assert result.nfe == calls == order * (result.n_accept + result.n_reject)
     torch.testing.assert_close(result.sample, expected, rtol=0, atol=1e-8)
     ours = DPMSolver(model_fn, SCHEDULE, "dpmsolver").sample(START, **options)
-    assert (ours.n_accept, ours.n_reject) != (result.n_accept, result.n_reject)
+    assert (ours.nfe, ours.n_accept) != (result.nfe, result.n_accept)
