@@ -40,6 +40,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "PairedTResult",
             "PermutationResult",
             "ProportionZResult",
+            "SampleLoss",
             "accuracy_interval",
             "adjust_pvalues",
             "bias_variance",
@@ -65,6 +66,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "ttest_5x2cv",
             "ttest_kfold",
             "ttest_resampled",
+            "unpaired_permutation_test",
         ],
         "holdout": [
             "BudgetExhausted",

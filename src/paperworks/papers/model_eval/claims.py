@@ -283,7 +283,7 @@ def interval_coverage(run: Run) -> Measurement:
         # The bootstrap of k right answers is binomial, so its percentiles are known too.
         percentile = stats.binom.ppf([[0.025], [0.975]], n, k / n) / n
         intervals = {
-            "normal": accuracy_interval(k / n, n),
+            "normal": accuracy_interval(k / n, n, "normal"),
             "normal, corrected": accuracy_interval(k / n, n, "normal-corrected"),
             "percentile bootstrap": tuple(percentile),
             "Wilson": accuracy_interval(k / n, n, "wilson"),
