@@ -246,4 +246,10 @@ def pair_error(positive: np.ndarray, scores: np.ndarray, weights: np.ndarray) ->
     >>> pair_error(np.array([True, False, False]), np.array([0.5, 0.2, 0.5]), np.ones(3))
     0.25
     """
-    return 1 - float(metrics.roc_auc_score(positive, scores, sample_weight=weights))
+    levels, of_level = np.unique(scores, return_inverse=True)
+    of_class = [np.bincount(of_level, weights * chosen, len(levels)) for chosen in (positive, ~positive)]
+    pairs = of_class[0].sum() * of_class[1].sum()
+    if not pairs > 0:
+        raise ValueError("scoring is 'roc_auc', and a test has one class; it takes samples of both, of weights > 0")
+    above = of_class[1].sum() - of_class[1].cumsum() + of_class[1] / 2
+    return float(of_class[0] @ above / pairs)
