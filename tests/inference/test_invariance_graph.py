@@ -150,9 +150,6 @@ def test_graphs_are_read_from_files_and_found_in_data(tmp_path):
     assert {("E", "A"), ("A", "B")} == set(found.edges)
 
 
-ALONE = CausalGraph.from_edges([], ["Y"])
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
