@@ -35,6 +35,7 @@ from paperworks.inference import (
     ttest_kfold,
     ttest_resampled,
 )
+from paperworks.papers.model_eval import claims as model_eval
 
 X, Y = make_classification(60, 5, n_informative=4, n_redundant=0, n_classes=3, class_sep=0.7, random_state=0)
 GROUPS = np.repeat(np.arange(20), 3)
@@ -271,3 +272,19 @@ def test_no_warning_is_given_where_nothing_is_wrong():
         warnings.simplefilter("error")
         compare_algorithms({"a": GaussianNB(), "b": KNeighborsClassifier()}, *load_iris(return_X_y=True), groups=None)
         assert issubclass(GaussianNB, BaseEstimator)
+
+
+def test_the_claims_tests_are_the_public_ones():
+    models, (data, y) = MODELS, load_iris(return_X_y=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tests = {
+            "resampled t": ttest_resampled(*models, data, y, random_state=4),
+            "resampled t, Nadeau-Bengio": ttest_resampled(*models, data, y, corrected=True, random_state=4),
+            "10-fold t": ttest_kfold(*models, data, y, random_state=4),
+            "10-fold t, corrected": ttest_kfold(*models, data, y, corrected=True, random_state=4),
+            "5x2cv t": ttest_5x2cv(*models, data, y, random_state=4),
+            "5x2cv F": ftest_5x2cv(*models, data, y, random_state=4),
+        }
+    found = model_eval.pvalues_of([make_pipeline(model) for model in models], data, y, 4)
+    assert found == {name: test.pvalue for name, test in tests.items()}

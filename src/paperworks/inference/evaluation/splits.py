@@ -88,6 +88,7 @@ def checked_splits(
     Where they aren't to be `apart`, a sample may be on both sides, as for scores on the training set.
     """
     found = []
+    trains = np.zeros(n, dtype=bool)
     for i, pair in enumerate(splits):
         try:
             train, test = (_indices(part, n) for part in pair)
@@ -99,8 +100,11 @@ def checked_splits(
             raise ValueError(
                 f"splits[{i}] has {len(train)} training and {len(test)} test samples; it takes some of each"
             )
-        if apart and len(both := np.intersect1d(train, test)):
-            raise ValueError(f"splits[{i}] has sample {both[0]} for training and for the test; it takes them apart")
+        trains[:] = False
+        trains[train] = True
+        if apart and trains[test].any():
+            both = test[trains[test]][0]
+            raise ValueError(f"splits[{i}] has sample {both} for training and for the test; it takes them apart")
         if member is not None and len(both := np.intersect1d(member[train], member[test])):
             raise ValueError(f"splits[{i}] has {len(both)} of the groups on both sides; it takes groups kept together")
         found.append((train, test))

@@ -1,7 +1,9 @@
 """What the review of model evaluation advises, measured by simulation and on known tables."""
 
 import warnings
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 from scipy import stats
@@ -43,16 +45,14 @@ from paperworks.inference import (
     adjust_pvalues,
     bootstrap_score,
     cochrans_q,
-    ftest_5x2cv,
     loo_predict,
     looney_f_test,
     mcnemar,
     nested_cv,
     split_scores,
-    ttest_5x2cv,
-    ttest_kfold,
-    ttest_resampled,
 )
+from paperworks.inference.evaluation.paired import five_by_two_f, five_by_two_t, paired_t
+from paperworks.inference.evaluation.splits import Usual, drawn_splits, random_parts, repeated_folds
 
 # How often each pattern of right (1) and wrong (0) of three models occurs among 100 samples.
 PATTERNS = {"000": 3, "001": 3, "010": 1, "011": 9, "100": 2, "110": 2, "111": 80}
@@ -94,14 +94,23 @@ def test_statistics(run: Run) -> Measurement:
     return Measurement(exact(worst), table=Table(["statistic", "ours", "known"], rows))
 
 
-TESTS = {
-    "resampled t": partial(ttest_resampled, corrected=False),
-    "resampled t, Nadeau-Bengio": partial(ttest_resampled, corrected=True),
-    "10-fold t": ttest_kfold,
-    "10-fold t, corrected": partial(ttest_kfold, corrected=True),
-    "5x2cv t": ttest_5x2cv,
-    "5x2cv F": ftest_5x2cv,
-}
+# The tests by the splits that they share: what ttest_resampled, ttest_kfold, ttest_5x2cv and ftest_5x2cv are made of,
+# so that two of them take one set of refits.
+FAMILIES: list[tuple[Callable[[int], Usual], dict[str, Callable[..., Any]]]] = [
+    (
+        partial(random_parts, 30, 1 / 3),
+        {
+            "resampled t": partial(paired_t, corrected=False),
+            "resampled t, Nadeau-Bengio": partial(paired_t, corrected=True),
+        },
+    ),
+    (
+        partial(repeated_folds, 10, 1),
+        {"10-fold t": partial(paired_t, corrected=False), "10-fold t, corrected": partial(paired_t, corrected=True)},
+    ),
+    (partial(repeated_folds, 2, 5), {"5x2cv t": five_by_two_t, "5x2cv F": five_by_two_f}),
+]
+TESTS = [name for _, tests in FAMILIES for name in tests]
 
 
 LEARNERS = {"LDA": LinearDiscriminantAnalysis(), "1-NN": KNeighborsClassifier(1)}
@@ -118,6 +127,16 @@ def equally_good(learner: BaseEstimator, rng: np.random.Generator) -> tuple[list
 def columns(X: np.ndarray, start: int) -> np.ndarray:
     """Return five features."""
     return X[:, start : start + 5]
+
+
+def pvalues_of(models: list[Pipeline], X: np.ndarray, y: np.ndarray, seed: int) -> dict[str, float]:
+    """Return the p-value of each test for two models, on the splits that it draws from the seed."""
+    found: dict[str, float] = {}
+    for usual, tests in FAMILIES:
+        splits = drawn_splits(models[0], X, y, usual(seed))
+        first, second = (split_scores(model, X, y, splits) for model in models)
+        found |= {name: test(first - second, splits).pvalue for name, test in tests.items()}
+    return found
 
 
 def holdout_mcnemar(models: list[Pipeline], X: np.ndarray, y: np.ndarray, random_state: int) -> float:
@@ -139,7 +158,7 @@ def type_one_error(run: Run) -> Measurement:
             seed = int(rng.integers(2**31))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)
-                pvalues = {name: test(*models, X, y, random_state=seed).pvalue for name, test in TESTS.items()}
+                pvalues = pvalues_of(models, X, y, seed)
             pvalues["McNemar, one split"] = holdout_mcnemar(models, X, y, seed)
             for name, pvalue in pvalues.items():
                 rejected[learner][name] += pvalue <= 0.05
