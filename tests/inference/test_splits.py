@@ -27,6 +27,7 @@ from paperworks.inference import (
     SampleLoss,
     bootstrap_score,
     compare_algorithms,
+    compare_scores,
     ftest_5x2cv,
     refit_predictions,
     repeated_holdout,
@@ -288,3 +289,18 @@ def test_the_claims_tests_are_the_public_ones():
         }
     found = model_eval.pvalues_of([make_pipeline(model) for model in models], data, y, 4)
     assert found == {name: test.pvalue for name, test in tests.items()}
+
+
+def test_scores_from_elsewhere_are_compared_as_one_s_own():
+    splits = list(TWO_FOLDS.split(X, Y))
+    scores = [split_scores(model, X, Y, splits) for model in MODELS]
+    assert compare_scores(*scores, splits) == run(ttest_kfold, splits=splits)
+    assert compare_scores(*scores, splits, test="paired-t") == ttest_kfold(*MODELS, X, Y, splits=splits)
+    assert compare_scores(*scores, splits, test="5x2cv-t") == run(ttest_5x2cv, splits=splits)
+    assert compare_scores(*scores, splits, test="5x2cv-f") == run(ftest_5x2cv, splits=splits)
+    masks = [(np.isin(np.arange(60), train), np.isin(np.arange(60), test)) for train, test in splits]
+    assert compare_scores(*scores, masks) == compare_scores(*scores, splits)
+    with pytest.raises(ValueError, match="scores_2 is of 9"):
+        compare_scores(scores[0], scores[1][:9], splits)
+    with pytest.raises(ValueError, match="scores_1 has 1 NaN"):
+        compare_scores(np.where(np.arange(10) == 2, np.nan, scores[0]), scores[1], splits)

@@ -49,6 +49,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "cochrans_q",
             "compare_algorithms",
             "compare_models",
+            "compare_scores",
             "friedman_nemenyi",
             "ftest_5x2cv",
             "loo_predict",

@@ -33,7 +33,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "mcnemar",
             "proportion_ztest",
         ],
-        "paired": ["CombinedFResult", "PairedTResult"],
+        "paired": ["CombinedFResult", "PairedTResult", "compare_scores"],
         "permutation": ["PermutationResult", "paired_permutation_test", "unpaired_permutation_test"],
         "refits": ["loo_predict", "refit_predictions"],
         "resamples": ["BootstrapOutOfBag"],

@@ -1,12 +1,17 @@
 """The statistics of tests of algorithms, from the differences of two algorithms' scores on the same splits."""
 
+import functools
 import warnings
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 
-from paperworks.inference.evaluation.splits import Splits
+from paperworks.core.validation import check_choice
+from paperworks.inference.evaluation.checks import finite_vector
+from paperworks.inference.evaluation.splits import Splits, checked_splits
 
 
 class PairedTResult(NamedTuple):
@@ -49,6 +54,61 @@ class CombinedFResult(NamedTuple):
     pvalue: float
     df: tuple[int, int]
     difference: float
+
+
+def compare_scores(
+    scores_1: ArrayLike,
+    scores_2: ArrayLike,
+    splits: Iterable[Any],
+    *,
+    test: Literal["corrected-t", "paired-t", "5x2cv-t", "5x2cv-f"] = "corrected-t",
+) -> PairedTResult | CombinedFResult:
+    """Compare two algorithms by scores that are there already, of the same splits.
+
+    It is for models that were fitted elsewhere, and for several tests of one set of refits; `ttest_resampled`,
+    `ttest_kfold`, `ttest_5x2cv` and `ftest_5x2cv` fit the models themselves.
+
+    Parameters
+    ----------
+    scores_1, scores_2
+        A score of each split by each algorithm, such as `split_scores` returns.
+    splits
+        The pairs of training and test indices.
+    test
+        ``corrected-t`` is Nadeau and Bengio's, for any splits; ``paired-t`` takes them as independent; ``5x2cv-t`` and
+        ``5x2cv-f`` take five times two folds.
+
+    Returns
+    -------
+    PairedTResult or CombinedFResult
+        The statistic with its p-value, and the mean difference.
+
+    Raises
+    ------
+    ValueError
+        For scores that aren't finite, another number of them than of splits, an unknown test, fewer than two splits or
+        others than five times two folds.
+
+    References
+    ----------
+    Raschka, arXiv 1811.12808, section 4; Nadeau and Bengio (2003); Dietterich (1998); Alpaydin (1999).
+
+    Examples
+    --------
+    >>> from sklearn.model_selection import KFold
+    >>> found = compare_scores([0.9, 0.8, 0.9, 0.7], [0.8, 0.8, 0.7, 0.6], KFold(4).split(range(20)))
+    >>> round(found.statistic, 3), found.df
+    (1.604, 3)
+    """
+    check_choice("test", test, list(_STATISTICS))
+    given = list(splits)
+    first, second = finite_vector("scores_1", scores_1), finite_vector("scores_2", scores_2)
+    for name, scores in (("scores_1", first), ("scores_2", second)):
+        if len(scores) != len(given):
+            raise ValueError(f"{name} is of {len(scores)}; it takes one score for each of {len(given)} splits")
+    parts = [np.asarray(part) for pair in given for part in pair]
+    n = max(len(part) if part.dtype == bool else int(part.max(initial=-1)) + 1 for part in parts)
+    return _STATISTICS[test](first - second, checked_splits(given, n))
 
 
 def paired_t(differences: np.ndarray, splits: Splits, corrected: bool) -> PairedTResult:
@@ -98,3 +158,11 @@ def _ratio(numerator: float, spread: float) -> float:
         return 0.0
     warnings.warn("the differences of the scores don't vary: the statistic is infinite", UserWarning, stacklevel=4)
     return float(np.copysign(np.inf, numerator))
+
+
+_STATISTICS: dict[str, Callable[[np.ndarray, Splits], PairedTResult | CombinedFResult]] = {
+    "corrected-t": functools.partial(paired_t, corrected=True),
+    "paired-t": functools.partial(paired_t, corrected=False),
+    "5x2cv-t": five_by_two_t,
+    "5x2cv-f": five_by_two_f,
+}

@@ -15,7 +15,9 @@ from sklearn.model_selection import (
     GridSearchCV,
     KFold,
     LeaveOneOut,
+    RepeatedStratifiedKFold,
     StratifiedKFold,
+    StratifiedShuffleSplit,
     cross_val_predict,
     train_test_split,
 )
@@ -45,14 +47,14 @@ from paperworks.inference import (
     adjust_pvalues,
     bootstrap_score,
     cochrans_q,
+    compare_scores,
     loo_predict,
     looney_f_test,
     mcnemar,
     nested_cv,
+    refit_predictions,
     split_scores,
 )
-from paperworks.inference.evaluation.paired import five_by_two_f, five_by_two_t, paired_t
-from paperworks.inference.evaluation.splits import Usual, drawn_splits, random_parts, repeated_folds
 
 # How often each pattern of right (1) and wrong (0) of three models occurs among 100 samples.
 PATTERNS = {"000": 3, "001": 3, "010": 1, "011": 9, "100": 2, "110": 2, "111": 80}
@@ -94,21 +96,21 @@ def test_statistics(run: Run) -> Measurement:
     return Measurement(exact(worst), table=Table(["statistic", "ours", "known"], rows))
 
 
-# The tests by the splits that they share: what ttest_resampled, ttest_kfold, ttest_5x2cv and ftest_5x2cv are made of,
-# so that two of them take one set of refits.
-FAMILIES: list[tuple[Callable[[int], Usual], dict[str, Callable[..., Any]]]] = [
+# The tests by the splits that they share, and that ttest_resampled, ttest_kfold, ttest_5x2cv and ftest_5x2cv draw:
+# two of them take one set of refits.
+FAMILIES: list[tuple[Callable[..., Any], dict[str, str]]] = [
     (
-        partial(random_parts, 30, 1 / 3),
-        {
-            "resampled t": partial(paired_t, corrected=False),
-            "resampled t, Nadeau-Bengio": partial(paired_t, corrected=True),
-        },
+        partial(StratifiedShuffleSplit, 30, test_size=1 / 3),
+        {"resampled t": "paired-t", "resampled t, Nadeau-Bengio": "corrected-t"},
     ),
     (
-        partial(repeated_folds, 10, 1),
-        {"10-fold t": partial(paired_t, corrected=False), "10-fold t, corrected": partial(paired_t, corrected=True)},
+        partial(RepeatedStratifiedKFold, n_splits=10, n_repeats=1),
+        {"10-fold t": "paired-t", "10-fold t, corrected": "corrected-t"},
     ),
-    (partial(repeated_folds, 2, 5), {"5x2cv t": five_by_two_t, "5x2cv F": five_by_two_f}),
+    (
+        partial(RepeatedStratifiedKFold, n_splits=2, n_repeats=5),
+        {"5x2cv t": "5x2cv-t", "5x2cv F": "5x2cv-f"},
+    ),
 ]
 TESTS = [name for _, tests in FAMILIES for name in tests]
 
@@ -132,18 +134,18 @@ def columns(X: np.ndarray, start: int) -> np.ndarray:
 def pvalues_of(models: list[Pipeline], X: np.ndarray, y: np.ndarray, seed: int) -> dict[str, float]:
     """Return the p-value of each test for two models, on the splits that it draws from the seed."""
     found: dict[str, float] = {}
-    for usual, tests in FAMILIES:
-        splits = drawn_splits(models[0], X, y, usual(seed))
-        first, second = (split_scores(model, X, y, splits) for model in models)
-        found |= {name: test(first - second, splits).pvalue for name, test in tests.items()}
+    for splitter, tests in FAMILIES:
+        splits = list(splitter(random_state=seed).split(X, y))
+        scores = [split_scores(model, X, y, splits) for model in models]
+        found |= {name: compare_scores(*scores, splits, test=test).pvalue for name, test in tests.items()}
     return found
 
 
 def holdout_mcnemar(models: list[Pipeline], X: np.ndarray, y: np.ndarray, random_state: int) -> float:
     """Return McNemar's p-value on a third of the samples."""
-    X_train, X_test, y_train, y_test = train_test_split(X, y, test_size=1 / 3, stratify=y, random_state=random_state)
-    predictions = [model.fit(X_train, y_train).predict(X_test) for model in models]
-    return mcnemar(y_test, *predictions).pvalue
+    train, test = train_test_split(np.arange(len(y)), test_size=1 / 3, stratify=y, random_state=random_state)
+    counts = np.bincount(train, minlength=len(y))[None]
+    return mcnemar(y[test], *(refit_predictions(model, X, y, counts)[0, test] for model in models)).pvalue
 
 
 @measures("e2-type-one-error")
