@@ -40,6 +40,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "PairedTResult",
             "PermutationResult",
             "ProportionZResult",
+            "SampleLoss",
             "accuracy_interval",
             "adjust_pvalues",
             "bias_variance",
@@ -48,6 +49,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "cochrans_q",
             "compare_algorithms",
             "compare_models",
+            "compare_scores",
             "friedman_nemenyi",
             "ftest_5x2cv",
             "loo_predict",
@@ -65,6 +67,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "ttest_5x2cv",
             "ttest_kfold",
             "ttest_resampled",
+            "unpaired_permutation_test",
         ],
         "holdout": [
             "BudgetExhausted",

@@ -193,7 +193,8 @@ class SingularDistributionEstimator(BaseEstimator):
         """
         X = validate_data(self, X, dtype=np.float32, ensure_min_samples=2)
         self._check(X)
-        data = torch.from_numpy(np.ascontiguousarray(X))
+        # In the order of their values, so that the order they came in has no part in the batches drawn.
+        data = torch.from_numpy(np.ascontiguousarray(X[np.lexsort(X.T)]))
         self.mean_ = data.mean(0)
         centred = data - self.mean_
         self.scale_ = float(centred.double().square().mean().sqrt()) or 1.0

@@ -205,7 +205,9 @@ class ReusableHoldoutSelector(SelectorMixin, BaseEstimator):
         target = _as_numbers(column_or_1d(target))
         check_number("holdout_size", self.holdout_size, gt=0, lt=1)
         rng = check_random_state(self.random_state)
-        train, self.holdout_ = train_test_split(np.arange(len(features)), test_size=self.holdout_size, random_state=rng)
+        # The split is of samples in the order of their values: the order they came in has no part in it.
+        samples = np.lexsort([*features.T, target])
+        train, self.holdout_ = train_test_split(samples, test_size=self.holdout_size, random_state=rng)
         error = 1 / math.sqrt(len(self.holdout_))
         columns = np.column_stack([features, target])
         centre, spread = columns[train].mean(axis=0), columns[train].std(axis=0)
