@@ -86,9 +86,10 @@ class ContinualMechanism(PrivateMechanism, ABC):
         """Forget all records and answers, and begin another stream, whose cost `privacy` adds to that of the others."""
         with self._lock:
             self._check_open()
-            self.streams += not self.streams or self.t > 0
-            self.t = 0
-            self._start()
+            if self.t or not self.streams:
+                self.streams += 1
+                self.t = 0
+                self._start()
 
     def update(self, x: ArrayLike) -> Any:
         """Take the next record, of shape (d,), and return the answer after it.

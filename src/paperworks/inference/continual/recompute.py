@@ -29,7 +29,7 @@ class _Recompute(ContinualMechanism):
         self.max_value = check_number("max_value", max_value, gt=0)
         super().__init__(T, d, **options)
         self.r = check_count("r", self._best_r(beta) if r is None else r, at_most=T)
-        self.reset()
+        self._start()
 
     @property
     def releases(self) -> int:
