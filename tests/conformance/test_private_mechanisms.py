@@ -131,8 +131,10 @@ def seeds_repeat_and_differ(subject):
         return
     several = [Case(subject, random_state=np.random.default_rng(seed))() for seed in range(1, 8)]
     assert any(not np.array_equal(first, other) for other in several)
-    secret = [Case(subject, random_state=None)() for _ in range(8)]
-    assert any(not np.array_equal(secret[0], other) for other in secret)
+    secret = Case(
+        subject, random_state=None
+    )()  # an answer may come without noise, as from a hypothesis, but not all do
+    assert any(not np.array_equal(secret, Case(subject, random_state=None)()) for _ in range(100))
 
 
 @SUITE.check

@@ -86,7 +86,7 @@ def test_draws_that_floating_point_decides_are_those_that_exact_arithmetic_decid
     def drawn():
         words = words_of(1)
         v = sampling._blocks(law, words(3), words)
-        r = (words(3) % np.uint64(law.block)).astype(np.int64)
+        r = sampling._whole_numbers(law.block, 3, words)
         return v, sampling._accepted(law, v, r, words(3), words)
 
     quick = drawn()
@@ -112,7 +112,7 @@ def test_more_bits_are_drawn_until_a_comparison_is_decided():
     def words(n):
         return np.array([next(given_words)], dtype=np.uint64)
 
-    assert sampling._below(tiny, 0, words)
+    assert sampling._below(tiny, 0, 53, words)
     assert next(given_words, "none left") == "none left"
 
 

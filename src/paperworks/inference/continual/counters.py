@@ -10,6 +10,8 @@ from scipy import signal
 from paperworks.core.validation import check_count, check_number
 from paperworks.inference.continual.mechanism import ContinualMechanism, largest_gaussian, largest_laplace_sum
 
+_SLACK = 1e-12  # of a norm that was rounded
+
 
 class _Counter(ContinualMechanism):
     """Publishes running sums plus noise that doesn't depend on the records.
@@ -55,7 +57,7 @@ class _Counter(ContinualMechanism):
     def l2_sensitivity(self) -> float:
         """How far what is protected moves a sum in the Euclidean norm: sqrt(d) for an event in all coordinates."""
         if self.max_norm is not None:
-            return 2 * self.max_norm + math.sqrt(self.d) * self._step  # both records are rounded
+            return 2 * self.max_norm * (1 + _SLACK) + math.sqrt(self.d) * self._step  # both records are rounded
         return self._reach * self._step * math.sqrt(self._coordinates)
 
     @property
@@ -103,7 +105,7 @@ class _Counter(ContinualMechanism):
 
     def _records(self, X: np.ndarray) -> np.ndarray:
         records = super()._records(X)
-        if self.max_norm is not None and not np.all(np.linalg.norm(X, axis=1) <= self.max_norm * (1 + 1e-12)):
+        if self.max_norm is not None and not np.all(np.linalg.norm(X, axis=1) <= self.max_norm * (1 + _SLACK)):
             raise ValueError(f"x takes records of Euclidean norm at most max_norm = {self.max_norm:g}")
         return records
 
@@ -124,8 +126,8 @@ class TreeCounter(_Counter):
 
     With Laplace noise, for a pure budget, the tree has an odd number k of branches and t is written with digits from
     ``-(k - 1) / 2`` to ``(k - 1) / 2``: nodes are added up or taken away from the nearest multiple of a power of k.
-    The h and k of the least noise are taken; a node has noise of scale ``h D_1 / epsilon``. At T = 365 this halves the
-    error of the binary tree. Memory is O(d k h).
+    The h and k of the least noise are taken; a node has noise of scale ``h D_1 / epsilon``. At T = 365 the error is a
+    third of the binary tree's. Memory is O(d k h).
 
     Parameters
     ----------

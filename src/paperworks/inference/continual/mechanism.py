@@ -28,7 +28,7 @@ class ContinualMechanism(PrivateMechanism, ABC):
     whether it happened, but may tell that someone had many. With the greatest number of events that a person has, after
     cutting off what a person has beyond it, that is a person with everything they did (*user-level* privacy). The size
     of the records doesn't matter. The noise never depends on the records, so the guarantee is the same when each record
-    is chosen after the answers before it.
+    is chosen after the answers before it. Why a record is refused is said to whoever hands it in, and isn't private.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ class ContinualMechanism(PrivateMechanism, ABC):
         self.granularity = None if granularity is None else check_number("granularity", granularity, gt=0)
         self._step = self.granularity or 1.0
         # What is protected changes the rounded records by this many steps.
-        self._reach = math.ceil(self.sensitivity) if granularity is None else self.sensitivity // self._step + 1
+        self._reach = math.ceil(self.sensitivity / self._step) + (granularity is not None)
         self.noise = Noise(random_state)
         self.streams = 0
         self.t = 0

@@ -16,19 +16,19 @@ class _OfSums(ContinualMechanism):
 
     def __init__(self, T: int, d: int = 1, *, factorization: Factorization = "tree", **options: Any) -> None:
         check_choice("factorization", factorization, ("tree", "sqrt"))
-        self.counter = (TreeCounter if factorization == "tree" else FactorizationCounter)(T, d, **options)
+        self._counter = (TreeCounter if factorization == "tree" else FactorizationCounter)(T, d, **options)
         shared = ("rho", "epsilon", "delta", "sensitivity", "granularity", "random_state")
         super().__init__(T, d, **{name: options[name] for name in shared if name in options})
 
     def _start(self) -> None:
-        self.counter.reset()
+        self._counter.reset()
 
     def _records(self, X: np.ndarray) -> np.ndarray:
-        return self.counter._records(X)
+        return self._counter._records(X)
 
     def _answer(self, records: np.ndarray) -> np.ndarray:
-        sums = self.counter._answer(records)
-        self.t = self.counter.t
+        sums = self._counter._answer(records)
+        self.t = self._counter.t
         return self._of(sums)
 
     def _of(self, sums: np.ndarray) -> np.ndarray:
@@ -72,7 +72,7 @@ class TreeMaxSum(_OfSums):
         float
             The bound, in the unit of the records.
         """
-        return self.counter.error_bound(beta)
+        return self._counter.error_bound(beta)
 
 
 class TreeSumSelect(_OfSums):
@@ -107,7 +107,7 @@ class TreeSumSelect(_OfSums):
         float
             The bound, in the unit of the records.
         """
-        return 2 * self.counter.error_bound(beta)
+        return 2 * self._counter.error_bound(beta)
 
     def _of(self, sums: np.ndarray) -> np.ndarray:
         return sums.argmax(axis=1)

@@ -364,7 +364,8 @@ class ReusableHoldout(PrivateMechanism):
         if self.kind == "gaussian" or self.budget == math.inf:
             raise ValueError("privacy takes Laplace noise and a budget")
         check_number("delta", delta, ge=0, lt=1)
-        moved = self._span / check_count("n", n) // self.granularity + 1  # by how many steps a sample moves a mean
+        # By how many steps a sample moves a mean: both are rounded, and were computed in floating point.
+        moved = math.ceil(self._span / check_count("n", n) / self.granularity) + 1
         each = moved * self.granularity / self.noise_scale
         basic = 2 * self.budget * each
         # Between one exceedance and the next all comparisons and the answer are differentially private with 2 each.

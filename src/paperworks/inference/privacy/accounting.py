@@ -193,6 +193,11 @@ class PrivacyBudget:
     def times(self, streams: int) -> "PrivacyBudget":
         """Return the budget of so many mechanisms on the same people's data, each of which has this one.
 
+        Parameters
+        ----------
+        streams
+            How many mechanisms there are, or streams that one of them has seen.
+
         Returns
         -------
         PrivacyBudget

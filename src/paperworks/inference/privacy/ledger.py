@@ -127,7 +127,7 @@ class PrivateMechanism:
         Parameters
         ----------
         path
-            The file.
+            The file that `save` wrote.
 
         Returns
         -------
@@ -141,10 +141,13 @@ class PrivateMechanism:
         """
         taken = Path(f"{os.fspath(path)}.{os.getpid()}.{threading.get_ident()}")
         os.rename(path, taken)  # of several that load at once, one succeeds
-        found = pickle.loads(taken.read_bytes())
-        if not isinstance(found, cls):
+        try:
+            found = pickle.loads(taken.read_bytes())
+            if not isinstance(found, cls):
+                raise TypeError(f"path holds {type(found).__name__}; it takes a file that {cls.__name__}.save wrote")
+        except BaseException:
             os.rename(taken, path)
-            raise TypeError(f"path holds {type(found).__name__}; it takes a file that {cls.__name__}.save wrote")
+            raise
         taken.unlink()
         return found
 

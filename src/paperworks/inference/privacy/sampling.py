@@ -1,7 +1,7 @@
 """Exact draws from the discrete Laplace and Gaussian laws and from given weights, at any scale, many at once.
 
 A draw compares uniform random bits with probabilities. Each comparison is decided in floating point where the bits are
-further from the probability than any rounding error, and else, about once in 10^11 times, with more bits and more
+further from the probability than any rounding error, and else, about once in 10^7 times, with more bits and more
 digits until it is decided. So every draw has exactly the law that is asked for, given bits that are random.
 """
 
@@ -21,7 +21,7 @@ Words = Callable[[int], np.ndarray]
 LARGEST_SCALE = 2.0**50
 """In steps of the grid: with it all sums of noise fit in 64 bits."""
 _MARGIN = 2.0**-40  # above the rounding errors of all probabilities here
-_HEAD = 53  # bits of a word that are compared; the lowest is a sign
+_PICK, _ACCEPT = 32, 31  # bits of a word that choose a block, and that accept a value; the last one is the sign
 _CHUNK = 2**15  # draws at once, whose arrays stay in the cache
 _CELLS = 12  # bits that look up most draws from a table
 
@@ -104,8 +104,8 @@ def draw(law: Law, count: int, words: Words) -> np.ndarray:
         v = _blocks(law, heads, words)
         negative = (heads & np.uint64(1)).astype(bool)
         if block > 1:
-            r = (words(n) & np.uint64(block - 1)).astype(np.int64)
-            accepted = _accepted(law, v, r, words(n), words)
+            r = _whole_numbers(block, n, words)
+            accepted = _accepted(law, v, r, heads, words)
             size = v * block + r
             kept = accepted & ~(negative & (size == 0))
         else:
@@ -138,13 +138,13 @@ def choose(rate: float, gaps: np.ndarray, words: Words) -> np.ndarray:
     >>> choose(50.0, np.array([[2, 0, 1]]), lambda n: rng.integers(0, 2**64, n, dtype=np.uint64))
     array([1])
     """
-    heads = words(len(gaps)) >> np.uint64(64 - _HEAD)
+    heads = words(len(gaps)) >> np.uint64(64 - 53)
     cumulative = np.cumsum(np.exp(-rate * gaps.astype(float)), axis=1)
-    u, total = heads.astype(float) * 2.0**-_HEAD, cumulative[:, -1]
+    u, total = heads.astype(float) * 2.0**-53, cumulative[:, -1]
     found, above = ((cumulative <= ((u + shift) * total)[:, None]).sum(axis=1) for shift in (-_MARGIN, _MARGIN))
     for i in np.flatnonzero(found != above):
         exponents = [Fraction(rate) * int(gap) for gap in gaps[i]]
-        found[i] = _index(lambda digits, e=exponents: iter(e), int(heads[i]), words)  # type: ignore[misc]
+        found[i] = _index(lambda digits, e=exponents: iter(e), int(heads[i]), 53, words)  # type: ignore[misc]
     return found
 
 
@@ -154,9 +154,10 @@ def _blocks(law: Law, heads: np.ndarray, words: Words) -> np.ndarray:
     v = cells[(heads >> np.uint64(64 - _CELLS)).astype(np.int64)]
     open_ = np.flatnonzero(v < 0)
     if len(open_):
-        bits = heads[open_] >> np.uint64(64 - _HEAD)
-        u = bits.astype(float) * 2.0**-_HEAD
-        low, high = (np.searchsorted(cumulative, u + shift, side="right") for shift in (-_MARGIN, _MARGIN))
+        bits = heads[open_] >> np.uint64(64 - _PICK)
+        u = bits.astype(float) * 2.0**-_PICK
+        low = np.searchsorted(cumulative, u - _MARGIN, side="right")
+        high = np.searchsorted(cumulative, u + (2.0**-_PICK + _MARGIN), side="right")
         for i in np.flatnonzero(low != high):
 
             def exponents(digits: int) -> Iterator[Fraction]:
@@ -165,7 +166,7 @@ def _blocks(law: Law, heads: np.ndarray, words: Words) -> np.ndarray:
                     yield exponent
                     block += 1
 
-            low[i] = _index(exponents, int(bits[i]), words)
+            low[i] = _index(exponents, int(bits[i]), _PICK, words)
         v[open_] = low
     return v
 
@@ -185,19 +186,26 @@ def _table(law: Law) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _accepted(law: Law, v: np.ndarray, r: np.ndarray, heads: np.ndarray, words: Words) -> np.ndarray:
-    bits = heads >> np.uint64(64 - _HEAD)
-    excess = bits.astype(float) * 2.0**-_HEAD - np.exp(-law.within(v, r))
-    accepted = excess < 0
-    for i in np.flatnonzero(np.abs(excess) < _MARGIN):
+    bits = heads >> np.uint64(64 - _PICK - _ACCEPT) & np.uint64(2**_ACCEPT - 1)
+    short = np.exp(-law.within(v, r)) - bits.astype(float) * 2.0**-_ACCEPT
+    accepted = short > 2.0**-_ACCEPT
+    for i in np.flatnonzero(np.abs(short - 2.0 ** -(_ACCEPT + 1)) < 2.0 ** -(_ACCEPT + 1) + _MARGIN):
         first = int(v[i]) * law.block
         rise = law.exponent(first + int(r[i])) - law.exponent(first)
-        accepted[i] = _below(rise, int(bits[i]), words)
+        accepted[i] = _below(rise, int(bits[i]), _ACCEPT, words)
     return accepted
 
 
-def _below(exponent: Fraction, head: int, words: Words) -> bool:
+def _whole_numbers(below: int, count: int, words: Words) -> np.ndarray:
+    """Return uniform whole numbers from 0, below a power of two."""
+    if below <= 2**32:
+        return (words((count + 1) // 2).view(np.uint32)[:count] & np.uint32(below - 1)).astype(np.int64)
+    return (words(count) & np.uint64(below - 1)).astype(np.int64)
+
+
+def _below(exponent: Fraction, head: int, bits: int, words: Words) -> bool:
     """Say whether a uniform number that begins with these bits is below exp(-exponent)."""
-    for digits, low, high in _refined(head, words):
+    for digits, low, high in _refined(head, bits, words):
         with localcontext() as context:
             context.prec = digits
             probability, slack = _weight(exponent), Decimal(10) ** (8 - digits)
@@ -208,9 +216,9 @@ def _below(exponent: Fraction, head: int, words: Words) -> bool:
     raise AssertionError  # the loop above has no end
 
 
-def _index(exponents: Callable[[int], Iterator[Fraction]], head: int, words: Words) -> int:
+def _index(exponents: Callable[[int], Iterator[Fraction]], head: int, bits: int, words: Words) -> int:
     """Return the index, of weight exp(-exponent), in which a uniform number that begins with these bits falls."""
-    for digits, low, high in _refined(head, words):
+    for digits, low, high in _refined(head, bits, words):
         with localcontext() as context:
             context.prec = digits
             weights = [_weight(exponent) for exponent in exponents(digits)]
@@ -226,9 +234,9 @@ def _index(exponents: Callable[[int], Iterator[Fraction]], head: int, words: Wor
     raise AssertionError
 
 
-def _refined(head: int, words: Words) -> Iterator[tuple[int, Decimal, Decimal]]:
+def _refined(head: int, bits: int, words: Words) -> Iterator[tuple[int, Decimal, Decimal]]:
     """Yield a precision in digits, and bounds of the uniform number that has these first bits, again and again."""
-    bits, digits = _HEAD, 50
+    digits = 50
     while True:
         with localcontext() as context:
             context.prec = digits + 10
