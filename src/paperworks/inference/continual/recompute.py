@@ -164,7 +164,7 @@ class RecomputeMaxSum(_Recompute):
         if self.budget.pure:
             return stale + self.budget.laplace_scale(k * reach) * log_inverse(beta, k)
         tail = special.ndtri(check_number("beta", beta, gt=0, lt=1) / (2 * k))
-        return stale - self.budget.gaussian_std(reach * math.sqrt(k)) * tail
+        return stale - self.budget.gaussian_std(reach * math.sqrt(k)) * float(tail)
 
     def error_bound(self, beta: float = 1 / 3) -> float:
         """Return what the largest error stays below with probability ``1 - beta``: staleness plus noise.

@@ -411,7 +411,7 @@ def real_data(run: Run) -> Measurement:
                     float(errors.mean()),
                     float(errors[:, -1].mean()),
                     float(at_end),
-                    largest / at_end,
+                    largest / at_end if at_end else "no batch error",
                 ]
             )
     return Measurement(
