@@ -29,6 +29,7 @@ from paperworks.inference import (
     TreeCounter,
     TreeMaxSum,
     approx_dp_from_zcdp,
+    auto_mechanism,
     zcdp_from_approx_dp,
 )
 from paperworks.inference.privacy import sampling
@@ -367,6 +368,9 @@ def test_values_of_a_function_out_of_range_are_cut_off_and_not_refused():
         kept = np.clip(np.nan_to_num(last), 0, 1) / 100
         assert NoisyAnswers(data, 1e-4).answer(lambda x: x) == pytest.approx(kept, abs=0.002)
         SparseVector(data, 0.5, epsilon=1.0, c=1).answer(lambda x: x)
+        EffectiveRounds(data, r=1, tau=0.5).answer(lambda x: x)
+        SparseValidate(data, m=3, budget=1).differs(lambda x: x, 0.0, 0.5)
+        ReusableHoldout(np.zeros(9), data).query(lambda x: x)
 
 
 NEIGHBOURS = [np.append(np.full(99, 1 / 3), last) for last in (0.1, 0.7)]
@@ -491,6 +495,30 @@ def test_a_selection_weighs_scores_by_the_sensitivity():
 
     assert share() == pytest.approx(1 / (1 + math.exp(-4)), abs=0.02)
     assert share(sensitivity=4) == pytest.approx(1 / (1 + math.exp(-1)), abs=0.05)
+
+
+@pytest.mark.parametrize("kind", [RecomputeMaxSum, TreeMaxSum])
+@pytest.mark.parametrize("budget", [{"rho": 0.5}, {"epsilon": 1.0}])
+def test_largest_counts_are_within_their_bound(kind, budget):
+    days = np.random.default_rng(0).integers(0, 245, (200, 3))
+    options = {"max_value": 244} if kind is RecomputeMaxSum else {}
+    mechanism = kind(200, 3, **budget, sensitivity=2, **options)
+    errors = [np.abs(mechanism.release(days) - np.cumsum(days, axis=0).max(axis=1)).max() for _ in range(10)]
+    assert np.mean(errors) < mechanism.error_bound(0.05)
+
+
+def test_the_choice_of_a_mechanism_reckons_with_the_size_of_counts():
+    ones, counts = (auto_mechanism("maxsum", 2**14, 64, rho=0.5, max_value=size) for size in (1, 244))
+    assert isinstance(ones, RecomputeMaxSum)
+    assert isinstance(counts, TreeMaxSum)
+
+
+def test_rounding_counts_in_each_coordinate_that_changes():
+    one, many = (FactorizationCounter(2**12, d, rho=0.5) for d in (1, 100))
+    exact = many._norm * 10  # of 100 coordinates
+    rounding = 1.5 * math.sqrt(2**12 * 100) * many._fine
+    assert many.noise_std == pytest.approx(exact + rounding, rel=1e-12)
+    assert one.noise_std < many.noise_std / 9.9
 
 
 def test_error_bounds_exist_at_any_length():

@@ -298,7 +298,8 @@ class FactorizationCounter(_Counter):
     def noise_std(self) -> float:
         """Standard deviation of each z."""
         # Rounding moves each of the measured numbers by up to a step, and floating point by a quarter of one each time.
-        rounding = 1.5 * math.sqrt(self.horizon) * self._fine * self._step
+        changed = self.horizon * (self.d if self.max_norm is not None else self._coordinates)
+        rounding = 1.5 * math.sqrt(changed) * self._fine * self._step
         return self.budget.gaussian_std(self.l2_sensitivity * self._norm + rounding)
 
     def error_bound(self, beta: float = 1 / 3) -> float:

@@ -24,8 +24,8 @@ class StatisticalQueryOracle(PrivateMechanism, ABC):
 
     Mechanisms with noise round the values to a grid before they add them up, so that one sample moves a sum by whole
     steps, and the noise is whole steps too. A function is called with the samples themselves: take functions from those
-    only who may see these. Where the answers are private, its values are cut off at the range, since to refuse them
-    would tell something of the samples; arrays of values out of the range are refused.
+    only who may see these. Where the answers guarantee something, its values are cut off at the range, since to
+    refuse them would tell something of the samples; arrays of values out of the range are refused.
 
     Parameters
     ----------
@@ -90,10 +90,11 @@ class StatisticalQueryOracle(PrivateMechanism, ABC):
             Where no further answer can be given.
         """
         self._check_open()
-        values = np.reshape(np.asarray(query(self._data) if callable(query) else query), (1, -1))
-        if callable(query) and self._is_private and self.value_range:
-            values = np.clip(np.where(np.isnan(values), self._low, values), *self.value_range)
-        return float(self.answer_all(values)[0])
+        if callable(query):
+            values = cut_off(query(self._data), self.value_range if self._is_private else None)
+        else:
+            values = np.asarray(query)
+        return float(self.answer_all(np.reshape(values, (1, -1)))[0])
 
     def answer_all(self, values: ArrayLike) -> np.ndarray:
         """Answer many queries in their order, given their values on the samples, of shape (m, n).
@@ -313,6 +314,18 @@ def width_of(value_range: tuple[float, float] | None) -> float:
     if value_range is None:
         raise ValueError("value_range is None; privacy takes the least and greatest value of a query")
     return value_range[1] - value_range[0]
+
+
+def cut_off(values: ArrayLike, value_range: tuple[float, float] | None) -> np.ndarray:
+    """Return values within the range, at whose ends those beyond it are; NaN counts as the least value.
+
+    Examples
+    --------
+    >>> cut_off([0.5, 7.0, math.nan], (0.0, 1.0))
+    array([0.5, 1. , 0. ])
+    """
+    found = np.asarray(values, dtype=float)
+    return found if value_range is None else np.clip(np.where(np.isnan(found), value_range[0], found), *value_range)
 
 
 def check_values(name: str, values: ArrayLike, n: int | None, value_range: tuple[float, float] | None) -> np.ndarray:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from paperworks.core.validation import check_count, check_number
-from paperworks.inference.holdout.queries import Query, StatisticalQueryOracle, check_values
+from paperworks.inference.holdout.queries import Query, StatisticalQueryOracle, check_values, cut_off
 from paperworks.inference.privacy.ledger import BudgetExhausted, PrivateMechanism
 
 
@@ -89,7 +89,7 @@ class SparseValidate(PrivateMechanism):
         Parameters
         ----------
         query
-            Gives one value for each sample, within `value_range`.
+            Gives one value for each sample, within `value_range`; those of a function are cut off at its ends.
         guess
             What the mean is taken to be, in the unit of the values.
         tau
@@ -111,9 +111,14 @@ class SparseValidate(PrivateMechanism):
         """
         check_number("guess", guess)
         check_number("tau", tau, gt=0)
-        values = np.reshape(np.asarray(query(self._data) if callable(query) else query), (1, -1))
-        mean = check_values("query", values, len(self._data), value_range).mean()
-        return self.ask(lambda data: abs(mean - guess) > tau)
+        if not callable(query):
+            query = check_values("query", np.reshape(query, (1, -1)), len(self._data), value_range)[0]
+
+        def question(data: np.ndarray) -> bool:
+            values = cut_off(query(data) if callable(query) else query, value_range)
+            return bool(abs(values.mean() - guess) > tau)
+
+        return self.ask(question)
 
     def failure_bound(self, beta: float) -> float:
         """Return the probability that any answer is wrong, where each question alone is with probability `beta`.
@@ -159,6 +164,8 @@ class EffectiveRounds(StatisticalQueryOracle):
     >>> oracle.answer(lambda x: x), oracle.round
     (0.5, 0)
     """
+
+    _is_private = True
 
     def __init__(self, data: ArrayLike, r: int, *, tau: float, validation_size: float = 0.5, **options: Any) -> None:
         super().__init__(data, **options)

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from paperworks.core.validation import check_choice, check_count, check_number
 from paperworks.inference.holdout.bounds import generalization_bound
-from paperworks.inference.holdout.queries import check_range, check_values
+from paperworks.inference.holdout.queries import check_range, check_values, cut_off
 from paperworks.inference.holdout.sparse import scan
 from paperworks.inference.privacy.accounting import approx_dp_from_zcdp
 from paperworks.inference.privacy.ledger import BudgetExhausted, PrivateMechanism
@@ -237,10 +237,9 @@ class ReusableHoldout(PrivateMechanism):
         if self._train is None or self._holdout is None:
             raise ValueError("phi takes train and holdout data, which were not given; use query_values")
         self._check_open_or_nan()
-        values = [np.reshape(np.asarray(phi(data), dtype=float), (1, -1)) for data in (self._train, self._holdout)]
-        if self.value_range:  # to refuse the holdout's values would tell something of it
-            values[1] = np.clip(np.where(np.isnan(values[1]), self.value_range[0], values[1]), *self.value_range)
-        return float(self.query_values(*values)[0])
+        # To refuse values of the holdout would tell something of it.
+        values = phi(self._train), cut_off(phi(self._holdout), self.value_range)
+        return float(self.query_values(*(np.reshape(np.asarray(v), (1, -1)) for v in values))[0])
 
     def query_values(self, train_values: ArrayLike, holdout_values: ArrayLike) -> np.ndarray:
         """Answer many queries in their order, given their values (m, samples) on the two samples.
