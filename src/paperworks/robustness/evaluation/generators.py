@@ -447,6 +447,11 @@ class AutoencoderGenerator(ImageGenerator):
     def step_size(self, images: Images) -> Float[Tensor, " batch"]:
         """Return the length of each image's step: 3 in 100 of the spread of its own latents.
 
+        Parameters
+        ----------
+        images
+            Images of shape (batch, channels, height, width), in the range the generator takes.
+
         Returns
         -------
         Tensor of shape (batch,)
