@@ -139,7 +139,8 @@ def multiple_expectations(
     defensive
         Share of each later batch that is drawn from the input laws. It bounds the importance weights, without which
         indicators and other functions of bounded support have errors that no sample tells of. By default 0.1, and 0.3
-        where a function is 0 at more than half of the first batch's points; 0 is the paper's method.
+        where a function is 0 at more than half of the first batch's points, but none for a density that nowhere had a
+        weight above ten; 0 is the paper's method.
     random_state
         Source of randomness.
     n_components

@@ -125,7 +125,7 @@ class GaussianComponents:
         Returns
         -------
         GaussianComponents
-            The mixtures.
+            The densities mixed with those of others.
         """
         if not others:
             return self
