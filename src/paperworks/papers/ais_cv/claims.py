@@ -357,7 +357,7 @@ def _transform(units: Float[np.ndarray, "n 6"]) -> Float[np.ndarray, "n 6"]:
 
 @races("openturns", exclusive=False)
 def against_openturns(run: Run) -> Measurement:
-    """Analyse the beam by the four pick-freeze estimators of OpenTURNS, on random samples and on Sobol' sequences."""
+    """Analyse the beam by the four estimators of OpenTURNS, on random samples and on Sobol' sequences."""
     import openturns as ot
 
     lognormal, normal = slice(0, 3), slice(3, 6)
@@ -392,7 +392,7 @@ def against_openturns(run: Run) -> Measurement:
 
 @races("vegas", exclusive=False)
 def against_vegas(run: Run) -> Measurement:
-    """Integrate the ten moments by vegas, adapted to their sum, in the best of three divisions of as many evaluations."""
+    """Integrate the ten moments by vegas, adapted to their sum, at its best division of as many evaluations."""
     import gvar
     import vegas
 
