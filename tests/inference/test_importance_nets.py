@@ -47,6 +47,17 @@ def test_strata_have_powers_of_two_and_count_what_they_are_wide():
     assert counts @ U[:, 0] / len(U) == pytest.approx(0.5, abs=2e-3)
 
 
+def test_points_of_one_variable_are_mirrored_in_their_intervals():
+    U, counts, replicates = stratified_points(np.ones(1), 1, 512, 8, np.random.default_rng(0))
+    x = U[:, 1].reshape(replicates, 2, -1)
+    n = x.shape[2]
+    np.testing.assert_array_equal(np.floor(x[:, 0] * n), np.floor(x[:, 1] * n))
+    np.testing.assert_allclose((x.sum(axis=1) * n) % 2, 1, atol=1e-6)
+    # Exact for lines, and nearly so for what is smooth.
+    means = (counts * np.exp(U[:, 1])).reshape(replicates, -1).mean(axis=1)
+    np.testing.assert_allclose(means, math.e - 1, atol=1e-4)
+
+
 def test_uniform_points_become_draws_of_each_kind_of_law():
     U = sobol_points(3, largest_net(8192), np.random.default_rng(0))
     covariance = np.array([[2.0, 0.6], [0.6, 1.0]])
@@ -92,6 +103,8 @@ def test_the_pilot_tells_where_nets_profit():
     assert noise.n_evals == 4000
     law = multiple_expectations(np.exp, _Sampler(), 4000, random_state=0)  # no map of uniform points
     assert law.estimate[0] == pytest.approx(math.exp(0.5), rel=0.02)
+    two = multiple_expectations(lambda X: X ** [2, 4], NORMAL, 4000, n_batches=2, random_state=0)
+    np.testing.assert_allclose(two.estimate, [1, 3], rtol=0.02)
 
 
 @pytest.mark.parametrize(

@@ -146,6 +146,13 @@ def test_many_outputs_are_those_of_one_at_a_time():
     np.testing.assert_allclose(given.S1[:, 2], sobol_from_samples(X, model(X)[:, 2]).S1)
 
 
+def test_a_thousand_outputs_at_once():
+    scale = np.arange(1, 1001)
+    r = sobol_indices(lambda X: X[:, :1] + X[:, 1:] * scale, 2, 64, ("first", "total"), random_state=0)
+    np.testing.assert_allclose(r.S1, np.array([np.ones(1000), scale**2]) / (1 + scale**2), atol=1e-6)
+    np.testing.assert_allclose(r.ST, r.S1, atol=1e-6)
+
+
 def test_groups_have_the_indices_of_their_inputs_together():
     # x1 x2 + x3: the group (1, 2) has the product's whole variance, one half.
     r = sobol_indices(

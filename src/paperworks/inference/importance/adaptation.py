@@ -118,7 +118,7 @@ class Adaptation:
     def run(self, sobol: bool) -> tuple[ISCVEstimator, bool]:
         """Adapt; return what to draw the final sample from, and whether by nets: always, where `sobol` says so."""
         # With nets the last batch tries another proposal, where there is one.
-        trial = self._replicates is not None and len(self._beta) > 1
+        trial = self._replicates is not None and len(self._beta) > 1 and self._options.batches > 2
         for _ in range(self._options.batches - (2 if trial else 1)):
             estimator, W, summands = self._step()
             if self._paid_too_much(len(W)):

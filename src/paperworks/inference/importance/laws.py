@@ -41,9 +41,10 @@ class OpenTURNSLaw:
         return np.array(self.distribution.computeLogPDF(x))[:, 0]
 
     @property
-    def d(self) -> int:
-        """Number of variables."""
-        return int(self.distribution.getDimension())
+    def d(self) -> int | None:
+        """Number of variables; None where the distribution isn't a map of independent normal ones."""
+        normal = self.distribution.getStandardDistribution().getClassName() == "Normal"
+        return int(self.distribution.getDimension()) if normal else None
 
     def from_uniform(self, U: Float[np.ndarray, "n more_d"]) -> Float[np.ndarray, "n d"]:
         """Map uniform points of 1 + d coordinates, the first unused, to draws."""

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import special
 
-MOST_TERMS, _HIGHEST = 300, 6
+_MOST_TERMS, _HIGHEST = 500, 6
 
 
 class Polynomials:
@@ -79,25 +79,28 @@ def fit_surrogate(
     """Fit each output by polynomials of the degree, 0 among them, that predicts the points held out best."""
     d, n = len(bounded), len(U)
     degree = 0
-    while degree < _HIGHEST and comb(d + degree + 1, d) <= min(MOST_TERMS, n // 8):
+    while degree < _HIGHEST and comb(d + degree + 1, d) <= min(_MOST_TERMS, n // 8):
         degree += 1
     basis = Polynomials(bounded, degree)
     T, order = basis(U), basis.exponents.sum(axis=1)
-    coefficients = np.zeros((T.shape[1], Y.shape[1]))
-    least = np.full(Y.shape[1], np.inf)
+    some, out = T[~held_out], T[held_out]
+    gram, moments = some.T @ some, some.T @ Y[~held_out]
+    least, best = np.full(Y.shape[1], np.inf), np.zeros(Y.shape[1], dtype=int)
     for k in range(degree + 1):
         terms = order <= k
-        fitted = least_squares(T[np.ix_(~held_out, terms)], Y[~held_out])
-        error = ((Y[held_out] - T[np.ix_(held_out, terms)] @ fitted) ** 2).mean(axis=0)
-        better = error < least
-        least = np.where(better, error, least)
-        coefficients[:, better] = 0
-        coefficients[np.ix_(terms, better)] = least_squares(T[:, terms], Y[:, better])
+        fitted = _solve(gram[np.ix_(terms, terms)], moments[terms])
+        error = ((Y[held_out] - out[:, terms] @ fitted) ** 2).mean(axis=0)
+        least, best = np.minimum(error, least), np.where(error < least, k, best)
+    gram, moments = gram + out.T @ out, moments + out.T @ Y[held_out]
+    coefficients = np.zeros_like(moments)
+    for k in np.unique(best):
+        terms, outputs = order <= k, best == k
+        coefficients[np.ix_(terms, outputs)] = _solve(gram[np.ix_(terms, terms)], moments[np.ix_(terms, outputs)])
     return Surrogate(basis, coefficients)
 
 
-def least_squares(T: Float[np.ndarray, "n terms"], Y: Float[np.ndarray, "n q"]) -> Float[np.ndarray, "terms q"]:
+def _solve(
+    gram: Float[np.ndarray, "terms terms"], moments: Float[np.ndarray, "terms q"]
+) -> Float[np.ndarray, "terms q"]:
     """Return coefficients of least squares, with a ridge that rounding asks for."""
-    gram = T.T @ T
-    gram[np.diag_indices_from(gram)] += 1e-10 * np.trace(gram) / len(gram)
-    return np.linalg.solve(gram, T.T @ Y)
+    return np.linalg.solve(gram + 1e-10 * np.trace(gram) / len(gram) * np.eye(len(gram)), moments)
