@@ -102,6 +102,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "multiple_expectations",
             "optimal_alpha",
             "optimal_beta",
+            "sobol_from_samples",
             "sobol_indices",
         ],
         "invariance": [
