@@ -140,14 +140,24 @@ def choose(rate: float, gaps: np.ndarray, words: Words) -> np.ndarray:
     """
     heads = words(len(gaps)) >> np.uint64(64 - 53)
     with np.errstate(under="ignore"):
-        cumulative = np.cumsum(np.exp(-rate * gaps.astype(float)), axis=1)
+        cumulative = _running_sums(np.exp(-rate * gaps.astype(float)))
     u, total = heads.astype(float) * 2.0**-53, cumulative[:, -1]
-    margin = max(_MARGIN, gaps.shape[1] * 2.0**-52)  # a sum of many weights is rounded as many times
+    margin = max(_MARGIN, math.sqrt(gaps.shape[1]) * 2.0**-51)
     found, above = ((cumulative <= ((u + shift) * total)[:, None]).sum(axis=1) for shift in (-margin, margin))
     for i in np.flatnonzero(found != above):
         exponents = [Fraction(rate) * int(gap) for gap in gaps[i]]
         found[i] = _index(lambda digits, e=exponents: iter(e), int(heads[i]), 53, words)  # type: ignore[misc]
     return found
+
+
+def _running_sums(weights: np.ndarray) -> np.ndarray:
+    """Return running sums along rows (rows, n), each of which is rounded about sqrt(4 n) times rather than n."""
+    rows, n = weights.shape
+    size = math.isqrt(n - 1) + 1
+    padded = np.concatenate([weights, np.zeros((rows, -n % size))], axis=1).reshape(rows, -1, size)
+    sums = np.cumsum(padded, axis=2)
+    sums[:, 1:] += np.cumsum(sums[:, :-1, -1], axis=1)[:, :, None]
+    return sums.reshape(rows, -1)[:, :n]
 
 
 def _blocks(law: Law, heads: np.ndarray, words: Words) -> np.ndarray:
