@@ -252,6 +252,152 @@ def test_an_interrupted_answer_ends_the_mechanism():
         validate.ask(lambda data: False)
 
 
+@pytest.mark.parametrize("first", [0, 1])  # before and after a question was answered
+def test_a_question_can_not_keep_a_mechanism_open_by_what_it_raises(first):
+    validate = SparseValidate(X, m=50, budget=1)
+    for _ in range(first):
+        validate.ask(lambda data: False)
+
+    def raises_where_true(data):
+        raise BudgetExhausted("as if it were spent")
+
+    with pytest.raises(BudgetExhausted, match="as if"):  # tells that one bit, and is the end
+        validate.ask(raises_where_true)
+    for _ in range(3):
+        with pytest.raises(BudgetExhausted, match="interrupted"):
+            validate.ask(raises_where_true)
+
+
+def test_an_answer_within_an_answer_ends_a_mechanism_without_a_limit():
+    oracle = NoisyAnswers(X, 0.1)
+
+    class Within(type(oracle)):
+        def _answers(self, values):
+            return self.answer_all(values)  # as a signal's handler may
+
+    within = Within(X, 0.1)
+    for _ in range(2):
+        with pytest.raises(BudgetExhausted, match="interrupted"):
+            within.answer_all(X[None])
+
+
+def test_a_reset_that_is_interrupted_ends_the_mechanism(monkeypatch):
+    counter = TreeCounter(8, epsilon=1.0)
+    counter.update([1])
+
+    def interrupted(horizon):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(counter, "_begin", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        counter.reset()
+    with pytest.raises(BudgetExhausted, match="interrupted"):
+        counter.update([1])  # with noise of the stream before
+
+
+def test_data_can_not_be_changed_by_queries_or_by_whoever_gave_them():
+    for make in (
+        lambda data: SampleSplit(data, m=3).answer,
+        lambda data: ReusableHoldout(data, data).query,
+        lambda data: SparseValidate(data, m=3, budget=3).ask,
+    ):
+        mine = np.ones(90)
+        ask = make(mine)
+        mine[:] = 0
+        assert ask(lambda data: data) if "ask" not in ask.__name__ else ask(lambda data: data.all())
+        with pytest.raises(ValueError, match="read-only"):
+            ask(lambda data: np.multiply(data, 0, out=data))
+        assert not mine.any()
+
+
+def test_answers_can_be_written_to_without_changing_the_transcript():
+    reusable = ReusableHoldout(threshold=0.1, noise_scale=1e-6)
+    reusable.query_means([0.5], [0.5])[0] = 7
+    np.testing.assert_array_equal(reusable.transcript.answers, [0.5])
+
+
+def test_a_refusal_does_not_tell_how_many_values_a_function_gave():
+    secret = (np.arange(1000) < 496).astype(float)
+    askers = [
+        NoisyAnswers(secret, 0.1).answer,
+        ReusableHoldout(secret, secret).query,
+        lambda query: SparseValidate(secret, m=3, budget=3).differs(query, 0.5, 0.1),
+    ]
+    for ask in askers:
+        with pytest.raises(ValueError, match="one value for each of the 1000 samples") as refused:
+            ask(lambda data: data[data > 0])
+        assert "496" not in str(refused.value)
+
+
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize(
+    "bad",
+    [
+        np.array([[1j, 0.5]]),
+        np.array([["0", "1"]]),
+        np.array([["2020-01-01", "2020-01-02"]], dtype="datetime64[D]"),
+        np.ma.array([[1.0, 0.0]], mask=[[True, False]]),
+        (x for x in [0.0, 1.0]),
+        [[1.0, 0.0], [1.0]],
+    ],
+    ids=["complex", "text", "dates", "masked", "generator", "ragged"],
+)
+def test_only_real_numbers_are_taken(bad):
+    takers = {
+        "x": TreeCounter(4, 2, rho=1.0).update_batch,
+        "values": NoisyAnswers([0.0, 1.0], 0.1).answer_all,
+        "train_means": lambda means: ReusableHoldout(threshold=0.1, noise_scale=0.1).query_means(means, [0.0, 0.0]),
+    }
+    for name, take in takers.items():
+        with pytest.raises((TypeError, ValueError), match=rf"^{name} .*real numbers"):
+            take(bad)
+
+
+@pytest.mark.usefixtures("untyped")
+def test_whatever_is_an_array_of_numbers_is_counted():
+    class Tensor:  # as torch has them: neither `reshape` nor `dtype` are NumPy's
+        ndim, dtype = 1, "int64"
+
+        def reshape(self, *shape):
+            return self
+
+        def __array__(self, dtype=None, copy=None):
+            return np.array([1, 2], dtype=dtype)
+
+    pandas = pytest.importorskip("pandas")
+    for records in (Tensor(), pandas.Series([1, 2]), pandas.DataFrame({"a": [1, 2]}), range(1, 3)):
+        np.testing.assert_array_equal(TreeCounter(4, rho=math.inf).update_batch(records), [[1], [3]])
+    np.testing.assert_array_equal(TreeCounter(4, 2, rho=math.inf).update(Tensor()), [1, 2])
+
+
+@pytest.mark.usefixtures("untyped")
+def test_privacy_takes_a_range_of_values():
+    with pytest.raises(ValueError, match="value_range is None"):
+        SparseVector(X, 0.5, epsilon=1.0, c=1, value_range=None)  # one sample could move a sum by anything
+    unbounded = ReusableHoldout(threshold=0.1, noise_scale=0.1, budget=1, value_range=None)
+    with pytest.raises(ValueError, match="value_range is None"):
+        unbounded.privacy(100)
+
+
+@pytest.mark.parametrize(("n", "validation_size"), [(4, 0.1), (4, 0.9), (1, 0.5)])
+def test_rounds_without_samples_to_validate_are_refused(n, validation_size):
+    with pytest.raises(ValueError, match="validation_size"):
+        EffectiveRounds(np.zeros(n), r=1, tau=0.1, validation_size=validation_size)
+
+
+def test_sums_that_could_leave_64_bits_are_refused():
+    counter = TreeCounter(2**24, rho=math.inf)
+    with pytest.raises(ValueError, match=r"size below 1\.37439e"):  # 2^61 / 2^24
+        counter.update([2**40 - 1])
+    assert counter.update([2**37 - 1]) == 2**37 - 1
+
+
+def test_budgets_at_the_ends_of_floating_point():
+    assert TreeCounter(8, epsilon=1e200).update([3]) == 3
+    with pytest.raises(ValueError, match="epsilon"):
+        zcdp_from_approx_dp(1e-300, 1e-6)
+
+
 def test_bad_input_costs_nothing():
     oracle = SampleSplit(X, m=2)
     for bad in (np.full((1, 100), 2.0), np.zeros((1, 99)), np.zeros((3, 100))):
@@ -519,6 +665,43 @@ def test_rounding_counts_in_each_coordinate_that_changes():
     rounding = 1.5 * math.sqrt(2**12 * 100) * many._fine
     assert many.noise_std == pytest.approx(exact + rounding, rel=1e-12)
     assert one.noise_std < many.noise_std / 9.9
+
+
+def discrete(kind: str, scale: float) -> np.ndarray:
+    """Chances of the sizes 0 to 400."""
+    k = np.arange(401)
+    weights = np.exp(-k / scale if kind == "laplace" else -((k / scale) ** 2) / 2)
+    weights[1:] *= 2
+    return weights / weights.sum()
+
+
+@pytest.mark.parametrize("budget", [{"rho": 0.5}, {"rho": 2}, {"rho": 8}, {"epsilon": 0.5}, {"epsilon": 2}], ids=str)
+@pytest.mark.parametrize("kind", [TreeCounter, RecomputeMaxSum])
+def test_error_bounds_hold_for_steps_that_are_wide_beside_the_noise(kind, budget):
+    counter = kind(1, **budget)  # its noise is a single draw
+    if "rho" in budget:
+        chances = discrete("gaussian", 1 / math.sqrt(2 * budget["rho"]))
+    else:
+        chances = discrete("laplace", 1 / budget["epsilon"])
+    for beta in np.geomspace(1e-6, 0.9, 50):
+        assert chances[np.arange(401) >= counter.error_bound(beta)].sum() <= beta
+
+
+@pytest.mark.parametrize("kind", [TreeCounter, FactorizationCounter, TreeMaxSum, RecomputeMaxSum])
+def test_error_bounds_reckon_with_the_rounding_of_records(kind):
+    mechanism = kind(1000, rho=50.0, granularity=1.0)
+    answers = mechanism.update_batch(np.full(1000, 0.49))  # which are all rounded to 0
+    assert 400 < np.abs(answers.ravel() - 0.49 * np.arange(1, 1001)).max() < mechanism.error_bound(0.05) < 530
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 16, 17, 100_003])
+def test_running_sums_of_many_weights_stay_within_the_margin_of_a_choice(n):
+    weights = np.random.default_rng(0).random((2, n)) * np.array([[1.0], [1e-9]]) + 0.9
+    sums = sampling._running_sums(weights)
+    assert sums.shape == weights.shape
+    for row, found in zip(weights, sums, strict=True):
+        for end in {1, n // 2 or 1, n - n // 7, n}:
+            assert abs(found[end - 1] - math.fsum(row[:end])) < 2.0**-42 * found[-1]  # a plain sum is 2^-36 off
 
 
 def test_error_bounds_exist_at_any_length():

@@ -187,9 +187,10 @@ class TreeCounter(_Counter):
         """
         scale, many = self.node_scale / self._step, self.d * self.T
         if self.budget.pure:
-            return self._step * largest_laplace_sum(scale, self.levels * self._least, many, beta)
+            return self._rounding + self._step * largest_laplace_sum(scale, self.levels * self._least, many, beta)
         bits = np.arange(1, self.levels + 1)
-        return self._step * largest_gaussian(scale * np.sqrt(bits), self.d * _times_with_bits(self.T), beta)
+        largest = largest_gaussian(scale * np.sqrt(bits), self.d * _times_with_bits(self.T), beta)
+        return self._rounding + self._step * (largest + (0.5 if scale else 0.0))
 
     def _noisy(self, records: np.ndarray, exact: np.ndarray) -> np.ndarray:
         reached, ends = [self._steps], [self._steps + len(records)]
@@ -311,7 +312,7 @@ class FactorizationCounter(_Counter):
             The bound, in the unit of the records.
         """
         deviation = self.noise_std * self._norm  # of the last sum, the widest
-        return largest_gaussian([deviation], [self.d * self.T], beta) + 0.5 * self._step
+        return self._rounding + largest_gaussian([deviation], [self.d * self.T], beta) + 0.5 * self._step
 
     def _noisy(self, records: np.ndarray, exact: np.ndarray) -> np.ndarray:
         n = len(records)

@@ -12,9 +12,9 @@ from paperworks.core.validation import check_count, check_number
 from paperworks.inference.privacy.accounting import PrivacyBudget
 from paperworks.inference.privacy.ledger import PrivateMechanism
 from paperworks.inference.privacy.noise import Noise
+from paperworks.inference.privacy.values import as_numbers
 
 _ELEMENTS = 2_000_000  # of the largest intermediate array of `release`: 16 MB
-_GREATEST = 2**40  # of a record, so that all sums fit in 64 bits
 
 
 class ContinualMechanism(PrivateMechanism, ABC):
@@ -45,7 +45,8 @@ class ContinualMechanism(PrivateMechanism, ABC):
     granularity
         Step of the grid that records are rounded to and answers lie on, where records aren't whole numbers. Rounding
         may add a step to the sensitivity, which the noise allows for; `sensitivity` has to allow for more where what is
-        protected is part of several records. A granularity well below the sensitivity costs next to nothing.
+        protected is part of several records. A granularity well below the sensitivity costs next to nothing. Half a
+        step a record is added to error bounds, for what rounding alone can move a sum.
     random_state
         None takes noise from the operating system's cryptographic source. A NumPy generator makes runs repeatable and
         is for tests and simulations only: whoever knows its state takes the noise off.
@@ -84,8 +85,7 @@ class ContinualMechanism(PrivateMechanism, ABC):
 
     def reset(self) -> None:
         """Forget all records and answers, and begin another stream, whose cost `privacy` adds to that of the others."""
-        with self._lock:
-            self._check_open()
+        with self._charged():  # a stream that begins by halves could have noise of the one before
             if self.t or not self.streams:
                 self.streams += 1
                 self.t = 0
@@ -113,7 +113,7 @@ class ContinualMechanism(PrivateMechanism, ABC):
         """
         with self._lock:
             self._check_open()
-            record = self._records(np.reshape(x, (1, -1)))
+            record = self._records(as_numbers("x", x).reshape(1, -1))
             with self._charged():
                 return self._answer(record)[0]
 
@@ -134,7 +134,8 @@ class ContinualMechanism(PrivateMechanism, ABC):
         """
         with self._lock:
             self._check_open()
-            records = self._records(np.reshape(X, (-1, self.d)) if np.ndim(X) < 2 else np.asarray(X))
+            X = as_numbers("x", X)
+            records = self._records(X.reshape(-1, self.d) if X.ndim < 2 else X)
             step = max(1, _ELEMENTS // self.d)
             with self._charged():
                 parts = [self._answer(records[i : i + step]) for i in range(0, len(records), step)]
@@ -151,6 +152,11 @@ class ContinualMechanism(PrivateMechanism, ABC):
         with self._lock:
             self.reset()
             return self.update_batch(stream)
+
+    @property
+    def _rounding(self) -> float:
+        """How far rounding the records may move a sum."""
+        return 0.0 if self.granularity is None else self.T * self.granularity / 2
 
     @abstractmethod
     def error_bound(self, beta: float = 1 / 3) -> float:
@@ -194,8 +200,10 @@ class ContinualMechanism(PrivateMechanism, ABC):
                 raise ValueError("x takes whole numbers only, or other numbers with a granularity")
         else:
             steps = X if self.granularity is None else np.floor(X / self._step + 0.5)
-        if steps.size and not (steps.min() > -_GREATEST and steps.max() < _GREATEST):
-            raise ValueError(f"x takes finite numbers of size below {_GREATEST * self._step:g}")
+        # All sums fit in 64 bits; more than 2^40 records take longer than anyone has.
+        greatest = max(2**20, min(2**40, 2**61 // max(self.T, self.t + len(X))))
+        if steps.size and not (steps.min() > -greatest and steps.max() < greatest):
+            raise ValueError(f"x takes finite numbers of size below {greatest * self._step:g}")
         return steps.astype(np.int64)
 
     def _check_horizon(self, records: int) -> None:
@@ -217,7 +225,9 @@ def log_inverse(beta: float, events: float) -> float:
 def largest_gaussian(stds: ArrayLike, counts: ArrayLike, beta: float) -> float:
     """Return what all of some Gaussian values stay below in size with probability ``1 - beta``.
 
-    The union bound on exact tails: the x at which the expected number of values beyond x is beta.
+    The union bound on exact tails: the x at which the expected number of values beyond x is beta. Discrete values are
+    below that and half a step: from a deviation on, the density is convex, so that the steps beyond weigh no more than
+    the tail half a step before them.
 
     Parameters
     ----------

@@ -160,7 +160,9 @@ class RecomputeMaxSum(_Recompute):
 
     def _bound(self, r: int, beta: float) -> float:
         k, reach = self.T // r, self._reach * self._step
-        stale = (r - 1) * self.max_value
+        stale = (r - 1) * self.max_value + self._rounding
+        if self.budget.rho < math.inf:
+            stale += self._step / 2  # discrete noise is below the tails of the continuous laws and half a step
         if self.budget.pure:
             return stale + self.budget.laplace_scale(k * reach) * log_inverse(beta, k)
         tail = special.ndtri(check_number("beta", beta, gt=0, lt=1) / (2 * k))
@@ -223,7 +225,8 @@ class RecomputeSumSelect(_Recompute):
 
     def _bound(self, r: int, beta: float) -> float:
         k, reach = self.T // r, self._reach * self._step
-        return (r - 1) * self.max_value + 2 * reach / selection_epsilon(self.budget, k) * log_inverse(beta, self.d * k)
+        noise = reach / selection_epsilon(self.budget, k) * log_inverse(beta, self.d * k)
+        return (r - 1) * self.max_value + 2 * (noise + self._rounding)
 
     def _first(self) -> int:
         return 0

@@ -12,6 +12,7 @@ from paperworks.core.validation import check_choice, check_count, check_number
 from paperworks.inference.privacy.accounting import approx_dp_from_zcdp
 from paperworks.inference.privacy.ledger import PrivateMechanism
 from paperworks.inference.privacy.noise import Noise
+from paperworks.inference.privacy.values import as_numbers, kept
 
 Query = Callable[[Any], ArrayLike] | ArrayLike
 """A function from the samples to one value each, or those values."""
@@ -25,7 +26,8 @@ class StatisticalQueryOracle(PrivateMechanism, ABC):
     Mechanisms with noise round the values to a grid before they add them up, so that one sample moves a sum by whole
     steps, and the noise is whole steps too. A function is called with the samples themselves: take functions from those
     only who may see these. Where the answers guarantee something, its values are cut off at the range, since to
-    refuse them would tell something of the samples; arrays of values out of the range are refused.
+    refuse them would tell something of the samples; arrays of values out of the range are refused. The samples are
+    copied, and can't be written to.
 
     Parameters
     ----------
@@ -55,7 +57,7 @@ class StatisticalQueryOracle(PrivateMechanism, ABC):
         granularity: float | None = None,
         random_state: np.random.Generator | None = None,
     ) -> None:
-        self._data = np.asarray(data)
+        self._data = kept(data)
         if not self._data.ndim or not len(self._data):
             raise ValueError(f"data has shape {self._data.shape}; it takes one or more samples along its first axis")
         self._samples = len(self._data)  # of which a mean is taken
@@ -91,9 +93,9 @@ class StatisticalQueryOracle(PrivateMechanism, ABC):
         """
         self._check_open()
         if callable(query):
-            values = cut_off(query(self._data), self.value_range if self._is_private else None)
+            values = evaluated("query", query, self._data, self.value_range if self._is_private else None)
         else:
-            values = np.asarray(query)
+            values = as_numbers("query", query)
         return float(self.answer_all(np.reshape(values, (1, -1)))[0])
 
     def answer_all(self, values: ArrayLike) -> np.ndarray:
@@ -324,8 +326,26 @@ def cut_off(values: ArrayLike, value_range: tuple[float, float] | None) -> np.nd
     >>> cut_off([0.5, 7.0, math.nan], (0.0, 1.0))
     array([0.5, 1. , 0. ])
     """
-    found = np.asarray(values, dtype=float)
+    found = as_numbers("query", values).astype(float)
     return found if value_range is None else np.clip(np.where(np.isnan(found), value_range[0], found), *value_range)
+
+
+def evaluated(
+    name: str, query: Callable[[Any], ArrayLike], data: Any, value_range: tuple[float, float] | None
+) -> np.ndarray:
+    """Return the values of a function of samples, cut off at the range; a refusal tells nothing of them.
+
+    Examples
+    --------
+    >>> evaluated("query", lambda x: x[x > 0], np.array([0, 1]), None)
+    Traceback (most recent call last):
+    ...
+    ValueError: query takes a function that gives one value for each of the 2 samples
+    """
+    values = cut_off(query(data), value_range)
+    if values.size != len(data):
+        raise ValueError(f"{name} takes a function that gives one value for each of the {len(data)} samples")
+    return values.reshape(-1)
 
 
 def check_values(name: str, values: ArrayLike, n: int | None, value_range: tuple[float, float] | None) -> np.ndarray:
@@ -338,7 +358,7 @@ def check_values(name: str, values: ArrayLike, n: int | None, value_range: tuple
     ...
     ValueError: values go from 0 to 2; it takes finite values from 0 to 1
     """
-    rows = np.asarray(values, dtype=float)
+    rows = as_numbers(name, values).astype(float)
     if rows.ndim != 2 or (n is not None and rows.shape[1] != n):
         raise ValueError(f"{name} has shape {rows.shape}; it takes (queries, {'samples' if n is None else n})")
     low, high = (-np.finfo(float).max, np.finfo(float).max) if value_range is None else value_range

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from paperworks.core.validation import check_count, check_number
-from paperworks.inference.holdout.queries import Query, StatisticalQueryOracle, check_values, cut_off
+from paperworks.inference.holdout.queries import Query, StatisticalQueryOracle, check_range, check_values, evaluated
 from paperworks.inference.privacy.ledger import BudgetExhausted, PrivateMechanism
+from paperworks.inference.privacy.values import kept
 
 
 class SparseValidate(PrivateMechanism):
@@ -44,7 +45,7 @@ class SparseValidate(PrivateMechanism):
     """
 
     def __init__(self, data: ArrayLike, m: int, budget: int) -> None:
-        self._data = np.asarray(data)
+        self._data = kept(data)
         if not self._data.ndim or not len(self._data):
             raise ValueError(f"data has shape {self._data.shape}; it takes one or more samples along its first axis")
         self.m = check_count("m", m)
@@ -111,11 +112,12 @@ class SparseValidate(PrivateMechanism):
         """
         check_number("guess", guess)
         check_number("tau", tau, gt=0)
+        value_range = check_range(value_range) or (0.0, 1.0)
         if not callable(query):
             query = check_values("query", np.reshape(query, (1, -1)), len(self._data), value_range)[0]
 
         def question(data: np.ndarray) -> bool:
-            values = cut_off(query(data) if callable(query) else query, value_range)
+            values = evaluated("query", query, data, value_range) if callable(query) else np.asarray(query)
             return bool(abs(values.mean() - guess) > tau)
 
         return self.ask(question)
@@ -170,7 +172,12 @@ class EffectiveRounds(StatisticalQueryOracle):
     def __init__(self, data: ArrayLike, r: int, *, tau: float, validation_size: float = 0.5, **options: Any) -> None:
         super().__init__(data, **options)
         validating = round(self.n * check_number("validation_size", validation_size, gt=0, lt=1))
-        self.r = check_count("r", r, at_most=max(1, self.n - validating))
+        if not 0 < validating < self.n:
+            raise ValueError(
+                f"validation_size is {validation_size:g}, {validating} of {self.n} samples; it takes a share that "
+                "leaves one or more on either side"
+            )
+        self.r = check_count("r", r, at_most=self.n - validating)
         self.tau = check_number("tau", tau, gt=0)
         self._cuts = np.arange(self.r + 1) * (self.n - validating) // self.r
         self._open(self.r, f"all r = {self.r} rounds are over")

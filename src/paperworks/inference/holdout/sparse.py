@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from paperworks.core.validation import check_count, check_number
-from paperworks.inference.holdout.queries import StatisticalQueryOracle
+from paperworks.inference.holdout.queries import StatisticalQueryOracle, width_of
 from paperworks.inference.privacy.ledger import BudgetExhausted
 
 
@@ -98,6 +98,7 @@ class SparseVector(StatisticalQueryOracle):
         random_state: np.random.Generator | None = None,
     ) -> None:
         super().__init__(data, value_range=value_range, granularity=granularity, random_state=random_state)
+        width_of(self.value_range)
         self.threshold = check_number("threshold", threshold)
         self.epsilon = check_number("epsilon", epsilon, gt=0)
         self.c = check_count("c", c)

@@ -10,11 +10,12 @@ from numpy.typing import ArrayLike
 
 from paperworks.core.validation import check_choice, check_count, check_number
 from paperworks.inference.holdout.bounds import generalization_bound
-from paperworks.inference.holdout.queries import check_range, check_values, cut_off
+from paperworks.inference.holdout.queries import check_range, check_values, evaluated, width_of
 from paperworks.inference.holdout.sparse import scan
 from paperworks.inference.privacy.accounting import approx_dp_from_zcdp
 from paperworks.inference.privacy.ledger import BudgetExhausted, PrivateMechanism
 from paperworks.inference.privacy.noise import Noise
+from paperworks.inference.privacy.values import as_numbers, kept
 
 _BETA = 0.05  # of the union bounds that defaults and warnings rest on
 
@@ -143,7 +144,7 @@ class ReusableHoldout(PrivateMechanism):
         self.exhausted = check_choice("exhausted", exhausted, ("raise", "nan"))
         fine = 2.0 ** (math.frexp(self.noise_scale)[1] - 31) if granularity is None else granularity
         self.granularity = check_number("granularity", fine, gt=0)
-        self._train, self._holdout = train, holdout
+        self._train, self._holdout = _kept(train), _kept(holdout)
         self._noise = Noise(random_state)
         self._noisy_threshold = self._redraw()
         self._answers: list[np.ndarray] = []
@@ -199,7 +200,8 @@ class ReusableHoldout(PrivateMechanism):
                 f"n is {n}; tau = {tau:g} with beta = {beta:g} and m = {m} takes {math.ceil(least)} or more"
             )
         made = cls(None, None, threshold=0.75 * tau, noise_scale=scale, budget=budget, noise="laplace", m=m, **options)
-        made._train, made._holdout = train, holdout  # such constants are looser than a union bound at any n
+        # Set afterwards, since such constants are looser than a union bound at any n, which is warned of.
+        made._train, made._holdout = _kept(train), _kept(holdout)
         return made
 
     @property
@@ -238,8 +240,9 @@ class ReusableHoldout(PrivateMechanism):
             raise ValueError("phi takes train and holdout data, which were not given; use query_values")
         self._check_open_or_nan()
         # To refuse values of the holdout would tell something of it.
-        values = phi(self._train), cut_off(phi(self._holdout), self.value_range)
-        return float(self.query_values(*(np.reshape(np.asarray(v), (1, -1)) for v in values))[0])
+        on_train = evaluated("phi", phi, self._train, None)
+        on_holdout = evaluated("phi", phi, self._holdout, self.value_range)
+        return float(self.query_values(on_train[None], on_holdout[None])[0])
 
     def query_values(self, train_values: ArrayLike, holdout_values: ArrayLike) -> np.ndarray:
         """Answer many queries in their order, given their values (m, samples) on the two samples.
@@ -289,7 +292,8 @@ class ReusableHoldout(PrivateMechanism):
         BudgetExhausted
             As `query_values`.
         """
-        train, holdout = (np.asarray(means, dtype=float) for means in (train_means, holdout_means))
+        train = as_numbers("train_means", train_means).astype(float)
+        holdout = as_numbers("holdout_means", holdout_means).astype(float)
         if train.ndim != 1 or train.shape != holdout.shape:
             raise ValueError(
                 f"train_means and holdout_means have shapes {train.shape} and {holdout.shape}; it takes (m,)"
@@ -303,7 +307,7 @@ class ReusableHoldout(PrivateMechanism):
                 steps = self._steps(train), self._steps(holdout)
                 with self._charged():
                     answers, exceeded, known = self._looked_up(train, *steps)
-            self._answers.append(answers[:known])
+            self._answers.append(answers[:known].copy())  # the caller may write to what is returned
             self._exceeded.append(exceeded[:known])
             if known < len(train):
                 raise BudgetExhausted(self._exhausted, answers)
@@ -363,8 +367,9 @@ class ReusableHoldout(PrivateMechanism):
         if self.kind == "gaussian" or self.budget == math.inf:
             raise ValueError("privacy takes Laplace noise and a budget")
         check_number("delta", delta, ge=0, lt=1)
+        span = width_of(self.value_range)
         # By how many steps a sample moves a mean: both are rounded, and were computed in floating point.
-        moved = math.ceil(self._span / check_count("n", n) / self.granularity) + 1
+        moved = math.ceil(span / check_count("n", n) / self.granularity) + 1
         each = moved * self.granularity / self.noise_scale
         basic = 2 * self.budget * each
         # Between one exceedance and the next all comparisons and the answer are differentially private with 2 each.
@@ -386,6 +391,11 @@ class ReusableHoldout(PrivateMechanism):
     def _draw(self, times: float, size: int) -> np.ndarray:
         draw = self._noise.laplace if self.kind == "laplace" else self._noise.gaussian
         return draw(times * self.noise_scale / self.granularity, size)
+
+
+def _kept(sample: Any) -> Any:
+    """Return arrays as copies that no query writes to, and other samples, such as tables, as they are."""
+    return kept(sample) if isinstance(sample, np.ndarray) else sample
 
 
 def _size(sample: Any) -> int | None:

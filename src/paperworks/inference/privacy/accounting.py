@@ -49,6 +49,8 @@ def zcdp_from_approx_dp(epsilon: float, delta: float, conversion: Conversion = "
     epsilon = check_number("epsilon", epsilon, gt=0)
     log = -math.log(check_number("delta", delta, gt=0, lt=1))
     standard = (epsilon / (math.sqrt(log + epsilon) + math.sqrt(log))) ** 2  # the same, without cancellation
+    if standard == 0:
+        raise ValueError(f"epsilon is {epsilon:g}; it takes one whose rho isn't below the least number")
     if conversion == "standard":
         return standard
 
@@ -162,7 +164,7 @@ class PrivacyBudget:
             return cls(math.inf if rho == math.inf else check_number("rho", rho, gt=0))
         epsilon = check_number("epsilon", epsilon, gt=0)
         if delta is None:
-            return cls(epsilon**2 / 2, epsilon)
+            return cls(epsilon * epsilon / 2, epsilon)
         return cls(zcdp_from_approx_dp(epsilon, delta), epsilon, delta)
 
     @property

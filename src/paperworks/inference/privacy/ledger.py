@@ -75,7 +75,9 @@ class PrivateMechanism:
             try:
                 yield
             except BudgetExhausted:
-                self._closed = self._exhausted
+                # It may come from elsewhere, such as a question, and interrupts then like any other error.
+                if self._spent >= self._units:
+                    self._closed = self._exhausted
                 raise
             self._closed = self._exhausted if self._spent >= self._units else ""
 

@@ -139,13 +139,25 @@ def choose(rate: float, gaps: np.ndarray, words: Words) -> np.ndarray:
     array([1])
     """
     heads = words(len(gaps)) >> np.uint64(64 - 53)
-    cumulative = np.cumsum(np.exp(-rate * gaps.astype(float)), axis=1)
+    with np.errstate(under="ignore"):
+        cumulative = _running_sums(np.exp(-rate * gaps.astype(float)))
     u, total = heads.astype(float) * 2.0**-53, cumulative[:, -1]
-    found, above = ((cumulative <= ((u + shift) * total)[:, None]).sum(axis=1) for shift in (-_MARGIN, _MARGIN))
+    margin = max(_MARGIN, math.sqrt(gaps.shape[1]) * 2.0**-51)
+    found, above = ((cumulative <= ((u + shift) * total)[:, None]).sum(axis=1) for shift in (-margin, margin))
     for i in np.flatnonzero(found != above):
         exponents = [Fraction(rate) * int(gap) for gap in gaps[i]]
         found[i] = _index(lambda digits, e=exponents: iter(e), int(heads[i]), 53, words)  # type: ignore[misc]
     return found
+
+
+def _running_sums(weights: np.ndarray) -> np.ndarray:
+    """Return running sums along rows (rows, n), each of which is rounded about sqrt(4 n) times rather than n."""
+    rows, n = weights.shape
+    size = math.isqrt(n - 1) + 1
+    padded = np.concatenate([weights, np.zeros((rows, -n % size))], axis=1).reshape(rows, -1, size)
+    sums = np.cumsum(padded, axis=2)
+    sums[:, 1:] += np.cumsum(sums[:, :-1, -1], axis=1)[:, :, None]
+    return sums.reshape(rows, -1)[:, :n]
 
 
 def _blocks(law: Law, heads: np.ndarray, words: Words) -> np.ndarray:
@@ -176,7 +188,7 @@ def _table(law: Law) -> tuple[np.ndarray, np.ndarray]:
     """Return the cumulative probabilities of blocks, and the block of each cell of the unit interval that is in one."""
     reach = 46 if law.kind == "laplace" else 10  # scales; the weight beyond is below 2^-64
     blocks = np.arange(int(reach * law.scale / law.block) + 2)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", under="ignore"):
         cumulative = np.cumsum(np.exp(-law.of_block(blocks)))
     cumulative /= cumulative[-1]
     edges = np.arange(2**_CELLS + 1) / 2**_CELLS
