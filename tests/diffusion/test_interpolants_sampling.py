@@ -332,7 +332,7 @@ def test_sinkhorns_pairs_follow_pots_plan_and_keep_both_laws():
     rng = torch.Generator().manual_seed(0)
     x0, x1 = torch.randn(20, 2, generator=rng, dtype=D), torch.randn(30, 2, generator=rng, dtype=D) + 1
     cost = torch.cdist(x0, x1).square()
-    coupling = OptimalCoupling("sinkhorn", reg=0.1, tol=1e-10)
+    coupling = OptimalCoupling("sinkhorn", reg=0.1, rtol=1e-10)
     plan = coupling._plan(cost)
     weights = [torch.full((n,), 1 / n, dtype=D).numpy() for n in (20, 30)]
     theirs = torch.from_numpy(ot.sinkhorn(*weights, cost.numpy(), 0.1 * float(cost.mean()), stopThr=1e-12))

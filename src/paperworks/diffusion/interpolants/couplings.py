@@ -26,7 +26,7 @@ class OptimalCoupling:
         negative entropy, from which a partner is drawn for each sample of the base.
     reg
         Weight of the entropy, in units of the mean squared distance between the batches. Default 0.05.
-    max_iter, tol
+    max_iter, rtol
         Sweeps of Sinkhorn at most, and the share of mass that a column may be off at which they end.
 
     Raises
@@ -48,12 +48,12 @@ class OptimalCoupling:
     """
 
     def __init__(
-        self, method: CouplingMethod = "exact", *, reg: float = 0.05, max_iter: int = 1000, tol: float = 1e-6
+        self, method: CouplingMethod = "exact", *, reg: float = 0.05, max_iter: int = 1000, rtol: float = 1e-6
     ) -> None:
         self.method: CouplingMethod = check_choice("method", method, get_args(CouplingMethod))
         self.reg = check_number("reg", reg, gt=0)
         self.max_iter = check_count("max_iter", max_iter)
-        self.tol = check_number("tol", tol, gt=0)
+        self.rtol = check_number("rtol", rtol, gt=0)
 
     def __call__(
         self,
@@ -128,7 +128,7 @@ class OptimalCoupling:
         columns = torch.ones_like(kernel[0])
         for sweep in range(self.max_iter):
             mass = (1 / (kernel @ columns)) @ kernel  # of each column, but for its own factor
-            if sweep % _SWEEPS == 0 and float((columns * mass / share - 1).abs().max()) <= self.tol:
+            if sweep % _SWEEPS == 0 and float((columns * mass / share - 1).abs().max()) <= self.rtol:
                 break
             columns = share / mass
         if not bool(torch.isfinite(columns).all()) or not bool((columns > 0).all()):
@@ -142,7 +142,7 @@ class OptimalCoupling:
         for sweep in range(self.max_iter):
             rows = -torch.logsumexp(log_kernel + columns, dim=1)
             after = math.log(share) - torch.logsumexp(log_kernel + rows[:, None], dim=0)
-            if sweep % _SWEEPS == 0 and float((columns - after).expm1().abs().max()) <= self.tol:
+            if sweep % _SWEEPS == 0 and float((columns - after).expm1().abs().max()) <= self.rtol:
                 break
             columns = after
         return torch.softmax(log_kernel + columns, dim=1)

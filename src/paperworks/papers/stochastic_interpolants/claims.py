@@ -420,7 +420,7 @@ def against_couplings(run: Run) -> Measurement:
         for method in ratios:
             # The same entropy for both, torchcfm's in units of the cost. Its tolerance is POT's default, 1e-9 in norm
             # for the error of all masses 1/n; ours is for the share of each mass, and no looser here.
-            coupling = OptimalCoupling(method, reg=0.05, tol=1e-9 * len(x0) ** 0.5)
+            coupling = OptimalCoupling(method, reg=0.05, rtol=1e-9 * len(x0) ** 0.5)
             peer = OTPlanSampler(method, reg=0.05 * float(cost.mean()), warn=False)
             jobs: dict[str, Callable[[], Any]] = {
                 "ours": partial(coupling, x0, x1, rng),
