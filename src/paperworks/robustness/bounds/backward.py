@@ -13,6 +13,7 @@ from paperworks.robustness.bounds.call import Call
 from paperworks.robustness.bounds.graph import Node
 from paperworks.robustness.bounds.perturbations import row_dot
 from paperworks.robustness.bounds.registry import rule_of
+from paperworks.robustness.bounds.rounding import depth, quantum, unit
 from paperworks.robustness.bounds.values import Interval
 
 Coefficients = dict[Node, Tensor]
@@ -35,7 +36,7 @@ def propagate(call: Call, start: Node, rows: Tensor, stop: Container[Node] = ())
     call.start = start
     pending: Coefficients = {start: rows}
     found: Coefficients = {}
-    constant = rows.new_zeros(rows.shape[0], call.batch)
+    constant = rows.new_zeros(rows.shape[0], call.batch, dtype=torch.float64)  # few, and of very different sizes
     for node in reversed(call.graph.nodes[: start.index + 1]):
         if (arrived := pending.pop(node, None)) is None:
             continue
@@ -44,22 +45,36 @@ def propagate(call: Call, start: Node, rows: Tensor, stop: Container[Node] = ())
         elif node in call.perturbations or (node in stop and node is not start):
             found[node] = arrived
         else:
-            coefficients, rest = rule_of(node).backward(node, arrived, call)
+            rule = rule_of(node)
+            margin = call.margins.get(node)
+            if margin is not None and not rule.outward and (node is start or node not in call.carried):
+                constant = constant - row_dot(arrived.abs(), margin)
+            coefficients, rest = rule.backward(node, arrived, call)
             constant = constant + rest
             for source, part in coefficients:
-                pending[source] = pending[source] + part if source in pending else part
+                if source in pending:
+                    part = pending[source] + part
+                    if call.sound and source in call.perturbed:
+                        constant = constant - 2 * unit(call.dtype) * row_dot(part.abs(), call.size(source))
+                pending[source] = part
     return found, constant
 
 
 def concretize(call: Call, coefficients: Coefficients, constant: Tensor) -> Tensor:
     """Return the least value of linear functions of the roots, (rows, batch)."""
     for node, rows in coefficients.items():
+        terms = 2 * depth(node.shape.numel())
         if node in call.perturbations:
             constant = constant + call.perturbations[node].minimum(rows, call.value(node))
+            terms = call.perturbations[node].rounding(call.value(node), call.type_of(node))[1]
         else:
             lower, upper = call.bounds(node)
-            constant = constant + row_dot(rows, (lower + upper) / 2) - row_dot(rows.abs(), (upper - lower) / 2)
-    return constant
+            constant = constant + row_dot(rows, lower / 2 + upper / 2) - row_dot(rows.abs(), upper / 2 - lower / 2)
+        if call.sound:
+            constant = constant - row_dot(rows.abs(), call.gap(node, terms) * call.size(node))
+    if call.sound:  # what is added up is wider than the result
+        constant = constant - 2 * unit(call.dtype) * constant.detach().abs() - quantum(call.dtype)
+    return constant.to(call.dtype)
 
 
 def lower_bounds(call: Call, start: Node, rows: Tensor, stop: Container[Node] = ()) -> Tensor:

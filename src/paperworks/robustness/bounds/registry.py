@@ -1,6 +1,7 @@
 """Which rule bounds which operator."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -34,6 +35,28 @@ class Rule(ABC):
     def is_affine(self, node: Node, call: Call) -> bool:
         """Return whether the operator is affine in its perturbed inputs, taken together."""
         return False
+
+    outward = False
+    """Whether the linear rules themselves give way for rounding at the node and at inputs that it carries."""
+
+    def carries(self, node: Node) -> bool:
+        """Return whether coefficients reach the only perturbed input as they are, so that its margin can be added."""
+        return False
+
+    def rounding(self, node: Node, call: Call, size: Callable[[Node], Tensor], ends: Interval) -> Tensor | None:
+        """Return how far rounding can move the node's value, given the sizes of its inputs; None for not at all.
+
+        By default a few units in the last place of the greatest end: a rule that adds up much says more.
+        """
+        return call.gap(node, 16) * torch.maximum(ends.lower.detach().abs(), ends.upper.detach().abs())
+
+    def rounding_of_ends(self, node: Node, call: Call, ends: Interval, most: Tensor | None) -> Any:
+        """Return how far rounding can move each of the two ends, which is `most` or less; None for not at all."""
+        return None if most is None else (most, most)
+
+    def rounding_of_lines(self, node: Node, call: Call) -> Tensor | None:
+        """Return how far rounding can move the linear bounds of the forward mode; `rounding` by default."""
+        return self.rounding(node, call, lambda n: call.reach[n] if n in call.reach else call.size(n), call.ends[node])
 
     @abstractmethod
     def interval(self, node: Node, call: Call) -> Interval:
@@ -80,6 +103,11 @@ def register_bound(op: Any, handler: Rule) -> None:
     if not isinstance(handler, Rule):
         raise TypeError(f"handler is {type(handler).__name__}; it takes a Rule")
     _rules[op] = handler
+
+
+def registered() -> tuple[Any, ...]:
+    """Return all operators that have a rule."""
+    return tuple(_rules)
 
 
 def find_rule(op: Any) -> Rule | None:
