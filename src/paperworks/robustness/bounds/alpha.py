@@ -48,7 +48,7 @@ def optimized(
             score = float(objective.detach())
             snapshot = {k: [t.detach().clone() for t in v] for k, v in freedom.parameters.items()}
         over = time.monotonic() > until or (C is not None and options.stop_when_decided and _decided(best))
-        if over or not objective.requires_grad:
+        if over or not freedom.parameters or not objective.requires_grad:
             break
         if step < options.steps - 1:
             _adam(freedom.leaves(), objective, moments, step, options.lr * options.decay**step)

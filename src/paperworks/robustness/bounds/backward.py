@@ -63,16 +63,24 @@ def propagate(call: Call, start: Node, rows: Tensor, stop: Container[Node] = ())
 def concretize(call: Call, coefficients: Coefficients, constant: Tensor) -> Tensor:
     """Return the least value of linear functions of the roots, (rows, batch)."""
     for node, rows in coefficients.items():
-        terms = 2 * depth(node.shape.numel())
-        if node in call.perturbations:
-            constant = constant + call.perturbations[node].minimum(rows, call.value(node))
-            terms = call.perturbations[node].rounding(call.value(node), call.type_of(node))[1]
-        else:
-            lower, upper = call.bounds(node)
-            constant = constant + row_dot(rows, lower / 2 + upper / 2) - row_dot(rows.abs(), upper / 2 - lower / 2)
-        if call.sound:
-            constant = constant - row_dot(rows.abs(), call.gap(node, terms) * call.size(node))
-    if call.sound:  # what is added up is wider than the result
+        terms, ptb = 2 * depth(node.shape.numel()), call.perturbations.get(node)
+        if ptb is not None:
+            terms = ptb.rounding(call.value(node), call.type_of(node))[1]
+        margin = call.gap(node, terms) * call.size(node) if call.sound else None
+        if ptb is not None and not ptb.is_box:
+            constant = constant + ptb.minimum(rows, call.value(node))
+            constant = constant if margin is None else constant - row_dot(rows.abs(), margin)
+            continue
+        lower, upper = call.bounds(node) if ptb is None else ptb.box(call.value(node))
+        radius = upper / 2 - lower / 2
+        radius = radius if margin is None else radius + margin
+        constant = constant + row_dot(rows, lower / 2 + upper / 2) - row_dot(rows.abs(), radius)
+    return below(call, constant)
+
+
+def below(call: Call, constant: Tensor) -> Tensor:
+    """Return constants, which are added up in double precision, in the type of the computation, no greater."""
+    if call.sound:
         constant = constant - 2 * unit(call.dtype) * constant.detach().abs() - quantum(call.dtype)
     return constant.to(call.dtype)
 

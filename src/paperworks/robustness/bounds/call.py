@@ -37,6 +37,8 @@ class Call:
         Number of samples.
     options
         Choices of relaxations.
+    partial
+        Whether a node's operator is not defined everywhere: `registry.is_partial`.
     evaluate
         Gives the value of a node's operator at arguments with the batch (or 1) in front: `registry.evaluate`.
 
@@ -82,7 +84,9 @@ class Call:
         batch: int,
         options: Options,
         evaluate: Callable[[Node, tuple[Any, ...], dict[str, Any]], Any],
+        partial: Callable[[Node], bool],
     ) -> None:
+        self._partial = partial
         self._operate = evaluate
         self.graph, self.perturbations, self.batch, self.options = graph, perturbations, batch, options
         types = [torch.float32, *(n.dtype for n in graph if n.dtype is not None and n.dtype.is_floating_point)]
@@ -112,6 +116,7 @@ class Call:
         self.margins: dict[Node, Tensor] = {}
         self.carried: set[Node] = set()
         self.reach: dict[Node, Tensor] = {}
+        self._sizes: dict[Node, tuple[Interval, Tensor]] = {}
 
     def _cast(self, value: Any) -> Any:
         floating = isinstance(value, Tensor) and value.is_floating_point()
@@ -126,12 +131,21 @@ class Call:
         floating = node.dtype is not None and node.dtype.is_floating_point
         return node.dtype if floating else self.dtype  # type: ignore[return-value]
 
+    @functools.cached_property
+    def delicate(self) -> bool:
+        """Whether an operator is not defined for all numbers, so that ends must keep their sign if they can."""
+        return any(self._partial(node) for node in self.graph if node in self.perturbed)
+
     def size(self, node: Node) -> Tensor:
         """Return the greatest size that each element of a node can have."""
         if node not in self.perturbed:
             return self.constant(node).detach().abs()
-        lower, upper = self.ends[node]
-        return torch.maximum(lower.detach().abs(), upper.detach().abs())
+        ends = self.ends[node]
+        kept = self._sizes.get(node)
+        if kept is None or kept[0] is not ends:
+            size = torch.maximum(-ends.lower.detach(), ends.upper.detach())  # the other signs are less
+            kept = self._sizes[node] = (ends, size)
+        return kept[1]
 
     def value(self, node: Node) -> Tensor:
         """Return a node's clean value, (batch or 1, *shape)."""

@@ -129,7 +129,8 @@ def _matrix_vector(a: Tensor, b: Tensor) -> Tensor:
 
 def _divide(a: Tensor, b: Any, *, rounding_mode: str | None = None) -> Tensor:
     if rounding_mode is not None:
-        return (a / b).floor() if rounding_mode == "floor" else (a / b).trunc()
+        rounded = (a / b).floor() if rounding_mode == "floor" else (a / b).trunc()
+        return rounded if a.is_floating_point() else rounded.to(a.dtype)
     return a * b.reciprocal() if isinstance(b, Tensor) else a * (1 / b)
 
 

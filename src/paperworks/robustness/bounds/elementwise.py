@@ -1,6 +1,7 @@
 """Rules of functions that act on each element alone."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -48,6 +49,10 @@ class ElementwiseRule(Rule):
     def curve(self, node: Node) -> Curve:
         """Return the function at a node."""
         return self._make(*node.args[1:], **node.kwargs)
+
+    def partial(self, node: Node) -> bool:
+        """Return whether the curve has a domain."""
+        return self.curve(node).domain != (-math.inf, math.inf)
 
     def value(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         """Return the operator's value: it needs no mapping over samples."""

@@ -97,7 +97,7 @@ class LinearRule(Rule):
 
     def rounding_of_ends(self, node: Node, call: Call, ends: Interval, most: Tensor | None) -> Any:
         """Return the errors of the sums that are the ends, where these are made of ends of the same side."""
-        if most is None or not self.nonnegative:
+        if most is None or not self.nonnegative or not call.delicate:
             return super().rounding_of_ends(node, call, ends, most)
         return tuple(
             self.rounding(node, call, lambda n, i=i: call.bounds(n)[i].detach().abs(), ends)  # type: ignore[misc]
@@ -356,7 +356,8 @@ class AddRule(LinearRule):
     def rounding_of_ends(self, node: Node, call: Call, ends: Interval, most: Tensor | None) -> Any:
         """Return the errors of the sums that are the ends, where nothing perturbed is subtracted."""
         b = node.args[1]
-        if self._scale(node, node.kwargs) < 0 and isinstance(b, Node) and b in call.perturbed:
+        crossed = self._scale(node, node.kwargs) < 0 and isinstance(b, Node) and b in call.perturbed
+        if crossed or not call.delicate:
             return None if most is None else (most, most)
         return tuple(
             self.rounding(node, call, lambda n, i=i: call.bounds(n)[i].detach().abs(), ends)  # type: ignore[misc]
@@ -367,11 +368,17 @@ class AddRule(LinearRule):
         """Return whether data are multiplied by nothing but a sign."""
         return node.args[0] is not node.args[1] and abs(self._scale(node, node.kwargs)) == 1
 
-    def sizes(self, node: Node, call: Call, size: Lookup, gap: float) -> Tensor:
-        """Add the sizes of both terms."""
-        a, b = (size(x) if isinstance(x, Node) else gap * abs(x) for x in node.args[:2])
-        a, b = (align(t, t.shape[1:], len(node.shape)) if isinstance(t, Tensor) else t for t in (a, b))
-        return a + abs(self._scale(node, node.kwargs)) * b
+    def rounding(self, node: Node, call: Call, size: Lookup, ends: Interval) -> Tensor | None:
+        """Return the error of the sum, and for a constant that of its products with coefficients."""
+        scale, rank = abs(self._scale(node, node.kwargs)), len(node.shape)
+        gap, most = call.gap(node, self.terms(node)), call.gap(node, depth(node.shape.numel()))
+        total: Any = quantum(call.type_of(node))
+        for x, factor in zip(node.args[:2], (1.0, scale), strict=True):
+            if not isinstance(x, Node):
+                total = total + most * factor * abs(x)
+            else:
+                total = total + align(size(x), x.shape, rank) * (factor * (gap if x in call.perturbed else most))
+        return total
 
     def _scale(self, node: Node, kwargs: dict[str, Any]) -> float:
         return self.sign * kwargs.get("alpha", node.args[2] if len(node.args) > 2 else 1)

@@ -18,7 +18,7 @@ from paperworks.robustness.bounds.methods import METHODS, Method
 from paperworks.robustness.bounds.options import Options
 from paperworks.robustness.bounds.outputs import bounds_of, check_bounds, identity, signed
 from paperworks.robustness.bounds.perturbations import Perturbation
-from paperworks.robustness.bounds.registry import evaluate
+from paperworks.robustness.bounds.registry import evaluate, is_partial
 from paperworks.robustness.bounds.rounding import outward
 from paperworks.robustness.bounds.structure import Outputs
 from paperworks.robustness.bounds.tensors import BoundedParameter, BoundedTensor
@@ -111,7 +111,7 @@ class BoundedModule(nn.Module):
             expected = outputs.joined(self.module(*batch))
         except (RuntimeError, ValueError, IndexError) as error:
             raise ValueError(f"module fails on a batch of {len(batch[0])}: {trouble} ({error})") from error
-        call = Call(graph, self._leaves(graph, batch), {}, len(batch[0]), self.options, evaluate)
+        call = Call(graph, self._leaves(graph, batch), {}, len(batch[0]), self.options, evaluate, is_partial)
         found = call.value(graph.output).expand(len(batch[0]), *graph.output.shape)
         if expected.ndim == 0 or len(expected) != len(batch[0]) or expected.numel() != found.numel():
             raise ValueError(f"module returns shape {tuple(expected.shape)} for a batch of {len(batch[0])}: {trouble}")
@@ -233,7 +233,7 @@ class BoundedModule(nn.Module):
                 sets[node] = _Behind(ptb) if node.kind == "input" else ptb
         if not sets:
             raise ValueError("x: nothing is perturbed; wrap an input in BoundedTensor or a weight in BoundedParameter")
-        call = Call(graph, leaves, sets, len(inputs[0]), self.options, evaluate)
+        call = Call(graph, leaves, sets, len(inputs[0]), self.options, evaluate, is_partial)
         if graph.output not in call.perturbed:
             raise ValueError("x: the output does not depend on what is perturbed")
         return call, outputs
@@ -271,6 +271,7 @@ class _Behind(Perturbation):
 def _linear_bounds(call: Call, rows: Tensor, sides: tuple[bool, bool]) -> dict[str, Linear]:
     """Return the linear bounds of rows of the output by root, from the intermediate bounds that are there."""
     coefficients, constant = backward.propagate(call, call.graph.output, signed(rows, sides))
+    constant = backward.below(call, constant)
     count = len(rows)
     found: dict[str, Linear] = {}
     for node in call.roots:

@@ -64,6 +64,10 @@ class ReciprocalRule(ElementwiseRule):
             )
         return self._make(positive)
 
+    def partial(self, node: Node) -> bool:
+        """Return True: 0 has no inverse."""
+        return True
+
     def curve(self, node: Node) -> Curve:
         """Return the curve of positive numbers."""
         return self._make(True)

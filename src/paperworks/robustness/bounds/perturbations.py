@@ -109,6 +109,8 @@ def row_dot(rows: Tensor, values: Tensor) -> Tensor:
 
     Values may have rows of their own in front.
     """
+    if rows.ndim == 2:
+        return rows * values
     if values.ndim == rows.ndim:
         return (rows * values).flatten(2).sum(-1)
     rows, values = rows.flatten(2), values.flatten(1)

@@ -39,6 +39,10 @@ class Rule(ABC):
     outward = False
     """Whether the linear rules themselves give way for rounding at the node and at inputs that it carries."""
 
+    def partial(self, node: Node) -> bool:
+        """Return whether the operator is not defined everywhere, so that ends should not move past 0 by rounding."""
+        return False
+
     def carries(self, node: Node) -> bool:
         """Return whether coefficients reach the only perturbed input as they are, so that its margin can be added."""
         return False
@@ -128,6 +132,12 @@ def rule_of(node: Node) -> Rule:
             f"operator {node.op} (node {node.name!r}) has no rule to bound it; `register_bound` can add one"
         )
     return rule
+
+
+def is_partial(node: Node) -> bool:
+    """Return whether a node's operator has a rule and is not defined everywhere."""
+    rule = find_rule(node.op)
+    return rule is not None and rule.partial(node)
 
 
 def evaluate(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -70,7 +70,7 @@ def select_part(node: Node, args: Any, kwargs: Any, lead: int) -> Tensor:
 def index_select(node: Node, args: Any, kwargs: Any, lead: int) -> Tensor:
     if args[2].shape[:lead].numel() != 1:
         return batched(node.op, lead, args, kwargs)
-    return args[0].indexselect_part(lead + args[1] % len(node.shape), args[2][(0,) * lead])
+    return args[0].index_select(lead + args[1] % len(node.shape), args[2][(0,) * lead])
 
 
 def index_add(node: Node, args: Any, kwargs: Any, lead: int) -> Tensor:

@@ -118,6 +118,10 @@ def _cast(x: Tensor, *, dtype: Any = None, **rest: Any) -> Any:
     return emit("whole", lambda: x.to(dtype), x)
 
 
+def _remainder(x: Tensor, m: float) -> Any:
+    return x - (x * (1 / m)).floor() * m if x.is_floating_point() else NotImplemented
+
+
 def _quantized(x: Tensor, scale: float, zero_point: int, quant_min: int, quant_max: int) -> tuple[Tensor, Tensor]:
     whole = (x * (1 / scale)).round() + zero_point
     return (whole.clamp(quant_min, quant_max) - zero_point) * scale, torch.ones_like(x, dtype=torch.bool)
@@ -144,6 +148,6 @@ COMPARISONS: dict[Any, Decomposition] = {
     aten.masked_fill.Tensor: _chosen,
     aten._to_copy.default: _cast,
     aten.frac.default: lambda x: x - x.trunc(),
-    aten.remainder.Scalar: lambda x, m: x - (x * (1 / m)).floor() * m,
+    aten.remainder.Scalar: _remainder,
     aten.fake_quantize_per_tensor_affine_cachemask.default: _quantized,
 }
