@@ -37,6 +37,7 @@ def propagate(call: Call, start: Node, rows: Tensor, stop: Container[Node] = ())
     pending: Coefficients = {start: rows}
     found: Coefficients = {}
     constant = rows.new_zeros(rows.shape[0], call.batch, dtype=torch.float64)  # few, and of very different sizes
+    constant = constant - call.lost(start) if call.sound else constant
     for node in reversed(call.graph.nodes[: start.index + 1]):
         if (arrived := pending.pop(node, None)) is None:
             continue

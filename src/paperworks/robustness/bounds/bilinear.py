@@ -10,7 +10,7 @@ from paperworks.robustness.bounds.call import Call
 from paperworks.robustness.bounds.graph import Node
 from paperworks.robustness.bounds.linear import LinearRule, align, leading, unbroadcast
 from paperworks.robustness.bounds.perturbations import PerturbationLpNorm, row_dot
-from paperworks.robustness.bounds.rounding import quantum
+from paperworks.robustness.bounds.rounding import least
 from paperworks.robustness.bounds.values import Backward, Interval, LinearBounds
 
 Apply = Callable[[Node, Any, Any, int], Tensor]
@@ -236,8 +236,8 @@ class MultiplyRule(BilinearRule):
 
     def rounding_of_ends(self, node: Node, call: Call, ends: Interval, most: Tensor | None) -> Any:
         """Return the error of one product."""
-        gap, least = call.gap(node, 1), quantum(call.type_of(node))
-        return tuple(gap * end.detach().abs() + least for end in ends)
+        gap, lost = call.gap(node, 1), least(call.type_of(node))
+        return tuple(gap * end.detach().abs() + lost for end in ends)
 
     def _with_constant(
         self, node: Node, side: int, other: Tensor, lower: Tensor, upper: Tensor, lead: int

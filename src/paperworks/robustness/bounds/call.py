@@ -11,7 +11,7 @@ from paperworks.robustness.bounds.freedom import Freedom
 from paperworks.robustness.bounds.graph import Graph, Node
 from paperworks.robustness.bounds.options import Options
 from paperworks.robustness.bounds.perturbations import Perturbation
-from paperworks.robustness.bounds.rounding import gap
+from paperworks.robustness.bounds.rounding import gap, quantum
 from paperworks.robustness.bounds.values import Interval, LinearBounds
 
 _HELD = ("clean_mean", "clean_var")  # taken from the clean batch and held constant
@@ -19,7 +19,7 @@ _HELD = ("clean_mean", "clean_var")  # taken from the clean batch and held const
 
 def minus_infinity(dtype: torch.dtype) -> float:
     """Return what stands for the minus infinity of attention masks: its exponential is 0 too, and 0 times it is 0."""
-    return max(-1e9, torch.finfo(dtype).min)
+    return max(-1e300, torch.finfo(dtype).min / 4)
 
 
 class Call:
@@ -116,6 +116,7 @@ class Call:
         self.margins: dict[Node, Tensor] = {}
         self.carried: set[Node] = set()
         self.reach: dict[Node, Tensor] = {}
+        self._lost: dict[Node, Tensor] = {}
         self._sizes: dict[Node, tuple[Interval, Tensor]] = {}
 
     def _cast(self, value: Any) -> Any:
@@ -130,6 +131,14 @@ class Call:
         """Return the type that the module rounds a node's value to."""
         floating = node.dtype is not None and node.dtype.is_floating_point
         return node.dtype if floating else self.dtype  # type: ignore[return-value]
+
+    def lost(self, target: Node) -> Tensor:
+        """Return what coefficients too small for the type may add up to between a node and the roots, (batch)."""
+        if target not in self._lost:
+            path = [n for n in self.relevant(target) if n in self.ends]
+            total = sum((self.size(n).flatten(1).double().sum(1) for n in path), torch.zeros((), dtype=torch.float64))
+            self._lost[target] = quantum(self.dtype) * max(n.shape.numel() for n in path) * total
+        return self._lost[target]
 
     @functools.cached_property
     def delicate(self) -> bool:

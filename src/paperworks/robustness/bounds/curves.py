@@ -83,6 +83,8 @@ class Curve:
         Where the tangent touches a curve that is convex or concave everywhere, by default in the middle.
     rounds
         How many units in the last place the implementation of `f` may be off, 0 where it is exact.
+    absolute
+        How much the implementation may be off whatever the value, to that of 1: of functions that are made of others.
     cancels
         Whether these are units of x, where that is the greater: of functions that add up what cancels.
 
@@ -108,6 +110,7 @@ class Curve:
     slack: float = 0.0
     touch: Callable[[Tensor, Tensor], Tensor] = _middle
     rounds: int = 4
+    absolute: float = 0.0
     cancels: bool = False
 
     def check(self, lower: Tensor, upper: Tensor, where: str) -> None:
@@ -191,13 +194,16 @@ class Curve:
             return _finite(slope)
         return torch.where(narrow, _finite(self.df((lower + upper) / 2)), _finite(slope))
 
-    def lines(self, lower: Tensor, upper: Tensor) -> Lines:
-        """Return the lines of least area among tangents and chords."""
-        return Lines(*self.line(lower, upper, False), *self.line(lower, upper, True))
+    def lines(self, lower: Tensor, upper: Tensor, dtype: torch.dtype | None = None) -> Lines:
+        """Return the lines of least area among tangents and chords, whose slopes a type can hold."""
+        return Lines(*self.line(lower, upper, False, dtype), *self.line(lower, upper, True, dtype))
 
-    def line(self, lower: Tensor, upper: Tensor, above: bool) -> tuple[Tensor, Tensor]:
+    def line(
+        self, lower: Tensor, upper: Tensor, above: bool, dtype: torch.dtype | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return slope and intercept of one of the two."""
         slope = self.slope(lower, upper, self.chord(lower, upper), above).clamp(-_STEEPEST, _STEEPEST)
+        slope = slope if dtype is None else slope.to(dtype).to(lower)
         return slope, self.intercept(slope, lower, upper, above)
 
     def slope(self, lower: Tensor, upper: Tensor, chord: Tensor, above: bool) -> Tensor:

@@ -13,7 +13,7 @@ from paperworks.robustness.bounds.curves import Curve, Lines
 from paperworks.robustness.bounds.graph import Node
 from paperworks.robustness.bounds.perturbations import row_dot
 from paperworks.robustness.bounds.registry import Rule
-from paperworks.robustness.bounds.rounding import depth, double, quantum, unit
+from paperworks.robustness.bounds.rounding import depth, double, least, unit
 from paperworks.robustness.bounds.values import Backward, Interval, LinearBounds
 
 _OWN = 8  # roundings of lines and of coefficients multiplied by them
@@ -85,7 +85,7 @@ class ElementwiseRule(Rule):
 
     def _error(self, node: Node, call: Call, size: Tensor) -> Tensor:
         curve = self.curve(node)
-        found = call.gap(node, curve.rounds) * size + quantum(call.type_of(node))
+        found = call.gap(node, curve.rounds) * size + 8 * unit(call.dtype) * curve.absolute + least(call.type_of(node))
         return found + call.gap(node, 4) * call.size(node.inputs[0]) if curve.cancels else found
 
     def rounding_of_lines(self, node: Node, call: Call) -> Tensor | None:
@@ -103,7 +103,7 @@ class ElementwiseRule(Rule):
         """Return the lines that bound the function, by option and interval."""
         curve = self.curve(node)
         curve.check(*bounds, f"the input of {node.name!r} ({node.op})")
-        return curve.lines(*double(*bounds))
+        return curve.lines(*double(*bounds), call.dtype)
 
     def free_lines(self, node: Node, bounds: Interval, call: Call, rows: Tensor) -> Lines:
         """Return the lines whose slopes are parameters to optimise, for each row."""
@@ -119,7 +119,7 @@ class ElementwiseRule(Rule):
 
         assert call.freedom is not None
         (share,) = call.freedom.of((call.start, call.part), node, rows, start, _PACE)
-        slopes = low + share.clamp(0, 1) * (high - low)
+        slopes = (low + share.clamp(0, 1) * (high - low)).to(call.dtype).to(low)
         bounds = Interval(*(end.expand_as(slopes[:, 0]) for end in bounds))
         return Lines(
             slopes[:, 0],
@@ -170,7 +170,7 @@ class ElementwiseRule(Rule):
             # A single row that asks for nothing but upper lines: that of a fused loss.
             bounds = call.bounds(node.inputs[0])
             self.curve(node).check(*bounds, f"the input of {node.name!r} ({node.op})")
-            line = self.curve(node).line(*double(*bounds), True)
+            line = self.curve(node).line(*double(*bounds), True, call.dtype)
             _, _, slope, intercept = self._outward(node, call, Lines(*line, *line))
             assert intercept is not None
             return Backward([(node.inputs[0], rows * slope)], row_dot(rows, intercept))

@@ -59,7 +59,9 @@ def margin(call: Call, bounds: LinearBounds, node: Node) -> Tensor:
     """Return how far rounding can move the ends that linear bounds are concretised to."""
     columns = sum(c.stop - c.start for _, c in call.columns.values())
     terms = sum(call.perturbations[n].rounding(call.value(n), call.dtype)[1] for n in call.roots)
-    return call.gap(node, columns + terms) * _reach(call, bounds)
+    reach = _reach(call, bounds)
+    lost = call.lost(node).to(call.dtype).reshape(-1, *(1,) * (reach.ndim - 1))
+    return call.gap(node, columns + terms) * reach + lost
 
 
 def concretize(call: Call, bounds: LinearBounds, node: Node) -> Interval:

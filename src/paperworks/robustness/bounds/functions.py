@@ -19,10 +19,15 @@ def _logit_of_slope(k: Tensor) -> Tensor:
     return s.log() - torch.log1p(-s)
 
 
-def s_shaped(f: Callable[[Tensor], Tensor], df: Callable[[Tensor], Tensor], right: Callable[[Tensor], Tensor]) -> Curve:
+def s_shaped(
+    f: Callable[[Tensor], Tensor],
+    df: Callable[[Tensor], Tensor],
+    right: Callable[[Tensor], Tensor],
+    absolute: float = 0.0,
+) -> Curve:
     """Return an increasing curve, convex left of 0 and concave right of it, whose derivative is even."""
     pieces = [Piece(True, lambda k: -right(k), end=0.0), Piece(False, right, start=0.0)]
-    return Curve(f, df, pieces, increasing=True, s_shaped=True)
+    return Curve(f, df, pieces, increasing=True, s_shaped=True, absolute=absolute)
 
 
 def sigmoid() -> Curve:
@@ -46,7 +51,7 @@ def erf() -> Curve:
     def right(k: Tensor) -> Tensor:
         return (-(k.clamp(0, 2 / math.sqrt(math.pi)) * (math.sqrt(math.pi) / 2)).log()).clamp(min=0).sqrt()
 
-    return s_shaped(torch.erf, lambda x: 2 / math.sqrt(math.pi) * (-x * x).exp(), right)
+    return s_shaped(torch.erf, lambda x: 2 / math.sqrt(math.pi) * (-x * x).exp(), right, absolute=1.0)
 
 
 def arctan() -> Curve:
@@ -286,7 +291,7 @@ class PeriodicCurve(Curve):
         low, high, by, wide = self._moved(lower, upper)
         steep, sign = slope.double(), 1.0 if above else -1.0
         reach = torch.maximum(lower.abs(), upper.abs()).double()
-        margin = 4 * torch.finfo(lower.dtype).eps * (steep * reach).abs() + 1e-15 * reach
+        margin = 4 * torch.finfo(lower.dtype).eps * (steep * reach).abs() + 2e-15 * (1 + steep.abs() + reach)
         found = Curve.intercept(self, steep, low, high, above) - steep * by + sign * margin
         ends = torch.stack([-steep * lower, -steep * upper])
         least, greatest = self.image(lower, upper)

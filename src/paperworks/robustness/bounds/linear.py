@@ -10,7 +10,7 @@ from paperworks.robustness.bounds.call import Call
 from paperworks.robustness.bounds.graph import Node, nodes_in
 from paperworks.robustness.bounds.perturbations import row_dot
 from paperworks.robustness.bounds.registry import Rule
-from paperworks.robustness.bounds.rounding import depth, quantum, unit
+from paperworks.robustness.bounds.rounding import depth, least, unit
 from paperworks.robustness.bounds.values import Backward, Interval, LinearBounds, batched
 
 Lookup = Callable[[Node], Tensor]
@@ -93,7 +93,7 @@ class LinearRule(Rule):
         if not terms:
             return None
         gap = call.gap(node, terms)  # first, so that sizes don't overflow
-        return self.sizes(node, call, lambda n: gap * size(n), gap) + terms * quantum(call.type_of(node))
+        return self.sizes(node, call, lambda n: gap * size(n), gap) + terms * least(call.type_of(node))
 
     def rounding_of_ends(self, node: Node, call: Call, ends: Interval, most: Tensor | None) -> Any:
         """Return the errors of the sums that are the ends, where these are made of ends of the same side."""
@@ -255,7 +255,7 @@ class CastRule(ReshapeRule):
         if unit(call.type_of(node)) <= unit(call.type_of(node.inputs[0])):
             return None
         own = call.type_of(node)
-        return 2 * unit(own) * size(node.inputs[0]) + quantum(own)
+        return 2 * unit(own) * size(node.inputs[0]) + least(own)
 
     def carries(self, node: Node) -> bool:
         """Return True: coefficients pass as they are."""
@@ -372,7 +372,7 @@ class AddRule(LinearRule):
         """Return the error of the sum, and for a constant that of its products with coefficients."""
         scale, rank = abs(self._scale(node, node.kwargs)), len(node.shape)
         gap, most = call.gap(node, self.terms(node)), call.gap(node, depth(node.shape.numel()))
-        total: Any = quantum(call.type_of(node))
+        total: Any = least(call.type_of(node))
         for x, factor in zip(node.args[:2], (1.0, scale), strict=True):
             if not isinstance(x, Node):
                 total = total + most * factor * abs(x)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from paperworks.robustness.bounds import functions
 from paperworks.robustness.bounds.bilinear import ConvolutionRule, MatmulRule, MultiplyRule
-from paperworks.robustness.bounds.call import Call
+from paperworks.robustness.bounds.call import Call, minus_infinity
 from paperworks.robustness.bounds.curves import Curve, Lines
 from paperworks.robustness.bounds.elementwise import ElementwiseRule, ReLURule
 from paperworks.robustness.bounds.graph import Node
@@ -25,7 +25,7 @@ from paperworks.robustness.bounds.linear import (
     ratio,
 )
 from paperworks.robustness.bounds.reductions import MaxPoolRule, MaxRule, ShiftRule, SoftmaxRule, UnshiftRule
-from paperworks.robustness.bounds.registry import Rule, register_bound
+from paperworks.robustness.bounds.registry import Rule, register_bound, registered
 from paperworks.robustness.bounds.rounding import double
 from paperworks.robustness.bounds.selections import (
     GatherRule,
@@ -83,7 +83,7 @@ class ReciprocalRule(ElementwiseRule):
 
     def lines(self, node: Node, bounds: Interval, call: Call) -> Any:
         """Return chord and tangent."""
-        return self._signed(node, bounds).lines(*double(*bounds))
+        return self._signed(node, bounds).lines(*double(*bounds), call.dtype)
 
     def free_lines(self, node: Node, bounds: Interval, call: Call, rows: Tensor) -> Any:
         """Return lines of free slopes."""
@@ -104,13 +104,13 @@ class LogOfSumRule(ElementwiseRule):
     def interval(self, node: Node, call: Call) -> Interval:
         """Return the image, without a lower end where that is lost; the sum's own rule knows it."""
         lost, bounds = self._underflows(call.bounds(node.inputs[0]))
-        lower = torch.where(lost, -1e9, bounds.lower.log())
+        lower = torch.where(lost, minus_infinity(call.dtype), bounds.lower.log())
         return Interval(lower.to(call.dtype), bounds.upper.log().to(call.dtype))
 
     def lines(self, node: Node, bounds: Interval, call: Call) -> Lines:
         """Return tangent and chord, or a constant below."""
         lost, bounds = self._underflows(bounds)
-        lines = self.curve(node).lines(*bounds)
+        lines = self.curve(node).lines(*bounds, call.dtype)
         assert lines.lower_intercept is not None
         return lines._replace(
             lower_slope=torch.where(lost, 0.0, lines.lower_slope),
@@ -278,3 +278,5 @@ def _register_all() -> None:
 
 
 _register_all()
+BUILT_IN = registered()
+"""Operators that have a rule here, whatever others are registered later."""

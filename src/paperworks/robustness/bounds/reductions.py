@@ -11,7 +11,7 @@ from paperworks.robustness.bounds.call import Call
 from paperworks.robustness.bounds.graph import Node
 from paperworks.robustness.bounds.perturbations import row_dot
 from paperworks.robustness.bounds.registry import Rule
-from paperworks.robustness.bounds.rounding import depth, double, quantum
+from paperworks.robustness.bounds.rounding import depth, double, least, quantum
 from paperworks.robustness.bounds.values import Backward, Interval, LinearBounds
 
 
@@ -168,7 +168,7 @@ class SoftmaxRule(Rule):
 
     def _error(self, node: Node, call: Call, p: Tensor) -> Tensor:
         exponents = call.gap(node, 0) * -p.clamp(min=quantum(torch.float32)).log()
-        return (call.gap(node, self._terms(node) + 4) + exponents) * p + quantum(call.type_of(node))
+        return (call.gap(node, self._terms(node) + 4) + exponents) * p + least(call.type_of(node))
 
     def rounding_of_lines(self, node: Node, call: Call) -> Tensor | None:
         """Return the error of the module's probabilities, and of what lines add up."""
@@ -277,6 +277,9 @@ def log_softmax_ends(lower: Tensor, upper: Tensor, axis: int) -> tuple[Tensor, T
         mine = own.movedim(axis, -1)
         return (mine - torch.logaddexp(mine, rest)).movedim(-1, axis)
 
+    # Differences decide alone; what is common to all would be rounded.
+    shift = upper.detach().amax(axis, keepdim=True)
+    lower, upper = lower - shift, upper - shift
     return end(lower, upper), end(upper, lower)
 
 

@@ -26,6 +26,11 @@ def quantum(dtype: torch.dtype) -> float:
     return info.tiny * info.eps
 
 
+def least(dtype: torch.dtype) -> float:
+    """Return what an operator may lose where its result is too small: kernels may take such numbers for 0."""
+    return quantum(dtype) if dtype == torch.float16 else torch.finfo(dtype).tiny
+
+
 def gap(terms: int, computed: torch.dtype, own: torch.dtype) -> float:
     """Return the error of sums of `terms`, to the sum of sizes: of ours twice over, and of the module's own type."""
     n = (2 * terms + _OWN) * unit(computed)

@@ -231,7 +231,7 @@ class MaskedFillRule(LinearRule):
         rank = len(node.shape)
         x = align(size(node.args[0]), node.args[0].shape, rank)
         mask = align(call.value(node.args[1]), node.args[1].shape, rank)
-        return torch.where(mask, gap * abs(number), x if self.terms(node) else 0.0)
+        return torch.where(mask, torch.full_like(x, gap * abs(number)), x if self.terms(node) else torch.zeros_like(x))
 
     def rounding_of_ends(self, node: Node, call: Call, ends: Interval, most: Tensor | None) -> Any:
         """Return the error of the number in the module's type: elements are moved."""
@@ -239,7 +239,7 @@ class MaskedFillRule(LinearRule):
         if isinstance(number, Node) or float(torch.tensor(number, dtype=dtype)) == number:
             return None
         mask = align(call.value(node.args[1]), node.args[1].shape, len(node.shape))
-        error = torch.where(mask, 2 * unit(dtype) * abs(number), torch.zeros_like(ends.lower))
+        error = torch.where(mask, torch.full_like(ends.lower, 2 * unit(dtype) * abs(number)), 0.0)
         return error, error
 
     def value(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

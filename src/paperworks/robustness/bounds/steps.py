@@ -1,5 +1,6 @@
 """Functions that jump: rounding, signs and comparisons, and what masks and quantised networks make of them."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -57,8 +58,13 @@ class Steps(Curve):
         return torch.zeros_like(lower), torch.full_like(lower, 0.0 if self.near is None else 1.0)
 
 
-def _steps(f: Callable[[Tensor], Tensor], near: tuple[float, float] | None = None, ends: Any = None) -> Steps:
-    return Steps(f, torch.zeros_like, near=near, ends=ends, increasing=ends is None)
+def _steps(
+    f: Callable[[Tensor], Tensor],
+    near: tuple[float, float] | None = None,
+    ends: Any = None,
+    domain: tuple[float, float] = (-math.inf, math.inf),
+) -> Steps:
+    return Steps(f, torch.zeros_like, near=near, ends=ends, increasing=ends is None, domain=domain)
 
 
 STEPS: dict[Any, Callable[..., Curve]] = {
@@ -67,7 +73,7 @@ STEPS: dict[Any, Callable[..., Curve]] = {
     aten.ceil.default: lambda: _steps(torch.ceil, (0.0, 1.0)),
     aten.round.default: lambda: _steps(torch.round, (-0.5, 0.5)),
     aten.trunc.default: lambda: _steps(torch.trunc, (-1.0, 1.0)),
-    "whole": lambda: _steps(torch.trunc, (-1.0, 1.0)),
+    "whole": lambda low, high: _steps(torch.trunc, (-1.0, 1.0), domain=(low, high)),
     "above": lambda: _steps(lambda x: (x > 0).to(x)),
     "at_least": lambda: _steps(lambda x: (x >= 0).to(x)),
     "equal": lambda: _steps(
@@ -115,7 +121,8 @@ def _one(a: Tensor, b: Tensor) -> Tensor:
 def _cast(x: Tensor, *, dtype: Any = None, **rest: Any) -> Any:
     if dtype is None or dtype.is_floating_point or not x.is_floating_point():
         return NotImplemented
-    return emit("whole", lambda: x.to(dtype), x)
+    limits = torch.iinfo(dtype)
+    return emit("whole", lambda: x.to(dtype), x, float(limits.min), float(limits.max))
 
 
 def _remainder(x: Tensor, m: float) -> Any:
