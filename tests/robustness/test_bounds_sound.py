@@ -1,4 +1,4 @@
-"""Bounds hold for the function and for what is computed, whatever the numbers, and are finite or an error says where."""
+"""Bounds hold for the function and for what is computed, whatever the numbers, and are finite or refused."""
 
 import math
 
@@ -173,8 +173,8 @@ def test_a_vision_transformer_has_bounds_by_every_method(method, eps):
     lower, upper = bounds(module, x, eps, method, steps=1, optimize_intermediate=False)
     points = (x + eps * (2 * torch.rand(200, 1, 8, 8) - 1)).clamp(x - eps, x + eps)
     assert ((lower <= module(points)) & (module(points) <= upper)).all()
-    # The last norm keeps its outputs within the root of 15, so that these ends need no bounding at all.
-    trivial = 2 * math.sqrt(15) * module.head.weight.abs().sum(1)
-    assert ((upper - lower) < trivial).all() or (eps == 0.05 and method in ("IBP", "CROWN-IBP"))
-    if eps == 1e-3 and method not in ("IBP", "CROWN-IBP"):
-        assert float((upper - lower).mean()) < 0.5
+    # The last norm keeps its outputs within the root of 16, whatever comes before: no bound is worse.
+    trivial = 2 * math.sqrt(16) * module.head.weight.abs().sum(1)
+    assert ((upper - lower) <= trivial * (1 + 1e-3)).all()
+    if "CROWN" in method and method != "CROWN-IBP":
+        assert float((upper - lower).mean()) < {1e-3: 0.05, 0.05: 0.9 * float(trivial.mean())}[eps]

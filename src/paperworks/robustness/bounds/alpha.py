@@ -11,9 +11,11 @@ from torch import Tensor
 from paperworks.robustness.bounds.call import Call
 from paperworks.robustness.bounds.freedom import Freedom
 from paperworks.robustness.bounds.graph import Node
-from paperworks.robustness.bounds.methods import keep_undecided
+from paperworks.robustness.bounds.methods import keep_undecided, work
 from paperworks.robustness.bounds.outputs import bounds_of
 from paperworks.robustness.bounds.values import Interval
+
+_AFFORDABLE = 2e9  # coefficients in all steps: a few times ten seconds of one processor
 
 
 def optimized(
@@ -35,6 +37,9 @@ def optimized(
         return start
     if not options.optimize_decided:
         keep_undecided(call, call.graph.output)
+    if options.optimize_intermediate is None:
+        affordable = options.steps * work(call) <= _AFFORDABLE
+        call.options = options = dataclasses.replace(options, optimize_intermediate=affordable)
     freedom = call.freedom = Freedom(options.share_alpha)
     moments: dict[int, tuple[Tensor, Tensor]] = {}
     snapshot, score = dict(freedom.parameters), -math.inf

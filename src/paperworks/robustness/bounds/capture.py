@@ -53,13 +53,14 @@ def is_moving(value: Any) -> bool:
     return isinstance(value, Tensor) and recorder._of.get(id(value)) in recorder._moving
 
 
-def tighten(value: Tensor, rule: IntervalRule, *sources: Tensor, terms: int) -> Tensor:
+def tighten(value: Tensor, rule: IntervalRule, *sources: Tensor, terms: int, relative: bool = False) -> Tensor:
     """Tell, within a decomposition, of an interval rule from `sources` to `value` that beats the operators' own.
 
-    `terms` is how many numbers the operator adds up, which is how far its rounding can go.
+    `terms` is how many numbers the operator adds up, which is how far its rounding can go; `relative`, to the value it
+    gives rather than to what it adds up.
     """
     recorder = _current[-1]
-    recorder.intervals[recorder.node_of(value)] = (rule, tuple(recorder.node_of(s) for s in sources), terms)
+    recorder.intervals[recorder.node_of(value)] = (rule, tuple(recorder.node_of(s) for s in sources), terms, relative)
     return value
 
 
@@ -70,7 +71,7 @@ class _Recorder(TorchDispatchMode):
         super().__init__()
         self.decompositions = decompositions
         self.nodes: list[Node] = []
-        self.intervals: dict[Node, tuple[IntervalRule, tuple[Node, ...], int]] = {}
+        self.intervals: dict[Node, tuple[IntervalRule, tuple[Node, ...], int, bool]] = {}
         self._of: dict[int, Node] = {}
         self._live: list[Tensor] = []  # what nodes stand for: kept, so that an id is never used twice
         self._stale: set[int] = set()

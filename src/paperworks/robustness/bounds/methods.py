@@ -11,7 +11,7 @@ from paperworks.robustness.bounds.call import Call
 from paperworks.robustness.bounds.graph import Node
 from paperworks.robustness.bounds.linear import LinearRule, PermuteRule, ReshapeRule
 from paperworks.robustness.bounds.registry import rule_of
-from paperworks.robustness.bounds.rounding import double
+from paperworks.robustness.bounds.rounding import double, least
 from paperworks.robustness.bounds.values import Interval
 
 Method = Literal["IBP", "forward", "forward+backward", "CROWN-IBP", "CROWN", "alpha-CROWN"]
@@ -63,11 +63,12 @@ def interval(call: Call, node: Node) -> Interval:
         if away is not None:
             ends = Interval(ends.lower - away[0], ends.upper + away[1])
     if node in call.graph.intervals:
-        rule, sources, terms = call.graph.intervals[node]
+        rule, sources, terms, relative = call.graph.intervals[node]
         tight = rule(*(end for n in sources for end in double(*call.bounds(n))))
         if call.sound:
-            size = torch.maximum(*(end.detach().abs() for end in tight)) + 1
-            tight = widened(Interval(*tight), call.gap(node, terms) * size + (0 if margin is None else 4 * margin))
+            size = torch.maximum(*(end.detach().abs() for end in tight))
+            rest = 0 if margin is None or relative else 4 * margin + call.gap(node, terms)
+            tight = widened(Interval(*tight), call.gap(node, terms) * size + least(call.type_of(node)) + rest)
         ends = meet(ends, Interval(*(end.to(call.dtype) for end in tight)))
     return ends
 
@@ -138,6 +139,12 @@ def keep_undecided(call: Call, target: Node) -> None:
         if index is not None and node is not target and not _linear_in_ball(call, node):
             consumers = [n for n in call.graph.consumers[node] if n in on_path]
             call.refined[node] = backward.undecided(call, node, consumers)
+
+
+def work(call: Call) -> int:
+    """Return how many coefficients the passes that refine intermediate bounds carry back, both sides."""
+    counts = ((node, len(index)) for node, index in call.refined.items() if index is not None)
+    return sum(2 * n * call.batch * sum(m.shape.numel() for m in call.relevant(node)) for node, n in counts)
 
 
 def nonlinear(call: Call, target: Node) -> Container[Node]:

@@ -39,8 +39,8 @@ class Options:
         Of α-CROWN: Adam's steps (20), its rate (0.5) and decay a step (0.98), and whether rows share their parameters
         (no).
     optimize_intermediate, optimize_decided
-        Whether α-CROWN optimises intermediate bounds too (yes), and those of neurons that CROWN's bounds decide (no):
-        the costly mode.
+        Whether α-CROWN optimises intermediate bounds too (by default where all steps together carry fewer than 2e9
+        coefficients back), and those of neurons that CROWN's bounds decide (no): the costly mode.
     seconds
         After how many α-CROWN takes no further step; 30 by default.
     stop_when_decided
@@ -60,7 +60,7 @@ class Options:
     lr: float = 0.5
     decay: float = 0.98
     share_alpha: bool = False
-    optimize_intermediate: bool = True
+    optimize_intermediate: bool | None = None
     optimize_decided: bool = False
     seconds: float = 30.0
     stop_when_decided: bool = True

@@ -283,6 +283,12 @@ def log_softmax_ends(lower: Tensor, upper: Tensor, axis: int) -> tuple[Tensor, T
     return end(lower, upper), end(upper, lower)
 
 
+def mean_square_ends(lower: Tensor, upper: Tensor, axes: Any) -> tuple[Tensor, Tensor]:
+    """Return ends of a mean of squares over a box, by the triangle inequality of its root."""
+    middle, radius = ((end / 2).square().mean(axes, keepdim=True).sqrt() for end in (lower + upper, upper - lower))
+    return (middle - radius).clamp(min=0).square(), (middle + radius).square()
+
+
 def logsumexp_ends(lower: Tensor, upper: Tensor, axes: Any, keepdim: bool) -> tuple[Tensor, Tensor]:
     """Return the exact ends of a log-sum-exp over a box."""
     return torch.logsumexp(lower, axes, keepdim), torch.logsumexp(upper, axes, keepdim)
