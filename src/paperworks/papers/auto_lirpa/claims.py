@@ -487,7 +487,7 @@ def against_auto_lirpa(run: Run) -> Measurement:
             **{key: greatest(found) for key, found in worst.items()},
         },
         table=Table(["network", "largest difference", "CROWN, ms", "theirs", "wrapping, ms", "theirs"], rows),
-        settings="its defaults, with the same relaxation of ReLU, one thread for both; times of ours with bounds rounded "
+        settings="its defaults, with the same relaxation of ReLU, one thread for both; our times with bounds rounded "
         "outward, as by default, and the difference without",
         remark=f"auto_LiRPA {getattr(theirs, '__version__', 'of unknown version')}; the worse of two networks counts.",
     )

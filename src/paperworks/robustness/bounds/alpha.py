@@ -1,5 +1,6 @@
 """α-CROWN: the freedom that relaxations leave, optimised."""
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -32,9 +33,13 @@ def optimized(
     options, until = call.options, time.monotonic() + call.options.seconds
     start = bounds_of(call, "CROWN", C, sides)
     best: list[Any] = [None if b is None else b.detach().clone() for b in start]
-    first = dict(call.ends)
+    first = loose = dict(call.ends)
     if C is not None and options.stop_when_decided and _decided(best):
         return start
+    if options.intersect:
+        with contextlib.suppress(ValueError):  # where ends must be intersected to stay in a domain, those are kept
+            _keep(best, _plain(call, C, sides))
+            loose = dict(call.ends)
     if not options.optimize_decided:
         keep_undecided(call, call.graph.output)
     if options.optimize_intermediate is None:
@@ -45,7 +50,7 @@ def optimized(
     snapshot, score = dict(freedom.parameters), -math.inf
     for step in options.progress(range(options.steps)) if options.progress is not None else range(options.steps):
         with torch.enable_grad():
-            bounds = _evaluate(call, C, sides, first)
+            bounds = _evaluate(call, C, sides, loose)
             objective = sum((sign * b).sum() for sign, b in zip((1, -1), bounds, strict=True) if b is not None)
         assert isinstance(objective, Tensor)
         _keep(best, bounds)
@@ -63,7 +68,7 @@ def optimized(
     if not any(b is not None and b.requires_grad for b in start):
         return tuple(best)  # type: ignore[return-value]
     # The best bounds with the gradient of those of the best parameters.
-    final = _evaluate(call, C, sides, first)
+    final = _evaluate(call, C, sides, loose)
     return tuple(None if b is None else f + (b - f).detach() for f, b in zip(final, best, strict=True))  # type: ignore[return-value]
 
 
@@ -80,6 +85,15 @@ def _decided(best: list[Any]) -> bool:
     known = torch.zeros_like(lower if lower is not None else upper, dtype=torch.bool)
     known = known if lower is None else known | (lower > 0)
     return bool((known if upper is None else known | (upper < 0)).all())
+
+
+def _plain(call: Call, C: Tensor | None, sides: tuple[bool, bool]) -> Any:
+    """Return CROWN's bounds from linear functions alone."""
+    chosen, call.options = call.options, dataclasses.replace(call.options, intersect=False)
+    try:
+        return bounds_of(call, "CROWN", C, sides)
+    finally:
+        call.options = chosen
 
 
 def _evaluate(

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch._decomp
 from torch import Tensor, nn
+from torch._functorch.utils import enable_single_level_autograd_function
 from torch.func import functional_call, functionalize
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
@@ -245,32 +246,16 @@ def _rrelu(
     return nn.functional.leaky_relu(x, (lower + upper) / 2, inplace)
 
 
-class _Context:
-    """Takes what a function written with its own gradient keeps for it."""
-
-    needs_input_grad = ()
-
-    def save_for_backward(self, *tensors: Tensor) -> None:
-        """Forget them."""
-
-    save_for_forward = mark_non_differentiable = mark_dirty = set_materialize_grads = save_for_backward
-
-
 @contextlib.contextmanager
 def _own_gradients() -> Iterator[None]:
-    """Run functions with gradients of their own, which functionalising refuses, as they are written."""
-    kept = torch.autograd.Function.__dict__["apply"]
-
-    def apply(cls: Any, *args: Any) -> Any:
-        if cls.setup_context is not torch.autograd.function._SingleLevelFunction.setup_context:
-            return cls.forward(*args)
-        return cls.forward(_Context(), *args)
-
-    torch.autograd.Function.apply = classmethod(apply)  # type: ignore[assignment, method-assign]
+    """Run functions with gradients of their own as outside of any transform: functionalising would refuse them."""
+    kept = torch._C._are_functorch_transforms_active
+    torch._C._are_functorch_transforms_active = lambda: False
     try:
-        yield
+        with enable_single_level_autograd_function():
+            yield
     finally:
-        torch.autograd.Function.apply = kept  # type: ignore[method-assign]
+        torch._C._are_functorch_transforms_active = kept
 
 
 def _extent(tensor: Tensor) -> tuple[int, int]:

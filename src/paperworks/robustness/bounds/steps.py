@@ -1,6 +1,7 @@
 """Functions that jump: rounding, signs and comparisons, and what masks and quantised networks make of them."""
 
 import math
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -130,6 +131,7 @@ def _remainder(x: Tensor, m: float) -> Any:
 
 
 def _quantized(x: Tensor, scale: float, zero_point: int, quant_min: int, quant_max: int) -> tuple[Tensor, Tensor]:
+    (scale,) = struct.unpack("f", struct.pack("f", scale))  # as torch has it
     whole = (x * (1 / scale)).round() + zero_point
     return (whole.clamp(quant_min, quant_max) - zero_point) * scale, torch.ones_like(x, dtype=torch.bool)
 
