@@ -50,7 +50,7 @@ def _hidden(x: Tensor) -> Tensor:
 
 ROW, SQUARE, IMAGE, VOLUME = (4,), (4, 4), (2, 4, 4), (1, 2, 4, 4)
 Case = tuple[Function, tuple[int, ...]]
-_UNARY = {
+_UNARY: dict[str, list[tuple[Any, ...]]] = {
     "relu sigmoid tanh erf atan exp log sqrt rsqrt abs hardsigmoid hardswish silu mish sin cos sign floor ceil "
     "round trunc reciprocal": [()],
     "leaky_relu": [(0.25,), (-0.5,), (1.75,), (0.0,)],
@@ -60,15 +60,15 @@ _UNARY = {
     "elu": [(1.0,), (-0.5,), (0.0,), (1.5, -0.75), (1.0, 1.0, 2.0), (2.0, 1.0, -0.5)],
     "celu": [(1.0,), (-0.5,), (4.0,)],
 }
+
+
+def _with(op: Any, parameters: tuple[Any, ...]) -> Case:
+    return lambda x: op(x, *parameters), ROW
+
+
 CASES: dict[str, list[Case]] = {
-    f"aten.{name}.default": [
-        (lambda x, f=getattr(aten, name).default, more=more: f(x, *more), ROW) for more in parameters
-    ]
-    for names, parameters in _UNARY.items()
-    for name in names.split()
-} | {
     "aten.gelu.default": [(F.gelu, ROW), (lambda x: F.gelu(x, approximate="tanh"), ROW)],
-    "power": [(lambda x, n=n: x**n, ROW) for n in (2, 3, 4, 7, -2, -3)],
+    "power": [_with(torch.pow, (n,)) for n in (2, 3, 4, 7, -2, -3)],
     "whole": [(lambda x: x.to(torch.int64).to(x.dtype) * 2, ROW)],
     "above": [(lambda x: torch.where(x > 0.5, x, -x), ROW), (_times(lambda x, y: x.masked_fill(x < y, 0.0)), ROW)],
     "at_least": [(lambda x: (x >= 0) * x + (x <= 1.0), ROW)],
@@ -166,6 +166,11 @@ CASES: dict[str, list[Case]] = {
         (lambda x: x.exp().sum(-1, keepdim=True) - x.exp(), ROW),
         (lambda x: x.clamp(-const(x, 4).abs(), const(x, 4).abs()), ROW),
     ],
+}
+CASES |= {
+    f"aten.{name}.default": [_with(getattr(aten, name).default, parameters) for parameters in choices]
+    for names, choices in _UNARY.items()
+    for name in names.split()
 }
 ELSEWHERE = {
     "aten.embedding.default": "its indices aren't perturbed; a perturbed table is a weight",

@@ -66,7 +66,7 @@ def optimized(
     if options.intersect and options.steps:
         _keep(best, _evaluate(call, C, sides, first, intersect=True))
     if not any(b is not None and b.requires_grad for b in start):
-        return tuple(best)  # type: ignore[return-value]
+        return tuple(best)
     # The best bounds with the gradient of those of the best parameters.
     final = _evaluate(call, C, sides, loose)
     return tuple(None if b is None else f + (b - f).detach() for f, b in zip(final, best, strict=True))  # type: ignore[return-value]

@@ -144,7 +144,8 @@ class ElementwiseRule(Rule):
         and that of the input where this is its only consumer.
         """
         if not call.sound:
-            return Lines(*(None if t is None else t.to(call.dtype) for t in lines))
+            low, up = (None if c is None else c.to(call.dtype) for c in (lines.lower_intercept, lines.upper_intercept))
+            return Lines(lines.lower_slope.to(call.dtype), low, lines.upper_slope.to(call.dtype), up)
         source = node.inputs[0]
         handed = call.margins.get(source) if source in call.carried else None
         own = call.margins.get(node)

@@ -172,7 +172,7 @@ class SoftmaxRule(Rule):
 
     def rounding_of_lines(self, node: Node, call: Call) -> Tensor | None:
         """Return the error of the module's probabilities, and of what lines add up."""
-        own = self.rounding(node, call, call.size, call.ends[node])
+        own = self._error(node, call, call.ends[node].upper.detach())
         lines = self._away(node, call, *self._lines(node, call), call.reach[node.inputs[0]])
         return own + torch.maximum(*lines).movedim(-1, self._axis(node))
 

@@ -54,13 +54,15 @@ def depth(n: int) -> int:
     return part + n // part
 
 
-def double(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Return tensors in double precision, infinities as numbers so large that nothing else comes near."""
-    return tuple(t.double() if t.dtype == torch.float64 else _finite(t.double()) for t in tensors)
+def double(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ends in double precision, infinities as numbers so large that nothing else comes near."""
+    return _finite(lower), _finite(upper)
 
 
 def _finite(t: Tensor) -> Tensor:
-    return torch.nan_to_num(t, nan=math.nan, posinf=1e300, neginf=-1e300)
+    if t.dtype == torch.float64:
+        return t
+    return torch.nan_to_num(t.double(), nan=math.nan, posinf=1e300, neginf=-1e300)
 
 
 def outward(lower: Tensor | None, upper: Tensor | None, dtype: torch.dtype) -> tuple[Tensor | None, Tensor | None]:
