@@ -17,7 +17,7 @@ from paperworks.robustness.bounds.rounding import depth, double, least, unit
 from paperworks.robustness.bounds.values import Backward, Interval, LinearBounds
 
 _OWN = 8  # roundings of lines and of coefficients multiplied by them
-_PACE = 0.1  # of slopes between a curve's least and greatest: the best one is seldom an end
+_PACE = 0.06  # of slopes between a curve's least and greatest: the best one is seldom an end
 
 
 class ElementwiseRule(Rule):
