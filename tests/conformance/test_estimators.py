@@ -4,9 +4,11 @@ import inspect
 import pickle
 from typing import Any
 
+import joblib
 import numpy as np
 import pytest
 from sklearn.base import BaseEstimator, clone
+from sklearn.ensemble import BaggingRegressor
 from sklearn.linear_model import LinearRegression
 from sklearn.utils.estimator_checks import check_estimator
 
@@ -51,7 +53,14 @@ def predictions(model: BaseEstimator, X: np.ndarray) -> np.ndarray:
     return np.asarray(getattr(model, method)(X))
 
 
-SUITE = Suite("estimator")
+def subjects(export: Export) -> list[Subject]:
+    """The estimator as it is, and with regressors in it that depend on the order of samples, or are its own."""
+    inner = {"regressor", "mechanism"} & set(inspect.signature(export.thing).parameters)
+    others = (None, BaggingRegressor(n_estimators=3, random_state=0)) if inner else ()
+    return [Subject(export), *(Subject(export, dict.fromkeys(sorted(inner), other)) for other in others)]
+
+
+SUITE = Suite("estimator", subjects)
 
 
 @SUITE.check
@@ -79,12 +88,13 @@ def parameters_are_kept_and_cloned(subject):
 def a_fit_leaves_its_input_and_parameters_alone(subject):
     x, y = X.copy(), target(subject).copy()
     model = made(subject)
-    before = repr(model.get_params())
+    before, hashes = repr(model.get_params()), joblib.hash(model.get_params())
     assert model.fit(x, y) is model
     predictions(model, x)
     assert np.array_equal(x, X)
     assert np.array_equal(y, target(subject))
     assert repr(model.get_params()) == before
+    assert joblib.hash(model.get_params()) == hashes  # of the things in them, such as graphs, too
     fitted = [name for name in vars(model) if name.endswith("_") and not name.startswith("_")]
     assert fitted
 
@@ -125,6 +135,39 @@ def a_batch_is_its_rows(subject):
 def it_can_be_pickled(subject):
     model = made(subject, random_state=0).fit(X, target(subject))
     assert np.array_equal(predictions(pickle.loads(pickle.dumps(model)), X), predictions(model, X))
+
+
+@SUITE.check
+def features_are_counted_and_named(subject):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(X, columns=["M", "S"])
+    model = made(subject, random_state=0).fit(frame, target(subject))
+    assert model.n_features_in_ == 2
+    assert list(model.feature_names_in_) == ["M", "S"]
+    by_place = made(subject, random_state=0).fit(X, target(subject))
+    np.testing.assert_allclose(predictions(model, frame), predictions(by_place, X), rtol=1e-6, atol=1e-6)
+    model.fit(X, target(subject))
+    assert model.n_features_in_ == 2
+    assert not hasattr(model, "feature_names_in_")
+
+
+@SUITE.check
+def rows_in_another_order_fit_the_same(subject):
+    order = np.random.default_rng(1).permutation(len(X))
+    y = target(subject)
+    first, second = (made(subject, random_state=0).fit(X[rows], y[rows]) for rows in (np.arange(len(X)), order))
+    np.testing.assert_allclose(predictions(first, X), predictions(second, X), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(predictions(first, X[order]), predictions(first, X)[order], rtol=1e-6, atol=1e-6)
+
+
+@SUITE.check
+def complex_data_are_refused(subject):
+    model, y = made(subject), target(subject)
+    for x in (X * 1j, X + 0j):
+        with pytest.raises(ValueError, match=r"(?i)complex"):
+            made(subject).fit(x, y)
+    with pytest.raises(ValueError, match=r"(?i)complex"):
+        predictions(model.fit(X, y), X + 0j)
 
 
 @pytest.mark.parametrize(("check", "subject"), SUITE.cases())

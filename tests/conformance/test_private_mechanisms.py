@@ -1,8 +1,11 @@
 """Every exported private mechanism: records or queries in, answers and a guarantee out."""
 
+import copy
 import inspect
 import math
 import pickle
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +14,7 @@ import pytest
 from conformance.discovery import Export
 from conformance.suite import CAUGHT, Subject, Suite, arguments, variants
 from paperworks.inference.continual import ContinualMechanism
+from paperworks.inference.privacy import BudgetExhausted, PrivateMechanism
 
 pytestmark = pytest.mark.usefixtures("untyped")
 
@@ -26,6 +30,8 @@ VALUES = {
     "samples": lambda: np.arange(N),
     "universe_size": lambda: N,
     "threshold": lambda: 0.1,
+    "epsilon": lambda: 1.0,
+    "c": lambda: 10,
     "comparison_scale": lambda: 0.05,
 }
 # What is no matter of choice here, though it has a default.
@@ -106,7 +112,7 @@ def it_answers_once_for_each_input(subject):
 @SUITE.check
 def bad_input_is_refused_by_name(subject):
     case = Case(subject)
-    for broken in (case.inputs[0].astype(float), case.inputs[0][:, :-1], 7 + case.inputs[0]):
+    for broken in (case.inputs[0].astype(float), case.inputs[0][:, :-1], 7.3 + case.inputs[0]):
         if broken.shape == case.inputs[0].shape and broken.max() <= 1:
             broken[0, 0] = math.nan
         with pytest.raises(ValueError, match=case.name):
@@ -125,8 +131,10 @@ def seeds_repeat_and_differ(subject):
         return
     several = [Case(subject, random_state=np.random.default_rng(seed))() for seed in range(1, 8)]
     assert any(not np.array_equal(first, other) for other in several)
-    secret = [Case(subject, random_state=None)() for _ in range(8)]
-    assert any(not np.array_equal(secret[0], other) for other in secret)
+    secret = Case(
+        subject, random_state=None
+    )()  # an answer may come without noise, as from a hypothesis, but not all do
+    assert any(not np.array_equal(secret, Case(subject, random_state=None)()) for _ in range(100))
 
 
 @SUITE.check
@@ -165,14 +173,35 @@ def a_reset_forgets(subject):
 
 
 @SUITE.check
-def it_can_be_pickled_in_the_midst(subject):
+def it_can_not_be_copied(subject):
     case = Case(subject)
-    half = [array[: len(array) // 2] for array in case.inputs]
-    rest = [array[len(array) // 2 :] for array in case.inputs]
-    case(*half)
-    again = pickle.loads(pickle.dumps(case.mechanism))
-    ask = getattr(again, case.ask.__name__)
-    assert np.array_equal(case(*rest), ask(*rest))
+    assert isinstance(case.mechanism, PrivateMechanism)
+    for copied in (copy.copy, copy.deepcopy, pickle.dumps):
+        with pytest.raises(TypeError, match="budget"):
+            copied(case.mechanism)
+
+
+@SUITE.check
+def it_can_be_moved_in_the_midst(subject):
+    stays, moves = Case(subject), Case(subject)
+    half, rest = ([part(array) for array in stays.inputs] for part in (first_half, second_half))
+    assert np.array_equal(stays(*half), moves(*half))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "mechanism"
+        moves.mechanism.save(path)
+        with pytest.raises(BudgetExhausted, match="moved"):
+            moves(*rest)
+        again = type(moves.mechanism).load(path)
+        assert not any(Path(folder).iterdir())
+    assert np.array_equal(stays(*rest), getattr(again, moves.ask.__name__)(*rest))
+
+
+def first_half(array):
+    return array[: len(array) // 2]
+
+
+def second_half(array):
+    return array[len(array) // 2 :]
 
 
 @pytest.mark.parametrize(("check", "subject"), SUITE.cases())

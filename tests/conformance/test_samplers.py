@@ -169,8 +169,11 @@ def nan_from_the_model_is_refused(subject):
             noise[-1, -1] = float("nan")
         return noise
 
-    with pytest.raises((ValueError, RuntimeError), match=r"NaN|finite"):
-        Run(subject, Model(late))(X)
+    run = Run(subject, Model(late))
+    # A solver that chooses its steps meets NaN in its estimate of the error, before a step ends.
+    where = r"^in step \d+, which ends at t=.*NaN or infinity came from" if run.returns_result else r"NaN|finite"
+    with pytest.raises((ValueError, RuntimeError), match=rf"{where}|the error isn't a number|NaN or infinity"):
+        run(X)
 
 
 @SUITE.check

@@ -233,7 +233,7 @@ def test_trajectory_callback_and_correction_of_the_state():
     assert {s.total for s in steps} == {3}
     assert [s.nfe for s in steps] == [3, 5, 6]
     assert corrected == [(s.t, s.index + 1) for s in steps]
-    assert result.times == [1.0, *(s.t for s in steps)]
+    assert result.times == (1.0, *(s.t for s in steps))
     assert torch.equal(result.trajectory[0], START)
     assert torch.equal(result.trajectory[-1], result.sample)
     assert len({x.data_ptr() for x in result.trajectory}) == 4
@@ -405,7 +405,8 @@ def test_adaptive_trajectory_and_callback():
     result = solver.sample(START, order=2, method="adaptive", t_end=1e-3, return_trajectory=True, callback=steps.append)
     assert len(result.trajectory) == len(result.times) == result.n_accept + 1
     assert result.times[-1] == 1e-3
-    assert len(steps) == result.n_accept + result.n_reject
+    assert [s.t for s in steps] == list(result.times[1:])
+    assert result.n_reject > 0, "rejected steps are no steps"
     assert steps[-1].nfe == result.nfe
 
 
@@ -475,3 +476,48 @@ def test_noise_needs_a_source(untyped):
         solver.add_noise(START, 0, noise=START)
     with pytest.raises(ValueError, match="smallest element -1"):
         solver.add_noise(START[:2], torch.tensor([-1.0, 0.5]), noise=START[:2])
+
+
+def official_adaptive(model_fn, x, order, rtol, atol, t_end):
+    """The adaptive solver as the official program has it, for the noise form, from its description."""
+    lam, alpha, sigma = SCHEDULE.lam, SCHEDULE.alpha, SCHEDULE.sigma
+
+    def to(t, s, x, first, later=None, weight=0.0, higher=False):
+        h = lam(t) - lam(s)
+        moved = alpha(t) / alpha(s) * x - sigma(t) * math.expm1(h) * first
+        if later is None:
+            return moved
+        factor = math.expm1(h) / h - 1 if higher else math.expm1(h)
+        return moved - weight * sigma(t) * factor * (later - first)
+
+    s, h, before, calls = SCHEDULE.t_max, 0.05, x, 0
+    while abs(s - t_end) > 1e-5:
+        t = SCHEDULE.t_of_lam(lam(s) + h)
+        inner = [SCHEDULE.t_of_lam(lam(s) + h * j / order) for j in range(1, order)]
+        first = model_fn(x, s)
+        second = model_fn(to(inner[0], s, x, first), inner[0])
+        if order == 2:
+            low, high = to(t, s, x, first), to(t, s, x, first, second, 1.0)
+        else:
+            third = model_fn(to(inner[1], s, x, first, second, 2.0, True), inner[1])
+            low, high = to(t, s, x, first, second, 1.5), to(t, s, x, first, third, 1.5, True)
+        calls += order
+        scale = torch.maximum(torch.full_like(x, atol), rtol * torch.maximum(low.abs(), before.abs()))
+        error = ((high - low) / scale).flatten(1).square().mean(1).sqrt().max().item()
+        if error <= 1:
+            x, before, s = high, low, t
+        h = min(0.9 * h * error ** (-1 / order), lam(t_end) - lam(s))
+    return x, calls
+
+
+@pytest.mark.parametrize("order", [2, 3])
+@pytest.mark.parametrize("rtol", [0.05, 0.01])
+def test_legacy_adaptive_steps_are_the_official_ones(order, rtol):
+    model_fn = MIXTURE.model(SCHEDULE)
+    expected, calls = official_adaptive(model_fn, START, order, rtol, 0.0078, 1e-3)
+    options = {"order": order, "method": "adaptive", "t_end": 1e-3, "rtol": rtol}
+    result = DPMSolver(model_fn, SCHEDULE, "dpmsolver").sample(START, legacy_adaptive=True, **options)
+    assert result.nfe == calls == order * (result.n_accept + result.n_reject)
+    torch.testing.assert_close(result.sample, expected, rtol=0, atol=1e-8)
+    ours = DPMSolver(model_fn, SCHEDULE, "dpmsolver").sample(START, **options)
+    assert (ours.nfe, ours.n_accept) != (result.nfe, result.n_accept)

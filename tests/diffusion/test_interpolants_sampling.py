@@ -1,5 +1,6 @@
 """Samplers, likelihoods, bridges and converters of stochastic interpolants, held to exact laws and orders."""
 
+import itertools
 import math
 
 import pytest
@@ -14,6 +15,7 @@ from paperworks.diffusion import (
     NetworkPath,
     NoiseScheduleVP,
     ODESampler,
+    OptimalCoupling,
     SchrodingerBridgeTrainer,
     SDESampler,
     fields_from_noise_model,
@@ -306,3 +308,65 @@ B_AND_S = {"b": lambda x, t: x, "s": lambda x, t: -x}
 def test_bad_input_is_named(make, message):
     with pytest.raises(ValueError, match=message):
         make(Fields(Interpolant("linear"), **B_AND_S))
+
+
+# Couplings
+
+
+def test_exact_pairs_are_those_of_the_least_cost_of_all():
+    rng = torch.Generator().manual_seed(0)
+    x0, x1 = torch.randn(6, 2, 3, generator=rng, dtype=D), torch.randn(6, 2, 3, generator=rng, dtype=D) + 1e3
+    partners = OptimalCoupling().partners(x0, x1)
+
+    def cost(order):
+        return float((x0 - x1[torch.as_tensor(order)]).square().sum())
+
+    assert cost(partners) == pytest.approx(min(cost(order) for order in itertools.permutations(range(6))), rel=1e-12)
+    first, second = OptimalCoupling()(x0, x1)
+    assert first is x0
+    assert torch.equal(second, x1[partners])
+
+
+def test_sinkhorns_pairs_follow_pots_plan_and_keep_both_laws():
+    ot = pytest.importorskip("ot")
+    rng = torch.Generator().manual_seed(0)
+    x0, x1 = torch.randn(20, 2, generator=rng, dtype=D), torch.randn(30, 2, generator=rng, dtype=D) + 1
+    cost = torch.cdist(x0, x1).square()
+    coupling = OptimalCoupling("sinkhorn", reg=0.1, tol=1e-10)
+    plan = coupling._plan(cost)
+    weights = [torch.full((n,), 1 / n, dtype=D).numpy() for n in (20, 30)]
+    theirs = torch.from_numpy(ot.sinkhorn(*weights, cost.numpy(), 0.1 * float(cost.mean()), stopThr=1e-12))
+    torch.testing.assert_close(plan, 20 * theirs, rtol=1e-6, atol=1e-9)
+    drawn = torch.stack([coupling.partners(x0, x1, rng) for _ in range(2000)])
+    shares = torch.nn.functional.one_hot(drawn, 30).double().mean(0)
+    assert (shares - plan).abs().max() < 5 * (0.25 / 2000) ** 0.5
+    torch.testing.assert_close(coupling._plan_in_logarithms(-cost / (0.1 * cost.mean()), 20 / 30), plan)
+    # Little entropy: the exact pairs; much of it: anyone with anyone.
+    same = torch.randn(30, 2, generator=rng, dtype=D)
+    nearest = OptimalCoupling("sinkhorn", reg=1e-3, max_iter=5000).partners(same, same + 0.01, rng)
+    assert (nearest == torch.arange(30)).double().mean() > 0.9
+    assert OptimalCoupling("sinkhorn", reg=1e3)._plan(cost).sub(1 / 30).abs().max() < 1e-3
+
+
+def test_a_straighter_coupling_has_a_velocity_that_varies_less_along_the_way():
+    """For two points and two points the exact pairs are those nearby, and the least loss of a velocity falls to 0."""
+    rng = torch.Generator().manual_seed(0)
+    x0 = torch.where(torch.rand(64, 1, generator=rng) < 0.5, -1.0, 1.0).double()
+    x1 = 2 * x0[torch.randperm(64, generator=rng)]
+    a, b = OptimalCoupling()(x0, x1)
+    assert torch.equal(b, 2 * a)
+
+
+@pytest.mark.usefixtures("untyped")
+def test_bad_batches_are_named():
+    x = torch.randn(4, 2)
+    for method, x0, x1, message in (
+        ("exact", x, x[:3], "x0 has 4 samples and x1 3"),
+        ("exact", x, x[:, :1], "samples of one shape"),
+        ("exact", x * torch.nan, x, "x0 has 8 NaN"),
+        ("sinkhorn", x, x, "generator is None"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            OptimalCoupling(method)(x0, x1)
+    assert OptimalCoupling()(x[:0], x[:0])[1].shape == (0, 2)
+    assert OptimalCoupling("sinkhorn")(x[:0], x, torch.Generator())[1].shape == (0, 2)

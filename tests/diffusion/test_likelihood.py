@@ -1,3 +1,4 @@
+import copy
 import math
 
 import numpy as np
@@ -5,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from paperworks.diffusion import (
     GaussianPerturbation,
@@ -172,6 +174,24 @@ def test_the_intrinsic_dimension(dimension):
     assert intrinsic_dimension(X) == pytest.approx(dimension, rel=0.15)
 
 
+def test_a_module_is_copied_and_every_fit_starts_from_it():
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 2))
+    before = copy.deepcopy(module.state_dict())
+    X = torch.randn(60, 2, generator=rng(), dtype=F64).numpy()
+    options = {"decoder": module, "max_iter": 15, "random_state": 0}
+    fits = [
+        SingularDistributionEstimator(perturbation="grid", grid=grid, **options).fit(X)
+        for grid in ((0.1, 0.4), (0.4, 0.1))
+    ]
+    assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+    assert module.training
+    # The levels don't go on from each other, so their order doesn't matter.
+    assert fits[0].path_ == fits[1].path_
+    assert np.array_equal(fits[0].sample(3), fits[1].sample(3))
+    assert fits[0].sample(0).shape == (0, 2)
+
+
 def test_the_rates():
     rates = sieve_rates(10_000, beta=1, t=1)
     assert rates.perturbation == pytest.approx(10_000**-0.25)
@@ -179,6 +199,13 @@ def test_the_rates():
     assert sieve_rates(10_000, 1, 1, sigma=0.5).perturbation == 0
     noisier = sieve_rates(10_000, 1, 1, sigma=0.5)
     assert noisier.hellinger < rates.hellinger
+    # Data as they are: without noise the density's theory is void, with enough of it nothing is to be added.
+    assert rates.hellinger_unperturbed == rates.wasserstein_unperturbed == math.inf
+    assert (noisier.hellinger_unperturbed, noisier.wasserstein_unperturbed) == (noisier.hellinger, noisier.wasserstein)
+    little = sieve_rates(10_000, 1, 1, sigma=0.01)
+    assert little.hellinger_unperturbed == pytest.approx(10_000 ** (-1 / 3) * 0.01 ** (-1 / 3))
+    assert little.wasserstein_unperturbed == pytest.approx(little.hellinger_unperturbed + 0.01)
+    assert little.wasserstein_unperturbed > little.wasserstein
     assert composite_smoothness([1, 2], [3, 1]) == (1.0, 3.0)
     assert composite_smoothness([3, 0.5], [3, 1.5]) == (0.5, 1.5)
 

@@ -256,6 +256,15 @@ def test_pf_is_the_adaptive_ode_solver():
     assert (result.sample - BENCH.transport(X_T, LINEAR, 1.0, 1e-3)).abs().max() < 1e-6
 
 
+def test_pf_goes_all_the_way_on_a_discrete_schedule():
+    model_fn = counting(BENCH.model(DISCRETE))
+    for steps in (1, 7):  # PF chooses its own
+        result = PNDMSampler(model_fn, DISCRETE, "PF").sample(X_T, steps, rtol=1e-6, atol=1e-6)
+        assert (result.times[0], result.times[-1]) == (DISCRETE.t_max, DISCRETE.t_end(steps))
+        exact = BENCH.transport(X_T, DISCRETE, DISCRETE.t_max, DISCRETE.t_end(steps))
+        assert (result.sample - exact).abs().max() < 1e-3
+
+
 def test_clipping_keeps_the_noiseless_sample_in_range():
     x = 3 * X_T
     for method in PSEUDO:

@@ -42,6 +42,18 @@ def test_at_infinity_the_noise_is_the_gaussian_draw_bit_by_bit():
     assert torch.equal(drawn, 2.5 * torch.randn(5, 2, 3, generator=rng()))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("D", [2, 128, math.inf])
+def test_half_precision_is_the_same_noise_rounded(D, dtype):
+    noise = PFGMPPNoise(D, 12)
+    for sigma in (1.0, 80.0):
+        half = noise.sample((500, 12), sigma, rng(3), dtype)
+        wide = noise.sample((500, 12), sigma, rng(3))
+        assert half.dtype == dtype
+        assert torch.equal(half, wide.clamp(-torch.finfo(dtype).max, torch.finfo(dtype).max).to(dtype))
+    assert torch.isfinite(PFGMPPNoise(0.01, 12).sample((500, 12), 80.0, rng(3), dtype)).all()
+
+
 def test_all_d_share_their_directions():
     gaussian = PFGMPPNoise(INF, 6).sample((5, 6), 1.0, rng())
     for D in (0.05, 1, 64, 2.0**30):

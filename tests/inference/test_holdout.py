@@ -1,6 +1,8 @@
 """Adaptive data analysis: mechanisms against their definitions, bounds against their formulas, and bad input."""
 
 import math
+import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from paperworks.inference import (
     BudgetExhausted,
     EffectiveRounds,
     EmpiricalAnswers,
+    Ladder,
     MaxInformation,
     NoisyAnswers,
     PrivateMultiplicativeWeights,
@@ -23,6 +26,7 @@ from paperworks.inference import (
     SparseValidate,
     SparseVector,
     agreeing_features,
+    approx_dp_from_zcdp,
     freedman_regression,
     generalization_bound,
     max_information,
@@ -115,6 +119,55 @@ def test_an_exhausted_budget_answers_nan_where_asked_to():
     np.testing.assert_array_equal(np.isnan(answers), [False, False, True])
 
 
+def useless_models(rng: np.random.Generator, n: int, m: int = 200) -> tuple[np.ndarray, np.ndarray]:
+    """Return which samples (m, n) of training and holdout useless models get right; they know the training data."""
+    return rng.random((m, n)) < 0.8, rng.random((m, n)) < 0.5
+
+
+@pytest.mark.parametrize("n", [190, 300, 5000])
+@pytest.mark.parametrize("noise", ["laplace", "gaussian"])
+def test_the_default_is_no_further_from_the_holdout_than_a_union_bound(n, noise):
+    union = generalization_bound("hoeffding", n=n, m=200)
+    train, holdout = useless_models(rng_of(n), n)
+    with warnings.catch_warnings(action="error"):
+        reusable = ReusableHoldout(np.zeros(n), np.zeros(n), m=200, noise=noise)
+    answers = reusable.query_values(train, holdout)
+    assert reusable.threshold == pytest.approx(union / 2)
+    assert np.abs(answers - holdout.mean(axis=1)).max() <= union
+    assert answers.max() <= holdout.mean(axis=1).max() + union / 4  # of 200 useless models, .80 in training
+
+
+def test_settings_that_are_looser_than_a_union_bound_are_warned_of():
+    sample = np.zeros(200)
+    with pytest.warns(UserWarning, match=r"plain union bound over m = 100 questions .* is 0.144"):
+        ReusableHoldout(sample, sample, threshold=4 / math.sqrt(200), noise_scale=1 / math.sqrt(200))
+    with warnings.catch_warnings(action="error"):
+        ReusableHoldout(sample, sample, threshold=0.05, noise_scale=1e-4)
+        ReusableHoldout(threshold=0.9, noise_scale=0.9)  # nothing is known of the holdout
+        ReusableHoldout.from_tolerance(0.2, 0.05, m=100, n=10**7, train=sample, holdout=sample)
+
+
+def test_the_ladder_moves_for_improvements_only():
+    right = np.zeros((5, 100))
+    for row, count in zip(right, (50, 55, 53, 80, 80), strict=True):
+        row[:count] = 1  # each of these is right where those with fewer are
+    ladder = Ladder(np.zeros(100))
+    np.testing.assert_allclose(ladder.answer_all(right), [0.5, 0.55, 0.55, 0.8, 0.8])
+    coarse = Ladder(np.zeros(100), step=0.1)
+    np.testing.assert_allclose(coarse.answer_all(right), [0.5, 0.5, 0.5, 0.8, 0.8])
+    shifted = np.roll(right[1], 50)  # better by 5, right on other samples: no more than one standard error
+    assert Ladder(np.zeros(100)).answer_all(np.stack([right[0], shifted]))[1] == 0.5
+
+
+def test_the_ladder_overfits_less_than_the_plain_holdout():
+    rng, plain, shown = rng_of(), [], []
+    for _ in range(30):
+        holdout = useless_models(rng, 200)[1]
+        plain.append(holdout.mean(axis=1).max() - 0.5)
+        shown.append(Ladder(np.zeros(200)).answer_all(holdout)[-1] - 0.5)
+    assert np.mean(shown) < 0.9 * np.mean(plain)
+
+
 @pytest.mark.parametrize(("noise", "rate"), [("laplace", None), ("gaussian", 0.3085)])
 def test_comparison_noise_decides_near_the_threshold(noise, rate):
     reusable = ReusableHoldout(threshold=0.1, noise_scale=0.02, noise=noise, random_state=rng_of())
@@ -137,7 +190,7 @@ def test_queries_and_values_agree():
 def test_privacy_of_thresholdout():
     reusable = ReusableHoldout(threshold=0.1, noise_scale=0.01, budget=1000)
     assert reusable.privacy(10_000) == pytest.approx(20.0)
-    assert reusable.privacy(10_000, 1e-6) == pytest.approx(math.sqrt(32_000 * math.log(2e6)) / 100)
+    assert reusable.privacy(10_000, 1e-6) == pytest.approx(approx_dp_from_zcdp(0.2, 1e-6))
 
 
 def test_sparse_vector_finds_what_is_above_and_stops():
@@ -282,6 +335,15 @@ def test_the_selector_finds_features_with_a_signal():
     assert found.transform(X).shape == (2000, 3)
 
 
+def test_a_selector_is_pickled_without_its_holdout():
+    rng = rng_of()
+    X, y = rng.normal(size=(200, 5)), rng.integers(0, 2, 200)
+    fitted = ReusableHoldoutSelector(k=2).fit(X, y)
+    again = pickle.loads(pickle.dumps(fitted))
+    np.testing.assert_array_equal(again.transform(X), fitted.transform(X))
+    assert not hasattr(again, "reusable_holdout_")
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -305,6 +367,12 @@ def test_the_selector_finds_features_with_a_signal():
         (lambda: ReusableHoldout(threshold=0.1, noise_scale=0.1).privacy(10), "budget"),
         (lambda: ReusableHoldout.from_tolerance(0.1, 0.05, 100, 1000), "n is 1000"),
         (lambda: EffectiveRounds(np.zeros(4), r=3, tau=0.1), "r is 3"),
+        (lambda: NoisyAnswers(np.zeros(9), 0.1, granularity=0.0), "granularity"),
+        (lambda: NoisyAnswers(np.zeros(9), 0.1, granularity=1e-17), "granularity is 1e-17"),
+        (lambda: NoisyAnswers([0.0], 0.1, value_range=None).answer([1e12]), "granularity"),
+        (lambda: ReusableHoldout(threshold=1, noise_scale=1e-9, value_range=None).query_means([0.0], [1e9]), "granul"),
+        (lambda: ReusableHoldout(np.zeros(9), np.zeros(9), m=0), "m is 0"),
+        (lambda: Ladder([0.5], step=0.0), "step"),
         (lambda: SparseValidate([0.5], m=3, budget=1).differs(lambda x: x, 0.1, -1.0), "tau"),
         (lambda: generalization_bound("pure", n=10), "epsilon is None"),
         (lambda: generalization_bound("hoeffding"), "n is None"),

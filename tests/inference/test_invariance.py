@@ -1,14 +1,16 @@
 """Stable predictors, their worst cases and the choice among them, against closed forms and brute force."""
 
 import math
+import pickle
 
+import joblib
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
-from sklearn.ensemble import RandomForestRegressor
+from sklearn.ensemble import BaggingRegressor, RandomForestRegressor
 from sklearn.linear_model import LinearRegression
 from sklearn.neural_network import MLPRegressor
 
@@ -219,10 +221,79 @@ def test_no_search_where_the_graph_settles_it():
     assert settled.subset_ == ("S",)
     assert settled.risks_ == []
     nothing = CausalGraph.from_edges([], ["Y", "S"])
-    assert WorstCaseRisk().evaluate(StablePredictor(nothing, []).fit({"S": S}, Y)).risk == pytest.approx(np.var(Y))
-    unchanged = MinimaxInvariantRegressor(CausalGraph.from_edges([("S", "Y")]), regressor=LinearRegression())
-    unchanged.fit(S[:, None], Y)
-    np.testing.assert_allclose(unchanged.predict(S[:, None]), LinearRegression().fit(S[:, None], Y).predict(S[:, None]))
+    constant = StablePredictor(nothing, [], env=None).fit({"S": S}, Y)
+    assert WorstCaseRisk().evaluate(constant).risk == pytest.approx(np.var(Y))
+    for graph, env in (
+        (CausalGraph.from_edges([("S", "Y")]), None),
+        (CausalGraph.from_edges([("S", "Y")], ["E"]), "E"),
+    ):
+        unchanged = MinimaxInvariantRegressor(graph, regressor=LinearRegression(), env=env).fit(S[:, None], Y)
+        theirs = LinearRegression().fit(S[:, None], Y).predict(S[:, None])
+        np.testing.assert_allclose(unchanged.predict(S[:, None]), theirs)
+
+
+def test_a_mistyped_environment_is_refused_where_it_would_make_every_variable_stable():
+    X, Y = collider(200)
+    right, mistyped = (MinimaxInvariantRegressor(COLLIDER, env=env, search="full") for env in ("E", "Env"))
+    assert right.fit(X, Y).subset_ == ("S",)
+    with pytest.raises(ValueError, match="env 'Env' is not in the graph, which has 'Y', 'M', 'S', 'E'"):
+        mistyped.fit(X, Y)
+    without = CausalGraph.from_edges([edge for edge in COLLIDER.edges if edge[0] != "E"])
+    with pytest.raises(ValueError, match="env 'E' is not in the graph"):
+        StablePredictor(without).fit(X, Y)
+
+
+def test_a_use_leaves_the_graph_as_it_was():
+    graph = CausalGraph.from_edges(COLLIDER.edges)
+    before = joblib.hash(graph)
+    X, Y = collider(100)
+    MinimaxInvariantRegressor(graph, worst_case=WorstCaseRisk(steps=2)).fit(X, Y).predict(X)
+    assert graph.order == ("Y", "E", "M", "S")
+    assert joblib.hash(graph) == before
+
+
+@pytest.mark.parametrize(
+    "regressor", [None, BaggingRegressor(n_estimators=3, random_state=0)], ids=["smooth", "bagging"]
+)
+def test_the_order_of_rows_changes_no_fit(regressor):
+    X, Y = collider(150)
+    order = np.random.default_rng(1).permutation(150)
+    model = MinimaxInvariantRegressor(COLLIDER, regressor=regressor, worst_case=WorstCaseRisk(steps=3))
+    first = clone(model).fit(X, Y)
+    second = clone(model).fit({name: column[order] for name, column in X.items()}, Y[order])
+    np.testing.assert_array_equal(first.predict(X), second.predict(X))
+    assert first.risks_ == second.risks_
+
+
+@pytest.mark.parametrize("mechanism", [None, LinearRegression(), MLPRegressor(max_iter=20), BaggingRegressor()])
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_fits_with_effects_of_mutable_variables_are_pickled_with_what_they_found(mechanism):
+    X, Y = collider(60)
+    for model in (
+        StablePredictor(COLLIDER, mechanism=mechanism),
+        MinimaxInvariantRegressor(COLLIDER, mechanism=mechanism, worst_case=WorstCaseRisk(steps=2)),
+    ):
+        again = pickle.loads(pickle.dumps(model.fit(X, Y)))
+        np.testing.assert_array_equal(again.predict(X), model.predict(X))
+    parents = np.zeros((3, 1))
+    np.testing.assert_array_equal(again.worst_case_.J["M"](parents), model.worst_case_.J["M"](parents))
+
+
+def test_features_are_counted_and_named():
+    pandas = pytest.importorskip("pandas")
+    X, Y = collider(60)
+    frame = pandas.DataFrame({"S": X["S"], "other": 0.0, "M": X["M"]})
+    model = MinimaxInvariantRegressor(COLLIDER, worst_case=WorstCaseRisk(steps=2)).fit(frame, Y)
+    for fitted in (model, *model.predictors_, StablePredictor(COLLIDER).fit(X, Y)):
+        assert fitted.n_features_in_ == 2
+        assert fitted.feature_names_in_.tolist() == ["M", "S"]
+    model.fit(np.stack([X["M"], X["S"]], 1), Y)
+    assert model.n_features_in_ == 2
+    assert not hasattr(model, "feature_names_in_")
+    numbered = CausalGraph.from_edges([(0, 1), (0, 2), (1, 2), (3, 1)])
+    one = StablePredictor(numbered, target=0, env=3).fit({1: X["M"], 2: X["S"]}, Y)
+    assert one.n_features_in_ == 2
+    assert not hasattr(one, "feature_names_in_")
 
 
 def test_columns_come_by_name_or_in_the_order_of_the_graph():
@@ -240,7 +311,13 @@ def test_columns_come_by_name_or_in_the_order_of_the_graph():
         (lambda X, Y: StablePredictor(COLLIDER).fit({"M": X["M"]}, Y), "no column 'S'"),
         (lambda X, Y: StablePredictor(COLLIDER).fit(X["M"][:, None], Y), r"shape \(20, 1\)"),
         (lambda X, Y: StablePredictor(COLLIDER).fit(X, Y[:-1]), "different lengths"),
-        (lambda X, Y: StablePredictor(COLLIDER).fit(X, Y * math.nan), "NaN or infinite elements in column 'Y'"),
+        (lambda X, Y: StablePredictor(COLLIDER).fit(X, Y * math.nan), "y has NaN or infinite elements in column 'Y'"),
+        (lambda X, Y: StablePredictor(COLLIDER).fit(X, Y * 1j), "y has complex numbers in column 'Y'"),
+        (lambda X, Y: StablePredictor(COLLIDER).fit(X | {"M": X["M"] + 0j}, Y), "X has complex numbers in column 'M'"),
+        (
+            lambda X, Y: StablePredictor(COLLIDER).fit(X, Y).predict(np.ones((2, 2)) * 1j),
+            "X has complex numbers in column 'M'",
+        ),
         (lambda X, Y: StablePredictor(COLLIDER, ["M"]).fit(X, Y), "'M', which is mutable"),
         (lambda X, Y: StablePredictor(COLLIDER, ["Z"]).fit(X, Y), "'Z', which is not a stable variable"),
         (lambda X, Y: StablePredictor(COLLIDER, target="Z").fit(X, Y), "'Z' is not in the graph"),

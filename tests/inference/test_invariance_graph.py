@@ -119,8 +119,8 @@ def test_parts_of_the_papers_graph():
     assert sum(1 for _ in stable_equivalence_classes(parts.stable_graph)) == 45
 
 
-def test_a_graph_without_environment_has_nothing_mutable():
-    parts = parse_mutable(CausalGraph.from_edges([("X", "Y")]))
+def test_no_environment_has_nothing_mutable():
+    parts = parse_mutable(CausalGraph.from_edges([("X", "Y")]), env=None)
     assert parts.X_M == ()
     assert parts.is_full_set
 
@@ -158,12 +158,23 @@ def test_graphs_are_read_from_files_and_found_in_data(tmp_path):
         (lambda: paper_graph().d_separated("Y", "Y"), "overlap"),
         (lambda: parse_mutable(CausalGraph.from_edges([("E", "Y")])), "'Y' is an effect of env"),
         (lambda: parse_mutable(CausalGraph.from_edges([("Y", "E")])), "env 'E' has causes"),
+        (
+            lambda: parse_mutable(CausalGraph.from_edges([("X", "Y")])),
+            "env 'E' is not in the graph, which has 'X', 'Y'",
+        ),
+        (lambda: DiscreteSCM(CausalGraph.from_edges([("Y", "S")]), {}), "env 'E' is not in the graph"),
         (lambda: list(stable_equivalence_classes(paper_graph(), "Y", ["Y"])), "stable has the target"),
         (lambda: core(paper_graph(), "Y", ["Y"]), "subset has the target"),
         (lambda: full_set_counterexample().predictor(["M"]), "'M', which is mutable"),
-        (lambda: DiscreteSCM(CausalGraph.from_edges([("Y", "S")]), {"Y": [0.5, 0.5]}), "nothing for 'S'"),
-        (lambda: DiscreteSCM(CausalGraph.from_edges([], ["Y"]), {"Y": [0.5, 0.6]}), "rows that are probabilities"),
-        (lambda: DiscreteSCM(CausalGraph.from_edges([], ["Y"]), {"Y": [0.5, 0.5]}, values=[1]), "values has shape"),
+        (lambda: DiscreteSCM(CausalGraph.from_edges([("Y", "S")]), {"Y": [0.5, 0.5]}, env=None), "nothing for 'S'"),
+        (
+            lambda: DiscreteSCM(CausalGraph.from_edges([], ["Y"]), {"Y": [0.5, 0.6]}, env=None),
+            "rows that are probabilities",
+        ),
+        (
+            lambda: DiscreteSCM(CausalGraph.from_edges([], ["Y"]), {"Y": [0.5, 0.5]}, values=[1], env=None),
+            "values has shape",
+        ),
     ],
 )
 def test_bad_input_is_named(call, message):

@@ -321,6 +321,44 @@ def test_the_smallest_distortion_of_a_linear_policy(norm):
     assert (~capped.success).any()
 
 
+class Cornered(nn.Module):
+    """Decides for the second class where x_1 is above 0.6, and more so where x_0 is below 0, out of range."""
+
+    def forward(self, x):
+        return torch.stack([torch.full_like(x[:, 0], 0.6), x[:, 1] - 20 * x[:, 0]], 1)
+
+
+@pytest.mark.parametrize("norm", [math.inf, 2, 1])
+def test_the_end_of_the_range_does_not_stall_the_search(norm):
+    result = FMN(DifferenceLogitsLoss(), norm=norm)(Cornered(), torch.tensor([[0.0, 0.5]]))
+    assert result.success.all()
+    assert float(result.norm) == pytest.approx(0.1, abs=1e-4)
+
+
+@pytest.mark.parametrize("norm", [math.inf, 2, 1])
+@pytest.mark.parametrize("kind", [FGSM, PGD, APGD, ACG, FMN])
+def test_images_are_attacked_as_their_pixels_are(kind, norm):
+    torch.manual_seed(0)
+    policy = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
+    images = torch.rand(5, 3, 2, 2)
+    mask = (torch.arange(12) % 5 > 0).float()
+    flat = kind(DifferenceLogitsLoss(), 0.3, norm=norm, mask=mask, bounds=(torch.zeros(12), torch.ones(12)))
+    shaped = kind(
+        DifferenceLogitsLoss(),
+        0.3,
+        norm=norm,
+        mask=mask.view(3, 2, 2),
+        bounds=(torch.zeros(3, 2, 2), torch.ones(3, 2, 2)),
+    )
+    expected, found = flat(policy, images.flatten(1)), shaped(policy, images)
+    assert torch.equal(found.adv, expected.adv.view_as(images))
+    assert torch.equal(found.norm, expected.norm)
+    several = DynamicDistortion(shaped, [0.1, 0.3])(policy, images)
+    assert several.adv.shape == images.shape
+    for attack in (shaped, DynamicDistortion(shaped, [0.1, 0.3])):
+        assert attack(policy, images[:0]).adv.shape == (0, 3, 2, 2)
+
+
 def test_it_may_start_from_another_observation():
     policy, obs, pool = BifurcationLayer(network(4)), observations(20), observations(15, seed=9)
     mask = torch.tensor([1, 1, 0, 1, 1, 1])

@@ -1,3 +1,4 @@
+import copy
 import math
 
 import numpy as np
@@ -24,6 +25,7 @@ from paperworks.robustness import (
     rank_agreement,
 )
 from paperworks.robustness.evaluation.ascent import RULES, AdamAscent, EvolutionAscent, unit
+from paperworks.robustness.evaluation.search import clipped
 
 
 def rng(seed=0):
@@ -231,7 +233,7 @@ def test_unit_vectors_of_anything():
 @pytest.mark.parametrize("rule", ["gradient", "sign", "random", "evolution"])
 def test_a_step_has_its_length(rule):
     z = torch.randn(5, 7, generator=rng(), dtype=torch.float64)
-    ascent = RULES[rule](0.3, z, None, rng())
+    ascent = RULES[rule](0.3, z, None, range(len(z)))
     moved = ascent.propose(z, torch.arange(5), lambda z, index: (z.square() * (1 + index[:, None])).sum(1))[0] - z
     lengths = moved.norm(dim=1)
     assert ((lengths - 0.3).abs() < 1e-12)[lengths > 0].all()
@@ -245,7 +247,7 @@ def test_a_step_has_its_length(rule):
 def test_adam_is_adam():
     z = torch.randn(3, 4, generator=rng(), dtype=torch.float64)
     target = torch.randn(3, 4, generator=rng(1), dtype=torch.float64)
-    ascent = AdamAscent(0.1, z, None, rng())
+    ascent = AdamAscent(0.1, z, None, range(len(z)))
     theirs = z.clone().requires_grad_()
     optimizer = torch.optim.Adam([theirs], 0.1, maximize=True)
     index = torch.arange(3)
@@ -260,7 +262,7 @@ def test_adam_is_adam():
 def test_evolution_finds_the_gradient_of_a_linear_loss():
     slope = torch.randn(2, 3, generator=rng(), dtype=torch.float64)
     z = torch.zeros(2, 3, dtype=torch.float64)
-    ascent = EvolutionAscent(0.1, z, None, rng())
+    ascent = EvolutionAscent(0.1, z, None, range(len(z)))
     ascent.pairs = 4000
     moved = ascent.propose(z, torch.arange(2), lambda z, i: (z * slope[i]).sum(1))[0]
     assert (torch.cosine_similarity(moved, slope) > 0.995).all()
@@ -536,10 +538,47 @@ def test_a_member_of_the_oracle_is_not_evaluated_by_it():
     judge = network(1)
     oracle = Oracle([judge, network(2)])
     x, y = labelled(oracle)
-    for model in (judge, nn.Sequential(judge)):
+    for model in (judge, nn.Sequential(judge), copy.deepcopy(judge), nn.Sequential(copy.deepcopy(judge).double())):
         with pytest.raises(ValueError, match="member of the oracle"):
             OracleConstrainedPerturber(PixelGenerator(), oracle).generate(model, x, y)
     OracleConstrainedPerturber(PixelGenerator(), oracle, budget=1, allow_member=True).generate(judge, x, y)
+
+
+def test_a_stranger_with_layers_like_a_judges_is_evaluated():
+    judge = network(1)
+    stranger = network(3)
+    with torch.no_grad():
+        for own, other in zip(list(stranger.parameters())[:-1], judge.parameters(), strict=False):
+            own.copy_(other)  # a frozen part that both took from elsewhere
+    x, y = labelled(Oracle(judge))
+    OracleConstrainedPerturber(PixelGenerator(), Oracle(judge), budget=1).generate(stranger, x, y)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_is_found_for_an_image_depends_on_no_other(rule, dtype):
+    judge, model = network(1).to(dtype), network(0).to(dtype)
+    x = images().to(dtype)
+    x[:, :, :3] = 0  # black pixels, which rounding puts on either side of the end of the range
+    y = Oracle(judge).predict(x)
+    generator = LinearGenerator.pca(images(n=80).to(dtype), 12)
+    perturber = OracleConstrainedPerturber(generator, Oracle(judge), step_size=0.05, budget=8, rule=rule)
+    together = perturber.generate(model, x, y)
+    for batch_size in (1, 7):
+        torch.testing.assert_close(perturber.generate(model, x, y, batch_size).x, together.x, rtol=0, atol=1e-4)
+    order = torch.randperm(len(x), generator=rng())[:9]
+    some = perturber.generate(model, x[order], y[order], batch_size=4)
+    torch.testing.assert_close(some.x, together.x[order], rtol=0, atol=1e-4)
+    assert torch.equal(some.accepted_steps, together.accepted_steps[order])
+
+
+def test_the_gradient_fades_beyond_the_range():
+    pixels = torch.tensor([-1.0, -1 / 510, -1e-16, 0.0, 0.5, 1.0, 1 + 1 / 510, 2.0], dtype=torch.float64)
+    leaf = pixels.clone().requires_grad_()
+    made = clipped(leaf, 0.0, 1.0)
+    assert torch.equal(made, pixels.clamp(0, 1))
+    made.sum().backward()
+    torch.testing.assert_close(leaf.grad, torch.tensor([0, 0.5, 1, 1, 1, 1, 0.5, 0], dtype=torch.float64))
 
 
 def test_probabilities_instead_of_logits_are_told():

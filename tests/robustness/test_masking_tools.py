@@ -48,6 +48,24 @@ IMAGES, MASKS = torch.rand(5, 3, 16, 16, generator=rng(1)), blocks()
 # Painting
 
 
+def test_a_grey_image_is_explained_for_a_network_of_one_channel():
+    picture = np.random.default_rng(0).random((16, 16)).astype(np.float32)
+    options = {"num_samples": 40, "segmentation_fn": grid_segmenter(4), "top_labels": 1}
+
+    def weights(image, net):
+        classifier = MaskedImageClassifier(net).predict_proba
+        found = LayerMaskLimeImageExplainer(random_state=0).explain_instance(image, classifier, **options)
+        return found.top_labels, dict(found.local_exp[found.top_labels[0]])
+
+    one = network(channels=1)
+    grey = weights(picture, one)
+    assert grey == weights(picture[..., None], one)
+    assert max(map(abs, grey[1].values())) > 0
+    weights(picture, network())  # LIME's own convention: three equal channels
+    with pytest.raises(ValueError, match="three channels that differ"):
+        weights(np.random.default_rng(0).random((16, 16, 3)).astype(np.float32), one)
+
+
 def test_paint_fills_the_hole_and_nothing_else():
     colours = {
         "black": torch.zeros(3),

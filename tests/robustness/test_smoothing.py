@@ -1,3 +1,5 @@
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -135,7 +137,20 @@ def test_the_draws_and_the_certificate_are_those_of_the_reference(shift):
 def test_a_certificate_of_agreeing_draws():
     prediction, radius = Smooth(Constant(), 3, 0.7).certify(torch.zeros(1, 2, 2), n0=1, n=500, alpha=0.01)
     assert (prediction, radius) == (2, pytest.approx(0.7 * ndtri(0.01 ** (1 / 500))))
-    assert Smooth(Constant(), 3, 0.7).certify(torch.zeros(1), n0=1, n=6, alpha=0.01) == (-1, 0.0)  # too few draws
+
+
+def test_too_few_draws_for_any_certificate_are_told():
+    smooth = Smooth(Constant(), 3, 0.7)
+    with pytest.warns(UserWarning, match="it takes 7 draws or more"):
+        assert smooth.certify(torch.zeros(1), n0=1, n=6, alpha=0.01) == (-1, 0.0)
+    with pytest.warns(UserWarning, match="it takes 7 draws or more"):
+        assert smooth.certify_batch(torch.zeros(2, 1), n0=1, n=6, alpha=0.01).radii.tolist() == [0, 0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert smooth.certify(torch.zeros(1), n0=1, n=7, alpha=0.01)[0] == 2
+    # Half of the probability exactly isn't enough.
+    with pytest.warns(UserWarning, match="it takes 3 draws or more"):
+        assert smooth.certify(torch.zeros(1), n0=1, n=2, alpha=0.25)[1] == 0
 
 
 def test_prediction_is_sure_or_abstains():

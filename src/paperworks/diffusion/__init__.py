@@ -37,6 +37,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "LearnablePath",
             "NetworkPath",
             "ODESampler",
+            "OptimalCoupling",
             "Path",
             "SDESampler",
             "SchrodingerBridgeTrainer",

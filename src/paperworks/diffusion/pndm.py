@@ -26,11 +26,10 @@ from paperworks.diffusion.sampling import (
     Callback,
     ModelFn,
     SampleResult,
-    SamplingStep,
+    Sampling,
     check_sample,
     check_state,
     combine,
-    evaluate,
 )
 from paperworks.diffusion.schedules import SKIP_TYPES, DiscreteVP, NoiseSchedule, SkipType, time_grid
 from paperworks.numerics.plans import multistep_weights
@@ -347,12 +346,12 @@ class PNDMSampler:
             result = self._solve_by_scipy(x, nodes[0].t, nodes[-1].t, rtol, atol, return_trajectory, callback)
         else:
             result = self._follow(self._plan(nodes), x, return_trajectory, callback)
-        check_sample(result.sample)
         return result
 
     def _grid(self, steps: int, t_start: float | None, t_end: float | None, skip_type: SkipType | None) -> list[Node]:
         schedule = self.schedule
-        if isinstance(schedule, DiscreteVP) and t_start is None and t_end is None and skip_type is None:
+        given = (t_start, t_end, skip_type) != (None, None, None)
+        if isinstance(schedule, DiscreteVP) and not given and self.method != "PF":
             indices = training_steps(schedule.total, steps, self.timestep_spacing)
             nodes = [self._node((n + 1) / schedule.total) for n in indices]
             return [*nodes, self._node(0.0 if self.set_alpha_to_one else schedule.t_min)]
@@ -393,23 +392,16 @@ class PNDMSampler:
         base = state = x
         main = torch.empty_like(x)
         inner = main if all(stage.advances for stage in plan) else torch.empty_like(x)
-        trajectory, times = ([x.clone()], [plan[0].node.t]) if return_trajectory else ([], [])
         total = sum(stage.advances for stage in plan)
-        done = 0
-        for i, stage in enumerate(plan):
-            noise = evaluate(self.model_fn, state, stage.node.t)
+        sampling = Sampling(self.model_fn, x, plan[0].node.t, total, return_trajectory, callback)
+        for stage in plan:
+            noise = sampling.ask(state, stage.node.t)
             predictions.add(stage, noise if gradient is None else gradient(stage, state, base, noise))
             state = predictions.combine(stage, base, self.clip_sample, main if stage.advances else inner)
-            if not stage.advances:
-                continue
-            base = state
-            done += 1
-            if return_trajectory:
-                trajectory.append(state.clone())
-                times.append(stage.target.t)
-            if callback is not None:
-                callback(SamplingStep(done - 1, total, stage.target.t, state, i + 1))
-        return SampleResult(state, len(plan), times, trajectory)
+            if stage.advances:
+                base = state
+                sampling.reached(state, stage.target.t)
+        return sampling.result()
 
     def _slope(self, stage: Stage, state: Tensor, base: Tensor, noise: Tensor) -> Tensor:
         return combine(self._slope_coefficients(stage.node.t), (state, noise))
@@ -442,29 +434,28 @@ class PNDMSampler:
         check_number("atol", atol, gt=0)
         t_end = max(t_end, self.schedule.t_min) if t_end < t_start else t_end
 
+        sampling = Sampling(self.model_fn, x, t_start, None, return_trajectory, callback)
+
         def as_state(values: np.ndarray) -> Tensor:
             return torch.tensor(values, dtype=x.dtype, device=x.device).reshape(x.shape)
 
         def slope(t: float, values: np.ndarray) -> np.ndarray:
             state = as_state(values)
-            noise = check_sample(evaluate(self.model_fn, state, float(t)))  # NaN would shrink steps for ever
+            noise = check_sample(
+                sampling.ask(state, float(t)), where=f"at t={t:g}, "
+            )  # NaN would shrink steps for ever
             return combine(self._slope_coefficients(float(t)), (state, noise)).double().flatten().cpu().numpy()
 
         start = x.double().flatten().cpu().numpy()
         solver = RK45(slope, t_start, start, t_end, rtol=rtol, atol=atol)
-        trajectory, times = ([x.clone()], [t_start]) if return_trajectory else ([], [])
         steps = 0
         while solver.status == "running":
             message = solver.step()
             if solver.status == "failed":
                 raise RuntimeError(f"PF's solver gave up at t={solver.t:g}: {message}")
-            if return_trajectory:
-                trajectory.append(as_state(solver.y))
-                times.append(float(solver.t))
-            if callback is not None:
-                callback(SamplingStep(steps, None, float(solver.t), as_state(solver.y), solver.nfev))
+            sampling.reached(as_state(solver.y), float(solver.t))
             steps += 1
-        return SampleResult(as_state(solver.y), solver.nfev, times, trajectory, steps)
+        return sampling.result(n_accept=steps)
 
 
 @functools.lru_cache(maxsize=64)

@@ -5,9 +5,11 @@ tensor with one time per sample, where a sampler says so), an explicit ``generat
 ``callback`` that is called with a `SamplingStep` after each step: a progress bar is a callback.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -53,7 +55,7 @@ class SampleResult:
     nfe
         Number of evaluations of the model (calls with the whole batch).
     times
-        Times of the states in `trajectory`.
+        Times of the first state and of that after each step, which are those of `trajectory`.
     trajectory
         The states from the first to the last, where the caller asked for them.
     n_accept, n_reject
@@ -166,26 +168,115 @@ def evaluate(
     return answer.clone() if answer.data_ptr() == x.data_ptr() else answer
 
 
-def check_sample(sample: Tensor, who: str = "model_fn") -> Tensor:
-    """Return a sampler's result, or raise ValueError where it isn't finite, as finite answers never make it.
-
-    One reduction at the end in place of one a step: what isn't finite stays so in every sum that it enters.
+def check_sample(sample: Tensor, who: str = "model_fn", where: str = "") -> Tensor:
+    """Return a state, or raise ValueError where it isn't finite, as finite answers never make it.
 
     Parameters
     ----------
     sample
-        The result.
+        The state.
     who
         The argument that answered along the way.
+    where
+        Words on where that was, such as ``in step 3, ``.
 
     Returns
     -------
     Tensor
-        The result itself.
+        The state itself.
     """
-    if not bool(torch.isfinite(sample.detach().sum())) and not bool(torch.isfinite(sample.detach()).all()):
-        raise ValueError(f"NaN or infinity came from {who}, or the state overflowed; the sample isn't finite")
+    # One reduction decides the common case: what isn't finite stays so in every sum that it enters.
+    if not math.isfinite(sample.sum().item()) and not bool(torch.isfinite(sample.detach()).all()):
+        raise ValueError(f"{where}NaN or infinity came from {who}, or the state overflowed; the sample isn't finite")
     return sample
+
+
+R = TypeVar("R", bound=SampleResult)
+
+
+class Sampling:
+    """One run of a sampler: it asks the model, checks what comes of it, counts, keeps, calls back and reports.
+
+    Samplers differ in how they plan their steps and in nothing else; see `follow` for those whose steps are known
+    beforehand.
+
+    Parameters
+    ----------
+    model_fn
+        The model; None for a sampler that asks it by itself.
+    x, t
+        First state and its time.
+    total
+        Number of steps, None where it isn't known beforehand.
+    return_trajectory
+        Whether to keep all states.
+    callback
+        Called with a `SamplingStep` after each step.
+    who
+        The argument that answers along the way, for messages.
+
+    Examples
+    --------
+    >>> sampling = Sampling(lambda x, t: -x, torch.ones(1), 0.0, total=1)
+    >>> sampling.reached(torch.ones(1) + 0.5 * sampling.ask(torch.ones(1), 0.0), 0.5)
+    >>> sampling.result()
+    SampleResult(sample=tensor([0.5000]), nfe=1, times=(0.0, 0.5), n_accept=0, n_reject=0)
+    """
+
+    def __init__(
+        self,
+        model_fn: ModelFn | None,
+        x: Float[Tensor, " batch *shape"],
+        t: float,
+        total: int | None = None,
+        return_trajectory: bool = False,
+        callback: Callback | None = None,
+        who: str = "model_fn",
+    ) -> None:
+        self.model_fn, self.who = model_fn, who
+        self.total, self.callback = total, callback
+        self.x = x
+        self.times = [t]
+        self.trajectory = [x.clone()] if return_trajectory else None
+        self.nfe = 0
+
+    def ask(self, x: Float[Tensor, " batch *shape"], t: float | Tensor) -> Float[Tensor, " batch *shape"]:
+        """Evaluate the model; see `evaluate`."""
+        assert self.model_fn is not None
+        self.nfe += 1
+        return evaluate(self.model_fn, x, t, self.who)
+
+    def reached(self, x: Float[Tensor, " batch *shape"], t: float, nfe: int = 0) -> None:
+        """Report the state after a step.
+
+        Parameters
+        ----------
+        x, t
+            State, which may be a buffer that is written to again, and time.
+        nfe
+            Evaluations in this step that weren't asked for by `ask`.
+
+        Raises
+        ------
+        ValueError
+            Where the state isn't finite.
+        """
+        index = len(self.times) - 1
+        if not math.isfinite(x.sum().item()):  # the words of the error take as long as a small step
+            check_sample(x, self.who, f"in step {index}, which ends at t={t:g}, ")
+        self.nfe += nfe
+        self.x = x
+        self.times.append(t)
+        if self.trajectory is not None:
+            self.trajectory.append(x.clone())
+        if self.callback is not None:
+            self.callback(SamplingStep(index, self.total, t, x, self.nfe))
+
+    def result(self, kind: type[R] = SampleResult, **others: Any) -> R:  # type: ignore[assignment]
+        """Return what the sampler returns, with fields of a sampler's own or in place of what was kept."""
+        sample = self.x if len(self.times) > 1 else self.x.clone()  # the caller's, where there was no step
+        fields = {"sample": sample, "nfe": self.nfe, "times": tuple(self.times), "trajectory": self.trajectory or ()}
+        return kind(**{**fields, **others})
 
 
 class Buffers:

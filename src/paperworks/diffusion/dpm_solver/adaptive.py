@@ -1,5 +1,6 @@
 """Solvers that choose their steps: a pair of neighbouring orders on the same evaluations (DPM-Solver-12 and -23)."""
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -9,10 +10,10 @@ from torch import Tensor
 from paperworks.core.validation import check_count, check_number
 from paperworks.diffusion.dpm_solver.exponential import Form, Level, SolverType
 from paperworks.diffusion.dpm_solver.plans import singlestep_updates
-from paperworks.diffusion.sampling import Callback, SampleResult, SamplingStep, combine, per_sample
+from paperworks.diffusion.sampling import SampleResult, Sampling, combine, per_sample
 from paperworks.diffusion.schedules import NoiseSchedule
 
-Predict = Callable[[Tensor, float | Tensor, float | Tensor, float | Tensor], Tensor]
+Predict = Callable[[Sampling, Tensor, float | Tensor, float | Tensor, float | Tensor], Tensor]
 
 # DPM-Solver's own constants: the first step in lam, the factor kept below the step that the error allows, and how
 # near to the end counts as there.
@@ -23,11 +24,15 @@ MOST_GROWTH = 10.0  # where the error is nil, as in an exactly solved problem
 
 
 class Control(NamedTuple):
-    """Tolerances of the error, and the number of attempts at which to give up."""
+    """Tolerances of the error, the number of attempts at which to give up, and whether to step as the official program.
+
+    That lets steps grow without a limit, and evaluates the model anew where a step was rejected.
+    """
 
     atol: float
     rtol: float
     max_steps: int
+    legacy: bool = False
 
     def check(self) -> None:
         """Raise ValueError where a number is out of range."""
@@ -37,19 +42,16 @@ class Control(NamedTuple):
 
 
 def solve(
+    sampling: Sampling,
     predict: Predict,
     schedule: NoiseSchedule,
     form: Form,
-    x: Tensor,
     order: int,
-    t_start: float,
     t_end: float,
     solver_type: SolverType,
     control: Control,
     alone: bool,
     correct: Callable[[Tensor, float | Tensor, int], Tensor] | None,
-    return_trajectory: bool,
-    callback: Callback | None,
 ) -> SampleResult:
     """Solve with steps whose error estimate stays within the tolerances (arXiv 2206.00927, appendix C).
 
@@ -57,7 +59,8 @@ def solve(
     has shape (groups,), one group being the whole batch or one sample; samples that have arrived stay where they are.
     """
     control.check()
-    if alone and (return_trajectory or correct is not None):
+    x, t_start = sampling.x, sampling.times[0]
+    if alone and (sampling.trajectory is not None or correct is not None):
         raise ValueError("per_sample stepping has no common times; it takes no return_trajectory or correcting_xt_fn")
     s = torch.full((len(x) if alone else 1,), t_start, dtype=torch.float64)
     lam_end = schedule.lam(t_end)
@@ -66,8 +69,7 @@ def solve(
     parts = torch.tensor(r, dtype=s.dtype)[:, None]
     state = before = x
     first_value: Tensor | None = None
-    trajectory, times = ([x.clone()], [t_start]) if return_trajectory else ([], [])
-    nfe = attempts = accepted = rejected = 0
+    attempts = accepted = rejected = 0
     while not bool((there := (s - t_end).abs() <= TIME_TOLERANCE).all()):
         if attempts == control.max_steps:
             raise RuntimeError(
@@ -90,8 +92,7 @@ def solve(
                 values.append(first_value)
             else:
                 arguments = (_given(v, x, alone) for v in (level.log_alpha.exp(), level.log_sigma.exp()))
-                values.insert(0, predict(high, node.to(x.device) if alone else node.item(), *arguments))
-                nfe += 1
+                values.insert(0, predict(sampling, high, node.to(x.device) if alone else node.item(), *arguments))
             high = _apply(update, state, values, alone)
         rule = "midpoint" if solver_type == "dpmsolver" else "taylor"
         update = form.update(start, levels[-1], r[: order - 2], rule)  # type: ignore[arg-type]
@@ -102,10 +103,10 @@ def solve(
         ok = (error <= 1) & ~there
         accepted += int(ok.sum())
         rejected += int((~ok & ~there).sum())
-        growth = torch.clamp(SAFETY * error ** (-1 / order), max=MOST_GROWTH)
+        growth = torch.clamp(SAFETY * error ** (-1 / order), max=math.inf if control.legacy else MOST_GROWTH)
         h = growth * h
         s = torch.where(ok, t, s)
-        first_value = None if bool(ok.any()) else values[-1]
+        first_value = None if control.legacy or bool(ok.any()) else values[-1]
         if alone:
             mask = ok.to(x.device).reshape(-1, *[1] * (x.ndim - 1))
             state, before = torch.where(mask, high, state), torch.where(mask, low, before)
@@ -113,12 +114,9 @@ def solve(
             state, before = high, low
             if correct is not None:
                 state = correct(state, s.item(), accepted)
-            if return_trajectory:
-                trajectory.append(state.clone())
-                times.append(s.item())
-        if callback is not None:
-            callback(SamplingStep(attempts - 1, None, _furthest(s, t_end), state, nfe))
-    return SampleResult(state if attempts else x.clone(), nfe, times, trajectory, accepted, rejected)
+        if bool(ok.any()):
+            sampling.reached(state, _furthest(s, t_end))
+    return sampling.result(n_accept=accepted, n_reject=rejected)
 
 
 def _furthest(s: Tensor, t_end: float) -> float:

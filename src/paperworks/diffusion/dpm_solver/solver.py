@@ -19,7 +19,7 @@ from paperworks.diffusion.sampling import (
     Callback,
     ModelFn,
     SampleResult,
-    SamplingStep,
+    Sampling,
     check_sample,
     check_state,
     combine,
@@ -114,6 +114,7 @@ class DPMSolver:
         lower_order_final: bool = True,
         denoise_to_zero: bool = False,
         legacy_3m: bool = False,
+        legacy_adaptive: bool = False,
         atol: float = 0.0078,
         rtol: float = 0.05,
         per_sample: bool = False,
@@ -151,6 +152,9 @@ class DPMSolver:
             Return the predicted data at `t_end`, for one evaluation more.
         legacy_3m
             Halve the second derivative of the third-order multistep solver.
+        legacy_adaptive
+            For ``adaptive``: take the steps of the official program, which grow without a limit and, where one is
+            rejected, evaluate the model at its start again. Ours grow tenfold at most.
         atol, rtol
             Tolerances of ``adaptive``; the default `atol` is one 8-bit grey level of data in [-1, 1].
         per_sample
@@ -186,19 +190,16 @@ class DPMSolver:
         t_start, t_end = float(t_start), float(t_end)
         if method == "adaptive":
             result = adaptive.solve(
+                Sampling(self.model_fn, x, t_start, None, return_trajectory, callback),
                 self._predict,
                 self.schedule,
                 self.form,
-                x,
                 order,
-                t_start,
                 t_end,
                 solver_type,
-                adaptive.Control(atol, rtol, max_steps),
+                adaptive.Control(atol, rtol, max_steps, legacy_adaptive),
                 per_sample,
                 self.correcting_xt_fn,
-                return_trajectory,
-                callback,
             )
         else:
             plan = plans.make_plan(
@@ -217,7 +218,7 @@ class DPMSolver:
             result = self._follow(plan, x, return_trajectory, generator, callback)
         if denoise_to_zero:
             result = self._denoise(result, t_end)
-        check_sample(result.sample)
+            check_sample(result.sample)
         return result
 
     def inverse(
@@ -340,9 +341,11 @@ class DPMSolver:
             if generator is None:
                 raise ValueError(f"generator is None; algorithm_type {self.algorithm_type!r} takes a torch.Generator")
 
-    def _predict(self, x: Tensor, t: float | Tensor, alpha: float | Tensor, sigma: float | Tensor) -> Tensor:
+    def _predict(
+        self, sampling: Sampling, x: Tensor, t: float | Tensor, alpha: float | Tensor, sigma: float | Tensor
+    ) -> Tensor:
         """Return what the form integrates: the predicted noise, or the predicted and corrected data."""
-        noise = evaluate(self.model_fn, x, t)
+        noise = sampling.ask(x, t)
         if not self.form.data:
             return noise
         x0 = combine((1 / alpha, -sigma / alpha), (x, noise))
@@ -366,33 +369,25 @@ class DPMSolver:
         main = torch.empty_like(x)
         inner = main if all(stage.advances for stage in plan) else torch.empty_like(x)
         values: deque[Tensor] = deque(maxlen=depth)
-        trajectory, times = ([x.clone()], [plan[0].t]) if return_trajectory else ([], [])
-        done = 0
         total = sum(stage.advances for stage in plan)
-        for i, stage in enumerate(plan):
+        sampling = Sampling(self.model_fn, x, plan[0].t, total, return_trajectory, callback)
+        for stage in plan:
             if spare is not None:
-                values.appendleft(
-                    torch.sub(state, evaluate(self.model_fn, state, stage.t), alpha=stage.sigma, out=next(spare))
-                )
+                values.appendleft(torch.sub(state, sampling.ask(state, stage.t), alpha=stage.sigma, out=next(spare)))
             else:
-                values.appendleft(self._predict(state, stage.t, stage.alpha, stage.sigma))
+                values.appendleft(self._predict(sampling, state, stage.t, stage.alpha, stage.sigma))
             state = combine(stage.coefficients, (base, *values), out=main if stage.advances else inner)
             if not stage.advances:
                 continue
             if stage.noise:
                 state.add_(noise_like(state, generator), alpha=stage.noise)
-            done += 1
             if self.correcting_xt_fn is not None:
-                corrected = self.correcting_xt_fn(state, stage.t_next, done)
+                corrected = self.correcting_xt_fn(state, stage.t_next, len(sampling.times))
                 if corrected is not state:
                     state.copy_(corrected)
             base = state
-            if return_trajectory:
-                trajectory.append(state.clone())
-                times.append(stage.t_next)
-            if callback is not None:
-                callback(SamplingStep(done - 1, total, stage.t_next, state, i + 1))
-        return SampleResult(state, len(plan), times, trajectory)
+            sampling.reached(state, stage.t_next)
+        return sampling.result()
 
     def _denoise(self, result: SampleResult, t: float) -> SampleResult:
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)

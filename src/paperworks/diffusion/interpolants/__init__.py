@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "bounds": ["best_noise_level", "kl_bound"],
         "bridge": ["GaussianBridge", "gaussian_schrodinger_bridge"],
         "bridge_training": ["BridgeStep", "LearnablePath", "NetworkPath", "SchrodingerBridgeTrainer"],
+        "couplings": ["OptimalCoupling"],
         "converters": ["fields_from_noise_model", "noise_model_from_fields", "one_sided_time", "rectified_pairs"],
         "fields": ["Fields"],
         "interpolant": ["Interpolant"],

@@ -12,7 +12,7 @@ from torch import Tensor
 from paperworks.core.validation import check_choice, check_count, check_number
 from paperworks.diffusion.interpolants.fields import Fields
 from paperworks.diffusion.interpolants.interpolant import check_level
-from paperworks.diffusion.sampling import Callback, SampleResult, SamplingStep, check_sample, check_state
+from paperworks.diffusion.sampling import Callback, SampleResult, Sampling, check_sample, check_state
 from paperworks.numerics.integration import Sums, Tolerance, adapt, runge_kutta_step
 from paperworks.numerics.tableaus import TABLEAUS
 
@@ -106,26 +106,19 @@ class ODESampler:
     def _adapt(
         self, x: Tensor, start: float, end: float, return_trajectory: bool, callback: Callback | None
     ) -> SampleResult:
-        nfe = steps = 0
+        sampling = Sampling(self.fields.b, x, start, None, return_trajectory, callback, "fields")
         now = start  # where the model was evaluated last: a step that is kept ends there
-        kept = [x.clone()]
 
         def field(state: tuple[Tensor, ...], t: float, weighs: bool) -> tuple[tuple[Tensor, ...], tuple[()]]:
-            nonlocal nfe, now
-            nfe, now = nfe + 1, t
-            return (self.fields.b(state[0], _clip(t)),), ()
+            nonlocal now
+            now = t
+            return (check_sample(sampling.ask(state[0], _clip(t)), "fields", f"at t={t:g}, "),), ()
 
         def visit(state: tuple[Tensor, ...]) -> None:
-            nonlocal steps
-            if return_trajectory:
-                kept.append(state[0])
-            if callback is not None:
-                callback(SamplingStep(steps, None, now, state[0], nfe))
-            steps += 1
+            sampling.reached(state[0], now)
 
-        (last,), plan = adapt(field, (x,), start, end, self.tolerance, Sums(0), visit)
-        times = (start, *itertools.accumulate((step.h for step in plan), initial=start))[1:]
-        return SampleResult(last, nfe, times, tuple(kept) if return_trajectory else (), n_accept=len(plan))
+        _, plan = adapt(field, (x,), start, end, self.tolerance, Sums(0), visit)
+        return sampling.result(n_accept=len(plan))
 
 
 class SDESampler:
@@ -336,15 +329,11 @@ def walk(
     who: str = "fields",
 ) -> SampleResult:
     """Step along a grid of times; `who` answers along the way."""
-    total = len(times) - 1
-    kept = [x.clone()] if return_trajectory else []
-    for k, (t, after) in enumerate(itertools.pairwise(times)):
+    sampling = Sampling(None, x, times[0], len(times) - 1, return_trajectory, callback, who)
+    for t, after in itertools.pairwise(times):
         x = step(x, t, after - t)
-        if return_trajectory:
-            kept.append(x)
-        if callback is not None:
-            callback(SamplingStep(k, total, after, x, stages * (k + 1)))
-    return SampleResult(check_sample(x, who), stages * total, times, tuple(kept) if return_trajectory else ())
+        sampling.reached(x, after, stages)
+    return sampling.result()
 
 
 def _clip(t: float) -> float:

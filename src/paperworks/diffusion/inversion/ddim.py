@@ -12,11 +12,9 @@ from paperworks.diffusion.sampling import (
     Callback,
     ModelFn,
     SampleResult,
-    SamplingStep,
-    check_sample,
+    Sampling,
     check_state,
     combine,
-    evaluate,
 )
 from paperworks.diffusion.schedules import NoiseSchedule, SkipType, time_grid
 
@@ -97,9 +95,8 @@ def ddim_invert(
     check_state("x", x)
     times = falling_times(schedule, steps, skip_type, t_start, t_end)[::-1]
     z = x.clone()
-    for i, (s, t) in enumerate(itertools.pairwise(times)):
-        a, b = ddim_coefficients(schedule, s, t)
-        combine((a, b), (z, evaluate(model_fn, z, s)), out=z)
-        if callback is not None:
-            callback(SamplingStep(i, steps, t, z, i + 1))
-    return SampleResult(check_sample(z), steps, times)
+    sampling = Sampling(model_fn, z, times[0], steps, callback=callback)
+    for s, t in itertools.pairwise(times):
+        combine(ddim_coefficients(schedule, s, t), (z, sampling.ask(z, s)), out=z)
+        sampling.reached(z, t)
+    return sampling.result()

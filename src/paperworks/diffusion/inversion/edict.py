@@ -13,11 +13,9 @@ from paperworks.diffusion.sampling import (
     Callback,
     ModelFn,
     SampleResult,
-    SamplingStep,
-    check_sample,
+    Sampling,
     check_state,
     combine,
-    evaluate,
 )
 from paperworks.diffusion.schedules import NoiseSchedule, SkipType
 
@@ -84,15 +82,15 @@ class EDICTSampler:
         times = falling_times(self.schedule, steps, skip_type, t_start, t_end)
         p = self.mixing
         a, b = _pair(x)
-        for i, (s, t) in enumerate(itertools.pairwise(times)):
+        sampling = Sampling(self.model_fn, a, times[0], steps, callback=callback)
+        for s, t in itertools.pairwise(times):
             keep, gain = ddim_coefficients(self.schedule, s, t)
-            combine((keep, gain), (a, evaluate(self.model_fn, b, s)), out=a)
-            combine((keep, gain), (b, evaluate(self.model_fn, a, s)), out=b)
+            combine((keep, gain), (a, sampling.ask(b, s)), out=a)
+            combine((keep, gain), (b, sampling.ask(a, s)), out=b)
             combine((p, 1 - p), (a, b), out=a)
             combine((p, 1 - p), (b, a), out=b)
-            if callback is not None:
-                callback(SamplingStep(i, steps, t, a, 2 * (i + 1)))
-        return SampleResult(check_sample(a), 2 * steps, times[-1:] * 2, (a, b))
+            sampling.reached(a, t)
+        return sampling.result(times=times[-1:] * 2, trajectory=(a, b))
 
     @torch.no_grad()
     def invert(
@@ -128,16 +126,15 @@ class EDICTSampler:
         times = falling_times(self.schedule, steps, skip_type, t_start, t_end)
         p = self.mixing
         a, b = _pair(x)
-        for i in range(steps - 1, -1, -1):
-            s, t = times[i], times[i + 1]
+        sampling = Sampling(self.model_fn, a, times[-1], steps, callback=callback)
+        for t, s in itertools.pairwise(reversed(times)):
             keep, gain = ddim_coefficients(self.schedule, s, t)
             combine((1 / p, -(1 - p) / p), (b, a), out=b)
             combine((1 / p, -(1 - p) / p), (a, b), out=a)
-            combine((1 / keep, -gain / keep), (b, evaluate(self.model_fn, a, s)), out=b)
-            combine((1 / keep, -gain / keep), (a, evaluate(self.model_fn, b, s)), out=a)
-            if callback is not None:
-                callback(SamplingStep(steps - 1 - i, steps, s, a, 2 * (steps - i)))
-        return SampleResult(check_sample(a), 2 * steps, times[:1] * 2, (a, b))
+            combine((1 / keep, -gain / keep), (b, sampling.ask(a, s)), out=b)
+            combine((1 / keep, -gain / keep), (a, sampling.ask(b, s)), out=a)
+            sampling.reached(a, s)
+        return sampling.result(times=times[:1] * 2, trajectory=(a, b))
 
 
 def _pair(x: Tensor | Pair) -> Pair:

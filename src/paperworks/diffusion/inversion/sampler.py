@@ -12,6 +12,7 @@ roots are 1 and -gamma: the leading error is ``(1 - gamma)/(1 + gamma)`` times t
 gamma 1 the method is of second order.
 """
 
+import dataclasses
 import itertools
 import math
 import warnings
@@ -32,7 +33,7 @@ from paperworks.diffusion.inversion.steppers import (
     Stepper,
     StoredHeunStepper,
 )
-from paperworks.diffusion.sampling import Callback, ModelFn, SampleResult, SamplingStep, check_sample, check_state
+from paperworks.diffusion.sampling import Callback, ModelFn, SampleResult, Sampling, check_state
 from paperworks.diffusion.schedules import NoiseSchedule, SkipType
 
 Base = Literal["ddim", "edm", "dpmpp2m"]
@@ -197,9 +198,11 @@ class BDIASampler:
         """
         times = self._times(steps, timesteps, skip_type, t_start, t_end)
         check_state("x", x)
-        run = self._stepper()
+        sampling = Sampling(self.model_fn, x, times[0], len(times) - 1, return_trajectory, callback)
+        run = self._stepper(sampling)
         first = run.first(x, times[0], times[1])
-        return self._walk(run, (first, x.clone()), times, return_trajectory, callback)
+        sampling.reached(first, times[1])
+        return self._walk(sampling, run, (first, x.clone()), times)
 
     @torch.no_grad()
     def resume(
@@ -244,7 +247,10 @@ class BDIASampler:
         self._require_invertible("resume")
         times = self._times(steps, timesteps, skip_type, t_start, t_end)
         older, newer = _check_pair("pair", pair)
-        return self._walk(self._stepper(), (newer.clone(), older.clone()), times, return_trajectory, callback)
+        sampling = Sampling(self.model_fn, newer, times[1], len(times) - 2, return_trajectory, callback)
+        result = self._walk(sampling, self._stepper(sampling), (newer.clone(), older.clone()), times)
+        kept = (older.clone(), *result.trajectory) if return_trajectory else ()
+        return dataclasses.replace(result, times=times, trajectory=kept)
 
     @torch.no_grad()
     def invert(
@@ -296,23 +302,21 @@ class BDIASampler:
                 RuntimeWarning,
                 stacklevel=2,
             )
-        run = self._stepper()
-        taken = 0
+        sampling = Sampling(self.model_fn, z0, times[-1], n - (z1 is not None), return_trajectory, callback)
+        run = self._stepper(sampling)
+        given = z1
         if z1 is None:
-            z1, taken = run.first(z0, times[-1], times[-2]), 1
-            if callback is not None:
-                callback(SamplingStep(0, n, times[-2], z1, run.nfe))
+            z1 = run.first(z0, times[-1], times[-2])
+            sampling.reached(z1, times[-2])
         newer, z = (state.clone() for state in _check_pair("z0 and z1", (z0, z1)))
-        kept = [newer, z] if return_trajectory else []
         for i in range(n - 1, 0, -1):
-            out = None if return_trajectory else newer
-            before = run.undo(newer, z, times[i - 1], times[i], times[i + 1], out)
-            newer, z = z, before
-            if return_trajectory:
-                kept.append(before)
-            if callback is not None:
-                callback(SamplingStep(n - 1 - i + taken, n - 1 + taken, times[i - 1], before, run.nfe))
-        return BDIAResult(check_sample(z), run.nfe, tuple(reversed(times)), tuple(kept), pair=(z, newer))
+            newer, z = z, run.undo(newer, z, times[i - 1], times[i], times[i + 1], newer)
+            sampling.reached(z, times[i - 1])
+        result = sampling.result(BDIAResult, times=tuple(reversed(times)), pair=(z, newer))
+        if given is None or not return_trajectory:
+            return result
+        first, *others = result.trajectory
+        return dataclasses.replace(result, trajectory=(first, given.clone(), *others))
 
     def edit(
         self,
@@ -379,13 +383,13 @@ class BDIASampler:
         check_count("steps", steps, at_least=2)
         return falling_times(self.schedule, steps, skip_type, t_start, t_end)  # type: ignore[arg-type]
 
-    def _stepper(self) -> "Stepper":
+    def _stepper(self, sampling: Sampling) -> "Stepper":
         if self.base == "ddim":
-            return DDIMStepper(self.model_fn, self.schedule, self.gamma)
+            return DDIMStepper(sampling.ask, self.schedule, self.gamma)
         if self.base == "edm":
             kind = StoredHeunStepper if self.backward == "stored" else HeunStepper
-            return kind(self.model_fn, self.schedule, self.gamma)
-        return MultistepStepper(self.model_fn, self.schedule, self.gamma)
+            return kind(sampling.ask, self.schedule, self.gamma)
+        return MultistepStepper(sampling.ask, self.schedule, self.gamma)
 
     def _require_invertible(self, what: str) -> None:
         if self.gamma == 0:
@@ -396,29 +400,13 @@ class BDIASampler:
                 "or 'edm' with backward 'heun'"
             )
 
-    def _walk(
-        self,
-        run: "Stepper",
-        states: Pair,
-        times: tuple[float, ...],
-        return_trajectory: bool,
-        callback: Callback | None,
-    ) -> BDIAResult:
+    def _walk(self, sampling: Sampling, run: "Stepper", states: Pair, times: tuple[float, ...]) -> BDIAResult:
         """Step on from `states` = (newer, older) at the first two times; their buffers are used up."""
-        n = len(times) - 1
         newer, older = states
-        kept = [older, newer] if return_trajectory else []
-        resumed = run.nfe == 0  # the first step's end was given
-        if callback is not None and not resumed:
-            callback(SamplingStep(0, n, times[1], newer, run.nfe))
-        for i in range(1, n):
-            out = None if return_trajectory else older
-            newer, older = run.step(older, newer, times[i - 1], times[i], times[i + 1], out), newer
-            if return_trajectory:
-                kept.append(newer)
-            if callback is not None:
-                callback(SamplingStep(i - resumed, n - resumed, times[i + 1], newer, run.nfe))
-        return BDIAResult(check_sample(newer), run.nfe, times, tuple(kept), pair=(newer, older))
+        for i in range(1, len(times) - 1):
+            newer, older = run.step(older, newer, times[i - 1], times[i], times[i + 1], older), newer
+            sampling.reached(newer, times[i + 1])
+        return sampling.result(BDIAResult, pair=(newer, older))
 
 
 def _check_pair(name: str, pair: Pair) -> Pair:

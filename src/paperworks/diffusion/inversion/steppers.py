@@ -1,27 +1,26 @@
 """The increments that BDIA combines, for each base sampler: how to begin, to step, and to undo a step."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from paperworks.diffusion.inversion.ddim import ddim_coefficients
-from paperworks.diffusion.sampling import ModelFn, combine, evaluate
+from paperworks.diffusion.sampling import combine
 from paperworks.diffusion.schedules import NoiseSchedule
+
+Ask = Callable[[Tensor, float], Tensor]
+"""From a state and its time to the noise in it."""
 
 
 class Stepper:
     """One direction of travel: how to begin, to step and, where it can be, to undo a step."""
 
-    def __init__(self, model_fn: ModelFn, schedule: NoiseSchedule, gamma: float) -> None:
-        self.model_fn = model_fn
+    def __init__(self, ask: Ask, schedule: NoiseSchedule, gamma: float) -> None:
+        self.noise = ask
         self.schedule = schedule
         self.gamma = gamma
-        self.nfe = 0
-
-    def noise(self, z: Tensor, t: float) -> Tensor:
-        self.nfe += 1
-        return evaluate(self.model_fn, z, t)
 
     def first(self, z: Tensor, t: float, t_next: float) -> Tensor:
         """Step from the only state there is."""

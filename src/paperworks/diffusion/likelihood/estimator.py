@@ -80,7 +80,7 @@ class SingularDistributionEstimator(BaseEstimator):
     latent_dim
         Dimension of Z; at least the intrinsic one.
     decoder
-        ``mlp``, or a module from (m, latent_dim) to (m, dim) to train in place of one.
+        ``mlp``, or a module from (m, latent_dim) to (m, dim), a copy of which is trained in place of one.
     likelihood
         ``elbo`` (a VAE), ``iwae`` or ``dreg`` (importance-weighted with `K` draws, the latter with doubly
         reparameterised gradients, for large `K`), or ``quadrature`` (exact, for `latent_dim` up to 2).
@@ -193,7 +193,8 @@ class SingularDistributionEstimator(BaseEstimator):
         """
         X = validate_data(self, X, dtype=np.float32, ensure_min_samples=2)
         self._check(X)
-        data = torch.from_numpy(np.ascontiguousarray(X))
+        # In the order of their values, so that the order they came in has no part in the batches drawn.
+        data = torch.from_numpy(np.ascontiguousarray(X[np.lexsort(X.T)]))
         self.mean_ = data.mean(0)
         centred = data - self.mean_
         self.scale_ = float(centred.double().square().mean().sqrt()) or 1.0
@@ -346,7 +347,10 @@ class SingularDistributionEstimator(BaseEstimator):
         n, dim = data.shape
         generator = self._generator(0)
         with seeded(int(torch.randint(2**31, (1,), generator=generator))):
-            decoder = mlp((self.latent_dim, *self.hidden, dim)) if isinstance(self.decoder, str) else self.decoder
+            # The caller's module stays as it is, and every fit starts from it.
+            decoder = copy.deepcopy(self.decoder)
+            if isinstance(decoder, str):
+                decoder = mlp((self.latent_dim, *self.hidden, dim))
             encoder = _Encoder(dim, self.hidden, self.latent_dim)
         noise_level = self._noise_level(perturbation)
         modules = nn.ModuleList([decoder, encoder, noise_level])
@@ -390,7 +394,7 @@ class SingularDistributionEstimator(BaseEstimator):
 
     def _draw(self, n: int, random_state: int | None, noisy: bool) -> np.ndarray:
         check_is_fitted(self)
-        check_count("n", n)
+        check_count("n", n, at_least=0)
         generator = self._generator(3) if random_state is None else torch.Generator().manual_seed(random_state)
         drawn = self._decode(n, generator)
         if noisy:

@@ -14,9 +14,11 @@ class SieveRates:
     Parameters
     ----------
     hellinger
-        Rate of the density of the (perturbed) data; at least 1 where the theory guarantees nothing.
+        Rate of the density of the data with the best noise added.
     wasserstein
-        Rate of the distribution without noise, in Wasserstein-1 distance.
+        Rate of the distribution without noise, in Wasserstein-1 distance, from data with the best noise added.
+    hellinger_unperturbed, wasserstein_unperturbed
+        The same from the data as they are; at least 1, up to infinity, where the theory guarantees nothing.
     perturbation
         Standard deviation of the best noise to add, for data of unit scale; 0 where they are noisy enough.
     adversarial
@@ -30,6 +32,8 @@ class SieveRates:
 
     hellinger: float
     wasserstein: float
+    hellinger_unperturbed: float
+    wasserstein_unperturbed: float
     perturbation: float
     adversarial: float
 
@@ -94,10 +98,16 @@ def sieve_rates(n: int, beta: float, t: float, sigma: float = 0.0) -> SieveRates
     sigma = check_number("sigma", sigma, ge=0)
     best = n ** (-beta / (2 * (beta + t)))
     total = max(sigma, best)
-    hellinger = n ** (-beta / (2 * beta + t)) * total ** (-t / (2 * beta + t))
+    exponent = 1 / (2 * beta + t)
+
+    def hellinger(level: float) -> float:
+        return n ** (-beta * exponent) * level ** (-t * exponent) if level > 0 else math.inf
+
     return SieveRates(
-        hellinger=hellinger,
-        wasserstein=hellinger + total,
+        hellinger=hellinger(total),
+        wasserstein=hellinger(total) + total,
+        hellinger_unperturbed=hellinger(sigma),
+        wasserstein_unperturbed=hellinger(sigma) + sigma,
         perturbation=math.sqrt(total**2 - sigma**2),
-        adversarial=max(n ** (-beta / (2 * beta + t)), sigma),
+        adversarial=max(n ** (-beta * exponent), sigma),
     )

@@ -97,7 +97,7 @@ class PFGMPPNoise:
         generator
             Source of the noise.
         dtype
-            Type of the numbers that are drawn.
+            Type of the result; half precision is drawn in float32 and rounded.
 
         Returns
         -------
@@ -113,14 +113,17 @@ class PFGMPPNoise:
             raise ValueError("generator is None; noise takes a torch.Generator")
         if len(shape) < 2 or math.prod(shape[1:]) != self.n_dims:
             raise ValueError(f"shape is {tuple(shape)}; it takes (batch, *sample) with {self.n_dims} elements a sample")
-        z = torch.randn(shape, generator=generator, dtype=dtype, device=generator.device)
+        wide = torch.promote_types(dtype, torch.float32)  # half precision has no room for what is large in between
+        z = torch.randn(shape, generator=generator, dtype=wide, device=generator.device)
         if math.inf > self.D:
             # Tiny D draws norms beyond any float; what is left has a norm whose square can still be told.
-            stretch = self._stretch(shape[0], generator).clamp_(max=1e-3 * torch.finfo(dtype).max ** 0.5)
+            stretch = self._stretch(shape[0], generator).clamp_(max=1e-3 * torch.finfo(wide).max ** 0.5)
             if self.max_radius_quantile < 1:
                 stretch = torch.minimum(stretch, self._longest() / z.flatten(1).double().norm(dim=1))
             z.mul_(per_sample(stretch, z))
-        return z.mul_(per_sample(sigma, z)) if isinstance(sigma, Tensor) or sigma != 1 else z
+        z = z.mul_(per_sample(sigma, z)) if isinstance(sigma, Tensor) or sigma != 1 else z
+        largest = torch.finfo(dtype).max
+        return z if wide == dtype else z.clamp_(-largest, largest).to(dtype)
 
     def add_noise(
         self,

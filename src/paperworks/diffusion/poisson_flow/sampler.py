@@ -13,10 +13,8 @@ from paperworks.diffusion.sampling import (
     Callback,
     ModelFn,
     SampleResult,
-    SamplingStep,
-    check_sample,
+    Sampling,
     check_state,
-    evaluate,
     noise_like,
 )
 from paperworks.diffusion.schedules import EDMSchedule, time_grid
@@ -109,17 +107,14 @@ def sample_heun(
     check_number("step_noise", step_noise, ge=0)
     if s_churn > 0 and math.inf > D:
         warnings.warn(f"s_churn adds Gaussian noise, which is not that of D = {D:g}", RuntimeWarning, stacklevel=2)
-    nfe = 0
+    sampling = Sampling(model_fn, x, times[0], steps, return_trajectory, callback)
 
     def slope(state: Tensor, sigma: float) -> Tensor:
-        nonlocal nfe
-        nfe += 1
-        return evaluate(model_fn, state.to(x.dtype), sigma).double()
+        return sampling.ask(state.to(x.dtype), sigma).double()
 
     state = x.double()
-    kept, kept_times = ([x.clone()], [times[0]]) if return_trajectory else ([], [])
     growth = min(s_churn / steps, math.sqrt(2) - 1)
-    for i, (sigma, following) in enumerate(itertools.pairwise(times)):
+    for sigma, following in itertools.pairwise(times):
         if step_noise > 0:
             state = torch.add(state, noise_like(state, generator), alpha=step_noise * sigma)
         if growth > 0 and s_min <= sigma <= s_max:
@@ -134,9 +129,5 @@ def sample_heun(
         else:
             second = slope(torch.add(state, first, alpha=h), following)
             state = torch.add(state, first.add_(second), alpha=0.5 * h)
-        if return_trajectory:
-            kept.append(state.to(x.dtype))
-            kept_times.append(following)
-        if callback is not None:
-            callback(SamplingStep(i, steps, following, state, nfe))
-    return SampleResult(check_sample(state.to(x.dtype)), nfe, kept_times, kept)
+        sampling.reached(state.to(x.dtype), following)
+    return sampling.result()

@@ -5,7 +5,6 @@ from paperworks.core.lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
-        "accounting": ["PrivacyBudget", "approx_dp_from_zcdp", "zcdp_from_approx_dp"],
         "attacks": [
             "AdaptivePrivacyGame",
             "GameResult",

@@ -5,11 +5,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from paperworks.core.validation import check_choice, check_count
-from paperworks.inference.continual.accounting import PrivacyBudget
+from paperworks.core.validation import check_choice, check_count, check_number
 from paperworks.inference.continual.mechanism import ContinualMechanism
 from paperworks.inference.continual.recompute import RecomputeMaxSum, RecomputeSumSelect
 from paperworks.inference.continual.trees import TreeMaxSum, TreeSumSelect
+from paperworks.inference.privacy.accounting import PrivacyBudget
 
 Problem = Literal["maxsum", "sumselect"]
 
@@ -19,8 +19,10 @@ class ConstantAnswer(ContinualMechanism):
 
     Parameters
     ----------
-    T, d, rho, epsilon, delta, random_state
+    T, d, rho, epsilon, delta, sensitivity, granularity, random_state
         As in `ContinualMechanism`.
+    max_value
+        What entries of a record are at most, for the bound of the error.
 
     Examples
     --------
@@ -28,8 +30,12 @@ class ConstantAnswer(ContinualMechanism):
     array([0, 0, 0])
     """
 
+    def __init__(self, T: int, d: int = 1, *, max_value: float = 1, **options: Any) -> None:
+        self.max_value = check_number("max_value", max_value, gt=0)
+        super().__init__(T, d, **options)
+
     def error_bound(self, beta: float = 1 / 3) -> float:
-        """Return `T`, which no sum exceeds.
+        """Return ``max_value T``, which no sum exceeds.
 
         Parameters
         ----------
@@ -39,16 +45,18 @@ class ConstantAnswer(ContinualMechanism):
         Returns
         -------
         float
-            The length `T` of the stream, which no sum exceeds.
+            What no sum exceeds, in the unit of the records.
         """
-        return float(self.T)
+        return self.max_value * self.T
 
     def _answer(self, records: np.ndarray) -> np.ndarray:
         self.t += len(records)
         return np.zeros(len(records), dtype=int)
 
 
-def auto_mechanism(problem: Problem, T: int, d: int, *, beta: float = 1 / 3, **options: Any) -> ContinualMechanism:
+def auto_mechanism(
+    problem: Problem, T: int, d: int, *, beta: float = 1 / 3, max_value: float = 1, **options: Any
+) -> ContinualMechanism:
     """Return the mechanism with the least error bound: recomputing, the tree, or a constant.
 
     Parameters
@@ -59,8 +67,11 @@ def auto_mechanism(problem: Problem, T: int, d: int, *, beta: float = 1 / 3, **o
         Horizon and coordinates.
     beta
         Failure probability of the bounds that are compared.
+    max_value
+        What entries of a record are at most; the bounds of all mechanisms but the tree rest on it.
     **options
-        The budget (`rho`, or `epsilon` and `delta`, or `epsilon`) and `random_state`, as in `ContinualMechanism`.
+        The budget (`rho`, or `epsilon` and `delta`, or `epsilon`), `sensitivity`, `granularity` and `random_state`, as
+        in `ContinualMechanism`.
 
     Returns
     -------
@@ -84,9 +95,9 @@ def auto_mechanism(problem: Problem, T: int, d: int, *, beta: float = 1 / 3, **o
     check_choice("problem", problem, ("maxsum", "sumselect"))
     kinds = (RecomputeMaxSum, TreeMaxSum) if problem == "maxsum" else (RecomputeSumSelect, TreeSumSelect)
     candidates: list[ContinualMechanism] = [
-        kinds[0](T, d, beta=beta, **options),
+        kinds[0](T, d, beta=beta, max_value=max_value, **options),
         kinds[1](T, d, **options),
-        ConstantAnswer(T, d, **options),
+        ConstantAnswer(T, d, max_value=max_value, **options),
     ]
     return min(candidates, key=lambda mechanism: mechanism.error_bound(beta))
 

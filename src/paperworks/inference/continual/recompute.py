@@ -8,28 +8,35 @@ import numpy as np
 from scipy import special
 
 from paperworks.core.validation import check_count, check_number
-from paperworks.inference.continual.accounting import PrivacyBudget, selection_epsilon
 from paperworks.inference.continual.mechanism import ContinualMechanism, log_inverse
+from paperworks.inference.privacy.accounting import selection_epsilon
 
 
 class _Recompute(ContinualMechanism):
     """Holds exact sums, of which only every r-th is looked at."""
 
-    def __init__(self, T: int, d: int = 1, *, r: int | None = None, beta: float = 1 / 3, **options: Any) -> None:
-        budget = PrivacyBudget.of(*(options.get(name) for name in ("rho", "epsilon", "delta")))
-        T, d = check_count("T", T), check_count("d", d)
-        best = self._best_r(T, d, budget, beta) if r is None else r
-        self.r = check_count("r", best, at_most=T)
+    def __init__(
+        self,
+        T: int,
+        d: int = 1,
+        *,
+        r: int | None = None,
+        beta: float = 1 / 3,
+        max_value: float = 1,
+        **options: Any,
+    ) -> None:
+        self.r = 1
+        self.max_value = check_number("max_value", max_value, gt=0)
         super().__init__(T, d, **options)
+        self.r = check_count("r", self._best_r(beta) if r is None else r, at_most=T)
+        self._start()
 
     @property
     def releases(self) -> int:
         """How many answers are computed, each of which a record may influence: ``floor(T / r)``."""
         return self.T // self.r
 
-    def reset(self) -> None:
-        """Forget all records and answers."""
-        super().reset()
+    def _start(self) -> None:
         self._sums = np.zeros(self.d, dtype=np.int64)
         self._held: Any = self._first()
 
@@ -45,23 +52,21 @@ class _Recompute(ContinualMechanism):
         self._held = values[-1]
         return np.repeat(values, np.diff([0, *(ends - 1), len(records)]))
 
-    @classmethod
-    def _best_r(cls, T: int, d: int, budget: PrivacyBudget, beta: float) -> int:
+    def _best_r(self, beta: float) -> int:
         """Return the r of the least error bound.
 
         The bounds are staleness that grows with r plus noise that falls with it, so a logarithmic grid, then all values
         near its best, find the least.
         """
-        if budget.rho == math.inf:
+        if self.budget.rho == math.inf:
             return 1
-        grid = np.unique(np.geomspace(1, T, 200).astype(int))
-        rough = int(grid[np.argmin([cls._bound(T, d, int(r), budget, beta) for r in grid])])
-        near = np.unique(np.linspace(max(1, 0.9 * rough), min(T, 1.1 * rough), 200).astype(int))
-        return int(near[np.argmin([cls._bound(T, d, int(r), budget, beta) for r in near])])
+        grid = np.unique(np.geomspace(1, self.T, 200).astype(int))
+        rough = int(grid[np.argmin([self._bound(int(r), beta) for r in grid])])
+        near = np.unique(np.linspace(max(1, 0.9 * rough), min(self.T, 1.1 * rough), 200).astype(int))
+        return int(near[np.argmin([self._bound(int(r), beta) for r in near])])
 
-    @staticmethod
     @abstractmethod
-    def _bound(T: int, d: int, r: int, budget: PrivacyBudget, beta: float) -> float:
+    def _bound(self, r: int, beta: float) -> float:
         """Return the error bound with a release every r steps."""
 
     @abstractmethod
@@ -70,7 +75,7 @@ class _Recompute(ContinualMechanism):
 
     @abstractmethod
     def _computed(self, sums: np.ndarray) -> np.ndarray:
-        """Return private answers from exact sums, one for each row."""
+        """Return private answers from exact sums in steps of the grid, one for each row."""
 
     def error_bound(self, beta: float = 1 / 3) -> float:
         """Return what the largest error stays below with probability ``1 - beta``: staleness plus noise.
@@ -78,29 +83,32 @@ class _Recompute(ContinualMechanism):
         Returns
         -------
         float
-            The bound, in counts of records.
+            The bound, in the unit of the records.
         """
-        return self._bound(self.T, self.d, self.r, self.budget, beta)
+        return self._bound(self.r, beta)
 
 
 class RecomputeMaxSum(_Recompute):
     """Publish the largest of d running sums, recomputed every r steps and held in between.
 
     Each of the ``k = floor(T / r)`` releases adds Gaussian noise of variance ``k / (2 rho)`` (Laplace of scale
-    ``k / epsilon`` for a pure budget) to the largest sum, whose sensitivity is 1. The best r balances the staleness
-    r - 1 with the noise and gives an error of order ``T^(1/3) / rho^(1/3)``, whatever the number of coordinates.
+    ``k / epsilon`` for a pure budget), times the sensitivity, to the largest sum. The best r balances the staleness of
+    r - 1 records with the noise and gives an error of order ``T^(1/3) / rho^(1/3)``, for any number of coordinates.
 
     Parameters
     ----------
-    T, d, rho, epsilon, delta, random_state
+    T, d, rho, epsilon, delta, sensitivity, granularity, random_state
         As in `ContinualMechanism`.
     r
         Steps between releases, 1 to `T`; by default the r of the least error bound.
     beta
         Failure probability for which the default r is best.
+    max_value
+        What entries of a record are at most, from 0. Bounds of the error, the default r and `center` rest on it;
+        privacy doesn't.
     center
-        Add (r - 1) / 2 to each answer: the largest sum never falls and rises by at most 1 a step, so that an answer in
-        the middle of where it may be halves the staleness.
+        Add ``max_value (r - 1) / 2`` to each answer: the largest sum never falls and rises by at most `max_value` a
+        step, so that an answer in the middle of where it may be halves the staleness.
 
     Raises
     ------
@@ -127,22 +135,36 @@ class RecomputeMaxSum(_Recompute):
         rho: float | None = None,
         epsilon: float | None = None,
         delta: float | None = None,
+        sensitivity: float = 1,
+        granularity: float | None = None,
         r: int | None = None,
         beta: float = 1 / 3,
+        max_value: float = 1,
         center: bool = False,
         random_state: np.random.Generator | None = None,
     ) -> None:
         self.center = center
-        super().__init__(T, d, rho=rho, epsilon=epsilon, delta=delta, r=r, beta=beta, random_state=random_state)
-
-    @staticmethod
-    def _bound(T: int, d: int, r: int, budget: PrivacyBudget, beta: float) -> float:
-        k = T // r
-        if budget.pure:
-            return r - 1 + k / float(budget.epsilon or 1) * log_inverse(beta, k)
-        return (
-            r - 1 - budget.gaussian_std(math.sqrt(k)) * special.ndtri(check_number("beta", beta, gt=0, lt=1) / (2 * k))
+        super().__init__(
+            T,
+            d,
+            rho=rho,
+            epsilon=epsilon,
+            delta=delta,
+            sensitivity=sensitivity,
+            granularity=granularity,
+            r=r,
+            beta=beta,
+            max_value=max_value,
+            random_state=random_state,
         )
+
+    def _bound(self, r: int, beta: float) -> float:
+        k, reach = self.T // r, self._reach * self._step
+        stale = (r - 1) * self.max_value
+        if self.budget.pure:
+            return stale + self.budget.laplace_scale(k * reach) * log_inverse(beta, k)
+        tail = special.ndtri(check_number("beta", beta, gt=0, lt=1) / (2 * k))
+        return stale - self.budget.gaussian_std(reach * math.sqrt(k)) * float(tail)
 
     def error_bound(self, beta: float = 1 / 3) -> float:
         """Return what the largest error stays below with probability ``1 - beta``: staleness plus noise.
@@ -150,37 +172,37 @@ class RecomputeMaxSum(_Recompute):
         Returns
         -------
         float
-            The bound, in counts of records.
+            The bound, in the unit of the records.
         """
         return super().error_bound(beta) - (self._offset if self.center else 0)
 
     @property
     def _offset(self) -> float:
-        return (self.r - 1) / 2
+        return (self.r - 1) / 2 * self.max_value
 
     def _first(self) -> float:
         return self._offset if self.center else 0.0
 
     def _computed(self, sums: np.ndarray) -> np.ndarray:
-        largest = sums.max(axis=1)
         if self.budget.pure:
-            noise = self.noise.laplace(self.releases / float(self.budget.epsilon or 1), len(sums))
+            noise = self.noise.laplace(self.budget.laplace_scale(self.releases * self._reach), len(sums))
         else:
-            noise = self.noise.gaussian(self.budget.gaussian_std(math.sqrt(self.releases)), len(sums))
-        return largest + noise + self._first()
+            noise = self.noise.gaussian(self.budget.gaussian_std(self._reach * math.sqrt(self.releases)), len(sums))
+        return (sums.max(axis=1) + noise) * self._step + self._first()
 
 
 class RecomputeSumSelect(_Recompute):
     """Publish the index of the largest of d running sums, selected anew every r steps and held in between.
 
     Each of the ``k = floor(T / r)`` releases is an exponential mechanism with ``epsilon_0 = sqrt(8 rho / k)`` (or
-    ``epsilon / k`` for a pure budget), sampled as the argmax of the sums plus Gumbel noise of scale ``2 / epsilon_0``.
+    ``epsilon / k`` for a pure budget): index j has a weight of ``exp(epsilon_0 S_j / (2 sensitivity))``, and is drawn
+    exactly.
 
     Parameters
     ----------
-    T, d, rho, epsilon, delta, random_state
+    T, d, rho, epsilon, delta, sensitivity, granularity, random_state
         As in `ContinualMechanism`.
-    r, beta
+    r, beta, max_value
         As in `RecomputeMaxSum`.
 
     Raises
@@ -199,14 +221,12 @@ class RecomputeSumSelect(_Recompute):
     1
     """
 
-    @staticmethod
-    def _bound(T: int, d: int, r: int, budget: PrivacyBudget, beta: float) -> float:
-        k = T // r
-        return r - 1 + 2 / selection_epsilon(budget, k) * log_inverse(beta, d * k)
+    def _bound(self, r: int, beta: float) -> float:
+        k, reach = self.T // r, self._reach * self._step
+        return (r - 1) * self.max_value + 2 * reach / selection_epsilon(self.budget, k) * log_inverse(beta, self.d * k)
 
     def _first(self) -> int:
         return 0
 
     def _computed(self, sums: np.ndarray) -> np.ndarray:
-        scale = 2 / selection_epsilon(self.budget, self.releases)
-        return (sums + scale * self.noise.gumbel(sums.shape)).argmax(axis=1)
+        return self.noise.choose(selection_epsilon(self.budget, self.releases) / (2 * self._reach), sums)

@@ -16,21 +16,19 @@ class _OfSums(ContinualMechanism):
 
     def __init__(self, T: int, d: int = 1, *, factorization: Factorization = "tree", **options: Any) -> None:
         check_choice("factorization", factorization, ("tree", "sqrt"))
-        self.counter = (TreeCounter if factorization == "tree" else FactorizationCounter)(T, d, **options)
-        budget = {name: options.get(name) for name in ("rho", "epsilon", "delta")}
-        super().__init__(T, d, **budget, random_state=options.get("random_state"))
+        self._counter = (TreeCounter if factorization == "tree" else FactorizationCounter)(T, d, **options)
+        shared = ("rho", "epsilon", "delta", "sensitivity", "granularity", "random_state")
+        super().__init__(T, d, **{name: options[name] for name in shared if name in options})
 
-    def reset(self) -> None:
-        """Forget all records and answers."""
-        super().reset()
-        self.counter.reset()
+    def _start(self) -> None:
+        self._counter.reset()
 
     def _records(self, X: np.ndarray) -> np.ndarray:
-        return self.counter._records(X)
+        return self._counter._records(X)
 
     def _answer(self, records: np.ndarray) -> np.ndarray:
-        sums = self.counter._answer(records)
-        self.t = self.counter.t
+        sums = self._counter._answer(records)
+        self.t = self._counter.t
         return self._of(sums)
 
     def _of(self, sums: np.ndarray) -> np.ndarray:
@@ -44,7 +42,7 @@ class TreeMaxSum(_OfSums):
 
     Parameters
     ----------
-    T, d, rho, epsilon, delta, sparsity, max_norm, restart, random_state
+    T, d, rho, epsilon, delta, sensitivity, sparsity, max_norm, granularity, restart, random_state
         As in `TreeCounter`.
     factorization
         ``tree``, or ``sqrt`` for `FactorizationCounter` in its place.
@@ -72,9 +70,9 @@ class TreeMaxSum(_OfSums):
         Returns
         -------
         float
-            The bound, in counts of records.
+            The bound, in the unit of the records.
         """
-        return self.counter.error_bound(beta)
+        return self._counter.error_bound(beta)
 
 
 class TreeSumSelect(_OfSums):
@@ -82,7 +80,7 @@ class TreeSumSelect(_OfSums):
 
     Parameters
     ----------
-    T, d, rho, epsilon, delta, sparsity, max_norm, restart, factorization, random_state
+    T, d, rho, epsilon, delta, sensitivity, sparsity, max_norm, granularity, restart, factorization, random_state
         As in `TreeMaxSum`.
 
     Raises
@@ -107,9 +105,9 @@ class TreeSumSelect(_OfSums):
         Returns
         -------
         float
-            The bound, in counts of records.
+            The bound, in the unit of the records.
         """
-        return 2 * self.counter.error_bound(beta)
+        return 2 * self._counter.error_bound(beta)
 
     def _of(self, sums: np.ndarray) -> np.ndarray:
         return sums.argmax(axis=1)

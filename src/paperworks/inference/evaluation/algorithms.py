@@ -1,80 +1,57 @@
 """Tests for comparing learning algorithms, which are refitted on parts of one data set."""
 
 import warnings
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
+from joblib import Parallel, delayed
 from numpy.typing import ArrayLike
-from scipy import stats
-from sklearn.base import BaseEstimator, is_classifier
-from sklearn.model_selection import (
-    KFold,
-    RepeatedKFold,
-    RepeatedStratifiedKFold,
-    ShuffleSplit,
-    StratifiedKFold,
-    StratifiedShuffleSplit,
-    cross_val_score,
-)
-from sklearn.utils import check_random_state
+from sklearn.utils import _safe_indexing, indexable
 
 from paperworks.core.validation import check_count, check_number
-from paperworks.inference.evaluation.refits import split_predictions
-from paperworks.inference.evaluation.scoring import PointScore, Scoring, scoring_of
-
-Splits = Sequence[tuple[np.ndarray, np.ndarray]]
-RandomState = int | np.random.RandomState | None
-
-
-class PairedTResult(NamedTuple):
-    """Statistic, p-value and degrees of freedom of a paired t-test, with the mean difference of the scores.
-
-    Parameters
-    ----------
-    statistic
-        The test statistic, without unit.
-    pvalue
-        Probability of at least this much under the null hypothesis.
-    df
-        Degrees of freedom of Student's t.
-    difference
-        Mean difference of the scores, first less second.
-    """
-
-    statistic: float
-    pvalue: float
-    df: int
-    difference: float
-
-
-class CombinedFResult(NamedTuple):
-    """Statistic, p-value and degrees of freedom of the 5x2cv F-test, with the mean difference of the scores.
-
-    Parameters
-    ----------
-    statistic
-        The test statistic, without unit.
-    pvalue
-        Probability of at least this much under the null hypothesis.
-    df
-        Degrees of freedom of numerator and denominator.
-    difference
-        Mean difference of the scores, first less second.
-    """
-
-    statistic: float
-    pvalue: float
-    df: tuple[int, int]
-    difference: float
+from paperworks.inference.evaluation.checks import weights_of
+from paperworks.inference.evaluation.paired import (
+    CombinedFResult,
+    PairedTResult,
+    five_by_two_f,
+    five_by_two_t,
+    paired_t,
+)
+from paperworks.inference.evaluation.refits import split_responses
+from paperworks.inference.evaluation.scoring import (
+    PairLoss,
+    SampleLoss,
+    Scoring,
+    fitted,
+    pair_error,
+    score_of,
+    scoring_of,
+)
+from paperworks.inference.evaluation.splits import (
+    RandomState,
+    Splits,
+    checked_splits,
+    drawn_splits,
+    random_parts,
+    repeated_folds,
+)
 
 
 def split_scores(
-    estimator: BaseEstimator, X: Any, y: ArrayLike, splits: Splits, scoring: Scoring = None, n_jobs: int | None = None
+    estimator: Any,
+    X: Any,
+    y: ArrayLike,
+    splits: Iterable[Any],
+    scoring: Scoring = None,
+    n_jobs: int | None = None,
+    *,
+    sample_weight: ArrayLike | None = None,
 ) -> np.ndarray:
     """Return the score of each split: trained on its first indices, tested on its second.
 
-    Models with a closed form are refitted on all training sets at once.
+    Models with a closed form are refitted on all training sets at once; all others get the training samples in the
+    order of their indices, on which what bagging draws depends.
 
     Parameters
     ----------
@@ -88,6 +65,8 @@ def split_scores(
         As in `bootstrap_score`.
     n_jobs
         Processes for models that aren't refitted in closed form.
+    sample_weight
+        Weights of the samples in the scores, and in the fits of estimators whose `fit` takes them.
 
     Returns
     -------
@@ -97,7 +76,8 @@ def split_scores(
     Raises
     ------
     ValueError
-        For no splits, or where `scoring` is None and the estimator has no default one.
+        For no splits or such that aren't pairs of indices, weights that don't fit, or where `scoring` is None and the
+        estimator has no default one.
 
     Examples
     --------
@@ -106,27 +86,39 @@ def split_scores(
     >>> split_scores(LinearRegression(), X, y, [(np.array([0, 1, 2]), np.array([3]))]).round(6)
     array([-1.])
     """
-    splits = list(splits)
-    if not splits:
-        raise ValueError("splits is empty; it takes at least one pair of training and test indices")
-    how = scoring_of(estimator, scoring)
-    if not isinstance(how, PointScore):
-        return cross_val_score(estimator, X, y, scoring=scoring, cv=splits, n_jobs=n_jobs, error_score="raise")
-    labels = np.asarray(y)
-    predictions = split_predictions(estimator, X, labels, splits, n_jobs)
-    tested = zip(predictions, splits, strict=True)
-    return np.array([how.best - how.loss(labels[test], row[test]).mean() for row, (_, test) in tested])
+    X, labels = indexable(X, np.asarray(y))
+    pairs = checked_splits(splits, len(labels), apart=False)
+    how, weights = scoring_of(estimator, scoring), weights_of(sample_weight, len(labels))
+    if isinstance(how, SampleLoss | PairLoss):
+        responses = split_responses(estimator, X, labels, pairs, how.response, weights, n_jobs)
+        codes = labels if how.response == "predict" else np.unique(labels, return_inverse=True)[1]
+        ones = np.ones(len(labels)) if weights is None else weights
+        tested = [(codes[test], row, ones[test]) for row, (_, test) in zip(responses, pairs, strict=True)]
+        if isinstance(how, PairLoss):
+            return np.array([how.best - pair_error(code == 1, row, w) for code, row, w in tested])
+        return np.array([how.best - np.average(how.of(code, row), weights=w) for code, row, w in tested])
+
+    def one(train: np.ndarray, test: np.ndarray) -> float:
+        of_train, of_test = (None, None) if weights is None else (weights[train], weights[test])
+        model = fitted(estimator, _safe_indexing(X, train), labels[train], of_train)
+        return score_of(how, model, _safe_indexing(X, test), labels[test], of_test)
+
+    return np.array(Parallel(n_jobs=n_jobs)(delayed(one)(train, test) for train, test in pairs))
 
 
 def ttest_resampled(
-    estimator_1: BaseEstimator,
-    estimator_2: BaseEstimator,
+    estimator_1: Any,
+    estimator_2: Any,
     X: Any,
     y: ArrayLike,
     *,
     n_splits: int = 30,
     test_size: float = 1 / 3,
     corrected: bool = False,
+    cv: Any = None,
+    splits: Iterable[Any] | None = None,
+    groups: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
     scoring: Scoring = None,
     n_jobs: int | None = None,
     random_state: RandomState = None,
@@ -146,7 +138,11 @@ def ttest_resampled(
         Number of random splits and share of the test samples: 30 and a third, as Dietterich has it.
     corrected
         Use the correction.
-    scoring, n_jobs
+    cv, splits
+        Other splits: a splitter of scikit-learn's kind or a number of folds, or pairs of training and test indices.
+    groups
+        The group of each sample; groups stay together, and the splitter of `cv` gets them.
+    sample_weight, scoring, n_jobs
         As in `split_scores`.
     random_state
         Seed or generator of the splits.
@@ -159,7 +155,8 @@ def ttest_resampled(
     Raises
     ------
     ValueError
-        For fewer than two splits, a share outside (0, 1), or an estimator without a default score.
+        For fewer than two splits, a share outside (0, 1), an estimator without a default score, both `cv` and `splits`,
+        or splits with a sample or a group on both sides.
 
     Warns
     -----
@@ -188,22 +185,27 @@ def ttest_resampled(
             UserWarning,
             stacklevel=2,
         )
-    kind = StratifiedShuffleSplit if is_classifier(estimator_1) else ShuffleSplit
-    splits = list(kind(n_splits, test_size=test_size, random_state=random_state).split(X, y))
-    differences = _differences(estimator_1, estimator_2, X, y, splits, scoring, n_jobs)
-    train, test = splits[0]
-    return _paired_t(differences, 1 / n_splits + (len(test) / len(train) if corrected else 0))
+    pairs = drawn_splits(
+        estimator_1, X, y, random_parts(n_splits, test_size, random_state), cv=cv, splits=splits, groups=groups
+    )
+    return paired_t(
+        _differences(estimator_1, estimator_2, X, y, pairs, sample_weight, scoring, n_jobs), pairs, corrected
+    )
 
 
 def ttest_kfold(
-    estimator_1: BaseEstimator,
-    estimator_2: BaseEstimator,
+    estimator_1: Any,
+    estimator_2: Any,
     X: Any,
     y: ArrayLike,
     *,
     n_splits: int = 10,
     n_repeats: int = 1,
     corrected: bool = False,
+    cv: Any = None,
+    splits: Iterable[Any] | None = None,
+    groups: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
     scoring: Scoring = None,
     n_jobs: int | None = None,
     random_state: RandomState = None,
@@ -219,8 +221,11 @@ def ttest_kfold(
     n_splits, n_repeats
         Folds, and how often the folds are drawn anew.
     corrected
-        Nadeau and Bengio's correction: the variance factor is ``1 / (k r) + 1 / (k - 1)`` instead of ``1 / (k r)``.
-    scoring, n_jobs
+        Nadeau and Bengio's correction: the variance factor is ``1 / (k r) + 1 / (k - 1)`` instead of ``1 / (k r)``; for
+        other splits the added term is that of test to training samples.
+    cv, splits, groups
+        Other splits, and groups that stay together, as in `ttest_resampled`.
+    sample_weight, scoring, n_jobs
         As in `split_scores`.
     random_state
         Seed or generator of the folds.
@@ -233,7 +238,7 @@ def ttest_kfold(
     Raises
     ------
     ValueError
-        For fewer than two folds, no repeats, or an estimator without a default score.
+        For fewer than two folds, no repeats, or as in `ttest_resampled`.
 
     References
     ----------
@@ -250,18 +255,24 @@ def ttest_kfold(
     """
     check_count("n_splits", n_splits, at_least=2)
     check_count("n_repeats", n_repeats)
-    kind = RepeatedStratifiedKFold if is_classifier(estimator_1) else RepeatedKFold
-    splits = list(kind(n_splits=n_splits, n_repeats=n_repeats, random_state=random_state).split(X, y))
-    differences = _differences(estimator_1, estimator_2, X, y, splits, scoring, n_jobs)
-    return _paired_t(differences, 1 / len(splits) + (1 / (n_splits - 1) if corrected else 0))
+    pairs = drawn_splits(
+        estimator_1, X, y, repeated_folds(n_splits, n_repeats, random_state), cv=cv, splits=splits, groups=groups
+    )
+    return paired_t(
+        _differences(estimator_1, estimator_2, X, y, pairs, sample_weight, scoring, n_jobs), pairs, corrected
+    )
 
 
 def ttest_5x2cv(
-    estimator_1: BaseEstimator,
-    estimator_2: BaseEstimator,
+    estimator_1: Any,
+    estimator_2: Any,
     X: Any,
     y: ArrayLike,
     *,
+    cv: Any = None,
+    splits: Iterable[Any] | None = None,
+    groups: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
     scoring: Scoring = None,
     n_jobs: int | None = None,
     random_state: RandomState = None,
@@ -277,7 +288,10 @@ def ttest_5x2cv(
         The algorithms; they are cloned, never fitted in place.
     X, y
         The data; classes are kept in proportion.
-    scoring, n_jobs
+    cv, splits, groups
+        Other halves, and groups that stay together, as in `ttest_resampled`: five times two folds, each trained on what
+        the other is tested on, such as ``RepeatedStratifiedKFold(n_splits=2, n_repeats=5)`` yields.
+    sample_weight, scoring, n_jobs
         As in `split_scores`.
     random_state
         Seed or generator of the halves.
@@ -287,6 +301,11 @@ def ttest_5x2cv(
     PairedTResult
         t against Student's distribution of 5 degrees of freedom. Where no replication varies it is 0 (p = 1) for a
         first difference of 0, else infinite (p = 0).
+
+    Raises
+    ------
+    ValueError
+        For splits that aren't five times two folds, or as in `ttest_resampled`.
 
     References
     ----------
@@ -301,17 +320,20 @@ def ttest_5x2cv(
     >>> ttest_5x2cv(LinearDiscriminantAnalysis(), GaussianNB(), X, y, random_state=0).df
     5
     """
-    differences, variances = _five_by_two(estimator_1, estimator_2, X, y, scoring, n_jobs, random_state)
-    statistic = _ratio(float(differences[0, 0]), float(np.sqrt(variances.mean())))
-    return PairedTResult(statistic, float(2 * stats.t.sf(abs(statistic), 5)), 5, float(differences.mean()))
+    pairs = drawn_splits(estimator_1, X, y, repeated_folds(2, 5, random_state), cv=cv, splits=splits, groups=groups)
+    return five_by_two_t(_differences(estimator_1, estimator_2, X, y, pairs, sample_weight, scoring, n_jobs), pairs)
 
 
 def ftest_5x2cv(
-    estimator_1: BaseEstimator,
-    estimator_2: BaseEstimator,
+    estimator_1: Any,
+    estimator_2: Any,
     X: Any,
     y: ArrayLike,
     *,
+    cv: Any = None,
+    splits: Iterable[Any] | None = None,
+    groups: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
     scoring: Scoring = None,
     n_jobs: int | None = None,
     random_state: RandomState = None,
@@ -324,7 +346,10 @@ def ftest_5x2cv(
         The algorithms; they are cloned, never fitted in place.
     X, y
         The data; classes are kept in proportion.
-    scoring, n_jobs
+    cv, splits, groups
+        Other halves, and groups that stay together, as in `ttest_resampled`: five times two folds, each trained on what
+        the other is tested on, such as ``RepeatedStratifiedKFold(n_splits=2, n_repeats=5)`` yields.
+    sample_weight, scoring, n_jobs
         As in `split_scores`.
     random_state
         Seed or generator of the halves.
@@ -334,6 +359,11 @@ def ftest_5x2cv(
     CombinedFResult
         F against the F distribution of (10, 5) degrees of freedom. Where no replication varies it is 0 (p = 1) if all
         differences are 0, else infinite (p = 0).
+
+    Raises
+    ------
+    ValueError
+        For splits that aren't five times two folds, or as in `ttest_resampled`.
 
     References
     ----------
@@ -348,53 +378,21 @@ def ftest_5x2cv(
     >>> ftest_5x2cv(LinearDiscriminantAnalysis(), GaussianNB(), X, y, random_state=0).df
     (10, 5)
     """
-    differences, variances = _five_by_two(estimator_1, estimator_2, X, y, scoring, n_jobs, random_state)
-    statistic = _ratio(float(np.sum(differences**2)), float(2 * variances.sum()))
-    return CombinedFResult(statistic, float(stats.f.sf(statistic, 10, 5)), (10, 5), float(differences.mean()))
+    pairs = drawn_splits(estimator_1, X, y, repeated_folds(2, 5, random_state), cv=cv, splits=splits, groups=groups)
+    return five_by_two_f(_differences(estimator_1, estimator_2, X, y, pairs, sample_weight, scoring, n_jobs), pairs)
 
 
 def _differences(
-    estimator_1: BaseEstimator,
-    estimator_2: BaseEstimator,
+    estimator_1: Any,
+    estimator_2: Any,
     X: Any,
     y: ArrayLike,
     splits: Splits,
+    sample_weight: ArrayLike | None,
     scoring: Scoring,
     n_jobs: int | None,
 ) -> np.ndarray:
-    first, second = (split_scores(e, X, y, splits, scoring, n_jobs) for e in (estimator_1, estimator_2))
+    first, second = (
+        split_scores(e, X, y, splits, scoring, n_jobs, sample_weight=sample_weight) for e in (estimator_1, estimator_2)
+    )
     return first - second
-
-
-def _paired_t(differences: np.ndarray, variance_factor: float) -> PairedTResult:
-    """Return the t-test whose variance of the mean is the differences' variance times a factor."""
-    mean, df = float(differences.mean()), len(differences) - 1
-    statistic = _ratio(mean, float(np.sqrt(variance_factor * differences.var(ddof=1))))
-    return PairedTResult(statistic, float(2 * stats.t.sf(abs(statistic), df)), df, mean)
-
-
-def _five_by_two(
-    estimator_1: BaseEstimator,
-    estimator_2: BaseEstimator,
-    X: Any,
-    y: ArrayLike,
-    scoring: Scoring,
-    n_jobs: int | None,
-    random_state: RandomState,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the differences (5, 2) of five replications and their variances (5,)."""
-    rng = check_random_state(random_state)
-    kind = StratifiedKFold if is_classifier(estimator_1) else KFold
-    splits = [s for _ in range(5) for s in kind(2, shuffle=True, random_state=rng).split(X, y)]
-    differences = _differences(estimator_1, estimator_2, X, y, splits, scoring, n_jobs).reshape(5, 2)
-    return differences, np.sum((differences - differences.mean(axis=1, keepdims=True)) ** 2, axis=1)
-
-
-def _ratio(numerator: float, spread: float) -> float:
-    """Divide, where differences that never vary give 0 or infinity and a warning."""
-    if spread > 1e-12:
-        return numerator / spread
-    if abs(numerator) <= 1e-12:
-        return 0.0
-    warnings.warn("the differences of the scores don't vary: the statistic is infinite", UserWarning, stacklevel=4)
-    return float(np.copysign(np.inf, numerator))

@@ -1,88 +1,30 @@
 """Bootstrap estimates of a model's performance: out of bag, .632 and .632+."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
-from sklearn.base import BaseEstimator, clone, is_classifier
-from sklearn.utils import _safe_indexing, check_random_state
 from sklearn.utils.validation import _num_samples
 
 from paperworks.core.validation import check_choice, check_count, check_number
+from paperworks.inference.evaluation.checks import weights_of
 from paperworks.inference.evaluation.intervals import Interval
-from paperworks.inference.evaluation.refits import refit_predictions
-from paperworks.inference.evaluation.scoring import PointScore, Scoring, scoring_of
+from paperworks.inference.evaluation.out_of_bag import (
+    Aggregate,
+    Errors,
+    Method,
+    TrainError,
+    errors_of_losses,
+    errors_of_pairs,
+    errors_of_scorer,
+)
+from paperworks.inference.evaluation.resamples import OnDegenerate, draw_resamples
+from paperworks.inference.evaluation.scoring import PairLoss, SampleLoss, Scoring, classifies, scoring_of
+from paperworks.inference.evaluation.splits import RandomState
 
-Method = Literal["oob", ".632", ".632+"]
-Aggregate = Literal["round", "sample"]
-TrainError = Literal["resub", "bootstrap_full", "bootstrap_train"]
 BootstrapCI = Literal["percentile", "t", "bca"]
-OnDegenerate = Literal["resample", "raise"]
-RandomState = int | np.random.RandomState | None
-_TRIES = 1000  # redraws of a degenerate resample before giving up
-
-
-class BootstrapOutOfBag:
-    """A splitter of scikit-learn's kind: train on a bootstrap resample, test on what it left out.
-
-    Parameters
-    ----------
-    n_splits
-        Number of rounds.
-    random_state
-        Seed or generator of the resamples.
-
-    Examples
-    --------
-    >>> splitter = BootstrapOutOfBag(n_splits=2, random_state=0)
-    >>> [(train.tolist(), test.tolist()) for train, test in splitter.split([10, 20, 30, 40])]
-    [([0, 3, 1, 0], [2]), ([3, 3, 3, 3], [0, 1, 2])]
-    """
-
-    def __init__(self, n_splits: int = 200, random_state: RandomState = None) -> None:
-        self.n_splits = check_count("n_splits", n_splits)
-        self.random_state = random_state
-
-    def split(self, X: Any, y: Any = None, groups: Any = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield the indices, in [0, n), of each round's resample and of the samples it left out, never none.
-
-        Parameters
-        ----------
-        X
-            Samples, of which only the number is used.
-        y, groups
-            Ignored; they are scikit-learn's convention.
-
-        Returns
-        -------
-        Iterator[tuple[ndarray, ndarray]]
-            For each round the n indices of the resample and those of the samples left out.
-        """
-        n = check_count("number of samples", len(X), at_least=2)
-        rng = check_random_state(self.random_state)
-        for _ in range(self.n_splits):
-            train = rng.randint(0, n, n)
-            while len(test := np.setdiff1d(np.arange(n), train)) == 0:
-                train = rng.randint(0, n, n)
-            yield train, test
-
-    def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
-        """Return the number of rounds.
-
-        Parameters
-        ----------
-        X, y, groups
-            Ignored; they are scikit-learn's convention.
-
-        Returns
-        -------
-        int
-            The number `n_splits` of resamples.
-        """
-        return self.n_splits
 
 
 @dataclass(frozen=True)
@@ -108,7 +50,7 @@ class BootstrapResult:
 
 
 def bootstrap_score(
-    estimator: BaseEstimator,
+    estimator: Any,
     X: Any,
     y: ArrayLike,
     method: Method = ".632+",
@@ -120,6 +62,8 @@ def bootstrap_score(
     ci: BootstrapCI = "percentile",
     alpha: float = 0.05,
     on_degenerate: OnDegenerate = "resample",
+    groups: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
     n_jobs: int | None = None,
     random_state: RandomState = None,
 ) -> BootstrapResult:
@@ -128,6 +72,9 @@ def bootstrap_score(
     With ``err`` the training error, ``e1`` the error out of bag and ``gamma`` the error of predictions paired with
     labels at random: ``.632`` is ``.368 err + .632 e1``; ``.632+`` is ``(1 - w) err + w min(e1, gamma)`` with
     ``w = .632 / (1 - .368 R)`` and the relative overfitting rate ``R = (e1 - err) / (gamma - err)`` cut to [0, 1].
+
+    The area under the ROC curve is no mean over samples but over pairs of a positive and a negative: its error out of
+    bag is that of each pair in the rounds that left both out (the leave-pair-out bootstrap), and its gamma is 1/2.
 
     Parameters
     ----------
@@ -140,24 +87,29 @@ def bootstrap_score(
     n_splits
         Bootstrap rounds; 200 is the article's advice.
     scoring
-        ``accuracy`` (classifiers by default), ``neg_mean_squared_error`` (regressors by default),
-        ``neg_mean_absolute_error``, or any other scorer of scikit-learn, with which ``.632+`` and
-        ``aggregate="sample"`` are not defined, for they need a loss of every sample.
+        ``accuracy`` (classifiers by default), ``neg_mean_squared_error`` (regressors by default), any other name or
+        scorer of scikit-learn, or a `SampleLoss`. ``.632+`` takes what is a mean over samples, which is tried on the
+        data, and ``roc_auc`` of two classes.
     aggregate
         Average the out-of-bag error over rounds (``round``) or, as Efron does, over samples (``sample``: first over the
-        rounds that left a sample out). By default ``sample`` for ``.632+``, else ``round``.
+        rounds that left a sample, or for ``roc_auc`` a pair, out). By default ``sample`` for ``.632+``, else ``round``.
+        A scorer doesn't tell the losses of samples, so that it takes ``round``, and a `SampleLoss` either.
     train_error
         Training error of the model fitted on all of the data (``resub``, Efron's), or of each round's model on all of
         the data (``bootstrap_full``) or on its own resample (``bootstrap_train``).
     ci
         ``percentile`` of the rounds' scores, shifted to the point estimate; ``t``: the estimate plus and minus
         Student's quantile times the standard deviation of the rounds' scores; ``bca``: bias-corrected and accelerated,
-        with the acceleration of the jackknife after the bootstrap.
+        with the acceleration of the jackknife after the bootstrap, for losses of samples.
     alpha
         Significance level: the interval covers with probability ``1 - alpha``; in (0, 1).
     on_degenerate
         What to do with a resample of a classifier's data that holds one class only: draw again, or raise. A resample
-        that leaves nothing out is always drawn again.
+        that leaves nothing out is always drawn again. For ``roc_auc`` what is left out has to hold both classes, too.
+    groups
+        The group of each sample. Where given, whole groups are drawn and left out.
+    sample_weight
+        Weights of the samples in the scores, and in the fits of estimators whose `fit` takes them.
     n_jobs
         Processes for models that aren't refitted in closed form.
     random_state
@@ -172,11 +124,12 @@ def bootstrap_score(
     ------
     ValueError
         For unknown options, ``n_splits < 1`` (2 for an interval by ``t``), fewer than two samples, a ``scoring`` that
-        doesn't fit, an estimator without a default one, or degenerate resamples.
+        doesn't fit, an estimator without a default one, degenerate resamples, or groups or weights that don't fit.
 
     References
     ----------
-    Raschka, arXiv 1811.12808, section 2; Efron and Tibshirani (1997).
+    Raschka, arXiv 1811.12808, section 2; Efron and Tibshirani (1997); Yousef, Wagner and Loew (2005) and Sahiner, Chan
+    and Hadjiiski (2008) for the area under the curve.
 
     Examples
     --------
@@ -191,127 +144,57 @@ def bootstrap_score(
     check_choice("train_error", train_error, get_args(TrainError))
     check_choice("ci", ci, get_args(BootstrapCI))
     check_choice("on_degenerate", on_degenerate, get_args(OnDegenerate))
-    by: Aggregate = aggregate or ("sample" if method == ".632+" else "round")
-    check_choice("aggregate", by, get_args(Aggregate))
+    how = scoring_of(estimator, scoring)
+    usual: Aggregate = "sample" if method == ".632+" and isinstance(how, SampleLoss | PairLoss) else "round"
+    by = check_choice("aggregate", aggregate or usual, get_args(Aggregate))
     check_count("n_splits", n_splits, at_least=1 if ci == "percentile" else 2)
     check_number("alpha", alpha, gt=0, lt=1)
     target = np.asarray(y)
-    if target.ndim != 1 or len(target) < 2 or len(target) != _num_samples(X):
+    if target.ndim != 1 or len(target) != _num_samples(X) or len(target) < 2:
         raise ValueError(f"y has shape {target.shape}; it takes one target for each of at least two samples of X")
-    counts = draw_resamples(
-        target if is_classifier(estimator) else None, len(target), n_splits, on_degenerate, random_state
-    )
-    how = scoring_of(estimator, scoring)
-    if isinstance(how, PointScore):
-        return _of_losses(estimator, X, target, counts, how, method, by, train_error, ci, alpha, n_jobs)
-    if method == ".632+" or by == "sample" or ci == "bca":
+    if not isinstance(how, SampleLoss) and (ci == "bca" or (by == "sample" and not isinstance(how, PairLoss))):
         raise ValueError(
-            f"scoring is {scoring!r}, which is no mean over samples; .632+, aggregate='sample' and ci='bca' take "
-            "accuracy, neg_mean_squared_error or neg_mean_absolute_error"
+            f"scoring is {scoring!r}, which doesn't tell the losses of samples; ci='bca' takes a name such as "
+            "'accuracy' or a SampleLoss, and aggregate='sample' those or 'roc_auc'"
         )
-    return _of_scorer(estimator, X, target, counts, how, method, train_error, ci, alpha)
-
-
-def no_information_rate(y: ArrayLike, predictions: ArrayLike, how: PointScore) -> float:
-    """Return the mean loss over all pairs of a label and a prediction: what a model without information would lose.
-
-    Examples
-    --------
-    >>> from paperworks.inference.evaluation.scoring import POINT_SCORES
-    >>> no_information_rate([0, 0, 1, 1], [0, 1, 1, 1], POINT_SCORES["accuracy"])
-    0.5
-    """
-    labels, label_counts = np.unique(np.asarray(y), return_counts=True)
-    values, value_counts = np.unique(np.asarray(predictions), return_counts=True)
-    losses = sum(c * (how.loss(label, values) @ value_counts) for label, c in zip(labels, label_counts, strict=True))
-    return float(losses / (label_counts.sum() * value_counts.sum()))
-
-
-def draw_resamples(
-    labels: np.ndarray | None, n: int, rounds: int, on_degenerate: OnDegenerate, random_state: RandomState
-) -> np.ndarray:
-    """Return how often each of n samples is in each resample, shape (rounds, n).
-
-    Each resample leaves something out and, where labels are given, holds at least two classes.
-
-    Examples
-    --------
-    >>> draw_resamples(None, 4, 2, "resample", 0)
-    array([[2, 1, 0, 1],
-           [0, 0, 0, 4]])
-    """
-    rng = check_random_state(random_state)
-    if labels is not None and len(np.unique(labels)) < 2:
-        raise ValueError("y holds one class; a classifier takes at least two")
-    counts = np.stack([np.bincount(rng.randint(0, n, n), minlength=n) for _ in range(rounds)])
-
-    def bad(rows: np.ndarray) -> np.ndarray:
-        found = np.all(rows > 0, axis=1)
-        if labels is not None:
-            one_hot = labels[:, None] == np.unique(labels)
-            single = np.sum(rows @ one_hot > 0, axis=1) < 2
-            if on_degenerate == "raise" and single.any():
-                raise ValueError(
-                    f"{single.sum()} of {len(rows)} resamples hold one class; on_degenerate='resample' redraws"
-                )
-            found |= single
-        return found
-
-    for _ in range(_TRIES):
-        again = np.flatnonzero(bad(counts))
-        if not len(again):
-            return counts
-        counts[again] = [np.bincount(rng.randint(0, n, n), minlength=n) for _ in again]
-    raise ValueError(f"y has too few samples of all classes but one: {_TRIES} resamples in a row held one class")
-
-
-def _of_losses(
-    estimator: BaseEstimator,
-    X: Any,
-    y: np.ndarray,
-    counts: np.ndarray,
-    how: PointScore,
-    method: Method,
-    aggregate: Aggregate,
-    train_error: TrainError,
-    ci: BootstrapCI,
-    alpha: float,
-    n_jobs: int | None,
-) -> BootstrapResult:
-    # The last row is the model fitted on all of the data.
-    with_all = counts if method == "oob" else np.vstack([counts, np.ones_like(y, dtype=int)])
-    predictions = refit_predictions(estimator, X, y, with_all, n_jobs=n_jobs)
-    losses = how.loss(y, predictions[: len(counts)])
-    out = counts == 0
-    oob_counts = out.sum(axis=1)
-    oob = np.sum(losses * out, axis=1) / oob_counts
-    left_out = out.sum(axis=0)
-    if aggregate == "sample":
-        seen = left_out > 0
-        e1 = float(np.mean(np.sum(losses * out, axis=0)[seen] / left_out[seen]))
+    weights = weights_of(sample_weight, len(target))
+    pairs = isinstance(how, PairLoss)
+    if pairs and len(np.unique(target)) != 2:
+        raise ValueError(f"y has {len(np.unique(target))} classes; scoring='roc_auc' takes two")
+    counts = draw_resamples(
+        target if pairs or classifies(estimator) else None,
+        len(target),
+        n_splits,
+        on_degenerate,
+        random_state,
+        groups,
+        pairs,
+    )
+    if weights is not None and not np.all(np.stack([counts, counts == 0]) @ weights > 0):
+        raise ValueError("sample_weight is zero on all that a resample holds or leaves out; it takes more weights > 0")
+    data, best = (estimator, X, target, counts), getattr(how, "best", 0.0)
+    if isinstance(how, SampleLoss):
+        errors = errors_of_losses(*data, how, method, by, train_error, weights, n_jobs)
+    elif isinstance(how, PairLoss):
+        errors = errors_of_pairs(*data, how, method, by, train_error, weights, n_jobs)
     else:
-        e1 = float(oob.mean())
+        errors, best = errors_of_scorer(*data, how, method, train_error, weights), 0.0
+    point, rounds = _estimate(method, errors)
+    acceleration = _acceleration(errors.losses, counts == 0) if ci == "bca" else 0.0
+    return _result(best - point, best - rounds, (counts == 0).sum(axis=1), ci, alpha, acceleration)
+
+
+def _estimate(method: Method, errors: Errors) -> tuple[float, np.ndarray]:
+    """Return the error by a method, and that with each round's own errors."""
+    e1, train = errors.e1, float(errors.train.mean())
     if method == "oob":
-        point, rounds = e1, oob
-    else:
-        fitted = predictions[-1]
-        train_rounds = {
-            "resub": lambda: np.full(len(counts), how.loss(y, fitted).mean()),
-            "bootstrap_full": lambda: losses.mean(axis=1),
-            "bootstrap_train": lambda: np.sum(losses * counts, axis=1) / len(y),
-        }[train_error]()
-        train = float(train_rounds.mean())
-        weight = 0.632
-        if method == ".632+":
-            gamma = no_information_rate(y, fitted, how)
-            e1_capped = min(e1, gamma)
-            overfit = (e1_capped - train) / (gamma - train) if e1_capped > train and gamma > train else 0.0
-            weight = 0.632 / (1 - 0.368 * min(overfit, 1.0))
-            e1 = e1_capped
-        point = (1 - weight) * train + weight * e1
-        rounds = (1 - weight) * train_rounds + weight * oob
-    acceleration = _acceleration(losses, out) if ci == "bca" else 0.0
-    return _result(how.best - point, how.best - rounds, oob_counts, ci, alpha, acceleration)
+        return e1, errors.oob
+    weight = 0.632
+    if method == ".632+":
+        e1 = min(e1, errors.gamma)
+        overfit = (e1 - train) / (errors.gamma - train) if e1 > train and errors.gamma > train else 0.0
+        weight = 0.632 / (1 - 0.368 * min(overfit, 1.0))
+    return (1 - weight) * train + weight * e1, (1 - weight) * errors.train + weight * errors.oob
 
 
 def _acceleration(losses: np.ndarray, out: np.ndarray) -> float:
@@ -325,32 +208,6 @@ def _acceleration(losses: np.ndarray, out: np.ndarray) -> float:
     away = np.mean(without) - np.array(without) if without else np.zeros(1)
     spread = np.sum(away**2)
     return float(-np.sum(away**3) / (6 * spread**1.5)) if spread > 0 else 0.0  # a score falls where the loss rises
-
-
-def _of_scorer(
-    estimator: BaseEstimator,
-    X: Any,
-    y: np.ndarray,
-    counts: np.ndarray,
-    scorer: Any,
-    method: Method,
-    train_error: TrainError,
-    ci: BootstrapCI,
-    alpha: float,
-) -> BootstrapResult:
-    """Estimate a score that is no mean over samples, by one fitted model a round."""
-    everything = np.arange(len(y))
-    whole = scorer(clone(estimator).fit(X, y), X, y) if method == ".632" and train_error == "resub" else 0.0
-    rounds = np.empty(len(counts))
-    for i, row in enumerate(counts):
-        resample, left = np.repeat(everything, row), np.flatnonzero(row == 0)
-        fitted = clone(estimator).fit(_safe_indexing(X, resample), y[resample])
-        rounds[i] = scorer(fitted, _safe_indexing(X, left), y[left])
-        if method == ".632":
-            seen = {"resub": None, "bootstrap_full": everything, "bootstrap_train": resample}[train_error]
-            train = whole if seen is None else scorer(fitted, _safe_indexing(X, seen), y[seen])
-            rounds[i] = 0.368 * train + 0.632 * rounds[i]
-    return _result(float(rounds.mean()), rounds, (counts == 0).sum(axis=1), ci, alpha, 0.0)
 
 
 def _result(

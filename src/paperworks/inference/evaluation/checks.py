@@ -1,5 +1,6 @@
 """Checks of arrays that the evaluation functions share."""
 
+import numbers
 from collections.abc import Sequence
 
 import numpy as np
@@ -25,7 +26,7 @@ def finite_vector(name: str, values: ArrayLike, at_least: int = 1) -> np.ndarray
 def right_of(y_true: ArrayLike, predictions: Sequence[ArrayLike], at_least: int = 2) -> np.ndarray:
     """Return a matrix (samples, models) that says where each model's prediction is right.
 
-    Raises ValueError for too few models, no samples, or predictions of another length than `y_true`, or NaN.
+    Raises ValueError for too few models, no samples, predictions of another length or type than `y_true`, or NaN.
 
     Examples
     --------
@@ -45,7 +46,92 @@ def right_of(y_true: ArrayLike, predictions: Sequence[ArrayLike], at_least: int 
     for i, column in enumerate(columns):
         if column.shape != y.shape:
             raise ValueError(f"predictions[{i}] has shape {column.shape}; it takes that of y_true, {y.shape}")
+    known = label_kind("y_true", y)
+    for i, column in enumerate(columns):
+        if (kind := label_kind(f"predictions[{i}]", column)) != known:
+            raise ValueError(f"predictions[{i}] has {kind} for labels, y_true {known}; it takes labels of one type")
     return np.stack([column == y for column in columns], axis=1)
+
+
+def label_kind(name: str, labels: np.ndarray) -> str:
+    """Return what labels are: numbers (truth values among them), text, or the name of another type.
+
+    Raises ValueError where they are of several kinds: none of them would ever equal one of another kind.
+
+    Examples
+    --------
+    >>> label_kind("y", np.array([0, 1])), label_kind("y", np.array(["a", "b"], dtype=object))
+    ('numbers', 'text')
+    """
+    if labels.dtype.kind in "biuf":
+        return "numbers"
+    if labels.dtype.kind == "U":
+        return "text"
+    kinds = sorted({_kind_of_label(label) for label in labels.tolist()})
+    if len(kinds) > 1:
+        raise ValueError(f"{name} mixes {' and '.join(kinds)}; it takes labels of one type")
+    return kinds[0]
+
+
+def _kind_of_label(label: object) -> str:
+    if isinstance(label, str):
+        return "text"
+    return "numbers" if isinstance(label, (bool, numbers.Real, np.bool_)) else type(label).__name__
+
+
+def weights_of(sample_weight: ArrayLike | None, n: int) -> np.ndarray | None:
+    """Return weights of n samples as floats, None for none; raise ValueError where they can't be weights.
+
+    Examples
+    --------
+    >>> weights_of([1, 2], 2)
+    array([1., 2.])
+    """
+    if sample_weight is None:
+        return None
+    weights = finite_vector("sample_weight", sample_weight)
+    if len(weights) != n:
+        raise ValueError(f"sample_weight is of {len(weights)} samples; it takes one weight for each of {n}")
+    if np.any(weights < 0) or not np.any(weights > 0):
+        raise ValueError("sample_weight has negative elements or zeros alone; it takes weights >= 0, some of them > 0")
+    return weights
+
+
+def groups_of(groups: ArrayLike | None, n: int) -> np.ndarray | None:
+    """Return the number, from 0, of each sample's group, None for no groups.
+
+    Examples
+    --------
+    >>> groups_of(["b", "a", "b"], 3)
+    array([1, 0, 1])
+    """
+    if groups is None:
+        return None
+    names = np.asarray(groups)
+    if names.shape != (n,):
+        raise ValueError(f"groups has shape {names.shape}; it takes one group for each of {n} samples")
+    if names.dtype.kind == "f" and np.any(np.isnan(names)):
+        raise ValueError(f"groups has {int(np.isnan(names).sum())} NaN elements; it takes groups")
+    label_kind("groups", names)
+    return np.unique(names, return_inverse=True)[1]
+
+
+def group_sums(values: np.ndarray, groups: ArrayLike | None, sample_weight: ArrayLike | None) -> np.ndarray:
+    """Return sums of weighted rows over groups, shape (groups, ...); without groups each row is its own.
+
+    Examples
+    --------
+    >>> group_sums(np.array([[1.0], [2.0], [4.0]]), ["a", "b", "a"], [1, 1, 0.5])
+    array([[3.],
+           [2.]])
+    """
+    weights, member = weights_of(sample_weight, len(values)), groups_of(groups, len(values))
+    weighted = values if weights is None else values * weights.reshape(-1, *[1] * (values.ndim - 1))
+    if member is None:
+        return weighted
+    sums = np.zeros((member.max() + 1, *values.shape[1:]))
+    np.add.at(sums, member, weighted)
+    return sums
 
 
 def counts_from(splits: Sequence[tuple[np.ndarray, np.ndarray]], n: int) -> np.ndarray:

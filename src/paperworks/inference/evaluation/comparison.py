@@ -1,29 +1,36 @@
 """Reports that compare several models, or several algorithms, with one call."""
 
+import functools
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
-from sklearn.base import BaseEstimator
 
-from paperworks.core.validation import check_choice
-from paperworks.inference.evaluation.algorithms import (
+from paperworks.core.validation import check_choice, check_number
+from paperworks.inference.evaluation.algorithms import split_scores
+from paperworks.inference.evaluation.checks import right_of, weights_of
+from paperworks.inference.evaluation.corrections import adjust_pvalues, correction_of
+from paperworks.inference.evaluation.models import CochransQResult, LooneyFResult, cochrans_q, looney_f_test, mcnemar
+from paperworks.inference.evaluation.paired import (
     CombinedFResult,
     PairedTResult,
-    RandomState,
-    ftest_5x2cv,
-    ttest_5x2cv,
-    ttest_kfold,
-    ttest_resampled,
+    five_by_two_f,
+    five_by_two_t,
+    paired_t,
 )
-from paperworks.inference.evaluation.checks import right_of
-from paperworks.inference.evaluation.corrections import Correction, adjust_pvalues
-from paperworks.inference.evaluation.models import CochransQResult, LooneyFResult, cochrans_q, looney_f_test, mcnemar
 from paperworks.inference.evaluation.scoring import Scoring
+from paperworks.inference.evaluation.splits import (
+    RandomState,
+    Splits,
+    Usual,
+    drawn_splits,
+    random_parts,
+    repeated_folds,
+)
 
 
 class Pair(NamedTuple):
@@ -44,23 +51,26 @@ class ComparisonResult:
     Attributes
     ----------
     scores
-        Accuracy (of models) by name; empty for algorithms.
+        Accuracy (of models) or mean score (of algorithms) by name.
     omnibus
         Tests of all models at once, by name.
     pairs
         All pairs with their p-values.
     correction
         How the p-values of the pairs were adjusted.
+    score
+        What the scores are.
     """
 
     scores: dict[str, float]
     omnibus: dict[str, CochransQResult | LooneyFResult]
     pairs: list[Pair]
     correction: str
+    score: str = "accuracy"
 
     def __str__(self) -> str:
         """Return the comparison as lines of text."""
-        lines = [f"{name}: accuracy {score:.4f}" for name, score in self.scores.items()]
+        lines = [f"{name}: {self.score} {score:.4f}" for name, score in self.scores.items()]
         lines += [f"{name}: {test.statistic:.4f}, p = {test.pvalue:.4g}" for name, test in self.omnibus.items()]
         lines += [
             f"{p.first} - {p.second}: {p.difference:+.4f}, p = {p.pvalue:.4g}, {self.correction} {p.adjusted:.4g}"
@@ -70,7 +80,12 @@ class ComparisonResult:
 
 
 def compare_models(
-    y_true: ArrayLike, predictions: Mapping[str, ArrayLike], *, correction: Correction = "holm"
+    y_true: ArrayLike,
+    predictions: Mapping[str, ArrayLike],
+    *,
+    correction: str = "holm",
+    groups: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
 ) -> ComparisonResult:
     """Compare fixed models on one test set: Cochran's Q and Looney's F of all, then McNemar's test of every pair.
 
@@ -82,6 +97,8 @@ def compare_models(
         Predictions of two or more models by name.
     correction
         Correction of the pairs' p-values, as in `adjust_pvalues`.
+    groups, sample_weight
+        The group and the weight of each sample, as in `mcnemar`.
 
     Returns
     -------
@@ -91,7 +108,8 @@ def compare_models(
     Raises
     ------
     ValueError
-        For fewer than two models, predictions of another length than the labels, or an unknown correction.
+        For fewer than two models, predictions of another length or type than the labels, an unknown correction, or
+        groups or weights that don't fit.
 
     References
     ----------
@@ -111,46 +129,57 @@ def compare_models(
     a - c: +0.0250, p = 1, holm 1
     b - c: -0.2750, p = 0.0009766, holm 0.001953
     """
+    correction = correction_of("correction", correction)
     right = right_of(y_true, list(predictions.values()))
-    scores = dict(zip(predictions, right.mean(axis=0).tolist(), strict=True))
-    tests = {(a, b): mcnemar(y_true, predictions[a], predictions[b]) for a, b in itertools.combinations(predictions, 2)}
+    means = np.average(right, axis=0, weights=weights_of(sample_weight, len(right)))
+    scores = dict(zip(predictions, means.tolist(), strict=True))
+    of: dict[str, Any] = {"groups": groups, "sample_weight": sample_weight}
+    tests = {
+        (a, b): mcnemar(y_true, predictions[a], predictions[b], **of) for a, b in itertools.combinations(predictions, 2)
+    }
     adjusted = adjust_pvalues([t.pvalue for t in tests.values()], correction)
     pairs = [
         Pair(a, b, scores[a] - scores[b], t.statistic, t.pvalue, float(p))
         for ((a, b), t), p in zip(tests.items(), adjusted, strict=True)
     ]
     omnibus: dict[str, CochransQResult | LooneyFResult] = {
-        "Cochran's Q": cochrans_q(y_true, *predictions.values()),
-        "Looney's F": looney_f_test(y_true, *predictions.values()),
+        "Cochran's Q": cochrans_q(y_true, *predictions.values(), **of),
+        "Looney's F": looney_f_test(y_true, *predictions.values(), **of),
     }
     return ComparisonResult(scores, omnibus, pairs, correction)
 
 
-_ALGORITHM_TESTS: dict[str, Callable[..., PairedTResult | CombinedFResult]] = {
-    "5x2cv-f": ftest_5x2cv,
-    "5x2cv-t": ttest_5x2cv,
-    "kfold-t": ttest_kfold,
-    "resampled-t": ttest_resampled,
+_Statistic = Callable[[np.ndarray, Splits], PairedTResult | CombinedFResult]
+_ALGORITHM_TESTS: dict[str, tuple[Callable[[RandomState], Usual], _Statistic]] = {
+    "5x2cv-f": (functools.partial(repeated_folds, 2, 5), five_by_two_f),
+    "5x2cv-t": (functools.partial(repeated_folds, 2, 5), five_by_two_t),
+    "kfold-t": (functools.partial(repeated_folds, 10, 1), functools.partial(paired_t, corrected=True)),
+    "resampled-t": (functools.partial(random_parts, 30, 1 / 3), functools.partial(paired_t, corrected=True)),
 }
 
 
 def compare_algorithms(
-    estimators: Mapping[str, BaseEstimator],
+    estimators: Mapping[str, Any],
     X: Any,
     y: ArrayLike,
     *,
     test: Literal["5x2cv-f", "5x2cv-t", "kfold-t", "resampled-t"] = "5x2cv-f",
-    correction: Correction = "holm",
+    correction: str = "holm",
+    cv: Any = None,
+    splits: Iterable[Any] | None = None,
+    groups: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
     scoring: Scoring = None,
     n_jobs: int | None = None,
-    random_state: int | None = None,
+    random_state: RandomState = None,
 ) -> ComparisonResult:
     """Compare learning algorithms on one data set: a test of every pair, all on the same splits.
 
     Parameters
     ----------
     estimators
-        Two or more algorithms by name; they are cloned, never fitted in place.
+        Two or more algorithms by name; they are cloned, never fitted in place. Classes are kept in proportion if the
+        first is a classifier.
     X, y
         Samples in rows, and their targets.
     test
@@ -158,20 +187,22 @@ def compare_algorithms(
         Bengio's correction.
     correction
         Correction of the pairs' p-values, as in `adjust_pvalues`.
-    scoring, n_jobs
+    cv, splits, groups
+        Other splits, and groups that stay together, as in `ttest_resampled`.
+    sample_weight, scoring, n_jobs
         As in `split_scores`.
     random_state
-        Seed of the splits.
+        Seed or generator of the splits.
 
     Returns
     -------
     ComparisonResult
-        Tests of all pairs with adjusted p-values.
+        Tests of all pairs with adjusted p-values, and the mean score of each algorithm.
 
     Raises
     ------
     ValueError
-        For fewer than two algorithms, or an unknown test or correction.
+        For fewer than two algorithms, an unknown test or correction, or splits that the test can't use.
 
     References
     ----------
@@ -188,22 +219,24 @@ def compare_algorithms(
     [('LDA', 'NB')]
     """
     check_choice("test", test, list(_ALGORITHM_TESTS))
+    correction = correction_of("correction", correction)
     if len(estimators) < 2:
         raise ValueError(f"estimators is of {len(estimators)} algorithms; it takes at least two")
-    seed: RandomState = np.random.randint(2**31) if random_state is None else random_state  # noqa: NPY002 - only a seed
-    options = {"corrected": True} if test in ("kfold-t", "resampled-t") else {}
-    found = {
-        (a, b): _ALGORITHM_TESTS[test](
-            estimators[a], estimators[b], X, y, scoring=scoring, n_jobs=n_jobs, random_state=seed, **options
-        )
-        for a, b in itertools.combinations(estimators, 2)
+    usual, statistic = _ALGORITHM_TESTS[test]
+    first = next(iter(estimators.values()))
+    drawn = drawn_splits(first, X, y, usual(random_state), cv=cv, splits=splits, groups=groups)
+    scores = {
+        name: split_scores(estimator, X, y, drawn, scoring, n_jobs, sample_weight=sample_weight)
+        for name, estimator in estimators.items()
     }
+    found = {(a, b): statistic(scores[a] - scores[b], drawn) for a, b in itertools.combinations(estimators, 2)}
     adjusted = adjust_pvalues([t.pvalue for t in found.values()], correction)
     pairs = [
         Pair(a, b, t.difference, t.statistic, t.pvalue, float(p))
         for ((a, b), t), p in zip(found.items(), adjusted, strict=True)
     ]
-    return ComparisonResult({}, {}, pairs, correction)
+    means = {name: float(each.mean()) for name, each in scores.items()}
+    return ComparisonResult(means, {}, pairs, correction, "mean score")
 
 
 class FriedmanResult(NamedTuple):
@@ -271,8 +304,7 @@ def friedman_nemenyi(scores: ArrayLike, *, alpha: float = 0.05) -> FriedmanResul
         raise ValueError(f"scores has shape {values.shape}; it takes at least two data sets and two algorithms")
     if not np.all(np.isfinite(values)):
         raise ValueError("scores holds NaN or infinity; it takes finite numbers")
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha is {alpha!r}; it takes a number > 0 and < 1")
+    check_number("alpha", alpha, gt=0, lt=1)
     sets, algorithms = values.shape
     ranks = stats.rankdata(-values, axis=1)
     mean_ranks = ranks.mean(axis=0)

@@ -4,12 +4,13 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.base import BaseEstimator, is_classifier
 from sklearn.utils.validation import _num_samples
 
 from paperworks.core.validation import check_choice, check_count
-from paperworks.inference.evaluation.bootstrap import RandomState, draw_resamples
 from paperworks.inference.evaluation.refits import refit_predictions
+from paperworks.inference.evaluation.resamples import draw_resamples
+from paperworks.inference.evaluation.scoring import classifies
+from paperworks.inference.evaluation.splits import RandomState
 
 
 class BiasVarianceResult(NamedTuple):
@@ -31,7 +32,7 @@ class BiasVarianceResult(NamedTuple):
 
 
 def bias_variance(
-    estimator: BaseEstimator,
+    estimator: Any,
     X_train: Any,
     y_train: ArrayLike,
     X_test: Any,
@@ -86,16 +87,14 @@ def bias_variance(
     >>> bool(np.isclose(found.loss, found.bias + found.variance))
     True
     """
-    loss = check_choice(
-        "loss", loss or ("zero-one" if is_classifier(estimator) else "squared"), ("zero-one", "squared")
-    )
+    loss = check_choice("loss", loss or ("zero-one" if classifies(estimator) else "squared"), ("zero-one", "squared"))
     check_count("n_rounds", n_rounds)
     target, truth = np.asarray(y_train), np.asarray(y_test)
     if truth.ndim != 1 or len(truth) != _num_samples(X_test):
         raise ValueError(
             f"y_test has shape {truth.shape}; it takes one target for each of {_num_samples(X_test)} samples"
         )
-    classes = target if is_classifier(estimator) else None
+    classes = target if classifies(estimator) else None
     counts = draw_resamples(classes, len(target), n_rounds, "resample", random_state)
     predictions = refit_predictions(estimator, X_train, target, counts, X_test, n_jobs=n_jobs)
     if loss == "squared":

@@ -27,7 +27,7 @@ def refit_predictions(
 
     One batched product makes all Gram matrices, one batched solve all coefficients.
     """
-    targets, classes = _targets(estimator, y)
+    targets, classes = targets_of(estimator, y)
     shift = X.mean(axis=0) if estimator.fit_intercept else np.zeros(X.shape[1])
     X, X_eval = X - shift, X_eval - shift  # near the origin, the centred products lose no digits
     penalty = getattr(estimator, "alpha", 0.0) * np.eye(X.shape[1])
@@ -46,7 +46,7 @@ def refit_predictions(
             return None
         offset = y_mean - np.einsum("rd,rdk->rk", x_mean, coefficients)
         values = np.tensordot(coefficients, X_eval, (1, 1)).transpose(0, 2, 1) + offset[:, None, :]  # one product
-        parts.append(_labels(values, classes, _present(weights, y, classes)))
+        parts.append(labels_of(values, classes, _present(weights, y, classes)))
     return np.concatenate(parts)
 
 
@@ -55,7 +55,7 @@ def loo_predictions(estimator: Any, X: np.ndarray, y: np.ndarray) -> np.ndarray 
 
     None where a leverage is one, so that the model without that sample isn't determined.
     """
-    targets, classes = _targets(estimator, y)
+    targets, classes = targets_of(estimator, y)
     centred = X - X.mean(axis=0) if estimator.fit_intercept else X
     y_mean = targets.mean(axis=0) if estimator.fit_intercept else np.zeros(targets.shape[1])
     u, s, _ = linalg.svd(centred, full_matrices=False)
@@ -71,7 +71,7 @@ def loo_predictions(estimator: Any, X: np.ndarray, y: np.ndarray) -> np.ndarray 
     values = targets - (targets - fitted) / (1 - leverage)[:, None]
     if classes is not None and np.bincount(np.searchsorted(classes, y)).min() < 2:
         return None  # a class leaves with its only sample
-    return _labels(values[None], classes, None)[0]
+    return labels_of(values[None], classes, None)[0]
 
 
 def solve_positive(matrices: np.ndarray, right: np.ndarray) -> np.ndarray | None:
@@ -85,7 +85,7 @@ def solve_positive(matrices: np.ndarray, right: np.ndarray) -> np.ndarray | None
     return np.linalg.solve(matrices, right)
 
 
-def _targets(estimator: Any, y: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+def targets_of(estimator: Any, y: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """Return the targets as columns, for a classifier one of -1 and 1 per class (one alone for two classes)."""
     if type(estimator) is not RidgeClassifier:
         return y.astype(float)[:, None], None
@@ -98,7 +98,7 @@ def _present(weights: np.ndarray, y: np.ndarray, classes: np.ndarray | None) -> 
     return None if classes is None else weights @ (y[:, None] == classes) > 0
 
 
-def _labels(values: np.ndarray, classes: np.ndarray | None, present: np.ndarray | None) -> np.ndarray:
+def labels_of(values: np.ndarray, classes: np.ndarray | None, present: np.ndarray | None) -> np.ndarray:
     """Turn values (rounds, evaluated, columns) into predictions."""
     if classes is None:
         return values[..., 0]

@@ -7,13 +7,11 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from paperworks.core.validation import check_choice, check_count, check_number
-from paperworks.inference.evaluation.checks import finite_vector, right_of
+from paperworks.inference.evaluation.checks import group_sums, right_of
+from paperworks.inference.evaluation.permutation import MOST_EXACT_SIGNS, Alternative, share_of_signs
 
 _EXACT_BELOW = 25  # discordant samples below which the chi-square approximation is not trusted
-_MOST_EXACT_SIGNS = 20  # differing samples up to which all sign flips are gone through
-_ELEMENTS = 4_000_000  # of the largest block of random signs: 32 MB
-
-Alternative = Literal["two-sided", "less", "greater"]
+_ROUNDING = 1e-24  # of squares, as a share of the squares they are made of
 
 
 class McNemarResult(NamedTuple):
@@ -85,24 +83,6 @@ class ProportionZResult(NamedTuple):
     pvalue: float
 
 
-class PermutationResult(NamedTuple):
-    """Mean difference, p-value, and how many permutations it stands on.
-
-    Parameters
-    ----------
-    statistic
-        Mean difference, first less second.
-    pvalue
-        Probability of at least this much under the null hypothesis.
-    n_permutations
-        How many permutations the p-value stands on.
-    """
-
-    statistic: float
-    pvalue: float
-    n_permutations: int
-
-
 def mcnemar(
     table_or_y: ArrayLike,
     predictions_1: ArrayLike | None = None,
@@ -110,11 +90,17 @@ def mcnemar(
     *,
     exact: bool | Literal["auto", "mid-p"] = "auto",
     correction: bool = True,
+    groups: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
 ) -> McNemarResult:
     """Test whether two models err equally often on one test set.
 
     With b samples that only the first and c that only the second model has right: ``(|b - c| - 1)^2 / (b + c)`` against
     a chi-square of one degree of freedom, or the binomial distribution of ``min(b, c)`` given ``b + c``.
+
+    Samples of one group, such as the visits of a patient, aren't independent: with groups or weights the test is of the
+    sums D of the weighted differences over each group, ``(sum D)^2 / sum D^2`` against the same chi-square. That is
+    ``(b - c)^2 / (b + c)`` where each sample is a group, and allows any dependence within a group.
 
     Parameters
     ----------
@@ -125,17 +111,24 @@ def mcnemar(
     exact
         The binomial test: always (True), never (False), its mid-p form (``mid-p``), or ``auto``: where ``b + c < 25``.
     correction
-        Edwards' correction for continuity of the chi-square statistic.
+        Edwards' correction for continuity of the chi-square statistic. It never takes more than the difference there
+        is: where b = c the statistic is 0. It is for counts, so not used with groups or weights.
+    groups
+        The group of each sample, whose differences change sign together. The exact form then goes through all signs of
+        at most 20 groups that differ; with more, `paired_permutation_test` draws them.
+    sample_weight
+        The weight of each sample.
 
     Returns
     -------
     McNemarResult
-        For the exact forms the statistic is ``min(b, c)`` and ``df`` is 0.
+        For the exact forms ``df`` is 0 and the statistic ``min(b, c)``; with groups or weights it is always as above.
 
     Raises
     ------
     ValueError
-        For a table that isn't 2x2 of whole numbers >= 0, or predictions of another length than the labels.
+        For a table that isn't 2x2 of whole numbers >= 0, predictions of another length or type than the labels, or
+        groups or weights with a table or where they don't fit.
 
     References
     ----------
@@ -148,6 +141,8 @@ def mcnemar(
     (1.0, 0.0063)
     """
     check_choice("exact", exact, (True, False, "auto", "mid-p"))
+    if groups is not None or sample_weight is not None:
+        return _mcnemar_of_groups(table_or_y, predictions_1, predictions_2, exact, groups, sample_weight)
     b, c = _discordant(table_or_y, predictions_1, predictions_2)
     if exact == "mid-p" or exact is True or (exact == "auto" and b + c < _EXACT_BELOW):
         least = min(b, c)
@@ -158,6 +153,33 @@ def mcnemar(
     if b + c == 0:
         return McNemarResult(0.0, 1.0, 1)
     statistic = max(abs(b - c) - (1 if correction else 0), 0) ** 2 / (b + c)
+    return McNemarResult(statistic, float(stats.chi2.sf(statistic, 1)), 1)
+
+
+def _mcnemar_of_groups(
+    y_true: ArrayLike,
+    predictions_1: ArrayLike | None,
+    predictions_2: ArrayLike | None,
+    exact: bool | str,
+    groups: ArrayLike | None,
+    sample_weight: ArrayLike | None,
+) -> McNemarResult:
+    if predictions_1 is None or predictions_2 is None:
+        raise ValueError("groups and sample_weight are of samples; they take labels with both predictions, no table")
+    if exact == "mid-p":
+        raise ValueError("exact is 'mid-p', which is for counts; with groups or weights it takes True, False or 'auto'")
+    right = right_of(y_true, [predictions_1, predictions_2]).astype(float)
+    differences = group_sums(right[:, 0] - right[:, 1], groups, sample_weight)
+    differences = differences[differences != 0]
+    squares = float(np.sum(differences**2))
+    statistic = float(differences.sum() ** 2 / squares) if squares else 0.0
+    if exact is True or (exact == "auto" and len(differences) <= MOST_EXACT_SIGNS):
+        if len(differences) > MOST_EXACT_SIGNS:
+            raise ValueError(
+                f"exact is True for {len(differences)} groups that differ; it goes through the signs of at most "
+                f"{MOST_EXACT_SIGNS}, and paired_permutation_test draws those of more"
+            )
+        return McNemarResult(statistic, share_of_signs(differences, "two-sided"), 0)
     return McNemarResult(statistic, float(stats.chi2.sf(statistic, 1)), 1)
 
 
@@ -177,8 +199,17 @@ def _discordant(table_or_y: ArrayLike, p1: ArrayLike | None, p2: ArrayLike | Non
     return int(table[0, 1]), int(table[1, 0])
 
 
-def cochrans_q(y_true: ArrayLike, *predictions: ArrayLike) -> CochransQResult:
+def cochrans_q(
+    y_true: ArrayLike,
+    *predictions: ArrayLike,
+    groups: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+) -> CochransQResult:
     """Test whether several models have the same accuracy on one test set.
+
+    With the vectors c of how far each model is above the mean of all models on a sample, the statistic is
+    ``(L - 1) |sum c|^2 / sum |c|^2``, which is Cochran's. With groups or weights c are weighted sums over groups, whose
+    models are exchangeable under the null hypothesis whatever the dependence within a group.
 
     Parameters
     ----------
@@ -186,6 +217,8 @@ def cochrans_q(y_true: ArrayLike, *predictions: ArrayLike) -> CochransQResult:
         True label of each test sample.
     *predictions
         Predictions of two or more models.
+    groups, sample_weight
+        The group and the weight of each sample, as in `mcnemar`.
 
     Returns
     -------
@@ -210,19 +243,25 @@ def cochrans_q(y_true: ArrayLike, *predictions: ArrayLike) -> CochransQResult:
     """
     right = right_of(y_true, predictions).astype(float)
     models = right.shape[1]
-    by_model, by_sample = right.sum(axis=0), right.sum(axis=1)
-    total = by_model.sum()
-    below = models * total - np.sum(by_sample**2)
-    if below == 0:
+    above = group_sums(right - right.mean(axis=1, keepdims=True), groups, sample_weight)
+    squares = float(np.sum(above**2))
+    if squares <= _ROUNDING * float(np.sum(group_sums(np.ones_like(right), groups, sample_weight) ** 2)):
         return CochransQResult(0.0, 1.0, models - 1)
-    q = (models - 1) * (models * np.sum(by_model**2) - total**2) / below
-    return CochransQResult(float(q), float(stats.chi2.sf(q, models - 1)), models - 1)
+    q = float((models - 1) * np.sum(above.sum(axis=0) ** 2) / squares)
+    return CochransQResult(q, float(stats.chi2.sf(q, models - 1)), models - 1)
 
 
 def looney_f_test(
-    y_true: ArrayLike, *predictions: ArrayLike, df2: Literal["interaction", "samples"] = "interaction"
+    y_true: ArrayLike,
+    *predictions: ArrayLike,
+    df2: Literal["interaction", "samples"] = "interaction",
+    groups: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
 ) -> LooneyFResult:
     """Test by analysis of variance whether several models have the same accuracy on one test set.
+
+    The interaction of models and samples is the error: ``F = (SSA / (L - 1)) / (SSAB / df2)``. With groups or weights,
+    groups take the place of samples, with their weighted numbers of right predictions.
 
     Parameters
     ----------
@@ -232,7 +271,9 @@ def looney_f_test(
         Predictions of two or more models.
     df2
         Degrees of freedom of the denominator: ``interaction`` is (L - 1)(n - 1), Looney's; ``samples`` is (L - 1) n, as
-        Kuncheva and mlxtend have it.
+        Kuncheva and mlxtend have it. It divides the interaction and is looked up alike.
+    groups, sample_weight
+        The group and the weight of each sample, as in `mcnemar`.
 
     Returns
     -------
@@ -255,19 +296,18 @@ def looney_f_test(
     (1.5, (2, 6))
     """
     check_choice("df2", df2, ("interaction", "samples"))
-    right = right_of(y_true, predictions).astype(float)
-    n, models = right.shape
+    rows = group_sums(right_of(y_true, predictions).astype(float), groups, sample_weight)
+    n, models = rows.shape
     if n < 2:
-        raise ValueError("y_true has one sample; it takes at least two")
-    mean = right.mean()
-    between_models = n * np.sum((right.mean(axis=0) - mean) ** 2)
-    between_samples = models * np.sum((right.mean(axis=1) - mean) ** 2)
-    # The mean square of zeros and ones is their mean, so the total is n L mean (1 - mean).
-    interaction = n * models * mean * (1 - mean) - between_models - between_samples
+        raise ValueError(f"{'y_true has one sample' if groups is None else 'groups is of one'}; it takes at least two")
+    of_model, mean = rows.mean(axis=0), rows.mean()
+    between_models = float(n * np.sum((of_model - mean) ** 2))
+    interaction = float(np.sum((rows - of_model - rows.mean(axis=1, keepdims=True) + mean) ** 2))
     df = (models - 1, (models - 1) * (n if df2 == "samples" else n - 1))
-    if interaction <= 1e-12 * n * models:
-        return LooneyFResult(0.0, 1.0, df) if between_models <= 1e-12 * n else LooneyFResult(np.inf, 0.0, df)
-    statistic = float((between_models / df[0]) / (interaction / df[1]))
+    slack = _ROUNDING * float(np.sum(rows**2))
+    if interaction <= slack:
+        return LooneyFResult(0.0, 1.0, df) if between_models <= slack else LooneyFResult(np.inf, 0.0, df)
+    statistic = (between_models / df[0]) / (interaction / df[1])
     return LooneyFResult(statistic, float(stats.f.sf(statistic, *df)), df)
 
 
@@ -277,7 +317,8 @@ def proportion_ztest(
     """Test whether two models, each with a test set of its own, have the same accuracy.
 
     The statistic is ``(p1 - p2) / sqrt(p (1 - p) (1 / n1 + 1 / n2))`` with the pooled accuracy p. It takes the two test
-    sets as independent: for two models on one test set use `mcnemar`.
+    sets as independent, and their samples too: for two models on one test set use `mcnemar`, for groups or weights
+    `unpaired_permutation_test`.
 
     Parameters
     ----------
@@ -318,79 +359,3 @@ def proportion_ztest(
     z = 0.0 if p1 == p2 else float((p1 - p2) / deviation)
     pvalue = {"two-sided": 2 * stats.norm.sf(abs(z)), "less": stats.norm.cdf(z), "greater": stats.norm.sf(z)}
     return ProportionZResult(z, float(pvalue[alternative]))
-
-
-def paired_permutation_test(
-    losses_1: ArrayLike,
-    losses_2: ArrayLike,
-    *,
-    n_permutations: int = 100_000,
-    alternative: Alternative = "two-sided",
-    random_state: int | np.random.Generator | None = None,
-) -> PermutationResult:
-    """Test whether two models have the same mean loss on one test set, by flipping the signs of the differences.
-
-    Parameters
-    ----------
-    losses_1, losses_2
-        A loss (or 0/1 correctness) of every sample by each model.
-    n_permutations
-        Random sign flips where more than 20 samples differ; with fewer all of them are gone through and p is exact.
-    alternative
-        ``two-sided``, or that the first mean loss is ``less`` or ``greater``.
-    random_state
-        Seed or generator of the flips.
-
-    Returns
-    -------
-    PermutationResult
-        The mean difference, and ``(1 + hits) / (1 + n_permutations)`` (or the exact share) as the p-value.
-
-    Raises
-    ------
-    ValueError
-        For losses that aren't finite or of unequal length, or an unknown alternative.
-
-    References
-    ----------
-    Raschka, arXiv 1811.12808, section 4 (permutation tests).
-
-    Examples
-    --------
-    >>> paired_permutation_test([1, 1, 1, 0, 0, 0], [0, 0, 0, 0, 0, 0]).pvalue
-    0.25
-    """
-    check_choice("alternative", alternative, ("two-sided", "less", "greater"))
-    first, second = finite_vector("losses_1", losses_1), finite_vector("losses_2", losses_2)
-    if first.shape != second.shape:
-        raise ValueError(f"losses_2 has shape {second.shape}; it takes that of losses_1, {first.shape}")
-    observed = float(np.mean(first - second))
-    differences = first - second
-    differences = differences[differences != 0]  # a zero doesn't change with its sign
-    total = differences.sum()
-    slack = 1e-12 * np.abs(differences).sum()  # of rounding, between sums that are equal
-    if len(differences) <= _MOST_EXACT_SIGNS:
-        sums = np.zeros(1)
-        for d in differences:
-            sums = np.concatenate([sums + d, sums - d])
-        return PermutationResult(observed, float(_as_extreme(sums, total, slack, alternative) / len(sums)), len(sums))
-    check_count("n_permutations", n_permutations)
-    rng = np.random.default_rng(random_state)
-    hits, done = 0, 0
-    while done < n_permutations:
-        rows = min(n_permutations - done, max(1, _ELEMENTS // len(differences)))
-        bits = np.unpackbits(
-            np.frombuffer(rng.bytes(rows * ((len(differences) + 7) // 8)), np.uint8).reshape(rows, -1), axis=1
-        )
-        signs = bits[:, : len(differences)].astype(float)
-        hits += _as_extreme(2 * (signs @ differences) - total, total, slack, alternative)
-        done += rows
-    return PermutationResult(observed, (1 + hits) / (1 + n_permutations), n_permutations)
-
-
-def _as_extreme(sums: np.ndarray, total: float, slack: float, alternative: Alternative) -> int:
-    if alternative == "less":
-        return int(np.sum(sums <= total + slack))
-    if alternative == "greater":
-        return int(np.sum(sums >= total - slack))
-    return int(np.sum(np.abs(sums) >= abs(total) - slack))

@@ -42,8 +42,12 @@ def refit_predictions(
     return np.concatenate(parts)
 
 
-def loo_predictions(estimator: Any, X: np.ndarray, y: np.ndarray) -> np.ndarray | None:
-    """Return each sample's prediction by the model fitted on all others; None where a class has a single sample."""
+def loo_predictions(estimator: Any, X: np.ndarray, y: np.ndarray, scale: np.ndarray | None = None) -> np.ndarray | None:
+    """Return each sample's prediction by the model fitted on all others; None where a class has a single sample.
+
+    With the scales (n, features) by which each fold's features are divided before the fit, the smoothing is a share of
+    the features' own variances, which are 1 on that scale.
+    """
     n = len(X)
     classes, member = np.unique(y, return_inverse=True)
     sizes = np.bincount(member).astype(float)
@@ -51,8 +55,11 @@ def loo_predictions(estimator: Any, X: np.ndarray, y: np.ndarray) -> np.ndarray 
         return None
     X = X - X.mean(axis=0)
     # Without one sample a sum of squares about the mean falls by n / (n - 1) times the square of its deviation.
-    spread = (np.sum(X**2, axis=0) - n / (n - 1) * X**2) / (n - 1)
-    epsilon = estimator.var_smoothing * spread.max(axis=1)[:, None]
+    if scale is None:
+        spread = (np.sum(X**2, axis=0) - n / (n - 1) * X**2) / (n - 1)
+        epsilon = estimator.var_smoothing * spread.max(axis=1)[:, None]
+    else:
+        epsilon = estimator.var_smoothing * scale**2
     scores = np.empty((n, len(classes)))
     for k, size in enumerate(sizes):
         mine = member == k

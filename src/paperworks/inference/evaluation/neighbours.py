@@ -55,3 +55,29 @@ def loo_predictions(estimator: Any, X: np.ndarray, y: np.ndarray) -> np.ndarray 
         return None
     # Without points to look at, scikit-learn asks for the training samples, none its own neighbour.
     return clone(estimator).fit(X, y).predict(None)
+
+
+def scaled_loo_predictions(estimator: Any, X: np.ndarray, y: np.ndarray, scale: np.ndarray) -> np.ndarray | None:
+    """Return each sample's prediction by its nearest others on its own scale, shape (n, features).
+
+    None for other distances than Euclid's or where there are too few samples.
+    """
+    n, k = len(X), estimator.n_neighbors
+    euclidean = estimator.metric == "euclidean" or (estimator.metric == "minkowski" and estimator.p == 2)
+    if n <= k or not euclidean or estimator.metric_params:
+        return None
+    classifies = type(estimator) is KNeighborsClassifier
+    classes, member = np.unique(y, return_inverse=True) if classifies else (None, None)
+    values = np.eye(len(classes))[member] if classes is not None else y.astype(float)[:, None]
+    X = X - X.mean(axis=0)
+    wanted = min(n - 1, k + 8)  # products of matrices round, so that a few more are looked at again
+    found = np.empty((n, k), dtype=int)
+    for rows in rounds_at_once(n, n + wanted * X.shape[1]):
+        points, weight = X[rows], scale[rows] ** -2
+        distance = weight @ (X**2).T - 2 * (weight * points) @ X.T
+        distance[np.arange(len(points)), np.arange(n)[rows]] = np.inf
+        near = np.sort(distance.argpartition(wanted - 1, axis=1)[:, :wanted], axis=1)
+        exact = np.sum(((points[:, None, :] - X[near]) / scale[rows][:, None, :]) ** 2, axis=-1)
+        found[rows] = np.take_along_axis(near, exact.argsort(axis=1, kind="stable")[:, :k], axis=1)
+    votes = values[found].sum(axis=1)
+    return classes[votes.argmax(axis=1)] if classes is not None else votes[:, 0] / k

@@ -6,21 +6,20 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.base import BaseEstimator, clone, is_classifier
+from sklearn.base import BaseEstimator, clone
 from sklearn.model_selection import (
     GridSearchCV,
     KFold,
-    ShuffleSplit,
     StratifiedKFold,
-    StratifiedShuffleSplit,
     cross_validate,
     train_test_split,
 )
 from sklearn.utils import check_random_state
 
 from paperworks.core.validation import check_count, check_number
-from paperworks.inference.evaluation.algorithms import RandomState, split_scores
-from paperworks.inference.evaluation.scoring import Scoring, scoring_of
+from paperworks.inference.evaluation.algorithms import split_scores
+from paperworks.inference.evaluation.scoring import SampleLoss, Scoring, classifies, scoring_of
+from paperworks.inference.evaluation.splits import RandomState, drawn_splits, random_parts
 
 
 def three_way_split(
@@ -79,12 +78,14 @@ def three_way_split(
 
 
 def repeated_holdout(
-    estimator: BaseEstimator,
+    estimator: Any,
     X: Any,
     y: ArrayLike,
     *,
     n_splits: int = 50,
     test_size: float = 0.3,
+    groups: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
     scoring: Scoring = None,
     n_jobs: int | None = None,
     random_state: RandomState = None,
@@ -99,7 +100,9 @@ def repeated_holdout(
         The data; classes are kept in proportion.
     n_splits, test_size
         Number of splits and share of the test samples.
-    scoring, n_jobs
+    groups
+        The group of each sample; groups stay together.
+    sample_weight, scoring, n_jobs
         As in `split_scores`.
     random_state
         Seed or generator of the splits.
@@ -128,9 +131,8 @@ def repeated_holdout(
     """
     check_count("n_splits", n_splits)
     check_number("test_size", test_size, gt=0, lt=1)
-    kind = StratifiedShuffleSplit if is_classifier(estimator) else ShuffleSplit
-    splits = list(kind(n_splits, test_size=test_size, random_state=random_state).split(X, y))
-    return split_scores(estimator, X, y, splits, scoring, n_jobs)
+    splits = drawn_splits(estimator, X, y, random_parts(n_splits, test_size, random_state), groups=groups)
+    return split_scores(estimator, X, y, splits, scoring, n_jobs, sample_weight=sample_weight)
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ class NestedCVResult:
 
 
 def nested_cv(
-    estimator: BaseEstimator,
+    estimator: Any,
     X: Any,
     y: ArrayLike,
     param_grid: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Sequence[Any]]] | None = None,
@@ -240,7 +242,9 @@ def nested_cv(
         if rule != "best" and not callable(rule):
             raise ValueError(f"rule is {rule!r}; it takes 'best' or a function of the search's results")
         scoring_of(estimator, scoring)
-        name = scoring or ("accuracy" if is_classifier(estimator) else "neg_mean_squared_error")
+        if isinstance(scoring, SampleLoss):
+            raise TypeError("scoring is a SampleLoss; the search of nested_cv takes a scorer of scikit-learn")
+        name = scoring or ("accuracy" if classifies(estimator) else "neg_mean_squared_error")
         inner = _folds(inner_cv, "inner_cv", estimator, rng)
         search = GridSearchCV(
             clone(estimator), param_grid, scoring=name, cv=inner, refit=rule if callable(rule) else True
@@ -297,8 +301,8 @@ def one_standard_error(complexity: Callable[[Mapping[str, Any]], float]) -> Call
     return rule
 
 
-def _folds(cv: Any, name: str, estimator: BaseEstimator, rng: np.random.RandomState) -> Any:
+def _folds(cv: Any, name: str, estimator: Any, rng: np.random.RandomState) -> Any:
     if not hasattr(cv, "__index__"):
         return cv
-    kind = StratifiedKFold if is_classifier(estimator) else KFold
+    kind = StratifiedKFold if classifies(estimator) else KFold
     return kind(check_count(name, cv, at_least=2), shuffle=True, random_state=rng.randint(2**31))

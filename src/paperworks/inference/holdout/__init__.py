@@ -7,7 +7,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
     {
         "attacks": ["FreedmanResult", "freedman_regression", "sign_vote", "sign_vote_accuracy"],
         "bounds": ["BoundMethod", "MaxInformation", "generalization_bound", "max_information", "required_n"],
-        "queries": ["BudgetExhausted", "EmpiricalAnswers", "NoisyAnswers", "SampleSplit", "StatisticalQueryOracle"],
+        "ladder": ["Ladder"],
+        "queries": ["EmpiricalAnswers", "NoisyAnswers", "SampleSplit", "StatisticalQueryOracle"],
         "rounds": ["EffectiveRounds", "SparseValidate"],
         "selection": ["ReusableHoldoutSelector", "agreeing_features", "thresholdout_scorer"],
         "sparse": ["SparseVector"],

@@ -9,29 +9,23 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from paperworks.core.validation import check_choice, check_count, check_number
-from paperworks.inference.noise import Noise, noise_from
+from paperworks.inference.privacy.accounting import approx_dp_from_zcdp
+from paperworks.inference.privacy.ledger import PrivateMechanism
+from paperworks.inference.privacy.noise import Noise
 
 Query = Callable[[Any], ArrayLike] | ArrayLike
 """A function from the samples to one value each, or those values."""
 
-
-class BudgetExhausted(RuntimeError):
-    """No further answer can be given without giving up what the earlier ones guarantee.
-
-    Examples
-    --------
-    >>> oracle = SampleSplit(np.zeros(10), m=1)
-    >>> oracle.answer(lambda x: x)
-    0.0
-    >>> oracle.answer(lambda x: x)
-    Traceback (most recent call last):
-    ...
-    paperworks.inference.holdout.queries.BudgetExhausted: all m = 1 queries are answered
-    """
+_EXACT = 2.0**53  # below it floating point adds whole numbers exactly
 
 
-class StatisticalQueryOracle(ABC):
+class StatisticalQueryOracle(PrivateMechanism, ABC):
     """Answers what the mean of a function over the population is, from samples that it keeps to itself.
+
+    Mechanisms with noise round the values to a grid before they add them up, so that one sample moves a sum by whole
+    steps, and the noise is whole steps too. A function is called with the samples themselves: take functions from those
+    only who may see these. Where the answers guarantee something, its values are cut off at the range, since to
+    refuse them would tell something of the samples; arrays of values out of the range are refused.
 
     Parameters
     ----------
@@ -39,28 +33,41 @@ class StatisticalQueryOracle(ABC):
         The samples; its first axis is theirs. A query that is a function gets it as it is.
     value_range
         Least and greatest value of a query; None takes any finite values.
+    granularity
+        Step of the grid of values; by default 2^-20 of the range's width.
     random_state
-        Source of noise: a NumPy generator, or None for the operating system's cryptographic source.
+        None takes noise from the operating system's cryptographic source. A NumPy generator makes it repeatable and is
+        for tests and simulations only: whoever knows its state takes the noise off.
 
     Raises
     ------
     ValueError
-        For no samples, or an empty range.
+        For no samples, an empty range, or a granularity too fine for sums to be exact.
     """
+
+    _is_private = False
 
     def __init__(
         self,
         data: ArrayLike,
         *,
         value_range: tuple[float, float] | None = (0.0, 1.0),
+        granularity: float | None = None,
         random_state: np.random.Generator | None = None,
     ) -> None:
         self._data = np.asarray(data)
         if not self._data.ndim or not len(self._data):
             raise ValueError(f"data has shape {self._data.shape}; it takes one or more samples along its first axis")
+        self._samples = len(self._data)  # of which a mean is taken
         self.value_range = check_range(value_range)
-        self.noise: Noise = noise_from(random_state)
+        self._low, high = self.value_range or (0.0, 1.0)
+        width = high - self._low
+        self.granularity = check_number("granularity", width / 2**20 if granularity is None else granularity, gt=0)
+        self._width = math.floor(width / self.granularity + 0.5)  # in steps: how far one sample moves a sum
+        self._check_exact(self._width)
+        self.noise = Noise(random_state)
         self.answered = 0
+        self._open(math.inf, "")
 
     @property
     def n(self) -> int:
@@ -82,8 +89,12 @@ class StatisticalQueryOracle(ABC):
         BudgetExhausted
             Where no further answer can be given.
         """
-        values = query(self._data) if callable(query) else query
-        return float(self.answer_all(np.reshape(np.asarray(values), (1, -1)))[0])
+        self._check_open()
+        if callable(query):
+            values = cut_off(query(self._data), self.value_range if self._is_private else None)
+        else:
+            values = np.asarray(query)
+        return float(self.answer_all(np.reshape(values, (1, -1)))[0])
 
     def answer_all(self, values: ArrayLike) -> np.ndarray:
         """Answer many queries in their order, given their values on the samples, of shape (m, n).
@@ -98,16 +109,48 @@ class StatisticalQueryOracle(ABC):
         ValueError
             For values outside the range, or another number of samples.
         BudgetExhausted
-            Where not all can be answered; then none is.
+            Where not all can be answered. Where that was known beforehand none is; else the error has the answers.
         """
-        rows = check_values("values", values, self.n, self.value_range)
-        answers = self._answers(rows)
-        self.answered += len(rows)
-        return answers
+        with self._lock:
+            self._check_open()
+            rows = check_values("values", values, self.n, self.value_range)
+            with self._charged(self._certain(len(rows))):
+                answers = self._answers(rows)
+                self.answered += len(rows)
+            return answers
+
+    def _certain(self, queries: int) -> float:
+        """Return what so many queries spend whatever the answers are."""
+        return 0
 
     @abstractmethod
     def _answers(self, values: np.ndarray) -> np.ndarray:
         """Answer checked queries (m, n)."""
+
+    def _steps(self, values: np.ndarray) -> np.ndarray:
+        """Return values in steps of the grid above the least value: whole numbers, as floats."""
+        steps = np.floor((values - self._low) / self.granularity + 0.5)
+        if self.value_range is None and steps.size:
+            self._check_exact(np.abs(steps).max())
+        return steps
+
+    def _sums(self, values: np.ndarray) -> np.ndarray:
+        """Return the sums of values (m, n) over the samples, in steps, exactly."""
+        return self._steps(values).sum(axis=1).astype(np.int64)
+
+    def _means(self, sums: np.ndarray) -> np.ndarray:
+        """Return means from sums in steps."""
+        return self._low + sums * (self.granularity / self._samples)
+
+    def _in_steps(self, of_mean: float) -> float:
+        """Return how many steps of a sum belong to this much of a mean."""
+        return of_mean * self._samples / self.granularity
+
+    def _check_exact(self, steps: float) -> None:
+        if steps * self._samples >= _EXACT:
+            raise ValueError(
+                f"granularity is {self.granularity:g}; with these values and samples it takes a coarser one"
+            )
 
 
 class EmpiricalAnswers(StatisticalQueryOracle):
@@ -153,11 +196,13 @@ class SampleSplit(StatisticalQueryOracle):
     def __init__(self, data: ArrayLike, m: int, **options: Any) -> None:
         super().__init__(data, **options)
         self.m = check_count("m", m, at_most=self.n)
+        self._open(self.m, f"all m = {self.m} queries are answered")
+
+    def _certain(self, queries: int) -> float:
+        return queries
 
     def _answers(self, values: np.ndarray) -> np.ndarray:
         parts = np.arange(self.answered, self.answered + len(values))
-        if self.answered + len(values) > self.m:
-            raise BudgetExhausted(f"all m = {self.m} queries are answered")
         cuts = np.arange(self.m + 1) * self.n // self.m
         sums = np.concatenate([np.zeros((len(values), 1)), np.cumsum(values, axis=1)], axis=1)
         rows = np.arange(len(values))
@@ -169,7 +214,7 @@ class NoisyAnswers(StatisticalQueryOracle):
 
     Parameters
     ----------
-    data, value_range, random_state
+    data, value_range, granularity, random_state
         As in `StatisticalQueryOracle`.
     noise_scale
         Standard deviation of Gaussian noise, or the scale of Laplace noise. By default
@@ -193,8 +238,10 @@ class NoisyAnswers(StatisticalQueryOracle):
     --------
     >>> oracle = NoisyAnswers([0.0, 0.5, 1.0], noise_scale=0.01, random_state=np.random.default_rng(0))
     >>> round(oracle.answer(lambda x: x), 3)
-    0.501
+    0.491
     """
+
+    _is_private = True
 
     def __init__(
         self,
@@ -210,13 +257,13 @@ class NoisyAnswers(StatisticalQueryOracle):
         if noise_scale is None:
             if m is None:
                 raise ValueError("noise_scale is None; it takes a positive number, or m, the number of queries")
-            noise_scale = self._width() * (2 * check_count("m", m) / math.pi) ** 0.25 / math.sqrt(self.n)
+            noise_scale = width_of(self.value_range) * (2 * check_count("m", m) / math.pi) ** 0.25 / math.sqrt(self.n)
         self.noise_scale = check_number("noise_scale", noise_scale, gt=0)
 
     def privacy(self, delta: float = 1e-6) -> dict[str, float]:
         """Return the privacy of all answers so far: epsilon at this delta, and rho of zCDP.
 
-        Gaussian noise composes in rho; Laplace noise by the better of basic and advanced composition.
+        Gaussian noise composes in rho; Laplace noise by the better of the sum of epsilon and of rho.
 
         Returns
         -------
@@ -228,22 +275,18 @@ class NoisyAnswers(StatisticalQueryOracle):
         ValueError
             For a delta outside (0, 1), or queries of any range.
         """
-        log = -math.log(check_number("delta", delta, gt=0, lt=1))
-        each, m = self._width() / self.n / self.noise_scale, self.answered
-        if self.kind == "gaussian":
-            rho = m * each**2 / 2
-            return {"rho": rho, "epsilon": rho + 2 * math.sqrt(rho * log), "delta": delta}
-        advanced = math.sqrt(2 * m * log) * each + m * each * math.expm1(each)
-        if m * each <= advanced:
-            return {"rho": m * each**2 / 2, "epsilon": m * each, "delta": 0.0}
-        return {"rho": m * each**2 / 2, "epsilon": advanced, "delta": delta}
+        check_number("delta", delta, gt=0, lt=1)
+        width_of(self.value_range)
+        each, m = self._width / self._in_steps(self.noise_scale), self.answered
+        rho = m * each**2 / 2
+        epsilon = approx_dp_from_zcdp(rho, delta) if m else 0.0
+        if self.kind == "laplace" and m * each <= epsilon:
+            return {"rho": rho, "epsilon": m * each, "delta": 0.0}
+        return {"rho": rho, "epsilon": epsilon, "delta": delta}
 
     def _answers(self, values: np.ndarray) -> np.ndarray:
         draw = self.noise.gaussian if self.kind == "gaussian" else self.noise.laplace
-        return values.mean(axis=1) + draw(self.noise_scale, len(values), whole=False)
-
-    def _width(self) -> float:
-        return width_of(self.value_range)
+        return self._means(self._sums(values) + draw(self._in_steps(self.noise_scale), len(values)))
 
 
 def check_range(value_range: tuple[float, float] | None) -> tuple[float, float] | None:
@@ -271,6 +314,18 @@ def width_of(value_range: tuple[float, float] | None) -> float:
     if value_range is None:
         raise ValueError("value_range is None; privacy takes the least and greatest value of a query")
     return value_range[1] - value_range[0]
+
+
+def cut_off(values: ArrayLike, value_range: tuple[float, float] | None) -> np.ndarray:
+    """Return values within the range, at whose ends those beyond it are; NaN counts as the least value.
+
+    Examples
+    --------
+    >>> cut_off([0.5, 7.0, math.nan], (0.0, 1.0))
+    array([0.5, 1. , 0. ])
+    """
+    found = np.asarray(values, dtype=float)
+    return found if value_range is None else np.clip(np.where(np.isnan(found), value_range[0], found), *value_range)
 
 
 def check_values(name: str, values: ArrayLike, n: int | None, value_range: tuple[float, float] | None) -> np.ndarray:

@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from paperworks.core.validation import check_count, check_number
-from paperworks.inference.holdout.queries import BudgetExhausted, Query, StatisticalQueryOracle, check_values
+from paperworks.inference.holdout.queries import Query, StatisticalQueryOracle, check_values, cut_off
+from paperworks.inference.privacy.ledger import BudgetExhausted, PrivateMechanism
 
 
-class SparseValidate:
+class SparseValidate(PrivateMechanism):
     """Answers yes-or-no questions about the samples exactly, until `budget` of them were answered yes.
 
     What an analyst can learn is where those answers fell, so there are at most ``(m + 1)^budget`` courses the analysis
@@ -49,7 +50,12 @@ class SparseValidate:
         self.m = check_count("m", m)
         self.budget = check_count("budget", budget)
         self.asked = 0
-        self.remaining = self.budget
+        self._open(self.budget, "")
+
+    @property
+    def remaining(self) -> int:
+        """How many questions may still be answered yes."""
+        return int(self._remaining)
 
     def ask(self, question: Callable[[Any], bool]) -> bool:
         """Return the answer of the samples to a question.
@@ -64,12 +70,18 @@ class SparseValidate:
         BudgetExhausted
             After `m` questions, or `budget` answers of yes.
         """
-        if self.asked >= self.m or self.remaining < 1:
-            raise BudgetExhausted(f"{self.asked} of m = {self.m} questions are asked and {self.remaining} may be true")
-        self.asked += 1
-        found = bool(question(self._data))
-        self.remaining -= found
-        return found
+        with self._lock:
+            if self.asked >= self.m:
+                raise BudgetExhausted(self._said())
+            with self._charged():
+                self.asked += 1
+                found = bool(question(self._data))
+                self._spend(found)
+                self._exhausted = self._said()
+            return found
+
+    def _said(self) -> str:
+        return f"{self.asked} of m = {self.m} questions are asked and {self.remaining} may be true"
 
     def differs(self, query: Query, guess: float, tau: float, value_range: tuple[float, float] = (0.0, 1.0)) -> bool:
         """Ask whether the mean of a query differs from a guess by more than `tau`.
@@ -77,7 +89,7 @@ class SparseValidate:
         Parameters
         ----------
         query
-            Gives one value for each sample, within `value_range`.
+            Gives one value for each sample, within `value_range`; those of a function are cut off at its ends.
         guess
             What the mean is taken to be, in the unit of the values.
         tau
@@ -99,9 +111,14 @@ class SparseValidate:
         """
         check_number("guess", guess)
         check_number("tau", tau, gt=0)
-        values = np.reshape(np.asarray(query(self._data) if callable(query) else query), (1, -1))
-        mean = check_values("query", values, len(self._data), value_range).mean()
-        return self.ask(lambda data: abs(mean - guess) > tau)
+        if not callable(query):
+            query = check_values("query", np.reshape(query, (1, -1)), len(self._data), value_range)[0]
+
+        def question(data: np.ndarray) -> bool:
+            values = cut_off(query(data) if callable(query) else query, value_range)
+            return bool(abs(values.mean() - guess) > tau)
+
+        return self.ask(question)
 
     def failure_bound(self, beta: float) -> float:
         """Return the probability that any answer is wrong, where each question alone is with probability `beta`.
@@ -148,29 +165,35 @@ class EffectiveRounds(StatisticalQueryOracle):
     (0.5, 0)
     """
 
+    _is_private = True
+
     def __init__(self, data: ArrayLike, r: int, *, tau: float, validation_size: float = 0.5, **options: Any) -> None:
         super().__init__(data, **options)
         validating = round(self.n * check_number("validation_size", validation_size, gt=0, lt=1))
         self.r = check_count("r", r, at_most=max(1, self.n - validating))
         self.tau = check_number("tau", tau, gt=0)
         self._cuts = np.arange(self.r + 1) * (self.n - validating) // self.r
-        self.round = 0
+        self._open(self.r, f"all r = {self.r} rounds are over")
+
+    @property
+    def round(self) -> int:
+        """How many parts were found overfitted."""
+        return int(self._spent)
 
     def _answers(self, values: np.ndarray) -> np.ndarray:
         # The means of all queries over all parts at once; then only the exceedances are gone through one by one.
         parts = np.add.reduceat(values[:, : self._cuts[-1]], self._cuts[:-1], axis=1) / np.diff(self._cuts)
         gaps = np.abs(parts - values[:, self._cuts[-1] :].mean(axis=1)[:, None])
-        answers, start, current = np.empty(len(values)), 0, self.round
+        answers, start = np.full(len(values), np.nan), 0
         while start < len(values):
-            over = gaps[start:, current] > 0.75 * self.tau
+            over = gaps[start:, self.round] > 0.75 * self.tau
             end = start + int(over.argmax()) if over.any() else len(values)
-            answers[start:end] = parts[start:end, current]
+            answers[start:end] = parts[start:end, self.round]
             if end < len(values):
-                current += 1
-                if current == self.r:
-                    raise BudgetExhausted(f"all r = {self.r} rounds are over")
-                answers[end] = parts[end, current]
+                self._spend(1)
+                if self.round == self.r:
+                    raise BudgetExhausted(self._exhausted, answers)
+                answers[end] = parts[end, self.round]
                 end += 1
             start = end
-        self.round = current
         return answers

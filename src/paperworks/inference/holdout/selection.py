@@ -33,7 +33,7 @@ def thresholdout_scorer(
     Parameters
     ----------
     reusable
-        Its noise has to fit the metric: its default, one standard error of a mean of zeros and ones, fits accuracy.
+        Its threshold and noise have to fit the metric: the default ones fit accuracy.
     X_train, y_train
         What the estimators are trained on.
     scoring
@@ -60,8 +60,8 @@ def thresholdout_scorer(
     >>> X, y = rng.normal(size=(400, 5)), rng.integers(0, 2, 400)
     >>> reusable = ReusableHoldout(X[:200], X[200:], random_state=rng)
     >>> score = thresholdout_scorer(reusable, X[:200], y[:200])
-    >>> round(score(DecisionTreeClassifier().fit(X[:200], y[:200]), X[200:], y[200:]), 1)  # it scores 1 in training
-    0.5
+    >>> 0.4 < score(DecisionTreeClassifier().fit(X[:200], y[:200]), X[200:], y[200:]) < 0.65  # it scores 1 in training
+    True
     """
     if isinstance(scoring, str):
         scoring = check_scoring(scoring=scoring)
@@ -141,7 +141,7 @@ class ReusableHoldoutSelector(SelectorMixin, BaseEstimator):
     noise
         ``gaussian`` or ``laplace``.
     random_state
-        Seed of the split and the noise.
+        Seed of the split and the noise, for tests and simulations; None takes noise that nobody can repeat.
 
     Attributes
     ----------
@@ -150,7 +150,8 @@ class ReusableHoldoutSelector(SelectorMixin, BaseEstimator):
     correlations_
         Shape (d,): the correlations as the reusable holdout answered them.
     reusable_holdout_
-        The reusable holdout, for further questions such as the accuracy of a model on these features.
+        The reusable holdout, for further questions such as the accuracy of a model on these features. It isn't copied
+        or pickled with the selector, since the copy would answer anew.
     holdout_
         Indices of the samples held out.
 
@@ -205,7 +206,9 @@ class ReusableHoldoutSelector(SelectorMixin, BaseEstimator):
         target = _as_numbers(column_or_1d(target))
         check_number("holdout_size", self.holdout_size, gt=0, lt=1)
         rng = check_random_state(self.random_state)
-        train, self.holdout_ = train_test_split(np.arange(len(features)), test_size=self.holdout_size, random_state=rng)
+        # The split is of samples in the order of their values: the order they came in has no part in it.
+        samples = np.lexsort([*features.T, target])
+        train, self.holdout_ = train_test_split(samples, test_size=self.holdout_size, random_state=rng)
         error = 1 / math.sqrt(len(self.holdout_))
         columns = np.column_stack([features, target])
         centre, spread = columns[train].mean(axis=0), columns[train].std(axis=0)
@@ -216,11 +219,14 @@ class ReusableHoldoutSelector(SelectorMixin, BaseEstimator):
             noise_scale=check_number("noise_scale", self.noise_scale, gt=0) * error,
             noise=self.noise,
             value_range=None,
-            random_state=np.random.default_rng(rng.randint(2**31)),
+            random_state=None if self.random_state is None else np.random.default_rng(rng.randint(2**31)),
         )
         self.correlations_ = self.reusable_holdout_.query_means(on_train, on_holdout)
         self.weights_ = agreeing_features(on_train, self.correlations_, self.k, self.floor * error)
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in super().__getstate__().items() if name != "reusable_holdout_"}
 
     def _get_support_mask(self) -> np.ndarray:
         check_is_fitted(self)

@@ -1,13 +1,15 @@
 """Which of many queries are above a threshold: privacy is paid for those only."""
 
+import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from paperworks.core.validation import check_count, check_number
-from paperworks.inference.holdout.queries import BudgetExhausted, StatisticalQueryOracle
+from paperworks.inference.holdout.queries import StatisticalQueryOracle
+from paperworks.inference.privacy.ledger import BudgetExhausted
 
 
 class Scan(NamedTuple):
@@ -46,11 +48,13 @@ class SparseVector(StatisticalQueryOracle):
     """Tells which queries are above a threshold, for a privacy that doesn't depend on how many are not.
 
     A query is above where its mean plus Laplace noise of scale ``4 c D / epsilon`` exceeds a threshold with Laplace
-    noise of scale ``2 c D / epsilon`` that is drawn anew after each positive, D being the sensitivity of a mean.
+    noise of scale ``2 c D / epsilon`` that is drawn anew after each positive, D being the sensitivity of a mean. After
+    `c` positives nothing is answered: of many queries those after the last positive are NaN, in the answers that come
+    with `BudgetExhausted`.
 
     Parameters
     ----------
-    data, value_range, random_state
+    data, value_range, granularity, random_state
         As in `StatisticalQueryOracle`.
     threshold
         Threshold of the mean.
@@ -79,6 +83,8 @@ class SparseVector(StatisticalQueryOracle):
     (1.0, 0.0)
     """
 
+    _is_private = True
+
     def __init__(
         self,
         data: ArrayLike,
@@ -88,31 +94,49 @@ class SparseVector(StatisticalQueryOracle):
         c: int,
         numeric: bool = False,
         value_range: tuple[float, float] = (0.0, 1.0),
+        granularity: float | None = None,
         random_state: np.random.Generator | None = None,
     ) -> None:
-        super().__init__(data, value_range=value_range, random_state=random_state)
+        super().__init__(data, value_range=value_range, granularity=granularity, random_state=random_state)
         self.threshold = check_number("threshold", threshold)
         self.epsilon = check_number("epsilon", epsilon, gt=0)
         self.c = check_count("c", c)
         self.numeric = numeric
-        self.remaining = self.c
-        share = 8 / 9 if numeric else 1.0
-        self._scale = self.c * (value_range[1] - value_range[0]) / self.n / self.epsilon
-        self._comparison = self._scale / share
+        self._open(self.c, f"c = {self.c} queries were above the threshold")
+        self._scale = self.c * self._width / self.epsilon  # in steps of a sum
+        self._comparison = self._scale / (8 / 9 if numeric else 1.0)
         self._noisy_threshold = self._redraw()
 
+    @property
+    def remaining(self) -> int:
+        """How many queries may still be found above."""
+        return int(self._remaining)
+
+    def privacy(self, delta: float = 1e-6) -> dict[str, float]:
+        """Return the guarantee of the whole interaction, which is pure at any `delta`.
+
+        Returns
+        -------
+        dict[str, float]
+            Values under ``epsilon``, ``delta`` and ``rho``.
+        """
+        return {"epsilon": self.epsilon, "delta": 0.0, "rho": self.epsilon**2 / 2}
+
     def _redraw(self) -> float:
-        return self.threshold + float(self.noise.laplace(2 * self._comparison, 1, whole=False)[0])
+        threshold = math.floor(self._in_steps(self.threshold - self._low))  # whole sums are above it where above this
+        return threshold + int(self.noise.laplace(2 * self._comparison, 1)[0])
 
     def _answers(self, values: np.ndarray) -> np.ndarray:
-        means = values.mean(axis=1)
-        noisy = means + self.noise.laplace(4 * self._comparison, len(means), whole=False)
-        found = scan(noisy, self._noisy_threshold, self._redraw, self.remaining)
-        if found.looked_at < len(means):
-            raise BudgetExhausted(f"c = {self.c} queries were above the threshold")
-        self.remaining -= int(found.exceeded.sum())
+        sums = self._sums(values)
+        noisy = sums + self.noise.laplace(4 * self._comparison, len(sums))
+        found = scan(noisy, self._noisy_threshold, self._redraw, self._remaining)
+        self._spend(int(found.exceeded.sum()))
         self._noisy_threshold = found.threshold
-        if not self.numeric:
-            return found.exceeded.astype(float)
-        released: Any = means + self.noise.laplace(9 * self._scale, len(means), whole=False)
-        return np.where(found.exceeded, released, np.nan)
+        answers = np.full(len(sums), np.nan) if self.numeric else found.exceeded.astype(float)
+        if self.numeric:
+            above = sums[found.exceeded]
+            answers[found.exceeded] = self._means(above + self.noise.laplace(9 * self._scale, len(above)))
+        if found.looked_at < len(sums):
+            answers[found.looked_at :] = np.nan
+            raise BudgetExhausted(self._exhausted, answers)
+        return answers

@@ -1,6 +1,7 @@
 """The reusable holdout: training answers where the holdout agrees, noisy holdout answers where it doesn't."""
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -8,9 +9,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from paperworks.core.validation import check_choice, check_count, check_number
-from paperworks.inference.holdout.queries import BudgetExhausted, check_range, check_values
+from paperworks.inference.holdout.bounds import generalization_bound
+from paperworks.inference.holdout.queries import check_range, check_values, cut_off
 from paperworks.inference.holdout.sparse import scan
-from paperworks.inference.noise import noise_from
+from paperworks.inference.privacy.accounting import approx_dp_from_zcdp
+from paperworks.inference.privacy.ledger import BudgetExhausted, PrivateMechanism
+from paperworks.inference.privacy.noise import Noise
+
+_BETA = 0.05  # of the union bounds that defaults and warnings rest on
 
 
 class Transcript(NamedTuple):
@@ -33,42 +39,59 @@ class Transcript(NamedTuple):
     exceeded: np.ndarray
 
 
-class ReusableHoldout:
+class ReusableHoldout(PrivateMechanism):
     """Answers queries by their training mean, and from the holdout, with noise, where the two differ too much.
 
     A query costs nothing as long as the training data don't overfit it. With ``noise="laplace"`` this is Thresholdout:
     the threshold has noise of scale ``2 s`` that is drawn anew after each exceedance, each comparison noise of scale
     ``4 s`` and each answer from the holdout noise of scale s. With ``noise="gaussian"`` comparisons and answers have
-    Gaussian noise of standard deviation s and the threshold has none, as in the published experiment.
+    Gaussian noise of standard deviation s and the threshold has none, as in the published experiment. Means of the
+    holdout are rounded to the grid, and the noise is whole steps of it.
 
     The guarantee is about the holdout: keep it untouched otherwise. A training mean is certified to within the
-    threshold only. Choose a threshold of a few standard errors of the difference of two means, and a noise well below
-    it; the defaults are those of the published experiment. For a metric other than a mean of values use `query_means`
-    with noise of the metric's own standard error.
+    threshold only. For m questions that don't depend on the answers, a plain holdout is within a union bound
+    ``U = sqrt(ln(40 m) / 2 n)`` of the truth. By default half of U is the threshold, and the noise is as large as
+    keeps all comparisons within the other half, with probability .95. Settings that allow more than U are warned of:
+    such answers are further from the truth than those of the plain holdout. On a small holdout the default noise gives
+    next to no privacy, and its answers are about those of the plain holdout; `Ladder` tells less there. What
+    the experiment of Science (2015) used, a threshold of 4 / sqrt(n) and noise of 1 / sqrt(n), is for thousands of
+    samples.
+
+    For a metric other than a mean of values use `query_means` with noise of the metric's own standard error.
 
     Parameters
     ----------
     train, holdout
         The two samples, for queries that are functions. They may be left out where only values are passed.
     threshold
-        How much the means may differ; by default 4 / sqrt(n), n being the size of the holdout.
+        How much the means may differ; by default chosen from the size of the holdout and `m`.
     noise_scale
-        The noise s; by default 1 / sqrt(n).
+        The noise s; by default the same.
     budget
         Number of answers from the holdout; None for no limit.
     noise
         ``laplace`` or ``gaussian``.
     value_range
         Least and greatest value of a query; None takes any finite values.
+    m
+        Number of queries to expect, for the defaults and the warning.
     exhausted
         After the budget is spent, ``raise`` `BudgetExhausted` or answer ``nan``.
+    granularity
+        Step of the grid of means; by default at most 2^-30 of the noise.
     random_state
-        Source of noise: a NumPy generator, or None for the operating system's cryptographic source.
+        None takes noise from the operating system's cryptographic source. A NumPy generator makes it repeatable and is
+        for tests and simulations only: whoever knows its state takes the noise off.
 
     Raises
     ------
     ValueError
         For a threshold or noise scale that isn't positive, a negative budget, or defaults without a holdout.
+
+    Warns
+    -----
+    UserWarning
+        Where the threshold and the noise allow more than a union bound for a plain holdout.
 
     References
     ----------
@@ -78,8 +101,8 @@ class ReusableHoldout:
     --------
     >>> rng = np.random.default_rng(0)
     >>> reusable = ReusableHoldout(rng.normal(size=1000), rng.normal(size=1000), random_state=rng)
-    >>> round(reusable.query(lambda x: x > 0), 2), reusable.transcript.exceeded
-    (0.47, array([False]))
+    >>> round(reusable.query(lambda x: x > 1), 2), reusable.transcript.exceeded
+    (0.15, array([False]))
     """
 
     def __init__(
@@ -92,24 +115,40 @@ class ReusableHoldout:
         budget: int | None = None,
         noise: Literal["laplace", "gaussian"] = "laplace",
         value_range: tuple[float, float] | None = (0.0, 1.0),
+        m: int = 100,
         exhausted: Literal["raise", "nan"] = "raise",
+        granularity: float | None = None,
         random_state: np.random.Generator | None = None,
     ) -> None:
         if (threshold is None or noise_scale is None) and holdout is None:
             raise ValueError("threshold and noise_scale are None; without a holdout it takes both")
-        error = 1 / math.sqrt(len(holdout)) if holdout is not None else math.nan
-        self.threshold = check_number("threshold", 4 * error if threshold is None else threshold, gt=0)
-        self.noise_scale = check_number("noise_scale", error if noise_scale is None else noise_scale, gt=0)
-        self.budget = math.inf if budget is None else check_count("budget", budget, at_least=0)
         self.kind = check_choice("noise", noise, ("laplace", "gaussian"))
         self.value_range = check_range(value_range)
+        self.m = check_count("m", m)
+        union = math.inf
+        if holdout is not None:
+            union = self._span * generalization_bound("hoeffding", n=len(holdout), m=self.m, beta=_BETA)
+        self.threshold = check_number("threshold", union / 2 if threshold is None else threshold, gt=0)
+        default = union / 2 / self._reach_of_noise()
+        self.noise_scale = check_number("noise_scale", default if noise_scale is None else noise_scale, gt=0)
+        allowed = self.threshold + self.noise_scale * self._reach_of_noise()
+        if allowed > union * (1 + 1e-9):
+            warnings.warn(
+                f"threshold and noise let answers be {allowed:.3g} from the holdout's; with {len(holdout)} samples a "
+                f"plain union bound over m = {self.m} questions that don't depend on answers is {union:.3g}. The "
+                "defaults stay within it",
+                stacklevel=2,
+            )
+        self.budget = math.inf if budget is None else check_count("budget", budget, at_least=0)
         self.exhausted = check_choice("exhausted", exhausted, ("raise", "nan"))
+        fine = 2.0 ** (math.frexp(self.noise_scale)[1] - 31) if granularity is None else granularity
+        self.granularity = check_number("granularity", fine, gt=0)
         self._train, self._holdout = train, holdout
-        self._noise = noise_from(random_state)
+        self._noise = Noise(random_state)
         self._noisy_threshold = self._redraw()
         self._answers: list[np.ndarray] = []
         self._exceeded: list[np.ndarray] = []
-        self.remaining_budget = self.budget
+        self._open(self.budget, f"the budget of {self.budget} answers from the holdout is spent")
 
     @classmethod
     def from_tolerance(
@@ -159,7 +198,14 @@ class ReusableHoldout:
             raise ValueError(
                 f"n is {n}; tau = {tau:g} with beta = {beta:g} and m = {m} takes {math.ceil(least)} or more"
             )
-        return cls(train, holdout, threshold=0.75 * tau, noise_scale=scale, budget=budget, noise="laplace", **options)
+        made = cls(None, None, threshold=0.75 * tau, noise_scale=scale, budget=budget, noise="laplace", m=m, **options)
+        made._train, made._holdout = train, holdout  # such constants are looser than a union bound at any n
+        return made
+
+    @property
+    def remaining_budget(self) -> float:
+        """How many answers may still come from the holdout."""
+        return self._remaining
 
     @property
     def transcript(self) -> Transcript:
@@ -190,8 +236,10 @@ class ReusableHoldout:
         """
         if self._train is None or self._holdout is None:
             raise ValueError("phi takes train and holdout data, which were not given; use query_values")
-        values = (np.reshape(np.asarray(phi(data)), (1, -1)) for data in (self._train, self._holdout))
-        return float(self.query_values(*values)[0])
+        self._check_open_or_nan()
+        # To refuse values of the holdout would tell something of it.
+        values = phi(self._train), cut_off(phi(self._holdout), self.value_range)
+        return float(self.query_values(*(np.reshape(np.asarray(v), (1, -1)) for v in values))[0])
 
     def query_values(self, train_values: ArrayLike, holdout_values: ArrayLike) -> np.ndarray:
         """Answer many queries in their order, given their values (m, samples) on the two samples.
@@ -213,7 +261,7 @@ class ReusableHoldout:
         ValueError
             For values outside the range, or numbers of queries that differ.
         BudgetExhausted
-            Where the budget is spent before the last of them; `transcript` has the answers up to there.
+            Where the budget is spent before the last of them; it and `transcript` have the answers up to there.
         """
         train = check_values("train_values", train_values, _size(self._train), self.value_range)
         holdout = check_values("holdout_values", holdout_values, _size(self._holdout), self.value_range)
@@ -248,18 +296,45 @@ class ReusableHoldout:
             )
         if not (np.all(np.isfinite(train)) and np.all(np.isfinite(holdout))):
             raise ValueError("train_means and holdout_means take finite numbers only")
-        gaps = np.abs(holdout - train) - self._draw(4 if self.kind == "laplace" else 1, len(train))
-        found = scan(gaps, self._noisy_threshold, self._redraw, self.remaining_budget)
+        with self._lock:
+            if self._is_over_and_nan():
+                answers, exceeded, known = np.full(len(train), np.nan), np.zeros(len(train), dtype=bool), len(train)
+            else:
+                steps = self._steps(train), self._steps(holdout)
+                with self._charged():
+                    answers, exceeded, known = self._looked_up(train, *steps)
+            self._answers.append(answers[:known])
+            self._exceeded.append(exceeded[:known])
+            if known < len(train):
+                raise BudgetExhausted(self._exhausted, answers)
+            return answers
+
+    def _looked_up(
+        self, train: np.ndarray, train_steps: np.ndarray, holdout: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, int]:
+        """Return answers, which of them came from the holdout, and how many of them are known."""
+        gaps = np.abs(holdout - train_steps) - self._draw(4 if self.kind == "laplace" else 1, len(train))
+        found = scan(gaps, self._noisy_threshold, self._redraw, self._remaining)
         self._noisy_threshold = found.threshold
-        self.remaining_budget -= int(found.exceeded.sum())
-        answers = np.where(found.exceeded, holdout + self._draw(1, len(train)), train)
+        self._spend(int(found.exceeded.sum()))
+        answers = train.copy()
+        above = holdout[found.exceeded]
+        answers[found.exceeded] = (above + self._draw(1, len(above))) * self.granularity
         answers[found.looked_at :] = np.nan
-        known = len(train) if self.exhausted == "nan" else found.looked_at
-        self._answers.append(answers[:known])
-        self._exceeded.append(found.exceeded[:known])
-        if known < len(train):
-            raise BudgetExhausted(f"the budget of {self.budget} answers from the holdout is spent")
-        return answers
+        return answers, found.exceeded, len(train) if self.exhausted == "nan" else found.looked_at
+
+    def _is_over_and_nan(self) -> bool:
+        return self.exhausted == "nan" and self._closed == self._exhausted
+
+    def _check_open_or_nan(self) -> None:
+        if not self._is_over_and_nan():
+            self._check_open()
+
+    def _steps(self, means: np.ndarray) -> np.ndarray:
+        steps = np.floor(means / self.granularity + 0.5)
+        if steps.size and np.abs(steps).max() >= 2.0**61:
+            raise ValueError(f"granularity is {self.granularity:g}; with such means it takes a coarser one")
+        return steps.astype(np.int64)
 
     def privacy(self, n: int, delta: float = 0.0) -> float:
         """Return the epsilon of the differential privacy of all answers with respect to a holdout of n samples.
@@ -283,22 +358,34 @@ class ReusableHoldout:
 
         References
         ----------
-        Dwork et al., arXiv 1506.02629, lemmas 23 and 24.
+        Dwork et al., arXiv 1506.02629, lemmas 23 and 24, with the composition of zCDP for a delta.
         """
         if self.kind == "gaussian" or self.budget == math.inf:
             raise ValueError("privacy takes Laplace noise and a budget")
         check_number("delta", delta, ge=0, lt=1)
-        width = 1.0 if self.value_range is None else self.value_range[1] - self.value_range[0]
-        each = width / (self.noise_scale * check_count("n", n))
+        # By how many steps a sample moves a mean: both are rounded, and were computed in floating point.
+        moved = math.ceil(self._span / check_count("n", n) / self.granularity) + 1
+        each = moved * self.granularity / self.noise_scale
         basic = 2 * self.budget * each
-        return basic if not delta else min(basic, math.sqrt(32 * self.budget * math.log(2 / delta)) * each)
+        # Between one exceedance and the next all comparisons and the answer are differentially private with 2 each.
+        return min(basic, approx_dp_from_zcdp(2 * self.budget * each**2, delta)) if delta and self.budget else basic
+
+    @property
+    def _span(self) -> float:
+        return 1.0 if self.value_range is None else self.value_range[1] - self.value_range[0]
+
+    def _reach_of_noise(self) -> float:
+        """Return what the noise of m comparisons stays below with probability .95, in units of its scale."""
+        log = math.log(2 * self.m / _BETA)
+        return 4 * log + 2 * math.log(2 / _BETA) if self.kind == "laplace" else math.sqrt(2 * log)
 
     def _redraw(self) -> float:
-        return self.threshold + (float(self._draw(2, 1)[0]) if self.kind == "laplace" else 0.0)
+        threshold = math.floor(self.threshold / self.granularity)
+        return threshold + (int(self._draw(2, 1)[0]) if self.kind == "laplace" else 0)
 
     def _draw(self, times: float, size: int) -> np.ndarray:
         draw = self._noise.laplace if self.kind == "laplace" else self._noise.gaussian
-        return draw(times * self.noise_scale, size, whole=False)
+        return draw(times * self.noise_scale / self.granularity, size)
 
 
 def _size(sample: Any) -> int | None:

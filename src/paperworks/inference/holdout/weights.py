@@ -6,7 +6,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from paperworks.core.validation import check_count, check_number
-from paperworks.inference.holdout.queries import BudgetExhausted, StatisticalQueryOracle
+from paperworks.inference.holdout.queries import StatisticalQueryOracle
+from paperworks.inference.privacy.accounting import approx_dp_from_zcdp
+from paperworks.inference.privacy.ledger import BudgetExhausted
 
 _BLOCK = 256
 
@@ -16,7 +18,8 @@ class PrivateMultiplicativeWeights(StatisticalQueryOracle):
 
     Where a query's mean on the samples and on the hypothesis differ by more than a noisy threshold, the answer is the
     samples' mean plus Gaussian noise, and the hypothesis is updated; otherwise the answer is the hypothesis' mean,
-    which costs no privacy. There can be at most ``4 ln N / alpha^2`` updates by more than alpha, so that the error
+    which costs no privacy. After `max_updates` nothing is answered, since each comparison would cost; the `hypothesis`
+    stays public. There can be at most ``4 ln N / alpha^2`` updates by more than alpha, so that the error
     grows with the logarithm of the number of queries only.
 
     Parameters
@@ -35,8 +38,8 @@ class PrivateMultiplicativeWeights(StatisticalQueryOracle):
         Number of updates; by default ``ceil(4 ln N / threshold^2)``.
     lr
         Step size of the updates; by default half the threshold.
-    random_state
-        Source of noise: a NumPy generator, or None for the operating system's cryptographic source.
+    granularity, random_state
+        As in `StatisticalQueryOracle`.
 
     Raises
     ------
@@ -54,7 +57,7 @@ class PrivateMultiplicativeWeights(StatisticalQueryOracle):
     >>> scales = {"threshold": 0.05, "comparison_scale": 0.005, "noise_scale": 0.005}
     >>> pmw = PrivateMultiplicativeWeights(samples, 16, **scales, random_state=rng)
     >>> round(pmw.answer(lambda x: x < 4), 2), pmw.updates
-    (0.66, 1)
+    (0.65, 1)
     """
 
     def __init__(
@@ -67,17 +70,19 @@ class PrivateMultiplicativeWeights(StatisticalQueryOracle):
         noise_scale: float,
         max_updates: int | None = None,
         lr: float | None = None,
+        granularity: float | None = None,
         random_state: np.random.Generator | None = None,
     ) -> None:
         size = check_count("universe_size", universe_size, at_least=2)
-        super().__init__(np.arange(size), random_state=random_state)
+        super().__init__(np.arange(size), granularity=granularity, random_state=random_state)
         points = np.asarray(samples)
         if points.ndim != 1 or not len(points) or points.dtype.kind not in "iu":
             raise ValueError(f"samples have shape {points.shape} and type {points.dtype}; it takes (n,) indices")
         if points.min() < 0 or points.max() >= size:
             raise ValueError(f"samples go from {points.min()} to {points.max()}; it takes indices from 0 to {size - 1}")
-        self.n_samples = len(points)
-        self._histogram = np.bincount(points, minlength=size) / len(points)
+        self.n_samples = self._samples = len(points)
+        self._histogram = np.bincount(points, minlength=size).astype(float)
+        self._check_exact(self._width)
         self.threshold = check_number("threshold", threshold, gt=0)
         self.comparison_scale = check_number("comparison_scale", comparison_scale, gt=0)
         self.noise_scale = check_number("noise_scale", noise_scale, gt=0)
@@ -85,7 +90,7 @@ class PrivateMultiplicativeWeights(StatisticalQueryOracle):
         self.max_updates = default if max_updates is None else check_count("max_updates", max_updates)
         rate = self.threshold / 2 if lr is None else lr
         self.lr = check_number("lr", rate, gt=0)
-        self.updates = 0
+        self._open(self.max_updates, f"all max_updates = {self.max_updates} updates are made")
         self._log_weights = np.zeros(size)
         self._hypothesis = np.full(size, 1 / size)
         self._noisy_threshold = self._redraw()
@@ -122,7 +127,7 @@ class PrivateMultiplicativeWeights(StatisticalQueryOracle):
         beta
             Probability that the bound may fail.
         random_state
-            Seed or generator of NumPy; None draws a fresh one.
+            As in `StatisticalQueryOracle`.
 
         Returns
         -------
@@ -165,6 +170,11 @@ class PrivateMultiplicativeWeights(StatisticalQueryOracle):
         )
 
     @property
+    def updates(self) -> int:
+        """How often the hypothesis was corrected."""
+        return int(self._spent)
+
+    @property
     def hypothesis(self) -> np.ndarray:
         """Shape (N,): the distribution that answers, which is public."""
         return self._hypothesis.copy()
@@ -185,36 +195,41 @@ class PrivateMultiplicativeWeights(StatisticalQueryOracle):
         ValueError
             For a delta outside (0, 1).
         """
-        log = -math.log(check_number("delta", delta, gt=0, lt=1))
-        each = 8 / (self.n_samples * self.comparison_scale) ** 2 + 1 / (2 * (self.n_samples * self.noise_scale) ** 2)
-        rho = self.max_updates * each
-        return {"rho": rho, "epsilon": rho + 2 * math.sqrt(rho * log), "delta": delta}
+        check_number("delta", delta, gt=0, lt=1)
+        compared, answered = (
+            self._width / self._in_steps(scale) for scale in (self.comparison_scale, self.noise_scale)
+        )
+        rho = self.max_updates * (8 * compared**2 + answered**2 / 2)
+        return {"rho": rho, "epsilon": approx_dp_from_zcdp(rho, delta), "delta": delta}
 
     def _redraw(self) -> float:
-        return self.threshold + float(self.noise.laplace(self.comparison_scale / 2, 1, whole=False)[0])
+        threshold = math.floor(self._in_steps(self.threshold))
+        return threshold + int(self.noise.laplace(self._in_steps(self.comparison_scale / 2), 1)[0])
 
     def _answers(self, values: np.ndarray) -> np.ndarray:
-        answers, start = np.empty(len(values)), 0
+        answers, start, queries = np.full(len(values), np.nan), 0, self._steps(values)
         while start < len(values):
-            block = values[start : start + _BLOCK]
-            means = block @ self._hypothesis
-            exact = block @ self._histogram
-            noise = self.noise.laplace(self.comparison_scale, len(block), whole=False)
-            above = np.abs(exact - means) + noise > self._noisy_threshold
+            if self.updates == self.max_updates:
+                raise BudgetExhausted(self._exhausted, answers)
+            block = queries[start : start + _BLOCK]
+            means = block @ self._hypothesis * self.granularity
+            exact = (block @ self._histogram).astype(np.int64)  # sums of whole steps, exactly
+            noise = self.noise.laplace(self._in_steps(self.comparison_scale), len(block))
+            guessed = np.floor(self._in_steps(1.0) * means + 0.5).astype(np.int64)
+            above = np.abs(exact - guessed) + noise > self._noisy_threshold
             first = int(above.argmax())
             end = first if above[first] else len(block)
             answers[start : start + end] = means[:end]
             start += end
             if end < len(block):
-                answers[start] = self._update(block[end], float(exact[end]), float(means[end]))
+                answers[start] = self._update(block[end] * self.granularity, int(exact[end]), float(means[end]))
                 start += 1
         return answers
 
-    def _update(self, query: np.ndarray, exact: float, mean: float) -> float:
-        if self.updates == self.max_updates:
-            raise BudgetExhausted(f"all max_updates = {self.max_updates} updates are made")
-        self.updates += 1
-        answer = exact + float(self.noise.gaussian(self.noise_scale, 1, whole=False)[0])
+    def _update(self, query: np.ndarray, exact: int, mean: float) -> float:
+        self._spend(1)
+        noisy = exact + int(self.noise.gaussian(self._in_steps(self.noise_scale), 1)[0])
+        answer = noisy / self._in_steps(1.0)
         # Points that the query counts lose weight where the hypothesis gives it too much, and gain it otherwise.
         self._log_weights -= self.lr * (query if answer < mean else 1 - query)
         self._log_weights -= self._log_weights.max()

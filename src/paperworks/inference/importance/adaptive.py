@@ -1,47 +1,21 @@
 """Adaptive importance sampling with control variates: many expectations from one sample."""
 
-from collections.abc import Callable
+import warnings
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
+from scipy import stats
 
 from paperworks.core.validation import check_choice, check_count, check_number
-from paperworks.inference.importance.coefficients import optimal_alpha, optimal_beta
-from paperworks.inference.importance.components import Family, GaussianComponents, fit_cross_entropy
-from paperworks.inference.importance.estimator import ISCVEstimator, summarise
-from paperworks.inference.importance.laws import InputLaws, log_mixture
-
-Function = Callable[[Float[np.ndarray, "n d"]], ArrayLike]
-Signed = Literal["split", "abs"] | None
-
-
-@dataclass(frozen=True)
-class AdaptationStep:
-    """One batch of the adaptation.
-
-    Parameters
-    ----------
-    alpha
-        Weights of the mixture after this batch, of shape (J,).
-    beta
-        Control parameters after this batch, of shape (J,).
-
-    Examples
-    --------
-    >>> result = multiple_expectations(lambda x: x**2, GaussianComponents([[0.0]], [[[1.0]]]), 1000, random_state=0)
-    >>> [step.n_evals for step in result.history][:2]
-    [100, 200]
-    """
-
-    n_evals: int
-    """Evaluations up to the end of this batch."""
-    alpha: Float[np.ndarray, " J"]
-    beta: Float[np.ndarray, " J"]
-    criterion: float
-    """Weighted sum of the variances of one draw, in this batch."""
+from paperworks.inference.importance.adaptation import Adaptation, AdaptationStep, Options
+from paperworks.inference.importance.components import Family, GaussianComponents
+from paperworks.inference.importance.estimator import summarise
+from paperworks.inference.importance.laws import InputLaws
+from paperworks.inference.importance.points import REPLICATES, Net, Sampling, largest_net, smallest_net
+from paperworks.inference.importance.targets import Function, Signed, Targets
 
 
 @dataclass(frozen=True)
@@ -66,8 +40,9 @@ class ExpectationsResult:
     Examples
     --------
     >>> result = multiple_expectations(lambda x: x**2, GaussianComponents([[0.0]], [[[1.0]]]), 1000, random_state=0)
-    >>> bool(abs(result.estimate[0] - 1) < 4 * result.std_error[0]), result.n_evals
-    (True, 1000)
+    >>> low, high = result.interval(0.001)
+    >>> bool(low[0] < 1 < high[0]), result.n_evals <= 1000
+    (True, True)
     """
 
     estimate: Float[np.ndarray, " J"]
@@ -84,11 +59,31 @@ class ExpectationsResult:
     """The functions at the final sample."""
     weights: Float[np.ndarray, "n laws"]
     """Importance weights of the final sample, one column a law: expectations of other functions are their means."""
+    replicates: int | None
+    """Replicates of scrambled Sobol' nets in the final sample, one after the other; None for independent draws."""
 
     @property
     def std_error(self) -> Float[np.ndarray, " J"]:
         """Standard errors of the estimates."""
         return np.sqrt(np.diagonal(self.covariance))
+
+    def interval(self, alpha: float = 0.05) -> tuple[Float[np.ndarray, " J"], Float[np.ndarray, " J"]]:
+        """Return confidence intervals of the expectations, by Student's law where replicates are few.
+
+        Parameters
+        ----------
+        alpha
+            One minus the coverage.
+
+        Returns
+        -------
+        tuple[ndarray of shape (J,), ndarray of shape (J,)]
+            Lower and upper ends.
+        """
+        check_number("alpha", alpha, gt=0, lt=1)
+        freedom = (len(self.sample) if self.replicates is None else self.replicates) - 1
+        half = stats.t.isf(alpha / 2, freedom) * self.std_error
+        return self.estimate - half, self.estimate + half
 
     @property
     def effective_sample_size(self) -> Float[np.ndarray, " laws"]:
@@ -105,10 +100,13 @@ def multiple_expectations(
     n_components: int = 2,
     diag: bool = False,
     adapt_fraction: float = 0.5,
-    n_batches: int = 5,
+    n_batches: int | None = None,
     signed: Signed = None,
-    defensive: float = 0.0,
+    defensive: float | None = None,
     random_state: np.random.Generator | int | None = None,
+    sampling: Sampling = "auto",
+    replicates: int = REPLICATES,
+    threshold: ArrayLike | None = None,
 ) -> ExpectationsResult:
     """Estimate many expectations ``E_{f_j}[phi_j(X)]`` from one sample, for models that are costly to evaluate.
 
@@ -124,26 +122,42 @@ def multiple_expectations(
         A law with ``rvs(size, random_state)`` and ``logpdf``, as SciPy's frozen multivariate ones, or one of OpenTURNS;
         or a list of J laws. An object whose ``logpdf`` has J columns stands for J laws.
     n_max
-        Evaluations in all.
+        Evaluations at most.
     weights
         Weight of each expectation's variance in what is minimised; by default 1. ``relative`` takes one over the square
-        of the first batch's estimates.
+        of the first batch's estimates; with a `threshold` it is the default and follows the levels.
     family
         ``sg``: Gaussians; ``gm``: mixtures of `n_components` Gaussians.
     diag
         Covariances are diagonal.
     adapt_fraction, n_batches
-        Largest share of the evaluations for the adaptation, and the number of batches it is divided into.
+        Largest share of the evaluations for the adaptation, and the number of batches it is divided into: 5, or 10 with
+        a `threshold`.
     signed
         Functions have to be non-negative, as the ideal densities are. For others, ``split`` estimates positive and
         negative parts apart and subtracts; ``abs`` fits densities to absolute values, which has no zero-variance limit.
     defensive
-        Share of each later batch that is drawn from the input laws. Above 0 it bounds the importance weights, which
-        indicators and other functions of bounded support need.
+        Share of each later batch that is drawn from the input laws. It bounds the importance weights, without which
+        indicators and other functions of bounded support have errors that no sample tells of. By default 0.1, and 0.3
+        where a function is 0 at more than half of the first batch's points, but none for a density that nowhere had a
+        weight above ten; 0 is the paper's method.
     random_state
         Source of randomness.
     n_components
         Gaussians of a mixture, for the family ``gm``.
+    sampling
+        ``sobol`` draws by scrambled Sobol' nets, a power of two points for each component, and takes errors from the
+        spread of replicates; ``random`` draws independently, as the paper does. ``auto`` draws the adaptation by nets,
+        and the final sample too if the last batch's nets had less than a third of the variance of as many independent
+        draws. With nets, of several expectations the last batch tries one density for all without controls, and the
+        final sample takes it if its nets vary less. The input law itself is drawn by nets where it is Gaussian,
+        univariate of SciPy, of OpenTURNS, or has a method ``from_uniform``.
+    replicates
+        Replicates of the nets in the final sample at least. Fewer make estimates better and their errors less known.
+    threshold
+        Makes the expectations probabilities: func's values are scores of any sign, and the events are that they reach
+        the threshold, one for all outputs or one each. Events far rarer than one in a hundred are found by levels: each
+        batch is drawn from densities fitted to what the highest tenth of the last batch's scores reached.
 
     Returns
     -------
@@ -154,167 +168,91 @@ def multiple_expectations(
     ------
     ValueError
         For negative values where `signed` is None, values that aren't finite, shapes that don't match, weights that
-        aren't positive, fewer than ten evaluations for each expectation, or an expectation that no point contributed
-        to.
+        aren't positive, fewer than ten evaluations for each expectation, functions that are 0 wherever the first batch
+        fell, or scores that don't get to a threshold within the adaptation.
+
+    Warns
+    -----
+    RuntimeWarning
+        Where one of several functions was 0 at every point: its estimate is 0, and nothing is known of its error.
 
     References
     ----------
-    arXiv 2212.00568, section 4.
+    arXiv 2212.00568, section 4. Levels are those of the cross-entropy method (Rubinstein and Kroese, 2004).
 
     Examples
     --------
     >>> from scipy import stats
     >>> law = stats.multivariate_normal(0, 1)
     >>> moments = multiple_expectations(lambda x: x ** [2, 4, 6], law, weights="relative", random_state=0)
-    >>> (moments.estimate / [1, 3, 15]).round(1)
+    >>> (moments.estimate / [1, 3, 15]).round(2)
     array([1., 1., 1.])
+    >>> tail = multiple_expectations(lambda x: x, law, threshold=4.0, random_state=0)
+    >>> bool(abs(tail.estimate[0] / stats.norm.sf(4) - 1) < 0.05)
+    True
     """
-    n_max, batches = check_count("n_max", n_max), check_count("n_batches", n_batches, at_least=2)
+    check_choice("sampling", sampling, get_args(Sampling))
     check_number("adapt_fraction", adapt_fraction, gt=0, lt=1)
-    check_number("defensive", defensive, ge=0, lt=1)
-    size = int(n_max * adapt_fraction) // batches
-    if size < 2:
-        raise ValueError(f"n_max is {n_max}; it takes at least two evaluations for each of {batches} batches")
+    n_max = check_count("n_max", n_max)
+    batches = check_count("n_batches", (5 if threshold is None else 10) if n_batches is None else n_batches, at_least=2)
+    share = None if defensive is None else check_number("defensive", defensive, ge=0, lt=1)
+    if threshold is not None and signed is not None:
+        raise ValueError(f"signed is {signed!r} with a threshold; it takes None, as scores may have any sign")
+    check_count("replicates", replicates, at_least=2)
     rng = np.random.default_rng(random_state)
     laws = InputLaws(input_dist)
-    evaluate = _Targets(func, laws, signed)
+    targets = Targets(func, laws, signed, threshold)
+    size, net = _batch(n_max, adapt_fraction, batches, sampling)
 
-    # The first batch is drawn from the input laws.
-    pool = _Pool(laws.rvs(size, rng), evaluate)
-    if n_max < 10 * evaluate.J:
-        raise ValueError(f"n_max is {n_max}; it takes at least ten for each of {evaluate.J} expectations")
-    WY = pool.W * pool.Y
-    beta, variance = WY.mean(axis=0), WY.var(axis=0, ddof=1)
-    w = evaluate.target_weights(weights, beta)
-    alpha = np.sqrt(w) * np.abs(WY).mean(axis=0)
-    if not alpha.any() or (not np.all(alpha) and signed != "split"):
-        raise ValueError(f"func has no value but 0 for expectation {int(alpha.argmin())} in {size} draws of its law")
-    alpha, criterion = alpha / alpha.sum(), float(w @ variance)
-    history = [AdaptationStep(size, alpha, beta, criterion)]
-
-    for _ in range(batches - 1):
-        W, Y = pool.W, pool.Y
-        masses = np.abs(W * Y)
-        masses = np.where(masses.any(axis=0), masses, W)  # a part that no point hit has the law itself
-        components = fit_cross_entropy(pool.X, masses, family, n_components, diag, rng)
-        R = np.exp(components.logpdf(pool.X) - pool.log_H[:, None])
-        # The defensive share belongs to all components alike, as alpha sums to 1.
-        law = np.exp(log_mixture(pool.log_f) - pool.log_H)[:, None] if defensive else 0.0
-        drawn = (1 - defensive) * R + defensive * law
-        alpha = optimal_alpha((W * Y - beta * R) ** 2 @ w, drawn, alpha0=alpha)
-        estimator = ISCVEstimator(components, alpha, beta, defensive, laws)
-        W, Y, R = pool.add(estimator, estimator.rvs(size, rng))
-        beta = optimal_beta(R, W * Y)  # of the new batch alone
-        previous, criterion = criterion, float(w @ (W * Y - beta * R).var(axis=0, ddof=1))
-        history.append(AdaptationStep(len(pool.X), alpha, beta, criterion))
-        left = n_max - len(pool.X)
-        if previous / (left + size) <= criterion / left:  # the batch didn't pay for its evaluations
-            break
-
-    X = estimator.rvs(left, rng)
-    log_f, Y = evaluate(X)
-    W, R = estimator.ratios(X, log_f)
-    final = summarise(W, Y, R, beta)
-    combine = evaluate.combination
+    weights = "relative" if weights is None and threshold is not None else weights
+    options = Options(n_max, batches, weights, family, n_components, diag, share)
+    adaptation = Adaptation(targets, laws, options, size, net, rng)
+    if n_max < 10 * targets.J:
+        raise ValueError(f"n_max is {n_max}; it takes at least ten for each of {targets.J} expectations")
+    estimator, by_nets = adaptation.run(sampling == "sobol")
+    spent = len(adaptation.pool)
+    X, counts, drawn = adaptation.draw(estimator, n_max - spent, replicates if by_nets else None)
+    log_f, scores = targets(X)
+    Y = targets.values(scores)
+    W, R = (counts[:, None] * ratio for ratio in estimator.ratios(X, log_f))
+    final = summarise(W, Y, R, estimator.beta, drawn)
+    combine = targets.combination
+    _warn_of_zeros(combine, Y)
     return ExpectationsResult(
         estimate=combine @ final.estimate,
         covariance=combine @ final.covariance @ combine.T,
-        n_evals=n_max,
-        alpha=alpha,
-        beta=beta,
-        components=components,
-        history=tuple(history),
+        n_evals=spent + len(X),
+        alpha=estimator.alpha,
+        beta=estimator.beta,
+        components=estimator.components,
+        history=tuple(adaptation.history),
         sample=X,
-        values=evaluate.outputs(Y),
-        weights=W[:, : evaluate.n_laws],
+        values=targets.outputs(scores),
+        weights=W[:, : targets.n_laws],
+        replicates=drawn,
     )
 
 
-class _Targets:
-    """The functions with their laws, as targets that a density can be fitted to: J of them, or 2 J parts if split."""
-
-    J: int
-    n_laws: int
-
-    def __init__(self, func: Function, laws: InputLaws, signed: Signed) -> None:
-        self._func, self._laws, self.signed = func, laws, signed
-
-    def __call__(
-        self, X: Float[np.ndarray, "n d"]
-    ) -> tuple[Float[np.ndarray, "n laws"], Float[np.ndarray, "n outputs"]]:
-        """Return the log densities of the laws and the values of the functions; either may be one column for all."""
-        Y = np.asarray(self._func(X), dtype=float)
-        Y = Y[:, None] if Y.ndim == 1 else Y
-        if Y.ndim != 2 or len(Y) != len(X):
-            raise ValueError(f"func returned shape {Y.shape} for {len(X)} points; it takes ({len(X)}, J)")
-        if not np.all(np.isfinite(Y)):
-            raise ValueError("func returned NaN or infinite values; it takes finite ones")
-        if self.signed is None and np.any(Y < 0):
-            j = int(Y.min(axis=0).argmin())
-            raise ValueError(f"func returned {Y[:, j].min():g} for output {j}; it takes values >= 0, or signed='split'")
-        log_f = self._laws.logpdf(X)
-        if len({Y.shape[1], log_f.shape[1]} - {1}) > 1:
-            raise ValueError(
-                f"func has {Y.shape[1]} outputs for {log_f.shape[1]} laws; it takes as many or one of either"
-            )
-        self.J, self.n_laws = max(Y.shape[1], log_f.shape[1]), log_f.shape[1]
-        if self.signed == "split":
-            Y = np.broadcast_to(Y, (len(Y), self.J))
-            Y = np.concatenate([np.maximum(Y, 0), np.maximum(-Y, 0)], axis=1)
-            log_f = log_f if self.n_laws == 1 else np.tile(log_f, 2)
-        return log_f, Y
-
-    def outputs(self, Y: Float[np.ndarray, "n outputs"]) -> Float[np.ndarray, "n outputs2"]:
-        """Return the functions' own values."""
-        return Y[:, : self.J] - Y[:, self.J :] if self.signed == "split" else Y
-
-    @property
-    def combination(self) -> Float[np.ndarray, "J K"]:
-        """The matrix that makes expectations of targets' ones."""
-        identity = np.eye(self.J)
-        return np.concatenate([identity, -identity], axis=1) if self.signed == "split" else identity
-
-    def target_weights(self, weights: Any, estimate: Float[np.ndarray, " K"]) -> Float[np.ndarray, " K"]:
-        """Return the weights of the targets' variances from the user's."""
-        if isinstance(weights, str):
-            check_choice("weights", weights, ("relative",))
-            w = (self.combination @ estimate) ** -2.0
-        else:
-            w = np.ones(self.J) if weights is None else np.asarray(weights, dtype=float)
-        if w.shape != (self.J,) or not np.all((w > 0) & (w < np.inf)):
-            raise ValueError(f"weights is {weights!r}; it takes {self.J} finite numbers > 0")
-        return np.tile(w, 2) if self.signed == "split" else w
+def _batch(n_max: int, adapt_fraction: float, batches: int, sampling: Sampling) -> tuple[int, Net | None]:
+    """Return the points of a batch, and its net: the final sample keeps its share of the evaluations as a net too."""
+    kept = smallest_net(n_max - int(n_max * adapt_fraction))
+    net = largest_net((n_max - kept.total) // batches) if n_max - kept.total >= REPLICATES * batches else None
+    if net is not None and sampling != "random":
+        return net.total, net
+    if sampling == "sobol":
+        raise ValueError(f"n_max is {n_max}; nets in {batches} batches and a final sample take more evaluations")
+    size = int(n_max * adapt_fraction) // batches
+    if size < 2:
+        raise ValueError(f"n_max is {n_max}; it takes at least two evaluations for each of {batches} batches")
+    return size, None
 
 
-class _Pool:
-    """All evaluations of the adaptation, with the law that they were drawn from: the mixture of all batches' ones."""
-
-    def __init__(self, X: Float[np.ndarray, "n d"], evaluate: _Targets) -> None:
-        self._evaluate, self._proposals, self._size = evaluate, list[ISCVEstimator](), len(X)
-        self.X = X
-        self.log_f, self.Y = evaluate(X)
-        self._log_sum = log_mixture(self.log_f)  # of the densities of all proposals, each of one batch of points
-
-    @property
-    def log_H(self) -> Float[np.ndarray, " n"]:
-        return self._log_sum - np.log(1 + len(self._proposals))
-
-    @property
-    def W(self) -> Float[np.ndarray, "n laws"]:
-        return np.exp(self.log_f - self.log_H[:, None])
-
-    def add(
-        self, estimator: ISCVEstimator, X: Float[np.ndarray, "m d"]
-    ) -> tuple[Float[np.ndarray, "m laws"], Float[np.ndarray, "m outputs"], Float[np.ndarray, "m K"]]:
-        """Evaluate a batch drawn from `estimator`; return the batch's ``f / g_alpha``, values and ``g / g_alpha``."""
-        log_f, Y = self._evaluate(X)
-        log_sum = log_mixture(log_f)
-        for proposal in self._proposals:
-            log_sum = np.logaddexp(log_sum, proposal.logpdf(X, log_f))
-        old = np.logaddexp(self._log_sum, estimator.logpdf(self.X, self.log_f))
-        W, R = estimator.ratios(X, log_f)
-        self._log_sum = np.concatenate([old, np.logaddexp(log_sum, estimator.logpdf(X, log_f))])
-        self._proposals.append(estimator)
-        self.X, self.Y = np.concatenate([self.X, X]), np.concatenate([self.Y, Y])
-        self.log_f = np.concatenate([self.log_f, log_f])
-        return W, Y, R
+def _warn_of_zeros(combine: Float[np.ndarray, "J K"], Y: Float[np.ndarray, "n outputs"]) -> None:
+    hit = np.abs(combine) @ np.broadcast_to(Y.any(axis=0), combine.shape[1:])
+    if not hit.all():
+        zero = ", ".join(map(str, np.flatnonzero(hit == 0)))
+        warnings.warn(
+            f"func is 0 for expectation {zero} at all {len(Y)} points: estimated as 0, with an error that isn't known",
+            RuntimeWarning,
+            stacklevel=3,
+        )

@@ -1,9 +1,10 @@
 """The densities that are fitted to the expectations: Gaussians and mixtures of them, many at once."""
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from scipy import linalg, special
 
@@ -91,6 +92,51 @@ class GaussianComponents:
         """
         return special.logsumexp(self.log_parts(X), axis=2) if self.means.shape[1] > 1 else self.log_parts(X)[..., 0]
 
+    def at_least(self, covariance: Float[np.ndarray, "d d"]) -> "GaussianComponents":
+        """Return the densities with no Gaussian narrower than `covariance` in any direction.
+
+        Parameters
+        ----------
+        covariance
+            Least covariance, of shape (d, d).
+
+        Returns
+        -------
+        GaussianComponents
+            The widened densities.
+        """
+        root = np.linalg.cholesky(covariance)
+        inverse = linalg.solve_triangular(root, np.eye(self.d), lower=True)
+        values, vectors = np.linalg.eigh(inverse @ self.covariances @ inverse.T)
+        sides = root @ vectors
+        widened = np.einsum("jkab,jkb,jkcb->jkac", sides, np.maximum(values, 1.0), sides)
+        return GaussianComponents(self.means, widened, self.weights)
+
+    def with_share_of(self, others: Sequence["GaussianComponents"], share: float) -> "GaussianComponents":
+        """Return the densities mixed with those of others, which have a share in all.
+
+        Parameters
+        ----------
+        others
+            As many densities each; none leave all as it is.
+        share
+            Probability of the others, equal among them.
+
+        Returns
+        -------
+        GaussianComponents
+            The densities mixed with those of others.
+        """
+        if not others:
+            return self
+        everyone = [self, *others]
+        shares = [1 - share] + [share / len(others)] * len(others)
+        return GaussianComponents(
+            np.concatenate([each.means for each in everyone], axis=1),
+            np.concatenate([each.covariances for each in everyone], axis=1),
+            np.concatenate([s * each.weights for s, each in zip(shares, everyone, strict=True)], axis=1),
+        )
+
     def log_parts(self, X: ArrayLike) -> Float[np.ndarray, "n J K"]:
         """Return the log density of each Gaussian times its weight, at points of shape (n, d).
 
@@ -140,10 +186,38 @@ class GaussianComponents:
             Draws in rows, of shape (size, d).
         """
         rng = np.random.default_rng(random_state)
+        joint = self._shares(weights)
+        labels = np.repeat(np.arange(joint.size), rng.multinomial(size, joint))
+        return self._place(labels, rng.standard_normal((size, self.d)))
+
+    def from_uniform(
+        self, U: Float[np.ndarray, "n more_d"], weights: ArrayLike | None = None
+    ) -> Float[np.ndarray, "n d"]:
+        """Map uniform points to draws from the mixture, smoothly within each Gaussian.
+
+        Parameters
+        ----------
+        U
+            Points of the open unit cube, of shape (n, 1 + d): the first coordinate chooses the Gaussian.
+        weights
+            Weight of each of the J densities, equal by default.
+
+        Returns
+        -------
+        ndarray of shape (n, d)
+            One draw for each point; well spread where the points are.
+        """
+        labels = np.searchsorted(np.cumsum(self._shares(weights))[:-1], U[:, 0], side="right")
+        return self._place(labels, special.ndtri(U[:, 1:]))
+
+    def _shares(self, weights: ArrayLike | None) -> Float[np.ndarray, " JK"]:
+        """Return the probability of each Gaussian."""
         shares = np.full(len(self), 1 / len(self)) if weights is None else np.asarray(weights, dtype=float)
         joint = (shares[:, None] * self.weights).ravel()
-        labels = np.repeat(np.arange(joint.size), rng.multinomial(size, joint / joint.sum()))
-        z = rng.standard_normal((size, self.d))
+        return joint / joint.sum()
+
+    def _place(self, labels: Int[np.ndarray, " n"], z: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
+        """Return the standard normal points as ones of the labelled Gaussians."""
         factors = self._factors.reshape(-1, self.d, self.d)
         return self.means.reshape(-1, self.d)[labels] + np.einsum("nij,nj->ni", factors[labels], z)
 

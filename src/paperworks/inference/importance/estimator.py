@@ -11,6 +11,7 @@ from paperworks.core.validation import check_number
 from paperworks.inference.importance.coefficients import check_simplex
 from paperworks.inference.importance.components import GaussianComponents
 from paperworks.inference.importance.laws import InputLaws, log_mixture
+from paperworks.inference.importance.points import covariance_of_mean, replicate_means
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,42 @@ class ISCVEstimator:
         drawn = self.components.rvs(size - safe, rng, self.alpha)
         return np.concatenate([self._laws.rvs(safe, rng), drawn]) if safe and self._laws is not None else drawn
 
+    @property
+    def shares(self) -> Float[np.ndarray, " parts"]:
+        """Probabilities of the defensive share and of each Gaussian, in the order of `from_uniform`."""
+        parts = (1 - self.defensive) * (self.alpha[:, None] * self.components.weights).ravel()
+        return np.concatenate([[self.defensive], parts]) if self.defensive else parts
+
+    def from_uniform(
+        self, U: Float[np.ndarray, "n more_d"], random_state: np.random.Generator | int | None = None
+    ) -> Float[np.ndarray, "n d"]:
+        """Map uniform points to draws from the mixture, the defensive share included.
+
+        Parameters
+        ----------
+        U
+            Points of the open unit cube, of shape (n, 1 + d): the first coordinate chooses the component.
+        random_state
+            Draws the defensive share where the input laws can't map uniform points.
+
+        Returns
+        -------
+        ndarray of shape (n, d)
+            One draw for each point.
+        """
+        if not self.defensive or self._laws is None:
+            return self.components.from_uniform(U, self.alpha)
+        X, safe = np.empty((len(U), U.shape[1] - 1)), U[:, 0] < self.defensive
+        law, rest = U[safe], U[~safe]
+        law[:, 0] /= self.defensive
+        rest[:, 0] = (rest[:, 0] - self.defensive) / (1 - self.defensive)
+        if self._laws.uniform_dimension is not None:
+            X[safe] = self._laws.from_uniform(law)
+        elif safe.any():
+            X[safe] = self._laws.rvs(len(law), np.random.default_rng(random_state))
+        X[~safe] = self.components.from_uniform(rest, self.alpha)
+        return X
+
     def logpdf(self, X: Float[np.ndarray, "n d"], log_f: Float[np.ndarray, "n laws"]) -> Float[np.ndarray, " n"]:
         """Return the log density of the mixture at points with known log densities of the laws.
 
@@ -199,8 +236,9 @@ def summarise(
     Y: Float[np.ndarray, "n outputs"],
     R: Float[np.ndarray, "n J"],
     beta: Float[np.ndarray, " J"],
+    replicates: int | None = None,
 ) -> ISCVEstimate:
-    """Return the mean of ``W Y - beta R + beta`` and the covariance of that mean."""
+    """Return the mean of ``W Y - beta R + beta`` and its covariance, from replicates of consecutive rows if given."""
     summands = W * Y - beta * R
-    covariance = np.atleast_2d(np.cov(summands, rowvar=False)) / len(W)
-    return ISCVEstimate(summands.mean(axis=0) + beta, covariance, W)
+    means = summands if replicates is None else replicate_means(summands, replicates)
+    return ISCVEstimate(summands.mean(axis=0) + beta, covariance_of_mean(means), W)

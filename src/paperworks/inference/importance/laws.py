@@ -5,7 +5,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
-from scipy import special
+from scipy import special, stats
+
+_NORMAL = type(stats.multivariate_normal())
 
 
 @runtime_checkable
@@ -38,6 +40,35 @@ class OpenTURNSLaw:
         """Return the log density at points."""
         return np.array(self.distribution.computeLogPDF(x))[:, 0]
 
+    @property
+    def d(self) -> int | None:
+        """Number of variables; None where the distribution isn't a map of independent normal ones."""
+        normal = self.distribution.getStandardDistribution().getClassName() == "Normal"
+        return int(self.distribution.getDimension()) if normal else None
+
+    def from_uniform(self, U: Float[np.ndarray, "n more_d"]) -> Float[np.ndarray, "n d"]:
+        """Map uniform points of 1 + d coordinates, the first unused, to draws."""
+        return np.array(self.distribution.getInverseIsoProbabilisticTransformation()(special.ndtri(U[:, 1:])))
+
+
+class ScipyLaw:
+    """One of SciPy's frozen distributions whose draws are a smooth map of uniform points."""
+
+    def __init__(self, law: Any) -> None:
+        self.rvs, self.logpdf = law.rvs, law.logpdf
+        if hasattr(law, "ppf"):
+            self.d = 1
+            self._map = law.ppf
+        else:
+            self.d = int(law.dim)
+            values, vectors = np.linalg.eigh(np.atleast_2d(law.cov))
+            root = vectors * np.sqrt(np.maximum(values, 0))
+            self._map = lambda U: np.asarray(law.mean) + special.ndtri(U) @ root.T
+
+    def from_uniform(self, U: Float[np.ndarray, "n more_d"]) -> Float[np.ndarray, "n d"]:
+        """Map uniform points of 1 + d coordinates, the first unused, to draws."""
+        return np.asarray(self._map(U[:, 1:]), dtype=float).reshape(len(U), self.d)
+
 
 class InputLaws:
     """One law, a list of laws, or an object that stands for several and draws from their equal mixture."""
@@ -58,6 +89,22 @@ class InputLaws:
         ]
         return np.concatenate(drawn)
 
+    @property
+    def uniform_dimension(self) -> int | None:
+        """Number of variables where all laws can map uniform points to draws, else None."""
+        dimensions = {getattr(law, "d", None) if hasattr(law, "from_uniform") else None for law in self.laws}
+        return dimensions.pop() if len(dimensions) == 1 else None
+
+    def from_uniform(self, U: Float[np.ndarray, "n more_d"]) -> Float[np.ndarray, "n d"]:
+        """Map uniform points of 1 + d coordinates to draws from the equal mixture; the first chooses the law."""
+        X = np.empty((len(U), U.shape[1] - 1))
+        place = U[:, 0] * len(self.laws)
+        for k, law in enumerate(self.laws):
+            mine = np.minimum(place.astype(int), len(self.laws) - 1) == k
+            if mine.any():
+                X[mine] = law.from_uniform(np.column_stack([place[mine] - k, U[mine, 1:]]))
+        return X
+
     def logpdf(self, X: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n laws"]:
         """Return the log densities of the laws."""
         return np.concatenate([np.asarray(law.logpdf(X), dtype=float).reshape(len(X), -1) for law in self.laws], axis=1)
@@ -68,10 +115,11 @@ def log_mixture(log_f: Float[np.ndarray, "n laws"]) -> Float[np.ndarray, " n"]:
     return special.logsumexp(log_f, axis=1) - np.log(log_f.shape[1])
 
 
-def as_law(distribution: Any) -> Law:
-    """Return a distribution with SciPy's interface, else raise TypeError."""
+def as_law(distribution: Any) -> Any:
+    """Return a distribution with SciPy's interface, and with `from_uniform` where it is known, else raise TypeError."""
     if isinstance(distribution, Law):
-        return distribution
+        known = hasattr(distribution, "ppf") or isinstance(distribution, _NORMAL)
+        return ScipyLaw(distribution) if known and not hasattr(distribution, "from_uniform") else distribution
     if hasattr(distribution, "computeLogPDF") and hasattr(distribution, "getSample"):
         return OpenTURNSLaw(distribution)
     raise TypeError(

@@ -40,12 +40,12 @@ class DiscreteSCM:
     Parameters
     ----------
     graph
-        Over the variables, the target and, where something is mutable, the environment's node.
+        Over the variables, the target and the environment's node.
     tables
         For each variable but the environment and the mutable ones ``P(x | parents)``, of shape (states of each parent
         in the order of `graph.parents`, states of x). A mutable variable has no table but its number of states.
     target, env
-        Names of the target and of the environment's node.
+        Names of the target and of the environment's node; None for `env` says that nothing is mutable.
     values
         Values of the target's states; by default 0, 1, …
 
@@ -57,7 +57,7 @@ class DiscreteSCM:
     Examples
     --------
     >>> graph = CausalGraph.from_edges([("Y", "S")])
-    >>> model = DiscreteSCM(graph, {"Y": [0.5, 0.5], "S": [[0.9, 0.1], [0.2, 0.8]]})
+    >>> model = DiscreteSCM(graph, {"Y": [0.5, 0.5], "S": [[0.9, 0.1], [0.2, 0.8]]}, env=None)
     >>> model.predictor(["S"]).round(3)
     array([0.182, 0.889])
     """
@@ -67,7 +67,7 @@ class DiscreteSCM:
         graph: CausalGraph,
         tables: Mapping[Node, ArrayLike],
         target: Node = "Y",
-        env: Node = "E",
+        env: Node | None = "E",
         values: ArrayLike | None = None,
     ) -> None:
         self.components = parse_mutable(graph, target, env)

@@ -59,6 +59,9 @@ class CausalGraph:
             self._parents[j] |= 1 << i
             self._children[i] |= 1 << j
         self._ancestors = self._close()
+        # Made here and not when first asked for: a graph that an estimator is given doesn't change by use.
+        depth = [ancestors.bit_count() for ancestors in self._ancestors]
+        self._order = tuple(sorted(self.nodes, key=lambda node: depth[self._index[node]]))
 
     @classmethod
     def from_edges(
@@ -203,11 +206,10 @@ class CausalGraph:
     def __repr__(self) -> str:
         return f"CausalGraph({len(self.nodes)} nodes, {len(self.edges)} edges)"
 
-    @functools.cached_property
+    @property
     def order(self) -> tuple[Node, ...]:
         """The nodes with every cause before its effects."""
-        depth = [ancestors.bit_count() for ancestors in self._ancestors]
-        return tuple(sorted(self.nodes, key=lambda node: depth[self._index[node]]))
+        return self._order
 
     def parents(self, node: Node) -> tuple[Node, ...]:
         """Return the direct causes of a node, in the order of the graph's nodes.

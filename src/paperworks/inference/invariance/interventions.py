@@ -124,28 +124,37 @@ def stacked(columns: list[Float[Tensor, "... n"]], n: int) -> Float[Tensor, "...
     return torch.stack(torch.broadcast_tensors(*columns), dim=-1)
 
 
-def columns_of(X: Any, nodes: Iterable[Node]) -> Columns:
+def is_named(X: Any) -> bool:
+    """Say whether columns go by names: those of a data frame or a mapping."""
+    return hasattr(X, "columns") or isinstance(X, Mapping)
+
+
+def columns_of(X: Any, nodes: Iterable[Node], name: str = "X") -> Columns:
     """Return columns by name from a data frame or a mapping, or from an array with one column a node in their order.
 
     Raises
     ------
     ValueError
-        For missing columns, a wrong number of them, or numbers that aren't finite.
+        For missing columns, a wrong number of them, or numbers that are complex or not finite.
     """
     names = tuple(nodes)
-    if hasattr(X, "columns") or isinstance(X, Mapping):
+    if is_named(X):
         held = X.columns if hasattr(X, "columns") else X
         if missing := [node for node in names if node not in held]:
             raise ValueError(f"X has no column {missing[0]!r}; it takes {', '.join(map(repr, names))}")
-        columns = [np.asarray(X[node], dtype=float) for node in names]
+        columns = [np.asarray(X[node]) for node in names]
     else:
-        array = np.asarray(X, dtype=float)
+        array = np.asarray(X)
         if array.ndim != 2 or array.shape[1] != len(names):
             raise ValueError(
                 f"X has shape {array.shape}; it takes a data frame or columns {', '.join(map(repr, names))}"
             )
         columns = list(array.T)
+    found = {}
     for node, column in zip(names, columns, strict=True):
-        if column.ndim != 1 or not np.all(np.isfinite(column)):
-            raise ValueError(f"X has NaN or infinite elements in column {node!r}; it takes finite numbers")
-    return {node: np.ascontiguousarray(column) for node, column in zip(names, columns, strict=True)}
+        if np.iscomplexobj(column):
+            raise ValueError(f"{name} has complex numbers in column {node!r}; it takes real ones")
+        found[node] = np.ascontiguousarray(column, dtype=float)
+        if column.ndim != 1 or not np.all(np.isfinite(found[node])):
+            raise ValueError(f"{name} has NaN or infinite elements in column {node!r}; it takes finite numbers")
+    return found

@@ -65,6 +65,8 @@ class MinimaxInvariantRegressor(RegressorMixin, BaseEstimator):
         The `WorstCase` of the choice, or None.
     predictor_
         The fitted `StablePredictor`.
+    n_features_in_, feature_names_in_
+        As in `StablePredictor`.
 
     References
     ----------
@@ -89,7 +91,7 @@ class MinimaxInvariantRegressor(RegressorMixin, BaseEstimator):
         regressor: Any = None,
         mechanism: Any = None,
         target: Node = "Y",
-        env: Node = "E",
+        env: Node | None = "E",
         add_noise: bool = True,
         cut: Cut = "X_M",
         random_state: int = 0,
@@ -129,6 +131,8 @@ class MinimaxInvariantRegressor(RegressorMixin, BaseEstimator):
                 self.graph, subset, self.regressor, self.mechanism, self.target, self.env, self.add_noise, self.cut,
                 self.random_state,
             )  # fmt: skip
+            if hasattr(self, "feature_names_in_"):
+                predictor.feature_names_in_ = self.feature_names_in_
             return predictor.fit_to(model, sample)
 
         def evaluate(subsets: Iterable[Iterable[Node]]) -> list[tuple[StablePredictor, WorstCase]]:

@@ -16,7 +16,7 @@ class GraphComponents:
     target
         Name of the variable to predict.
     env
-        Name of the environment's node.
+        Name of the environment's node, None where nothing is mutable.
 
     Examples
     --------
@@ -28,7 +28,7 @@ class GraphComponents:
 
     graph: CausalGraph
     target: Node
-    env: Node
+    env: Node | None
     X_M: tuple[Node, ...]
     """Mutable variables: those whose mechanism the environment changes."""
     X_S: tuple[Node, ...]
@@ -55,7 +55,7 @@ class GraphComponents:
         return self.graph.restricted([self.target, *self.X_S])
 
 
-def parse_mutable(graph: CausalGraph, target: Node = "Y", env: Node = "E") -> GraphComponents:
+def parse_mutable(graph: CausalGraph, target: Node = "Y", env: Node | None = "E") -> GraphComponents:
     """Find the parts of a graph that matter where mechanisms change between environments.
 
     Parameters
@@ -63,7 +63,7 @@ def parse_mutable(graph: CausalGraph, target: Node = "Y", env: Node = "E") -> Gr
     graph
         Over the variables, the target and a node for the environment, whose children are the mutable variables.
     target, env
-        Names of the target and of the environment's node. A graph without the latter has no mutable variables.
+        Names of the target and of the environment's node; None for `env` says that nothing is mutable.
 
     Returns
     -------
@@ -73,7 +73,8 @@ def parse_mutable(graph: CausalGraph, target: Node = "Y", env: Node = "E") -> Gr
     Raises
     ------
     ValueError
-        Where the target isn't in the graph, is mutable itself, or something causes the environment.
+        Where the target or the environment's node isn't in the graph (a mistyped one would make every variable stable),
+        the target is mutable itself, or something causes the environment.
 
     References
     ----------
@@ -86,9 +87,12 @@ def parse_mutable(graph: CausalGraph, target: Node = "Y", env: Node = "E") -> Gr
     True
     """
     graph.index(target)
-    if env in graph and graph.parents(env):
+    if env is not None and env not in graph:
+        nodes = ", ".join(map(repr, graph.nodes))
+        raise ValueError(f"env {env!r} is not in the graph, which has {nodes}; it takes one of its nodes, or None")
+    if env is not None and graph.parents(env):
         raise ValueError(f"env {env!r} has causes {graph.parents(env)!r}; it takes a node without")
-    mutable = graph.children(env) if env in graph else ()
+    mutable = () if env is None else graph.children(env)
     if target in mutable:
         raise ValueError(f"target {target!r} is an effect of env {env!r}; its own mechanism has to be stable")
     caused = set(graph.children(target))
@@ -100,7 +104,7 @@ def parse_mutable(graph: CausalGraph, target: Node = "Y", env: Node = "E") -> Gr
         target=target,
         env=env,
         X_M=mutable,
-        X_S=tuple(node for node in graph.nodes if node not in {*mutable, target, env}),
+        X_S=tuple(node for node in graph.nodes if node not in {*mutable, target} and (env is None or node != env)),
         X_M0=first,
         K=reached - first,
         X_do=cut,

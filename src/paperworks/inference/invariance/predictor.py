@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from paperworks.core.validation import check_choice
 from paperworks.inference.invariance.discrete import stable_subset
 from paperworks.inference.invariance.graph import CausalGraph, Node
-from paperworks.inference.invariance.interventions import Columns, Cut, StructuralModel, columns_of
+from paperworks.inference.invariance.interventions import Columns, Cut, StructuralModel, columns_of, is_named
 from paperworks.inference.invariance.mutable import parse_mutable
 from paperworks.inference.invariance.regression import SmoothRegressor, TorchFunction, torch_function
 
@@ -36,7 +36,7 @@ class StablePredictor(RegressorMixin, BaseEstimator):
     mechanism
         The regressor of what mutable variables reach on its causes; by default `SmoothRegressor`.
     target, env
-        Names of the target and of the environment's node.
+        Names of the target and of the environment's node; None for `env` says that nothing is mutable.
     add_noise
         Whether regenerated variables get residuals; False is what the released code does.
     cut
@@ -45,6 +45,19 @@ class StablePredictor(RegressorMixin, BaseEstimator):
         fewer only the first is, as these have to learn from what the second shuffles.
     random_state
         Seed of the shuffles.
+
+    Attributes
+    ----------
+    subset_, inputs_
+        The stable variables used, and these with the mutable ones: what the prediction is of.
+    n_features_in_
+        Number of variables, all that the graph has but the target and the environment's node.
+    feature_names_in_
+        Their names, where those are text and X has named columns.
+    regressor_
+        The fitted regressor.
+    model_
+        The data in a fixed order of rows, which makes a fit independent of theirs, and the fitted mechanisms.
 
     References
     ----------
@@ -56,8 +69,8 @@ class StablePredictor(RegressorMixin, BaseEstimator):
     >>> Y, u, v = np.random.default_rng(0).normal(size=(3, 2000))
     >>> M = Y + u
     >>> model = StablePredictor(graph, ["S"]).fit({"M": M, "S": Y + M + v}, Y)
-    >>> model.predict({"M": [0.0, 1.0], "S": [1.0, 1.0]}).round(1)  # (S - M) / 2
-    array([0.5, 0. ])
+    >>> model.predict({"M": [0.0, 1.0], "S": [1.0, 2.0]}).round(1)  # (S - M) / 2
+    array([0.5, 0.5])
     """
 
     def __init__(
@@ -67,7 +80,7 @@ class StablePredictor(RegressorMixin, BaseEstimator):
         regressor: Any = None,
         mechanism: Any = None,
         target: Node = "Y",
-        env: Node = "E",
+        env: Node | None = "E",
         add_noise: bool = True,
         cut: Cut = "X_M",
         random_state: int = 0,
@@ -101,8 +114,8 @@ class StablePredictor(RegressorMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            For missing columns, lengths that don't match, numbers that aren't finite, or a subset with nodes that
-            aren't stable variables.
+            For missing columns, lengths that don't match, numbers that are complex or not finite, a graph without the
+            target or the environment's node, or a subset with nodes that aren't stable variables.
         """
         model = structural_model(self, X, y)
         return self.fit_to(model, model.intervened(check_choice("cut", self.cut, get_args(Cut))))
@@ -119,6 +132,7 @@ class StablePredictor(RegressorMixin, BaseEstimator):
         self.model_ = model
         self.subset_ = parts.X_S if self.subset is None else stable_subset(parts, self.subset)
         self.inputs_ = (*self.subset_, *parts.X_M)
+        self.n_features_in_ = len(parts.X_S) + len(parts.X_M)
         self._inputs = model.stack(self.inputs_, sample)
         chosen = SmoothRegressor() if self.regressor is None else self.regressor
         self.regressor_ = clone(chosen) if self.inputs_ else DummyRegressor()
@@ -135,7 +149,7 @@ class StablePredictor(RegressorMixin, BaseEstimator):
         """
         check_is_fitted(self, "regressor_")
         parts = self.model_.components
-        named = hasattr(X, "columns") or isinstance(X, dict)
+        named = is_named(X)
         columns = columns_of(X, self.inputs_ if named else variables(self.graph, parts.target, parts.env))
         return self.regressor_.predict(np.stack([columns[node] for node in self.inputs_], axis=1))
 
@@ -151,17 +165,29 @@ class StablePredictor(RegressorMixin, BaseEstimator):
         return torch_function(self.regressor_, self._inputs)
 
 
-def variables(graph: CausalGraph, target: Node, env: Node) -> tuple[Node, ...]:
+def variables(graph: CausalGraph, target: Node, env: Node | None) -> tuple[Node, ...]:
     """Return the nodes that are columns of X."""
-    return tuple(node for node in graph.nodes if node not in (target, env))
+    return tuple(node for node in graph.nodes if node != target and (env is None or node != env))
 
 
 def structural_model(estimator: Any, X: Any, y: ArrayLike) -> StructuralModel:
-    """Fit the mechanisms that an estimator with `graph`, `target`, `env` and so on asks for."""
+    """Fit the mechanisms that an estimator with `graph`, `target`, `env` and so on asks for, and note X's features.
+
+    Rows are put in the order of their values, so that neither what is shuffled nor a regressor that depends on the
+    order of its samples, as bagging does, makes the fit depend on the order they came in.
+    """
     parts = parse_mutable(estimator.graph, estimator.target, estimator.env)
-    data = columns_of(X, variables(estimator.graph, estimator.target, estimator.env))
-    data |= columns_of({estimator.target: y}, [estimator.target])
+    names = variables(estimator.graph, estimator.target, estimator.env)
+    data = columns_of(X, names)
+    data |= columns_of({estimator.target: y}, [estimator.target], "y")
     if len({len(column) for column in data.values()}) > 1:
         lengths = ", ".join(f"{len(column)} of {node!r}" for node, column in data.items())
         raise ValueError(f"X and y have different lengths, {lengths}; they take the same number of samples")
+    estimator.n_features_in_ = len(names)
+    if is_named(X) and all(isinstance(name, str) for name in names):
+        estimator.feature_names_in_ = np.array(names, dtype=object)
+    elif hasattr(estimator, "feature_names_in_"):
+        del estimator.feature_names_in_
+    rows = np.lexsort([data[node] for node in (*names, estimator.target)])
+    data = {node: column[rows] for node, column in data.items()}
     return StructuralModel(parts, data, estimator.mechanism, estimator.add_noise, estimator.random_state)

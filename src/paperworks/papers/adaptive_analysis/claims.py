@@ -16,6 +16,7 @@ from paperworks.evidence import (
     Measurement,
     Run,
     Table,
+    bootstrap,
     every,
     exact,
     greatest,
@@ -30,6 +31,7 @@ from paperworks.inference import (
     BoundMethod,
     BudgetExhausted,
     EmpiricalAnswers,
+    Ladder,
     NoisyAnswers,
     PrivateMultiplicativeWeights,
     ReusableHoldout,
@@ -348,6 +350,68 @@ def _worst_error(
         worst = max(worst, float(np.abs(answers - questions @ population).max()))
         answered += every
     return worst, answered
+
+
+@measures("a7-small-holdout")
+def small_holdout(run: Run) -> Measurement:
+    """Score many models of pure chance on a holdout of 200 samples, and let an analyst make the best of the scores."""
+    n, d, models = 200, 1000, run.at(smoke=50, desk=200, full=200)
+    rng, found = run.rng(), []
+    for _ in run.progress(range(run.repeats(smoke=2, desk=200, full=1000)), label="repeats"):
+        train, holdout = ((rng.standard_normal((n, d)), rng.choice([-1.0, 1.0], n)) for _ in range(2))
+        # Each model is a vote of 200 features with their signs in training, where it is right four times in five.
+        features = np.argsort(rng.random((models, d)), axis=1)[:, :n]
+        signs = np.sign(train[0].T @ train[1])
+        votes = [np.array([sign_vote(signs[f], X[:, f]) for f in features]) for X, _ in (train, holdout)]
+        right = [vote == y for vote, (_, y) in zip(votes, (train, holdout), strict=True)]
+        found.append(
+            [_best_and_aggregate(answer, votes[1], holdout[1], right) for answer in _answerers(n, models, rng)]
+        )
+    scores = np.array(found) - 0.5  # (repeats, ways to answer, best and aggregate); the truth is a half
+    best, aggregate = scores[:, :, 0], scores[:, :, 1]
+
+    def to_plain(ladder: np.ndarray, plain: np.ndarray) -> float:
+        return float(ladder.mean() / plain.mean())
+
+    names = ["plain holdout", "reusable, by default", "reusable, as published", "Ladder"]
+    return Measurement(
+        {
+            "default_excess": mean(best[:, 1] - best[:, 0], "repeats"),
+            "ladder_best": bootstrap(to_plain, best[:, 3], best[:, 0], of="repeats"),
+            "ladder_aggregate": bootstrap(to_plain, aggregate[:, 3], aggregate[:, 0], of="repeats"),
+        },
+        table=Table(
+            ["holdout", "best score shown, less the truth", "aggregate's score, less the truth"],
+            [[name, *scores[:, i].mean(axis=0).tolist()] for i, name in enumerate(names)],
+        ),
+        remark="As published the threshold is 4 / sqrt(n) and the noise 1 / sqrt(n), which warn at this size.",
+    )
+
+
+def _answerers(n: int, m: int, rng: np.random.Generator) -> list[Callable[[np.ndarray, np.ndarray], np.ndarray]]:
+    """Return ways to answer which samples (m, n) of training and holdout each submission gets right."""
+    error, labels = 1 / math.sqrt(n), np.zeros(n)
+    default = ReusableHoldout(labels, labels, m=m, random_state=rng)
+    published = ReusableHoldout(threshold=4 * error, noise_scale=error, random_state=rng)
+    plain, ladder = EmpiricalAnswers(labels), Ladder(labels)
+    return [
+        lambda train, holdout: plain.answer_all(holdout),
+        default.query_values,
+        published.query_values,
+        lambda train, holdout: ladder.answer_all(holdout),
+    ]
+
+
+def _best_and_aggregate(
+    answer: Callable[[np.ndarray, np.ndarray], np.ndarray], votes: np.ndarray, y: np.ndarray, right: list[np.ndarray]
+) -> tuple[float, float]:
+    """Return the best score shown, and how often the vote of the models that seem good is right on the holdout.
+
+    A model seems good where its score is above the median of all, as long as scores tell models apart.
+    """
+    shown = answer(*right)
+    good = shown > np.median(shown)
+    return float(shown.max()), float(np.mean(np.sign(votes[good].sum(axis=0)) == y)) if good.any() else 0.5
 
 
 Noises = dict[int, Callable[[float], float]]

@@ -1,4 +1,4 @@
-"""Mean deflection of a beam under three loads, and what its variance is due to, from a few thousand model calls."""
+"""A beam under three loads: mean deflections, what their variance is due to, and a rare one, from few model calls."""
 
 import numpy as np
 from scipy import stats
@@ -17,6 +17,9 @@ for j, (mean, error) in enumerate(zip(means.estimate, means.std_error, strict=Tr
     print(f"mean deflection under load {j + 1}: {mean:.1f} +- {error:.1f}, one sample of {len(means.sample)} for all")
 
 marginals = [stats.norm(1, 0.1), stats.norm(1, 0.05), stats.norm(2, 0.1)]
-shares = sobol_indices(deflection, marginals, n_max=5000, signed="abs", random_state=0)
+shares = sobol_indices(deflection, marginals, n_max=1000, order=("first", "total"), random_state=0)
 for name, share, half in zip(("load", "width", "length"), shares.S1, shares.S1_conf, strict=True):
-    print(f"share of the variance due to {name}: {share:.2f} +- {half:.2f}")
+    print(f"share of the variance due to {name}: {share:.4f} +- {half:.4f}")
+
+rare = multiple_expectations(deflection, loads[0], n_max=20_000, threshold=17e3, random_state=0)
+print(f"probability of more than 17,000: {rare.estimate[0]:.2e} +- {rare.std_error[0]:.1e}")

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.linear_model import Ridge
 from torch import Tensor, nn
 
 from paperworks.evidence import (
@@ -382,52 +383,59 @@ def against_lime(run: Run) -> Measurement:
     )
 
 
-Remover = Callable[[SmallResNet, Tensor], Tensor]
+Mapper = Callable[[nn.Module, Tensor], Tensor]
+"""From a network and one image to a score of each of its squares."""
+Classifier = Callable[[Tensor, Tensor], Tensor]
+"""From one image and masks of what is kept to logits."""
 
 
-def deletion_race(run: Run, removers: dict[str, Remover]) -> Measurement:
-    """Compare the area under the deletion curve of ablation maps by layer masking with that of each other way.
+def deletion_area(network: nn.Module, image: Tensor, behind: Tensor, segments: Tensor, scores: Tensor) -> float:
+    """Return the area under the probability of the class while squares of the highest scores show what is behind."""
+    steps = torch.linspace(0, 1, 21)
+    ranks = scores.argsort(descending=True, stable=True).argsort()
+    kept = ranks >= (steps[:, None] * len(scores)).round()
+    masks = keep_segments(segments.expand(len(steps), -1, -1), kept)
+    probability = network(torch.where(masks, image, behind)).softmax(1)
+    return float(torch.trapezoid(probability[:, probability[0].argmax()], steps))
 
-    A remover returns the map of one image. Squares are deleted in the order of a map by showing what is behind the
-    garment, which is known, so that the curve itself depends on none of the methods.
+
+def squares(image: Tensor, patch: int = PATCH) -> Tensor:
+    """Return the squares of one image."""
+    return grid_segments(image.shape[2], image.shape[3], patch)
+
+
+def by_layer_masking(network: nn.Module) -> Classifier:
+    """Hide from every layer."""
+    return MaskedImageClassifier(network, "neighbor", batch_size=256)
+
+
+def deletion_areas(run: Run, mappers: dict[str, Mapper]) -> dict[str, list[float]]:
+    """Return the areas under the deletion curves of several maps of garments.
+
+    Squares are deleted in the order of a map by showing what is behind the garment, which is known, so that the curve
+    itself depends on none of the methods.
     """
     n, data = run.at(smoke=2, desk=34, full=1000), garments(run, 2000)
-    segments = grid_segments(data[:1].shape[2], data[:1].shape[3], PATCH)
-    steps = torch.linspace(0, 1, 21)
-
-    def area(network: SmallResNet, image: Tensor, background: Tensor, scores: Tensor) -> float:
-        ranks = scores.argsort(descending=True, stable=True).argsort()
-        kept = ranks >= (steps[:, None] * len(scores)).round()
-        masks = keep_segments(segments.expand(len(steps), -1, -1), kept)
-        probability = network(torch.where(masks, image, background)).softmax(1)
-        return float(torch.trapezoid(probability[:, probability[0].argmax()], steps))
-
-    def masked(network: SmallResNet, image: Tensor) -> Tensor:
-        return ablation(MaskedImageClassifier(network, "neighbor", batch_size=256), image, segments)
-
-    everyone: dict[str, Remover] = {"layer masking": masked, **removers}
-    areas: dict[str, list[float]] = {name: [] for name in everyone}
+    areas: dict[str, list[float]] = {name: [] for name in mappers}
     networks = [classifier_of_garments(run, seed) for seed in run.seeds]
     cases = [
         (network, n * number + i) for number, network in enumerate(networks) for i in range(n)
     ]  # images of its own
     with torch.no_grad():
-        for network, i in run.progress(cases, label="ablation maps"):
-            rows = slice(i, i + 1)
-            for name, remover in everyone.items():
-                scores = remover(network, data[rows])
-                areas[name].append(area(network, data[rows], data.backgrounds(rows), scores))
-    ours = areas["layer masking"]
-    return Measurement(
-        greatest([bootstrap(lambda a, b: a.mean() / b.mean(), ours, areas[name], of="images") for name in removers]),
-        table=Table(
-            ["map", "area under the deletion curve"], [[name, float(np.mean(found))] for name, found in areas.items()]
-        ),
-        settings=f"each of {PATCH}x{PATCH} pixels hidden alone, for {n} images of each seed's network",
-    )
+        for network, i in run.progress(cases, label="maps"):
+            image, behind = data[i : i + 1], data.backgrounds(slice(i, i + 1))
+            for name, mapper in mappers.items():
+                areas[name].append(deletion_area(network, image, behind, squares(image), mapper(network, image)))
+    return areas
 
 
-def ablation(classifier: Callable[[Tensor, Tensor], Tensor], image: Tensor, segments: Tensor) -> Tensor:
+def to_best(areas: dict[str, list[float]]) -> Estimate:
+    """Return the mean area of the first map over that of the best of the others."""
+    (_, ours), *others = areas.items()
+    return greatest([bootstrap(lambda a, b: a.mean() / b.mean(), ours, theirs, of="images") for _, theirs in others])
+
+
+def ablation(classifier: Classifier, image: Tensor, segments: Tensor) -> Tensor:
     """Return how much the probability of the predicted class falls when each square is hidden alone."""
     count = int(segments.max()) + 1
     masks = keep_segments(segments.expand(count, -1, -1), ~torch.eye(count, dtype=torch.bool))
@@ -436,41 +444,99 @@ def ablation(classifier: Callable[[Tensor, Tensor], Tensor], image: Tensor, segm
     return whole[0, label] - classifier(image, masks).softmax(1)[:, label]
 
 
+def regression(classifier: Classifier, image: Tensor, segments: Tensor) -> Tensor:
+    """Return the weights of squares in a ridge regression of the probability where half of them are hidden at random.
+
+    There are twice as many samples as squares, the same for every classifier.
+    """
+    count = int(segments.max()) + 1
+    shown = torch.rand(2 * count, count, generator=torch.Generator().manual_seed(0)) < 0.5
+    whole = classifier(image, torch.ones_like(segments[None], dtype=torch.bool)).softmax(1)
+    found = classifier(image, keep_segments(segments.expand(len(shown), -1, -1), shown)).softmax(1)
+    return torch.from_numpy(Ridge(alpha=1).fit(shown.numpy(), found[:, whole.argmax()].numpy()).coef_)
+
+
 @races("captum", exclusive=False)
 def against_captum(run: Run) -> Measurement:
     """Ablate squares by captum with grey as the baseline."""
     from captum.attr import FeatureAblation
 
-    def remover(network: SmallResNet, image: Tensor) -> Tensor:
-        segments = grid_segments(image.shape[2], image.shape[3], PATCH)
+    def ours(network: nn.Module, image: Tensor) -> Tensor:
+        return ablation(by_layer_masking(network), image, squares(image))
+
+    def theirs(network: nn.Module, image: Tensor) -> Tensor:
         attribution = FeatureAblation(lambda x: network(x).softmax(1)).attribute(
             image,
             0.449,
             target=int(network(image).argmax()),
-            feature_mask=segments[None, None],
+            feature_mask=squares(image)[None, None],
             perturbations_per_eval=256,
         )
         return attribution[0, 0, ::PATCH, ::PATCH].flatten()
 
-    return deletion_race(run, {"captum FeatureAblation, grey": remover})
+    areas = deletion_areas(run, {"layer masking": ours, "captum FeatureAblation, grey": theirs})
+    return Measurement(
+        to_best(areas),
+        table=Table(
+            ["map", "area under the deletion curve"], [[name, float(np.mean(found))] for name, found in areas.items()]
+        ),
+        settings=f"each of {PATCH}x{PATCH} pixels hidden alone",
+    )
 
 
 @races("shap", exclusive=False)
 def against_shap(run: Run) -> Measurement:
-    """Ablate squares with shap's masker of images, which blurs what is hidden, at the best of three widths."""
+    """Hide squares alone, and half of them at once, with shap's masker of images, at the best of three blurs."""
     from shap.maskers import Image
 
-    def remover(width: int) -> Remover:
-        def ablate(network: SmallResNet, image: Tensor) -> Tensor:
-            picture = np.round(255 * as_array(image[0])).astype(np.uint8)
-            masker, flat = Image(f"blur({width},{width})", picture.shape), picture.ravel()
-
-            def classifier(_: Tensor, masks: Tensor) -> Tensor:
+    def by_blur(width: int) -> Callable[[nn.Module], Classifier]:
+        def of(network: nn.Module) -> Classifier:
+            def classifier(image: Tensor, masks: Tensor) -> Tensor:
+                picture = np.round(255 * as_array(image[0])).astype(np.uint8)
+                masker, flat = Image(f"blur({width},{width})", picture.shape), picture.ravel()
                 shown = np.concatenate([masker(mask.flatten().numpy(), flat)[0] for mask in masks])
-                return network(torch.from_numpy(shown).view(len(masks), *image.shape[1:]).float() / 255)
+                parts = torch.from_numpy(shown).view(len(masks), *image.shape[1:]).split(64)
+                return torch.cat([network(part.float() / 255) for part in parts])
 
-            return ablation(classifier, image, grid_segments(image.shape[2], image.shape[3], PATCH))
+            return classifier
 
-        return ablate
+        return of
 
-    return deletion_race(run, {f"shap's masker, blur of {width} pixels": remover(width) for width in (5, 9, 17)})
+    def mapper(of: Callable[[nn.Module], Classifier], scores: Callable[..., Tensor], patch: int = PATCH) -> Mapper:
+        return lambda network, image: scores(of(network), image, squares(image, patch))
+
+    ways = {"layer masking": by_layer_masking} | {
+        f"shap's masker, blur of {width} pixels": by_blur(width) for width in (5, 9, 17)
+    }
+    alone, half = (
+        deletion_areas(run, {name: mapper(way, scores) for name, way in ways.items()})
+        for scores in (ablation, regression)
+    )
+    # A larger classifier, on photographs, where a deleted square shows the mean colour: what is behind isn't known.
+    large: dict[str, list[float]] = {name: [] for name in ways}
+    network, crops, _ = some_photos(run, run.seed)
+    with torch.no_grad():
+        for i in run.progress(range(run.at(smoke=0, desk=6, full=200)), label="photographs"):
+            image = crops[i : i + 1]
+            behind = image.mean((2, 3), keepdim=True).expand_as(image)
+            for name, way in ways.items():
+                scores = mapper(way, regression, 32)(network, image)
+                large[name].append(deletion_area(network, image, behind, squares(image, 32), scores))
+    settings = {
+        "garments, each square alone": alone,
+        "garments, half of the squares at once": half,
+        "photographs, EfficientNet-Lite0, half of the squares at once": large,
+    }
+    return Measurement(
+        {"alone": to_best(alone), "half": to_best(half)},
+        table=Table(
+            ["hidden", "map", "area under the deletion curve"],
+            [
+                [setting, name, float(np.mean(found))]
+                for setting, areas in settings.items()
+                for name, found in areas.items()
+                if found
+            ],
+        ),
+        settings=f"squares of {PATCH}x{PATCH} pixels of garments, and of 32x32 of photographs",
+    )

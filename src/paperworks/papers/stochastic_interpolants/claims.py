@@ -16,6 +16,7 @@ from paperworks.diffusion import (
     Interpolant,
     LearnablePath,
     ODESampler,
+    OptimalCoupling,
     SchrodingerBridgeTrainer,
     SDESampler,
     best_noise_level,
@@ -396,6 +397,47 @@ def against_torchcfm(run: Run) -> Measurement:
         every([max(max(row[2:]) for row in rows if row[0] == seed) for seed in run.seeds]),
         table=Table(["seed", "path", "state", "velocity"], rows),
         settings="ConditionalFlowMatcher and VariancePreservingConditionalFlowMatcher with sigma 0, in float64",
+    )
+
+
+@races("torchcfm-couplings")
+def against_couplings(run: Run) -> Measurement:
+    """Pair minibatches of digits' components with noise by optimal transport, exactly and by Sinkhorn."""
+    from torchcfm.optimal_transport import OTPlanSampler
+
+    digits = split_components(run, run.seed).data
+    rows: list[list[Any]] = []
+    gaps: list[float] = []
+    ratios: dict[str, list[Estimate]] = {"exact": [], "sinkhorn": []}
+    for n in run.at(smoke=(32,), desk=(64, 128, 256), full=(64, 128, 256, 512)):
+        rng = run.torch_rng()
+        x1 = digits[torch.randperm(len(digits), generator=rng)[:n]]
+        x0 = torch.randn(x1.shape, generator=rng, dtype=x1.dtype)
+        cost = torch.cdist(x0.double(), x1.double()).square()
+        plan = torch.from_numpy(OTPlanSampler("exact").get_map(x0, x1))
+        ours = OptimalCoupling().partners(x0, x1)
+        gaps.append(abs(float(cost[torch.arange(len(x0)), ours].mean() / (plan * cost).sum()) - 1))
+        for method in ratios:
+            # The same entropy for both, torchcfm's in units of the cost. Its tolerance is POT's default, 1e-9 in norm
+            # for the error of all masses 1/n; ours is for the share of each mass, and no looser here.
+            coupling = OptimalCoupling(method, reg=0.05, tol=1e-9 * len(x0) ** 0.5)
+            peer = OTPlanSampler(method, reg=0.05 * float(cost.mean()), warn=False)
+            jobs: dict[str, Callable[[], Any]] = {
+                "ours": partial(coupling, x0, x1, rng),
+                "torchcfm": partial(peer.sample_plan, x0, x1),
+            }
+            times = interleaved(run, jobs, repeats=run.at(smoke=2, desk=15, full=15))
+            ratios[method].append(times.ratio("ours", "torchcfm"))
+            medians = times.medians()
+            rows.append([len(x0), method, 1e3 * medians["ours"], 1e3 * medians["torchcfm"], ratios[method][-1].value])
+    return Measurement(
+        {
+            "cost": exact(max(gaps)),
+            "exact_time": greatest(ratios["exact"]),
+            "sinkhorn_time": greatest(ratios["sinkhorn"]),
+        },
+        table=Table(["pairs", "method", "ours, ms", "torchcfm, ms", "ours / torchcfm"], rows),
+        settings="OTPlanSampler, exact and Sinkhorn with an entropy of 0.05 of the mean cost, drawing as many pairs",
     )
 
 

@@ -2,17 +2,19 @@
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
-from torch import Tensor, nn
+from torch import Tensor
 
 from paperworks.core.validation import check_choice, check_count, check_number
 from paperworks.robustness.attacks.losses import AttackLoss, Reference
 from paperworks.robustness.attacks.region import Region, inside
 
-Observations = Float[Tensor, "batch features"]
+Observations = Float[Tensor, "batch *features"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class AttackResult:
 class Problem:
     """A model, a loss, what it refers to, and where observations may be, for each row of a batch."""
 
-    model: nn.Module
+    model: Callable[[Tensor], Any]
     loss: AttackLoss
     reference: Reference
     region: Region
@@ -146,7 +148,7 @@ class Attack(ABC):
 
     def __call__(
         self,
-        model: nn.Module,
+        model: Callable[[Tensor], Any],
         obs: Observations,
         y: Reference | None = None,
         *,
@@ -161,7 +163,7 @@ class Attack(ABC):
         model
             From observations to what the loss takes; differentiable.
         obs
-            True observations.
+            True observations: rows of features, images or anything else with a batch first.
         y
             What the loss refers to: by default what the policy says of the true observations, such as its group; for a
             targeted loss the target, which has to be given.
@@ -178,6 +180,10 @@ class Attack(ABC):
             For observations that are out of bounds, a mask or bounds of another shape, a model without a gradient, a
             targeted loss without a target, or drift without a previous observation.
         """
+        if obs.ndim > 2:
+            others = {"previous": previous, "start": start}
+            flat = {name: None if other is None else other.flatten(1) for name, other in others.items()}
+            return unflattened(self(on_flat(model, obs), obs.flatten(1), y, eps=eps, **flat), obs)
         region = self.region(obs, eps, previous)
         if y is None:
             if self.loss.targeted:
@@ -211,10 +217,10 @@ class Attack(ABC):
         if obs.ndim != 2 or not obs.is_floating_point():
             raise ValueError(f"obs has shape {tuple(obs.shape)} and {obs.dtype}; it takes floats (batch, features)")
         features = obs.shape[1]
-        allowed = torch.ones_like(obs[0]) if self.mask is None else torch.as_tensor(self.mask).to(obs)
+        allowed = obs.new_ones(features) if self.mask is None else _flat(torch.as_tensor(self.mask).to(obs))
         if allowed.shape != (features,):
             raise ValueError(f"mask has shape {tuple(allowed.shape)}; it takes ({features},), one for each feature")
-        low, high = (torch.as_tensor(bound, dtype=obs.dtype, device=obs.device) for bound in self.bounds)
+        low, high = (_flat(torch.as_tensor(bound, dtype=obs.dtype, device=obs.device)) for bound in self.bounds)
         if any(bound.ndim > 0 and bound.shape != (features,) for bound in (low, high)):
             raise ValueError(f"bounds have shapes {tuple(low.shape)} and {tuple(high.shape)}; they take ({features},)")
         low, high = low.expand_as(obs), high.expand_as(obs)
@@ -251,6 +257,21 @@ class Attack(ABC):
     @abstractmethod
     def _search(self, problem: Problem, x: Observations) -> tuple[Observations, Float[Tensor, " batch"]]:
         """Search from given points, and return the best point of each search with its loss."""
+
+
+def on_flat(model: Callable[[Tensor], Any], obs: Observations) -> Callable[[Tensor], Any]:
+    """Return the model of flattened observations, given ones of the shape that it takes."""
+    shape = obs.shape[1:]
+    return lambda flat: model(flat.reshape(len(flat), *shape))
+
+
+def unflattened(result: AttackResult, obs: Observations) -> AttackResult:
+    """Return a result with observations of the shape of the true ones."""
+    return replace(result, adv=result.adv.view_as(obs))
+
+
+def _flat(values: Tensor) -> Tensor:
+    return values.flatten() if values.ndim else values
 
 
 def better(best: tuple[Tensor, ...], losses: Float[Tensor, " batch"], *others: Tensor) -> tuple[Tensor, ...]:

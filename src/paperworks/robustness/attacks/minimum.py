@@ -1,16 +1,16 @@
 """Attacks that look for the smallest distortion that succeeds."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
-from torch import Tensor, nn
+from torch import Tensor
 
 from paperworks.core.validation import check_number
-from paperworks.robustness.attacks.attack import Attack, AttackResult, Observations, Problem
+from paperworks.robustness.attacks.attack import Attack, AttackResult, Observations, Problem, on_flat, unflattened
 from paperworks.robustness.attacks.losses import AttackLoss, Reference
 from paperworks.robustness.attacks.region import lengths
 
@@ -95,6 +95,7 @@ class FMN(Attack):
         for step in range(self.steps):
             cosine = (1 + math.cos(math.pi * step / self.steps)) / 2
             losses, gradient = problem.gradient(x)
+            gradient = region.uphill(gradient, x)  # else its length promises what the box doesn't let through
             size, wins = self._judged(problem, x)
             closer = wins & (size < distance)
             best, distance = torch.where(closer[:, None], x, best), torch.where(closer, size, distance)
@@ -121,7 +122,7 @@ class FMN(Attack):
         if self.pool is None:
             return center
         near, distance = center, torch.full_like(center[:, 0], torch.inf)
-        for other in self.pool.to(center):
+        for other in self.pool.to(center).flatten(1):
             candidate = torch.clamp(center + (other - center) * region.allowed, region.low, region.high)
             far = region.size(candidate)
             chosen = problem.succeeds(candidate) & (far < distance)
@@ -180,13 +181,16 @@ class DynamicDistortion:
 
     def __call__(
         self,
-        model: nn.Module,
+        model: Callable[[Tensor], Any],
         obs: Observations,
         y: Reference | None = None,
         *,
         previous: Observations | None = None,
     ) -> AttackResult:
         """Attack a policy; see `Attack`."""
+        if obs.ndim > 2:
+            flat = None if previous is None else previous.flatten(1)
+            return unflattened(self(on_flat(model, obs), obs.flatten(1), y, previous=flat), obs)
         clean = self.attack.region(obs, 0, previous)
         if y is None and not self.loss.targeted:
             with torch.no_grad():

@@ -63,10 +63,15 @@ class Region:
             return gradient.sign()
         if self.norm == 2:
             return gradient / gradient.norm(dim=1, keepdim=True).clamp_min(1e-30)
-        room = torch.where(gradient > 0, x < self.high, x > self.low) & (gradient != 0)
-        best = torch.where(room, gradient.abs(), -1).argmax(1, keepdim=True)
-        chosen = torch.zeros_like(gradient).scatter(1, best, gradient.gather(1, best).sign())
-        return chosen * room
+        gradient = self.uphill(gradient, x)
+        best = gradient.abs().argmax(1, keepdim=True)
+        return torch.zeros_like(gradient).scatter(1, best, gradient.gather(1, best).sign())
+
+    def uphill(
+        self, gradient: Float[Tensor, "batch features"], x: Float[Tensor, "batch features"]
+    ) -> Float[Tensor, "batch features"]:
+        """Return the part of a gradient that leads on within the box: zero where a feature is at its end."""
+        return gradient * torch.where(gradient > 0, x < self.high, x > self.low)
 
     def random(self, generator: torch.Generator) -> Float[Tensor, "batch features"]:
         """Return random points of the regions."""

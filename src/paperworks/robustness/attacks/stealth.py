@@ -101,17 +101,17 @@ def ks_test(x: Series, y: Float[np.ndarray, "others features"]) -> FeatureTestRe
     FeatureTestResult
         One statistic and one p-value for each feature.
 
+    Raises
+    ------
+    ValueError
+        For samples of different features, fewer than two rows, NaN or infinity.
+
     Examples
     --------
     >>> x = np.random.default_rng(0).normal(size=(500, 2))
     >>> result = ks_test(x[:250], x[250:] + [0.0, 1.0])
     >>> result.adjusted < 0.05
     array([False,  True])
-
-    Raises
-    ------
-    ValueError
-        For samples of different features.
     """
     _check(x, y)
     found = [stats.ks_2samp(a, b) for a, b in zip(x.T, y.T, strict=True)]
@@ -135,18 +135,19 @@ def change_test(x: Series, y: Float[np.ndarray, "others features"]) -> FeatureTe
     FeatureTestResult
         One statistic and one p-value for each feature.
 
+    Raises
+    ------
+    ValueError
+        For series of different features, fewer than three steps, NaN or infinity.
+
     Examples
     --------
     >>> smooth = np.linspace(0, 1, 300)[:, None]
     >>> result = change_test(smooth, smooth + 0.05 * np.random.default_rng(0).normal(size=(300, 1)))
     >>> result.pvalue < 0.001
     array([ True])
-
-    Raises
-    ------
-    ValueError
-        For series of different features.
     """
+    _check(x, y, at_least=3)
     return ks_test(np.abs(np.diff(x, axis=0)), np.abs(np.diff(y, axis=0)))
 
 
@@ -181,7 +182,7 @@ def mmd_test(
     Raises
     ------
     ValueError
-        For samples of different features or fewer than two, or options out of range.
+        For samples of different features or fewer than two, NaN or infinity, or options out of range.
 
     Notes
     -----
@@ -242,13 +243,14 @@ def daily_samples(
     Raises
     ------
     ValueError
-        For more days than there are.
+        For more days than there are, a series of another number of dimensions, NaN or infinity.
 
     Examples
     --------
     >>> daily_samples(np.arange(72.0)[:, None], 2).shape
     (2, 24)
     """
+    _check_series("series", series, 1)
     check_count("hours", hours)
     whole = len(series) // hours
     rows = series[: whole * hours].reshape(whole, hours * series.shape[1])
@@ -282,7 +284,7 @@ def zscore_outliers(
     Raises
     ------
     ValueError
-        For options out of range.
+        For options out of range, a series of another number of dimensions, NaN or infinity.
 
     Examples
     --------
@@ -291,6 +293,7 @@ def zscore_outliers(
     >>> zscore_outliers(values).nonzero()[0], zscore_outliers(values, window=30).nonzero()[0]
     (array([60]), array([60]))
     """
+    _check_series("series", series, 1)
     check_number("threshold", threshold, gt=0)
     check_count("warm_up", warm_up, at_least=2)
     steps = len(series)
@@ -328,7 +331,7 @@ def ljung_box(series: Series, lags: int = 24) -> FeatureTestResult:
     Raises
     ------
     ValueError
-        For as many lags as steps or more.
+        For as many lags as steps or more, a series of another number of dimensions, NaN or infinity.
 
     Examples
     --------
@@ -336,6 +339,7 @@ def ljung_box(series: Series, lags: int = 24) -> FeatureTestResult:
     >>> ljung_box(white).pvalue > 0.05, ljung_box(np.cumsum(white, axis=0)).pvalue < 1e-6
     (array([ True]), array([ True]))
     """
+    _check_series("series", series, 2)
     n = len(series)
     check_count("lags", lags, at_most=n - 1)
     centred = series - series.mean(0)
@@ -381,6 +385,15 @@ def detection_rate(
     return float((values <= alpha).mean())
 
 
-def _check(x: np.ndarray, y: np.ndarray) -> None:
-    if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
-        raise ValueError(f"x has shape {x.shape} and y {y.shape}; they take two rows or more of the same features")
+def _check(x: np.ndarray, y: np.ndarray, at_least: int = 2) -> None:
+    _check_series("x", x, at_least)
+    _check_series("y", y, at_least)
+    if x.shape[1] != y.shape[1]:
+        raise ValueError(f"x has shape {x.shape} and y {y.shape}; they take rows of the same features")
+
+
+def _check_series(name: str, values: np.ndarray, at_least: int) -> None:
+    if values.ndim != 2 or len(values) < at_least:
+        raise ValueError(f"{name} has shape {values.shape}; it takes {at_least} rows or more, (steps, features)")
+    if bad := int((~np.isfinite(values)).sum()):
+        raise ValueError(f"{name} has {bad} NaN or infinite elements of {values.size}; it takes finite numbers")

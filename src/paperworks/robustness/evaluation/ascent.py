@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -23,18 +23,21 @@ class Ascent(ABC):
     Parameters
     ----------
     size
-        Length of a step, which is the rate of Adam.
+        Length of a step of each image, or of all; the rate of Adam.
     like
         Latents of the whole set, for their shape and type.
     allowed
         Ones where latents may move, of the shape of those of one image; everywhere by default.
-    generator
-        Of whatever is drawn.
+    seeds
+        For each image that of whatever is drawn for it, so that this doesn't depend on which others are under way.
     """
 
-    def __init__(self, size: float, like: Tensor, allowed: Tensor | None, generator: torch.Generator) -> None:
-        self.size, self.generator = size, generator
+    def __init__(self, size: float | Tensor, like: Tensor, allowed: Tensor | None, seeds: Sequence[int]) -> None:
+        ones = [1] * (like.ndim - 1)
+        self.size = torch.as_tensor(size, dtype=like.dtype, device=like.device).expand(len(like)).view(-1, *ones)
+        self.seeds, self.draws = list(seeds), [0] * len(like)
         self.allowed = torch.ones_like(like[0]) if allowed is None else allowed.to(like)
+        self._generator = torch.Generator()
 
     @abstractmethod
     def propose(self, latents: Latents, index: Index, objective: Objective) -> tuple[Latents, Float[Tensor, " rows"]]:
@@ -47,8 +50,12 @@ class Ascent(ABC):
             (gradient,) = torch.autograd.grad(losses.sum(), leaf)
         return gradient * self.allowed, losses.detach()
 
-    def _drawn(self, latents: Tensor) -> Tensor:
-        noise = torch.randn(latents.shape, generator=self.generator, dtype=latents.dtype)
+    def _drawn(self, latents: Tensor, index: Tensor) -> Tensor:
+        noise = torch.empty(latents.shape, dtype=latents.dtype)
+        for row, image in zip(noise, index.tolist(), strict=True):
+            self._generator.manual_seed((self.seeds[image] + self.draws[image]) % 2**63)
+            self.draws[image] += 1
+            row.normal_(generator=self._generator)
         return noise.to(latents.device) * self.allowed
 
 
@@ -58,7 +65,7 @@ class GradientAscent(Ascent):
     def propose(self, latents: Latents, index: Index, objective: Objective) -> tuple[Latents, Float[Tensor, " rows"]]:
         """Return ``z + size g / |g|``."""
         gradient, losses = self._gradient(latents, index, objective)
-        return latents + self.size * unit(gradient), losses
+        return latents + self.size[index] * unit(gradient), losses
 
 
 class SignAscent(Ascent):
@@ -67,14 +74,14 @@ class SignAscent(Ascent):
     def propose(self, latents: Latents, index: Index, objective: Objective) -> tuple[Latents, Float[Tensor, " rows"]]:
         """Return ``z + size sign(g) / |sign(g)|``."""
         gradient, losses = self._gradient(latents, index, objective)
-        return latents + self.size * unit(gradient.sign()), losses
+        return latents + self.size[index] * unit(gradient.sign()), losses
 
 
 class AdamAscent(Ascent):
     """Adam on each image's latents, with the size of a step as its rate (arXiv 1412.6980)."""
 
-    def __init__(self, size: float, like: Tensor, allowed: Tensor | None, generator: torch.Generator) -> None:
-        super().__init__(size, like, allowed, generator)
+    def __init__(self, size: float | Tensor, like: Tensor, allowed: Tensor | None, seeds: Sequence[int]) -> None:
+        super().__init__(size, like, allowed, seeds)
         self.mean, self.square = torch.zeros_like(like), torch.zeros_like(like)
         self.count = torch.zeros(len(like), *[1] * (like.ndim - 1), dtype=like.dtype, device=like.device)
 
@@ -86,7 +93,7 @@ class AdamAscent(Ascent):
         self.square[index] = torch.lerp(gradient.square(), self.square[index], 0.999)
         count = self.count[index]
         mean, square = self.mean[index] / (1 - 0.9**count), self.square[index] / (1 - 0.999**count)
-        return latents + self.size * mean / (square.sqrt() + 1e-8), losses
+        return latents + self.size[index] * mean / (square.sqrt() + 1e-8), losses
 
 
 class RandomAscent(Ascent):
@@ -94,7 +101,9 @@ class RandomAscent(Ascent):
 
     def propose(self, latents: Latents, index: Index, objective: Objective) -> tuple[Latents, Float[Tensor, " rows"]]:
         """Return ``z + size u / |u|`` or z, of which the loss is higher."""
-        return self._if_better(latents, latents + self.size * unit(self._drawn(latents)), index, objective)
+        return self._if_better(
+            latents, latents + self.size[index] * unit(self._drawn(latents, index)), index, objective
+        )
 
     def _if_better(self, latents: Tensor, trial: Tensor, index: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
@@ -111,12 +120,13 @@ class EvolutionAscent(RandomAscent):
     def propose(self, latents: Latents, index: Index, objective: Objective) -> tuple[Latents, Float[Tensor, " rows"]]:
         """Return ``z + size g / |g|`` with ``g = sum_k (loss(z + s u_k) - loss(z - s u_k)) u_k``, or z if no better."""
         rows = len(latents)
-        drawn = torch.stack([unit(self._drawn(latents)) for _ in range(self.pairs)])
-        points = torch.cat([latents + self.size * drawn, latents - self.size * drawn]).flatten(0, 1)
+        size = self.size[index]
+        drawn = torch.stack([unit(self._drawn(latents, index)) for _ in range(self.pairs)])
+        points = torch.cat([latents + size * drawn, latents - size * drawn]).flatten(0, 1)
         with torch.no_grad():
             losses = objective(points, index.repeat(2 * self.pairs)).view(2, self.pairs, rows)
         slopes = (losses[0] - losses[1]).view(self.pairs, rows, *[1] * (latents.ndim - 1))
-        return self._if_better(latents, latents + self.size * unit((slopes * drawn).sum(0)), index, objective)
+        return self._if_better(latents, latents + size * unit((slopes * drawn).sum(0)), index, objective)
 
 
 RULES: dict[Rule, type[Ascent]] = {

@@ -53,15 +53,16 @@ class ImageGenerator(ABC):
         """
         return self.decode(self.encode(images), images)
 
-    def step_size(self, images: Images) -> float:
-        """Return the length of a step in latents: 0.25 for 28 x 28 pixels, in proportion to the root of their number.
+    def step_size(self, images: Images) -> float | Float[Tensor, " batch"]:
+        """Return the length of a step in latents, of all images or of each.
 
-        That holds where latents are as long as images; generators with other latents say otherwise.
+        It is 0.25 for 28 x 28 pixels, and in proportion to the root of their number. That holds where latents are as
+        long as images; generators with other latents say otherwise.
 
         Returns
         -------
-        float
-            Length of a step in latents, in their unit.
+        float or Tensor of shape (batch,)
+            Length of a step in latents, in their unit. It depends on nothing but the image itself.
         """
         return 0.25 * math.sqrt(images[0].numel() / 784)
 
@@ -443,14 +444,19 @@ class AutoencoderGenerator(ImageGenerator):
         """
         return self._decode(latents)
 
-    def step_size(self, images: Images) -> float:
-        """Return the length of a step: 3 in 100 of the spread of the images' latents.
+    def step_size(self, images: Images) -> Float[Tensor, " batch"]:
+        """Return the length of each image's step: 3 in 100 of the spread of its own latents.
+
+        Parameters
+        ----------
+        images
+            Images of shape (batch, channels, height, width), in the range the generator takes.
 
         Returns
         -------
-        float
-            Length of a step in latents, in their unit.
+        Tensor of shape (batch,)
+            Lengths of steps in latents, in their unit.
         """
         with torch.no_grad():
-            latents = self.encode(images[:64])
-        return _SHARE * float(latents.std()) * math.sqrt(latents[0].numel())
+            latents = self.encode(images).flatten(1)
+        return _SHARE * latents.std(1) * math.sqrt(latents.shape[1])

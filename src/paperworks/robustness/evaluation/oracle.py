@@ -1,6 +1,7 @@
 """Judges of what an image shows: one or more pretrained models that vote."""
 
 import contextlib
+import hashlib
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
@@ -146,9 +147,12 @@ class Oracle:
                 raise ValueError(f"oracle has a model of {answer.shape[1]} classes; the evaluated one has {classes}")
 
     def check_stranger(self, model: Classifier) -> None:
-        """Raise ValueError if a model is one of the judges or shares weights with one."""
+        """Raise ValueError if a model is one of the judges, copied or wrapped, or shares weights with one."""
         own = {id(p) for judge in self.models for p in _parameters(judge)}
-        if any(model is judge for judge in self.models) or any(id(p) in own for p in _parameters(model)):
+        shared = any(model is judge for judge in self.models) or any(id(p) in own for p in _parameters(model))
+        contents = {_content(p) for p in _parameters(model)}
+        held = [{_content(p) for p in _parameters(judge)} for judge in self.models]
+        if shared or any(judge and judge <= contents for judge in held):
             raise ValueError(
                 "model is a member of the oracle, which inflates its score; it takes another one, or allow_member=True"
             )
@@ -246,6 +250,12 @@ def warn_of_probabilities(who: str, outputs: Tensor) -> bool:
 
 def _parameters(model: Any) -> Iterable[nn.Parameter]:
     return model.parameters() if isinstance(model, nn.Module) else ()
+
+
+def _content(parameter: nn.Parameter) -> tuple[torch.Size, bytes]:
+    """Return what a weight and its copies have in common, whatever their type and device."""
+    values = parameter.detach().double().cpu().contiguous()
+    return values.shape, hashlib.sha256(values.view(torch.uint8).numpy().tobytes()).digest()
 
 
 def _size(model: Any) -> int:

@@ -1,5 +1,6 @@
 """The search for the images that hurt a model most while their labels, as judges see them, stay."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
@@ -264,15 +265,20 @@ class _Search:
 
     def _ascent(self) -> Ascent:
         options = self.options
-        default = _ADAM_RATE if options.rule == "adam" else self.generator.step_size(self.x)
-        size = default if options.step_size is None else options.step_size
+        if options.step_size is None and options.rule != "adam":
+            size = self._in_batches(self._step_size, self.x)
+        else:
+            size = torch.tensor(_ADAM_RATE if options.step_size is None else options.step_size)
         allowed = options.sparse_mask
         if allowed is not None and allowed.shape != self.latents.shape[1:]:
             raise ValueError(
                 f"sparse_mask has shape {tuple(allowed.shape)}; it takes that of an image's latents, "
                 f"{tuple(self.latents.shape[1:])}"
             )
-        return RULES[options.rule](size, self.latents, allowed, torch.Generator().manual_seed(options.random_state))
+        return RULES[options.rule](size, self.latents, allowed, [seed_of(x, options.random_state) for x in self.x])
+
+    def _step_size(self, x: Tensor) -> Tensor:
+        return torch.as_tensor(self.generator.step_size(x), dtype=x.dtype, device=x.device).expand(len(x))
 
     def result(self) -> PerturbedBatch:
         """Search, and return what was found."""
@@ -292,7 +298,7 @@ class _Search:
         """Take a step with some images, and return those that go on."""
 
         def objective(latents: Tensor, index: Tensor) -> Tensor:
-            images = self.generator.decode(latents, self.x[index]).clamp(*self.options.clip_range)
+            images = clipped(self.generator.decode(latents, self.x[index]), *self.options.clip_range)
             return self.options.losses(self.model(images), self.y[index])
 
         old = self.latents[active]
@@ -329,3 +335,21 @@ class _Search:
     def _in_batches(self, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
         parts = zip(*(t.split(self.batch_size) for t in tensors), strict=True)
         return torch.cat([function(*part) for part in parts])
+
+
+def clipped(images: Tensor, low: float, high: float) -> Tensor:
+    """Clamp images to a range; the gradient fades within one grey level beyond it.
+
+    A gradient that ends at the very end of the range would depend there on the last digit of a pixel, and so on the
+    size of the batch in which it was computed: black pixels are exactly at the end.
+    """
+    fixed = images.detach()
+    beyond = torch.maximum(low - fixed, fixed - high) * (255 / (high - low))
+    return fixed.clamp(low, high) + (1 - beyond).clamp(0, 1) * (images - fixed)
+
+
+def seed_of(image: Tensor, random_state: int) -> int:
+    """Return a seed that depends on one image alone, so that what is drawn for it does as well."""
+    content = image.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+    digest = hashlib.blake2b(content, digest_size=8, key=str(random_state).encode()).digest()
+    return int.from_bytes(digest) >> 1

@@ -111,6 +111,7 @@ class MaskedImageClassifier:
     def __init__(self, model: nn.Module, method: Removal = "neighbor", batch_size: int = 64) -> None:
         self.batch_size = check_count("batch_size", batch_size)
         self.method = method
+        self._channels = next((part.in_channels for part in model.modules() if isinstance(part, nn.Conv2d)), None)
         if method in PADDINGS:
             self._forward: Callable[[Tensor, Tensor], Tensor] = LayerMaskedModel(model, method)
         elif method in PAINTS or isinstance(method, tuple):
@@ -158,15 +159,25 @@ class MaskedImageClassifier:
     def predict_proba(self, images: np.ndarray, masks: np.ndarray) -> np.ndarray:
         """Return probabilities of images (n, height, width, channels) and masks (n, height, width), as LIME takes them.
 
-        Bytes are scaled to [0, 1].
+        Bytes are scaled to [0, 1]. A grey image, which LIME repeats in three channels, goes to a network whose first
+        convolution takes one channel as it was.
 
         Returns
         -------
         ndarray
             Probabilities of shape (n, classes), in float64.
+
+        Raises
+        ------
+        ValueError
+            For an image in colours where the network takes one channel.
         """
         scale = 255 if images.dtype == np.uint8 else 1
         different = images[:1] if images.strides[0] == 0 else images  # one image seen through many masks
-        tensor = torch.from_numpy(np.ascontiguousarray(different)).permute(0, 3, 1, 2).float().contiguous() / scale
+        tensor = torch.from_numpy(np.array(different)).permute(0, 3, 1, 2).float().contiguous() / scale
+        if self._channels == 1 and tensor.shape[1] == 3:
+            if not torch.equal(tensor, tensor[:, :1].expand_as(tensor)):
+                raise ValueError("images has three channels that differ; the network takes one, as of a grey image")
+            tensor = tensor[:, :1].contiguous()
         with torch.no_grad():
             return self(tensor, torch.from_numpy(masks)).softmax(1).double().numpy()

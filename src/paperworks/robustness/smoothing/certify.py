@@ -6,6 +6,8 @@ changes it. A few draws select the class; others, independent of them, bound its
 """
 
 import itertools
+import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -172,7 +174,8 @@ class Smooth:
         x
             The image, without a batch axis.
         n0, n
-            Draws that select the class, and that bound its probability. Defaults of the field: 100 and 100 000.
+            Draws that select the class, and that bound its probability. Defaults of the field: 100 and 100 000. Where
+            `n` is too small for any certificate, ``n <= log2(1 / alpha)``, a warning says so.
         alpha
             Probability of a wrong certificate, at most.
         batch_size
@@ -191,11 +194,11 @@ class Smooth:
             For counts below 1, `alpha` outside (0, 1), an image that isn't finite, or scores that aren't one for each
             class.
         """
-        check_number("alpha", alpha, gt=0, lt=1)
+        _warn_of_too_few_draws(check_count("n", n), check_number("alpha", alpha, gt=0, lt=1))
         image, source = _checked("x", x)[None], [generator]
         with self._asking():
             selected = int(self._count(image, check_count("n0", n0), batch_size, source).argmax(1))
-            count = int(self._count(image, check_count("n", n), batch_size, source)[0, selected])
+            count = int(self._count(image, n, batch_size, source)[0, selected])
         radius = float(self._radius(lower_confidence_bound(count, n, alpha)))
         return (selected, radius) if radius >= 0 else (ABSTAIN, 0.0)
 
@@ -299,6 +302,7 @@ class Smooth:
         )
         looks = _looks(n)
         split = alpha / len(looks)
+        _warn_of_too_few_draws(n, alpha if stop_radius is None else split)
         sources = [torch_generator(random_state, first + i, device=x.device) for i in range(len(x))]
         with self._asking():
             selected = self._count(x, n0, batch_size, sources).argmax(1)
@@ -382,6 +386,17 @@ class Smooth:
         finally:
             for part in training:
                 part.training = True
+
+
+def _warn_of_too_few_draws(n: int, alpha: float) -> None:
+    """Warn where not even draws that all see one class would show that it has more than half of the probability."""
+    least = math.floor(-math.log2(alpha)) + 1
+    if n < least:
+        warnings.warn(
+            f"n is {n}, with which nothing can be certified at a probability of error of {alpha:.3g}; "
+            f"it takes {least} draws or more",
+            stacklevel=3,
+        )
 
 
 def _looks(n: int) -> list[int]:

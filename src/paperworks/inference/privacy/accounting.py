@@ -1,6 +1,7 @@
 """Privacy budgets: zero-concentrated, approximate and pure differential privacy, and how one turns into another."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,17 +9,21 @@ from scipy import optimize
 
 from paperworks.core.validation import check_choice, check_number
 
+Conversion = Literal["tight", "standard"]
 
-def zcdp_from_approx_dp(epsilon: float, delta: float) -> float:
-    """Return the greatest rho whose rho-zCDP implies (epsilon, delta)-differential privacy by the standard conversion.
 
-    ``rho = (sqrt(L + epsilon) - sqrt(L))^2`` with ``L = ln(1 / delta)``, the inverse of `approx_dp_from_zcdp`. The
-    simpler ``epsilon^2 / (4 L)`` is not enough: it leaves out the ``+ rho`` of the conversion.
+def zcdp_from_approx_dp(epsilon: float, delta: float, conversion: Conversion = "tight") -> float:
+    """Return the greatest rho whose rho-zCDP implies (epsilon, delta)-differential privacy by a conversion.
+
+    The inverse of `approx_dp_from_zcdp`. For the standard conversion it is ``(sqrt(L + epsilon) - sqrt(L))^2`` with
+    ``L = ln(1 / delta)``; the simpler ``epsilon^2 / (4 L)`` is not enough, since it leaves out the ``+ rho``.
 
     Parameters
     ----------
     epsilon, delta
         Parameters of approximate differential privacy: ``epsilon > 0`` and ``0 < delta < 1``.
+    conversion
+        As in `approx_dp_from_zcdp`.
 
     Returns
     -------
@@ -28,23 +33,32 @@ def zcdp_from_approx_dp(epsilon: float, delta: float) -> float:
     Raises
     ------
     ValueError
-        For an epsilon or delta out of range.
+        For an epsilon or delta out of range, or an unknown conversion.
 
     References
     ----------
-    Jain et al., arXiv 2112.00828, section 2; Bun and Steinke (2016), proposition 1.3.
+    Jain et al., arXiv 2112.00828, section 2; Bun and Steinke (2016), proposition 1.3; Canonne, Kamath and Steinke,
+    arXiv 2004.00010, corollary 13.
 
     Examples
     --------
-    >>> round(zcdp_from_approx_dp(1.0, 1e-6), 6)
-    0.017469
+    >>> round(zcdp_from_approx_dp(1.0, 1e-6), 6), round(zcdp_from_approx_dp(1.0, 1e-6, "standard"), 6)
+    (0.024356, 0.017469)
     """
+    check_choice("conversion", conversion, ("tight", "standard"))
     epsilon = check_number("epsilon", epsilon, gt=0)
     log = -math.log(check_number("delta", delta, gt=0, lt=1))
-    return (epsilon / (math.sqrt(log + epsilon) + math.sqrt(log))) ** 2  # the same, without cancellation
+    standard = (epsilon / (math.sqrt(log + epsilon) + math.sqrt(log))) ** 2  # the same, without cancellation
+    if conversion == "standard":
+        return standard
+
+    def lacking(log_excess: float) -> float:  # every order gives a rho that implies the guarantee
+        return -(epsilon - _beside_rho(log_excess, log)) / (1 + math.exp(log_excess))
+
+    return max(standard, -_least(lacking, 0.5 * math.log(log / standard)))
 
 
-def approx_dp_from_zcdp(rho: float, delta: float, conversion: Literal["standard", "tight"] = "standard") -> float:
+def approx_dp_from_zcdp(rho: float, delta: float, conversion: Conversion = "tight") -> float:
     """Return an epsilon such that rho-zCDP implies (epsilon, delta)-differential privacy.
 
     Parameters
@@ -52,8 +66,8 @@ def approx_dp_from_zcdp(rho: float, delta: float, conversion: Literal["standard"
     rho, delta
         Parameters of zCDP, ``rho > 0``, and of approximate differential privacy, ``0 < delta < 1``.
     conversion
-        ``standard`` is ``rho + 2 sqrt(rho ln(1 / delta))``; ``tight`` minimises Canonne, Kamath and Steinke's bound
-        over the order of the Rényi divergence, and is never larger.
+        ``tight`` minimises Canonne, Kamath and Steinke's bound over the order of the Rényi divergence, and is never
+        larger than ``standard``, which is ``rho + 2 sqrt(rho ln(1 / delta))``.
 
     Returns
     -------
@@ -71,10 +85,10 @@ def approx_dp_from_zcdp(rho: float, delta: float, conversion: Literal["standard"
 
     Examples
     --------
-    >>> round(approx_dp_from_zcdp(0.017469, 1e-6), 3), round(approx_dp_from_zcdp(0.017469, 1e-6, "tight"), 3)
-    (1.0, 0.837)
+    >>> round(approx_dp_from_zcdp(0.017469, 1e-6), 3), round(approx_dp_from_zcdp(0.017469, 1e-6, "standard"), 3)
+    (0.837, 1.0)
     """
-    check_choice("conversion", conversion, ("standard", "tight"))
+    check_choice("conversion", conversion, ("tight", "standard"))
     rho = check_number("rho", rho, gt=0)
     log = -math.log(check_number("delta", delta, gt=0, lt=1))
     standard = rho + 2 * math.sqrt(rho * log)
@@ -82,12 +96,19 @@ def approx_dp_from_zcdp(rho: float, delta: float, conversion: Literal["standard"
         return standard
 
     def bound(log_excess: float) -> float:
-        excess = math.exp(log_excess)  # the order less one
-        return (1 + excess) * rho + (log - math.log1p(excess)) / excess + log_excess - math.log1p(excess)
+        return (1 + math.exp(log_excess)) * rho + _beside_rho(log_excess, log)
 
-    centre = 0.5 * math.log(log / rho)
-    found = optimize.minimize_scalar(bound, bounds=(centre - 5, centre + 5), method="bounded")
-    return max(0.0, min(standard, float(found.fun)))
+    return max(0.0, min(standard, _least(bound, 0.5 * math.log(log / rho))))
+
+
+def _beside_rho(log_excess: float, log: float) -> float:
+    """Return what the order alpha, given by ln(alpha - 1), adds to ``alpha rho``; `log` is ln(1 / delta)."""
+    excess = math.exp(log_excess)
+    return (log - math.log1p(excess)) / excess + log_excess - math.log1p(excess)
+
+
+def _least(function: Callable[[float], float], centre: float) -> float:
+    return float(optimize.minimize_scalar(function, bounds=(centre - 5, centre + 5), method="bounded").fun)
 
 
 @dataclass(frozen=True)
@@ -158,6 +179,35 @@ class PrivacyBudget:
             The standard deviation, in the unit of the value.
         """
         return sensitivity / math.sqrt(2 * self.rho)
+
+    def laplace_scale(self, sensitivity: float) -> float:
+        """Return the scale of Laplace noise on a value of this L1 sensitivity, for a pure budget.
+
+        Returns
+        -------
+        float
+            The scale, in the unit of the value.
+        """
+        return sensitivity / float(self.epsilon or 1)
+
+    def times(self, streams: int) -> "PrivacyBudget":
+        """Return the budget of so many mechanisms on the same people's data, each of which has this one.
+
+        Parameters
+        ----------
+        streams
+            How many mechanisms there are, or streams that one of them has seen.
+
+        Returns
+        -------
+        PrivacyBudget
+            The sum; a delta stays as it is, and epsilon follows from the sum of rho.
+        """
+        if streams == 1:
+            return self
+        if self.pure:
+            return PrivacyBudget.of(epsilon=streams * float(self.epsilon or 0))
+        return PrivacyBudget(streams * self.rho, None, self.delta)
 
     def report(self, delta: float = 1e-6) -> dict[str, float]:
         """Return rho with the epsilon it implies at `delta`; for a pure budget epsilon itself.
