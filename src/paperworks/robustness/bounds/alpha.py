@@ -49,6 +49,7 @@ def optimized(
     moments: dict[int, tuple[Tensor, Tensor]] = {}
     snapshot, score = dict(freedom.parameters), -math.inf
     for step in options.progress(range(options.steps)) if options.progress is not None else range(options.steps):
+        began = time.monotonic()
         with torch.enable_grad():
             bounds = _evaluate(call, C, sides, loose)
             objective = sum((sign * b).sum() for sign, b in zip((1, -1), bounds, strict=True) if b is not None)
@@ -57,7 +58,10 @@ def optimized(
         if float(objective.detach()) > score:
             score = float(objective.detach())
             snapshot = {k: [t.detach().clone() for t in v] for k, v in freedom.parameters.items()}
-        over = time.monotonic() > until or (C is not None and options.stop_when_decided and _decided(best))
+        now = time.monotonic()
+        over = now + (now - began) > until or (  # the next step takes as long
+            C is not None and options.stop_when_decided and _decided(best)
+        )
         if over or not freedom.parameters or not objective.requires_grad:
             break
         if step < options.steps - 1:
@@ -67,9 +71,13 @@ def optimized(
         _keep(best, _evaluate(call, C, sides, first, intersect=True))
     if not any(b is not None and b.requires_grad for b in start):
         return tuple(best)
-    # The best bounds with the gradient of those of the best parameters.
     final = _evaluate(call, C, sides, loose)
-    return tuple(None if b is None else f + (b - f).detach() for f, b in zip(final, best, strict=True))  # type: ignore[return-value]
+    return tuple(None if b is None else _with_gradient(b, f) for f, b in zip(final, best, strict=True))  # type: ignore[return-value]
+
+
+def _with_gradient(best: Tensor, final: Tensor) -> Tensor:
+    """Return the best bounds, to the bit, with the gradient of those of the best parameters."""
+    return best + torch.where(final.detach().isfinite(), final - final.detach(), 0.0)  # nothing is added but 0
 
 
 def _keep(best: list[Any], bounds: Any) -> None:

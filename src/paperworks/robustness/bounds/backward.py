@@ -63,11 +63,12 @@ def propagate(call: Call, start: Node, rows: Tensor, stop: Container[Node] = ())
 
 def concretize(call: Call, coefficients: Coefficients, constant: Tensor) -> Tensor:
     """Return the least value of linear functions of the roots, (rows, batch)."""
+    tiny = torch.finfo(call.dtype).tiny  # middles and radii of what is less lose units that coefficients multiply
     for node, rows in coefficients.items():
         terms, ptb = 2 * depth(node.shape.numel()), call.perturbations.get(node)
         if ptb is not None:
             terms = ptb.rounding(call.value(node), call.type_of(node))[1]
-        margin = call.gap(node, terms) * call.size(node) if call.sound else None
+        margin = call.gap(node, terms) * call.size(node).clamp(min=tiny) if call.sound else None
         if ptb is not None and not ptb.is_box:
             constant = constant + ptb.minimum(rows, call.value(node))
             constant = constant if margin is None else constant - row_dot(rows.abs(), margin)

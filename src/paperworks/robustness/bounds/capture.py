@@ -8,6 +8,7 @@ about or fold it into others, and one that mixes samples is found by comparing (
 
 import contextlib
 import itertools
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -33,6 +34,7 @@ _FROM_SHAPES = {  # read no values of their arguments: what they make is constan
 }
 Decomposition = Callable[..., Any]
 _current: list["_Recorder"] = []
+_alone = threading.RLock()  # torch's switches are of the process: one capture at a time turns them, and turns them back
 
 
 def emit(op: str, compute: Callable[[], Tensor], *args: Any) -> Tensor:
@@ -248,9 +250,12 @@ def _rrelu(
 
 @contextlib.contextmanager
 def _own_gradients() -> Iterator[None]:
-    """Run functions with gradients of their own as outside of any transform: functionalising would refuse them."""
-    kept = torch._C._are_functorch_transforms_active
-    torch._C._are_functorch_transforms_active = lambda: False
+    """Run functions with gradients of their own as outside of any transform: functionalising would refuse them.
+
+    Other threads are answered as before.
+    """
+    kept, here = torch._C._are_functorch_transforms_active, threading.get_ident()
+    torch._C._are_functorch_transforms_active = lambda: threading.get_ident() != here and kept()
     try:
         with enable_single_level_autograd_function():
             yield
@@ -331,7 +336,7 @@ def capture(
         made.append(Outputs.of(out := functional_call(module, state, inputs)))
         return made[0].joined(out)
 
-    with warnings.catch_warnings(action="ignore"), _plain_kernels(), recorder, _Rewritten():
+    with _alone, warnings.catch_warnings(action="ignore"), _plain_kernels(), recorder, _Rewritten():
         _current.append(recorder)
         try:
             out = functionalize(run)(state, *inputs)

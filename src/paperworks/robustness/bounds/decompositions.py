@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from paperworks.robustness.bounds.capture import Decomposition, emit, is_moving, tighten
+from paperworks.robustness.bounds.norms import normalized_ends
 from paperworks.robustness.bounds.options import Options
 from paperworks.robustness.bounds.reductions import log_softmax_ends, logsumexp_ends, mean_square_ends, softmax_ends
 from paperworks.robustness.bounds.steps import COMPARISONS
@@ -60,7 +61,7 @@ def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
 
 
 def _normalize(x: Tensor, axes: list[int], eps: float) -> Tensor:
-    """Mean 0 and variance 1 over axes; what comes out can't exceed the root of their number."""
+    """Mean 0 and variance 1 over the last axes; what comes out can't exceed the root of their number."""
     terms = torch.Size([x.shape[a] for a in axes]).numel()
     centred = x - x.mean(axes, keepdim=True)
     variance = centred.square().mean(axes, keepdim=True)
@@ -68,11 +69,9 @@ def _normalize(x: Tensor, axes: list[int], eps: float) -> Tensor:
         variance, lambda lower, upper: mean_square_ends(lower, upper, axes), centred, terms=terms, relative=True
     )
     out = centred * (variance + eps).rsqrt()
-    # The root of one less, were the mean exact; without regard to it, that of all.
-    limit = math.sqrt(terms)
 
     def ends(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.full_like(lower, -limit), torch.full_like(upper, limit)
+        return normalized_ends(lower, upper, len(axes), eps, x.dtype)
 
     return tighten(out, ends, x, terms=terms, relative=True)
 

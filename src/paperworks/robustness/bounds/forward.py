@@ -45,7 +45,8 @@ def propagate(call: Call, node: Node) -> None:
 @torch.no_grad()
 def _reach(call: Call, bounds: LinearBounds) -> Tensor:
     """Return the greatest size of linear bounds, were all their terms of one sign."""
-    sizes = [call.size(root).flatten(1)[:, mask] for root, (mask, _) in call.columns.items()]
+    tiny = torch.finfo(call.dtype).tiny  # less would be lost when it is multiplied by a margin
+    sizes = [call.size(root).clamp(min=tiny).flatten(1)[:, mask] for root, (mask, _) in call.columns.items()]
     sizes = [s.expand(call.batch, -1) for s in sizes]
     size = torch.cat(sizes, 1) if sum(s.shape[1] for s in sizes) else sizes[0].new_zeros(call.batch, 1)
     reach = [

@@ -28,9 +28,13 @@ def bounds_of(
         intermediate(call, output, method)
         if C is None:
             return tuple(end if side else None for end, side in zip(call.ends[output], sides, strict=True))  # type: ignore[return-value]
-        if method == "forward":
-            return _of_linear(call, output, C, sides)
-        return _backward(call, output, C, sides, stop=True)
+        by_intervals = (
+            _backward(call, output, C, sides, stop=True) if method == "IBP" or call.options.intersect else None
+        )
+        if method == "IBP":
+            return by_intervals
+        found = _of_linear(call, output, C, sides)
+        return found if by_intervals is None else _better(found, by_intervals)
     if C is not None:
         intermediate(call, output, method)
         found = _backward(call, output, C, sides)

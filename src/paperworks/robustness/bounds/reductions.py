@@ -167,7 +167,7 @@ class SoftmaxRule(Rule):
         return torch.minimum(low, ends.lower.detach()), high
 
     def _error(self, node: Node, call: Call, p: Tensor) -> Tensor:
-        exponents = call.gap(node, 0) * -p.clamp(min=quantum(torch.float32)).log()
+        exponents = call.gap(node, 0) * -p.clamp(min=quantum(call.dtype)).log()
         return (call.gap(node, self._terms(node) + 4) + exponents) * p + least(call.type_of(node))
 
     def rounding_of_lines(self, node: Node, call: Call) -> Tensor | None:

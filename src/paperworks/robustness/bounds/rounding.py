@@ -15,6 +15,9 @@ from torch import Tensor
 _OWN = 4  # roundings that every rule may do besides its sums: slopes, middles, radii, the last cast
 
 
+_NO_BOUND = 1e30  # of sums so long that the model says nothing
+
+
 def unit(dtype: torch.dtype) -> float:
     """Return the unit roundoff of a type: half the distance from 1 to the next number."""
     return torch.finfo(dtype).eps / 2
@@ -34,7 +37,7 @@ def least(dtype: torch.dtype) -> float:
 def gap(terms: int, computed: torch.dtype, own: torch.dtype) -> float:
     """Return the error of sums of `terms`, to the sum of sizes: of ours twice over, and of the module's own type."""
     n = (2 * terms + _OWN) * unit(computed)
-    return n / (1 - n) + _OWN * unit(own)
+    return (n / (1 - n) if n < 1 else _NO_BOUND) + _OWN * unit(own)
 
 
 def split(n: int) -> int:
