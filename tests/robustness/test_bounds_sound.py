@@ -232,3 +232,12 @@ def test_layer_norm_has_nearly_exact_intervals(radius, offset):
             float((upper - lower).mean() / (found.amax(0) - found.amin(0)).mean())
             < {1e-2: 1.02, 0.1: 1.1, 3.0: 1.5}[radius]
         )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_probabilities_near_1_lose_nothing_to_large_logits_in_double_precision(method):
+    x = torch.tensor([[-30.6, -61.2, 40.0]], dtype=torch.float64)
+    lower, upper = bounds(lambda x: x[:, :2].softmax(-1), x, 1e-9, method, sound=True)
+    low, high = (1 / (1 + math.exp(-d)) for d in (30.6 - 2e-9, 30.6 + 2e-9))
+    assert lower[0, 0] <= low <= high <= upper[0, 0]
+    assert float(upper[0, 0] - lower[0, 0]) < 1e-13

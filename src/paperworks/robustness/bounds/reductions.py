@@ -11,7 +11,7 @@ from paperworks.robustness.bounds.call import Call
 from paperworks.robustness.bounds.graph import Node
 from paperworks.robustness.bounds.perturbations import row_dot
 from paperworks.robustness.bounds.registry import Rule
-from paperworks.robustness.bounds.rounding import depth, double, least, quantum
+from paperworks.robustness.bounds.rounding import depth, double, least, quantum, unit
 from paperworks.robustness.bounds.values import Backward, Interval, LinearBounds
 
 
@@ -168,6 +168,11 @@ class SoftmaxRule(Rule):
 
     def _error(self, node: Node, call: Call, p: Tensor) -> Tensor:
         exponents = call.gap(node, 0) * -p.clamp(min=quantum(call.dtype)).log()
+        # Ends are made of logits less the greatest of all, which in double precision is rounded like all else.
+        lower, upper = (end.detach() for end in call.bounds(node.inputs[0]))
+        away = upper.amax(self._axis(node), keepdim=True) - lower
+        away = torch.where(away < _MASKED, away, 0.0).amax(self._axis(node), keepdim=True)
+        exponents = exponents + 4 * unit(torch.float64) * away
         return (call.gap(node, self._terms(node) + 4) + exponents) * p + least(call.type_of(node))
 
     def rounding_of_lines(self, node: Node, call: Call) -> Tensor | None:
@@ -256,6 +261,7 @@ class SoftmaxRule(Rule):
         return LinearBounds(*(t.movedim(-1, axis) for t in parts))
 
 
+_MASKED = 1e30  # farther below is what a mask leaves out
 _HIDDEN = -60.0  # below the greatest upper end, where an exponential is less than rounding is to the sum
 
 
@@ -275,7 +281,7 @@ def log_softmax_ends(lower: Tensor, upper: Tensor, axis: int) -> tuple[Tensor, T
         eye = torch.eye(n, dtype=torch.bool, device=x.device)
         rest = torch.where(eye, -torch.inf, x[..., None, :]).logsumexp(-1)
         mine = own.movedim(axis, -1)
-        return (mine - torch.logaddexp(mine, rest)).movedim(-1, axis)
+        return -torch.logaddexp(torch.zeros_like(mine), rest - mine).movedim(-1, axis)
 
     # Differences decide alone; what is common to all would be rounded.
     shift = upper.detach().amax(axis, keepdim=True)
