@@ -28,13 +28,10 @@ def bounds_of(
         intermediate(call, output, method)
         if C is None:
             return tuple(end if side else None for end, side in zip(call.ends[output], sides, strict=True))  # type: ignore[return-value]
-        by_intervals = (
-            _backward(call, output, C, sides, stop=True) if method == "IBP" or call.options.intersect else None
-        )
-        if method == "IBP":
-            return by_intervals
-        found = _of_linear(call, output, C, sides)
-        return found if by_intervals is None else _better(found, by_intervals)
+        if method == "forward" and not call.options.intersect:
+            return _of_linear(call, output, C, sides)
+        found = _backward(call, output, C, sides, stop=True)
+        return found if method == "IBP" else _better(found, _of_linear(call, output, C, sides))
     if C is not None:
         intermediate(call, output, method)
         found = _backward(call, output, C, sides)
