@@ -93,7 +93,7 @@ def test_a_specification_is_a_layer_more(method):
     C = torch.randn(1, 5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     last = nn.Linear(3, 5, bias=False).double()
     last.weight.data = C[0]
-    ball, opts = BoundedTensor(x, BALL), {"steps": 3}
+    ball, opts = BoundedTensor(x, BALL), {"steps": 3, "stop_when_decided": False}
     with_rows = BoundedModule(module, x, opts).compute_bounds(ball, method, C=C)
     with_layer = BoundedModule(nn.Sequential(module, last), x, opts).compute_bounds(ball, method)
     for found, expected in zip(with_rows, with_layer, strict=True):

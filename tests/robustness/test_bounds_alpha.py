@@ -90,7 +90,7 @@ def test_optimised_slopes_solve_the_triangle_relaxation():
 def test_it_is_never_worse_than_crown(name, options):
     module = build(name)
     x = 0.5 * normal(2, *ARCHITECTURES[name].shape)
-    bounded = BoundedModule(module, x, {"steps": 5, **options})
+    bounded = BoundedModule(module, x, {"steps": 5, "stop_when_decided": False, **options})
     ball = BoundedTensor(x, BALL)
     C = normal(1, 2, 3, seed=3)
     for rows in (None, C):

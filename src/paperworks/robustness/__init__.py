@@ -60,6 +60,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "BoundedTensor",
             "CrossEntropyWrapper",
             "LinearScheduler",
+            "Options",
             "Perturbation",
             "PerturbationL0Norm",
             "PerturbationLpNorm",

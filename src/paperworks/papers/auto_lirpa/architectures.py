@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from paperworks.numerics import seeded
+from paperworks.papers.auto_lirpa.vit import VisionTransformer
 
 
 class Lambda(nn.Module):
@@ -210,10 +211,40 @@ ARCHITECTURES = {
 }
 
 
+class Masked(nn.Module):
+    """Causal attention, with a word that no one may look at, and a choice by sign."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.qkv, self.norm, self.head = nn.Linear(width, 3 * width), nn.LayerNorm(width), nn.Linear(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend under a mask of minus infinity, choose, and average."""
+        q, k, v = self.qkv(x).chunk(3, -1)
+        mask = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()
+        mask[1:, 1] = False
+        scores = (q @ k.mT / x.shape[-1] ** 0.5).masked_fill(~mask, -torch.inf)
+        x = self.norm(x + scores.softmax(-1) @ v)
+        return self.head(torch.where(x > 0, x, 0.1 * x).mean(1))
+
+
+def _deep() -> nn.Module:
+    layers = [part for _ in range(12) for part in (Residual(nn.Sequential(nn.Linear(10, 10), nn.ReLU())), nn.Tanh())]
+    return nn.Sequential(nn.Linear(6, 10), *layers, nn.Linear(10, 3))
+
+
+FURTHER = {
+    "masked attention": Architecture(lambda: Masked(6), (4, 6)),
+    "12 residual layers": Architecture(_deep, (6,)),
+    "vision transformer": Architecture(lambda: VisionTransformer(8, 2, 4, 3), (1, 4, 4)),
+}
+"""Kinds that are bounded for soundness alone."""
+
+
 def build(name: str, dtype: torch.dtype = torch.float64, seed: int = 0) -> nn.Module:
     """Return a network with random weights and, where it normalises by the batch, random statistics."""
     with seeded(seed):
-        module = ARCHITECTURES[name].make().to(dtype).eval()
+        module = (ARCHITECTURES | FURTHER)[name].make().to(dtype).eval()
         for part in module.modules():
             if isinstance(part, nn.BatchNorm2d):
                 assert part.running_mean is not None

@@ -13,6 +13,7 @@ from paperworks.robustness.bounds.call import Call
 from paperworks.robustness.bounds.graph import Node
 from paperworks.robustness.bounds.perturbations import row_dot
 from paperworks.robustness.bounds.registry import rule_of
+from paperworks.robustness.bounds.rounding import depth, quantum, unit
 from paperworks.robustness.bounds.values import Interval
 
 Coefficients = dict[Node, Tensor]
@@ -35,7 +36,8 @@ def propagate(call: Call, start: Node, rows: Tensor, stop: Container[Node] = ())
     call.start = start
     pending: Coefficients = {start: rows}
     found: Coefficients = {}
-    constant = rows.new_zeros(rows.shape[0], call.batch)
+    constant = rows.new_zeros(rows.shape[0], call.batch, dtype=torch.float64)  # few, and of very different sizes
+    constant = constant - call.lost(start) if call.sound else constant
     for node in reversed(call.graph.nodes[: start.index + 1]):
         if (arrived := pending.pop(node, None)) is None:
             continue
@@ -44,22 +46,45 @@ def propagate(call: Call, start: Node, rows: Tensor, stop: Container[Node] = ())
         elif node in call.perturbations or (node in stop and node is not start):
             found[node] = arrived
         else:
-            coefficients, rest = rule_of(node).backward(node, arrived, call)
+            rule = rule_of(node)
+            margin = call.margins.get(node)
+            if margin is not None and not rule.outward and (node is start or node not in call.carried):
+                constant = constant - row_dot(arrived.abs(), margin)
+            coefficients, rest = rule.backward(node, arrived, call)
             constant = constant + rest
             for source, part in coefficients:
-                pending[source] = pending[source] + part if source in pending else part
+                if source in pending:
+                    part = pending[source] + part
+                    if call.sound and source in call.perturbed:
+                        constant = constant - 2 * unit(call.dtype) * row_dot(part.abs(), call.size(source))
+                pending[source] = part
     return found, constant
 
 
 def concretize(call: Call, coefficients: Coefficients, constant: Tensor) -> Tensor:
     """Return the least value of linear functions of the roots, (rows, batch)."""
+    tiny = torch.finfo(call.dtype).tiny  # middles and radii of what is less lose units that coefficients multiply
     for node, rows in coefficients.items():
-        if node in call.perturbations:
-            constant = constant + call.perturbations[node].minimum(rows, call.value(node))
-        else:
-            lower, upper = call.bounds(node)
-            constant = constant + row_dot(rows, (lower + upper) / 2) - row_dot(rows.abs(), (upper - lower) / 2)
-    return constant
+        terms, ptb = 2 * depth(node.shape.numel()), call.perturbations.get(node)
+        if ptb is not None:
+            terms = ptb.rounding(call.value(node), call.type_of(node))[1]
+        margin = call.gap(node, terms) * call.size(node).clamp(min=tiny) if call.sound else None
+        if ptb is not None and not ptb.is_box:
+            constant = constant + ptb.minimum(rows, call.value(node))
+            constant = constant if margin is None else constant - row_dot(rows.abs(), margin)
+            continue
+        lower, upper = call.bounds(node) if ptb is None else ptb.box(call.value(node))
+        radius = upper / 2 - lower / 2
+        radius = radius if margin is None else radius + margin
+        constant = constant + row_dot(rows, lower / 2 + upper / 2) - row_dot(rows.abs(), radius)
+    return below(call, constant)
+
+
+def below(call: Call, constant: Tensor) -> Tensor:
+    """Return constants, which are added up in double precision, in the type of the computation, no greater."""
+    if call.sound:
+        constant = constant - 2 * unit(call.dtype) * constant.detach().abs() - quantum(call.dtype)
+    return constant.to(call.dtype)
 
 
 def lower_bounds(call: Call, start: Node, rows: Tensor, stop: Container[Node] = ()) -> Tensor:

@@ -10,6 +10,7 @@ from paperworks.robustness.bounds.call import Call
 from paperworks.robustness.bounds.graph import Node
 from paperworks.robustness.bounds.linear import LinearRule, align, leading, unbroadcast
 from paperworks.robustness.bounds.perturbations import PerturbationLpNorm, row_dot
+from paperworks.robustness.bounds.rounding import least
 from paperworks.robustness.bounds.values import Backward, Interval, LinearBounds
 
 Apply = Callable[[Node, Any, Any, int], Tensor]
@@ -44,9 +45,31 @@ class BilinearRule(LinearRule):
     Xu et al. (2020), arXiv 2002.12920, appendix A.3; Shi et al. (2020), arXiv 2002.06622.
     """
 
-    def __init__(self, apply: Apply) -> None:
-        super().__init__(data=(0, 1))
+    def __init__(self, apply: Apply, terms: Callable[[Node], int] | None = None) -> None:
+        super().__init__(data=(0, 1), terms=terms)
         self._product = apply
+
+    def has_offset(self, node: Node, call: Call) -> bool:
+        """Return whether both factors are perturbed, so that planes have constants."""
+        return self._both(node, call)
+
+    def sizes(self, node: Node, call: Call, size: Callable[[Node], Tensor], gap: float) -> Tensor:
+        """Return the sum of the sizes of all products: of both planes, where both factors are perturbed."""
+        first, second = node.args[:2]
+
+        def plain(x: Any) -> Any:
+            return call.size(x) if isinstance(x, Node) else abs(x)
+
+        if self._both(node, call):
+            by_first = self.product(node, size(first), plain(second), 1)
+            return 2 * (by_first + self.product(node, plain(first), size(second), 1))
+        if isinstance(first, Node) and first in call.perturbed:
+            return self.product(node, size(first), plain(second), 1)
+        return self.product(node, plain(first), size(second), 1)
+
+    def rounding_of_ends(self, node: Node, call: Call, ends: Interval, most: Tensor | None) -> Any:
+        """Return the greatest error: ends are made of middles and radii."""
+        return None if most is None else (most, most)
 
     def product(self, node: Node, a: Any, b: Any, lead: int) -> Tensor:
         """Apply the operator to factors with `lead` axes in front."""
@@ -101,8 +124,8 @@ class BilinearRule(LinearRule):
         if lower is upper:
             both = product(lower, other)
             return both, both
-        middle = product((lower + upper) / 2, other)
-        radius = product((upper - lower) / 2, other.abs())
+        middle = product(lower / 2 + upper / 2, other)
+        radius = product(upper / 2 - lower / 2, other.abs())
         return middle - radius, middle + radius
 
     def interval(self, node: Node, call: Call) -> Interval:
@@ -195,6 +218,10 @@ class MultiplyRule(BilinearRule):
     def __init__(self) -> None:
         super().__init__(self._multiply)
 
+    def terms(self, node: Node) -> int:
+        """Return 1, or more where coefficients are summed over what was broadcast."""
+        return max(node.shape.numel() // max(1, n.shape.numel()) for n in self.data_nodes(node))
+
     @staticmethod
     def _multiply(node: Node, a: Any, b: Any, lead: int) -> Tensor:
         if isinstance(a, Tensor) and isinstance(b, Tensor):
@@ -206,6 +233,23 @@ class MultiplyRule(BilinearRule):
         """Multiply, and sum over what was broadcast."""
         other = align(other, other.shape[1:], len(node.shape))
         return unbroadcast(rows * other, node.args[side].shape, 2)
+
+    def rounding_of_ends(self, node: Node, call: Call, ends: Interval, most: Tensor | None) -> Any:
+        """Return the error of one product."""
+        gap, lost = call.gap(node, 1), least(call.type_of(node))
+        return tuple(gap * end.detach().abs() + lost for end in ends)
+
+    def _with_constant(
+        self, node: Node, side: int, other: Tensor, lower: Tensor, upper: Tensor, lead: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return the ends of the product of a constant with what is between two ends."""
+        other = leading(other, lead)
+        if lower is upper:
+            return (self._multiply(node, lower, other, lead),) * 2
+        rank = len(node.shape)
+        lower, upper, other = (align(t, t.shape[lead:], rank) for t in (lower, upper, other))
+        turned = other < 0  # by the sign of the constant alone: coefficients of forward bounds have no order
+        return torch.where(turned, upper, lower) * other, torch.where(turned, lower, upper) * other
 
     def corners(self, node: Node, a: Interval, b: Interval) -> Interval:
         """Return the least and greatest of the four corners."""
@@ -222,6 +266,10 @@ class MatmulRule(BilinearRule):
 
     def __init__(self) -> None:
         super().__init__(self._matmul)
+
+    def terms(self, node: Node) -> int:
+        """Return the longest of the three axes: the product sums over one, and its adjoints over the others."""
+        return max(*node.args[0].shape[-2:], node.shape[-1])
 
     @staticmethod
     def _matmul(node: Node, a: Tensor, b: Tensor, lead: int) -> Tensor:
@@ -275,6 +323,13 @@ class ConvolutionRule(BilinearRule):
 
     def __init__(self) -> None:
         super().__init__(self._convolve)
+
+    def terms(self, node: Node) -> int:
+        """Return the products that an element of the output or of coefficients can add up."""
+        if any(n.kind != "parameter" for n in self.data_nodes(node)[1:]):
+            return super().terms(node)  # the adjoint by the weight sums over places
+        weight = node.args[1].shape
+        return max(weight[0], weight[1]) * weight[2:].numel()
 
     @staticmethod
     def _convolve(node: Node, x: Tensor, weight: Tensor, lead: int) -> Tensor:

@@ -1,5 +1,6 @@
 """What one computation of bounds knows: values, ends and linear bounds of the nodes met so far."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from paperworks.robustness.bounds.freedom import Freedom
 from paperworks.robustness.bounds.graph import Graph, Node
 from paperworks.robustness.bounds.options import Options
 from paperworks.robustness.bounds.perturbations import Perturbation
+from paperworks.robustness.bounds.rounding import gap, quantum
 from paperworks.robustness.bounds.values import Interval, LinearBounds
 
 _HELD = ("clean_mean", "clean_var")  # taken from the clean batch and held constant
@@ -17,7 +19,7 @@ _HELD = ("clean_mean", "clean_var")  # taken from the clean batch and held const
 
 def minus_infinity(dtype: torch.dtype) -> float:
     """Return what stands for the minus infinity of attention masks: its exponential is 0 too, and 0 times it is 0."""
-    return max(-1e9, torch.finfo(dtype).min)
+    return max(-1e300, torch.finfo(dtype).min / 4)
 
 
 class Call:
@@ -35,6 +37,8 @@ class Call:
         Number of samples.
     options
         Choices of relaxations.
+    partial
+        Whether a node's operator is not defined everywhere: `registry.is_partial`.
     evaluate
         Gives the value of a node's operator at arguments with the batch (or 1) in front: `registry.evaluate`.
 
@@ -62,6 +66,14 @@ class Call:
         Which flat elements of a node a backward pass improves: the same in every step of an optimisation.
     start, part
         Where the backward pass under way began, and which part of its rows it carries.
+    dtype
+        Of all computations: the widest type in the graph, and at least float32.
+    sound
+        Whether bounds give way by what rounding may have done.
+    margins, carried
+        How far rounding may move the value of each node, and nodes whose only consumer gives way for them.
+    reach
+        In the forward mode, the greatest size of a node's linear bounds, all terms taken positive.
     """
 
     def __init__(
@@ -72,10 +84,15 @@ class Call:
         batch: int,
         options: Options,
         evaluate: Callable[[Node, tuple[Any, ...], dict[str, Any]], Any],
+        partial: Callable[[Node], bool],
     ) -> None:
+        self._partial = partial
         self._operate = evaluate
         self.graph, self.perturbations, self.batch, self.options = graph, perturbations, batch, options
-        self._values: dict[Node, Any] = dict(leaves)
+        types = [torch.float32, *(n.dtype for n in graph if n.dtype is not None and n.dtype.is_floating_point)]
+        self.dtype = functools.reduce(torch.promote_types, types)
+        self.sound = options.sound if options.sound is not None else self.dtype.itemsize < 8
+        self._values: dict[Node, Any] = {node: self._cast(value) for node, value in leaves.items()}
         self.perturbed: set[Node] = set()
         for node in graph:
             if node in perturbations or (node.op not in _HELD and any(n in self.perturbed for n in node.inputs)):
@@ -96,6 +113,48 @@ class Call:
         self.affine: dict[Node, bool] = {}
         self.sums: dict[Node, int] = {}
         self.exact: set[Node] = set()
+        self.margins: dict[Node, Tensor] = {}
+        self.carried: set[Node] = set()
+        self.reach: dict[Node, Tensor] = {}
+        self._lost: dict[Node, Tensor] = {}
+        self._sizes: dict[Node, tuple[Interval, Tensor]] = {}
+
+    def _cast(self, value: Any) -> Any:
+        floating = isinstance(value, Tensor) and value.is_floating_point()
+        return value.to(self.dtype) if floating and value.dtype != self.dtype else value
+
+    def gap(self, node: Node, terms: int) -> float:
+        """Return the error of sums of `terms` at a node, to the sum of the sizes of what is added up."""
+        return gap(terms, self.dtype, self.type_of(node))
+
+    def type_of(self, node: Node) -> torch.dtype:
+        """Return the type that the module rounds a node's value to."""
+        floating = node.dtype is not None and node.dtype.is_floating_point
+        return node.dtype if floating else self.dtype  # type: ignore[return-value]
+
+    def lost(self, target: Node) -> Tensor:
+        """Return what coefficients too small for the type may add up to between a node and the roots, (batch)."""
+        if target not in self._lost:
+            path = [n for n in self.relevant(target) if n in self.ends]
+            total = sum((self.size(n).flatten(1).double().sum(1) for n in path), torch.zeros((), dtype=torch.float64))
+            self._lost[target] = quantum(self.dtype) * max(n.shape.numel() for n in path) * total
+        return self._lost[target]
+
+    @functools.cached_property
+    def delicate(self) -> bool:
+        """Whether an operator is not defined for all numbers, so that ends must keep their sign if they can."""
+        return any(self._partial(node) for node in self.graph if node in self.perturbed)
+
+    def size(self, node: Node) -> Tensor:
+        """Return the greatest size that each element of a node can have."""
+        if node not in self.perturbed:
+            return self.constant(node).detach().abs()
+        ends = self.ends[node]
+        kept = self._sizes.get(node)
+        if kept is None or kept[0] is not ends:
+            size = torch.maximum(-ends.lower.detach(), ends.upper.detach())  # the other signs are less
+            kept = self._sizes[node] = (ends, size)
+        return kept[1]
 
     def value(self, node: Node) -> Tensor:
         """Return a node's clean value, (batch or 1, *shape)."""
@@ -109,7 +168,7 @@ class Call:
                     continue
                 waiting.pop()
                 if top not in self._values:
-                    self._values[top] = self._evaluate(top)
+                    self._values[top] = self._cast(self._evaluate(top))
         return self._values[node]
 
     def _evaluate(self, node: Node) -> Any:
@@ -122,7 +181,7 @@ class Call:
         """Return the value of what is not perturbed, as a term of a sum: finite."""
         value = self.value(node)
         if not value.is_floating_point():
-            return value
+            return value.to(self.dtype)
         return torch.where(value.isneginf(), minus_infinity(value.dtype), value)
 
     def bounds(self, node: Node) -> Interval:

@@ -8,6 +8,7 @@ about or fold it into others, and one that mixes samples is found by comparing (
 
 import contextlib
 import itertools
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 import torch._decomp
 from torch import Tensor, nn
+from torch._functorch.utils import enable_single_level_autograd_function
 from torch.func import functional_call, functionalize
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
@@ -23,6 +25,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from paperworks.robustness.bounds.graph import Graph, IntervalRule, Node, nodes_in
 from paperworks.robustness.bounds.registry import find_rule
+from paperworks.robustness.bounds.structure import Outputs
 
 aten = torch.ops.aten
 _FROM_SHAPES = {  # read no values of their arguments: what they make is constant
@@ -31,6 +34,7 @@ _FROM_SHAPES = {  # read no values of their arguments: what they make is constan
 }
 Decomposition = Callable[..., Any]
 _current: list["_Recorder"] = []
+_alone = threading.RLock()  # torch's switches are of the process: one capture at a time turns them, and turns them back
 
 
 def emit(op: str, compute: Callable[[], Tensor], *args: Any) -> Tensor:
@@ -46,10 +50,20 @@ def emit(op: str, compute: Callable[[], Tensor], *args: Any) -> Tensor:
     return value
 
 
-def tighten(value: Tensor, rule: IntervalRule, *sources: Tensor) -> Tensor:
-    """Tell, within a decomposition, of an interval rule from `sources` to `value` that beats the operators' own."""
+def is_moving(value: Any) -> bool:
+    """Return, within a decomposition, whether a value depends on an input."""
     recorder = _current[-1]
-    recorder.intervals[recorder.node_of(value)] = (rule, tuple(recorder.node_of(s) for s in sources))
+    return isinstance(value, Tensor) and recorder._of.get(id(value)) in recorder._moving
+
+
+def tighten(value: Tensor, rule: IntervalRule, *sources: Tensor, terms: int, relative: bool = False) -> Tensor:
+    """Tell, within a decomposition, of an interval rule from `sources` to `value` that beats the operators' own.
+
+    `terms` is how many numbers the operator adds up, which is how far its rounding can go; `relative`, to the value it
+    gives rather than to what it adds up.
+    """
+    recorder = _current[-1]
+    recorder.intervals[recorder.node_of(value)] = (rule, tuple(recorder.node_of(s) for s in sources), terms, relative)
     return value
 
 
@@ -60,7 +74,7 @@ class _Recorder(TorchDispatchMode):
         super().__init__()
         self.decompositions = decompositions
         self.nodes: list[Node] = []
-        self.intervals: dict[Node, tuple[IntervalRule, tuple[Node, ...]]] = {}
+        self.intervals: dict[Node, tuple[IntervalRule, tuple[Node, ...], int, bool]] = {}
         self._of: dict[int, Node] = {}
         self._live: list[Tensor] = []  # what nodes stand for: kept, so that an id is never used twice
         self._stale: set[int] = set()
@@ -151,6 +165,8 @@ class _Recorder(TorchDispatchMode):
         added = self.nodes[before:]
         if any(callable(n.op) and find_rule(n.op) is None and n in self._moving for n in added):
             del self.nodes[before:]
+            gone = set(added)
+            self._of = {key: node for key, node in self._of.items() if node not in gone}
             return NotImplemented
         return found
 
@@ -183,7 +199,8 @@ class _Rewritten(TorchFunctionMode):
     """Runs functions otherwise that torch runs in a way no graph can show.
 
     Instance norms are a batch norm in training mode with samples folded into channels, whose statistics would be taken
-    for those of the batch and held constant; circular padding writes into an empty tensor.
+    for those of the batch and held constant; circular padding writes into an empty tensor; a randomised ReLU is said to
+    draw numbers in evaluation mode too.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -191,6 +208,8 @@ class _Rewritten(TorchFunctionMode):
             return _instance_norm(*args, **(kwargs or {}))
         if func is nn.functional.pad:
             return _pad(*args, **(kwargs or {}))
+        if func is nn.functional.rrelu:
+            return _rrelu(*args, **(kwargs or {}))
         if func is torch.instance_norm:
             x, weight, bias, mean, var, of_input, momentum, eps, *_ = args
             return _instance_norm(x, mean, var, weight, bias, of_input, momentum, eps)
@@ -221,6 +240,29 @@ def _pad(x: Tensor, pad: Sequence[int], mode: str = "constant", value: float | N
     return x
 
 
+def _rrelu(
+    x: Tensor, lower: float = 1.0 / 8, upper: float = 1.0 / 3, training: bool = False, inplace: bool = False
+) -> Tensor:
+    if training:
+        return torch.rrelu(x, lower, upper, training)
+    return nn.functional.leaky_relu(x, (lower + upper) / 2, inplace)
+
+
+@contextlib.contextmanager
+def _own_gradients() -> Iterator[None]:
+    """Run functions with gradients of their own as outside of any transform: functionalising would refuse them.
+
+    Other threads are answered as before.
+    """
+    kept, here = torch._C._are_functorch_transforms_active, threading.get_ident()
+    torch._C._are_functorch_transforms_active = lambda: threading.get_ident() != here and kept()
+    try:
+        with enable_single_level_autograd_function():
+            yield
+    finally:
+        torch._C._are_functorch_transforms_active = kept
+
+
 def _extent(tensor: Tensor) -> tuple[int, int]:
     start = int(tensor.storage_offset())
     return start, start + 1 + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
@@ -248,7 +290,8 @@ def _plain_kernels() -> Iterator[None]:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False):
+        plain = sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False)
+        with torch.no_grad(), plain[0], plain[1], _own_gradients():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
@@ -256,8 +299,8 @@ def _plain_kernels() -> Iterator[None]:
 
 def capture(
     module: nn.Module, example_inputs: Sequence[Tensor], decompositions: dict[Any, Decomposition]
-) -> tuple[Graph, tuple[int, ...]]:
-    """Record the graph of one sample, and the shape of its output without the batch.
+) -> tuple[Graph, Outputs]:
+    """Record the graph of one sample, and what its output is made of.
 
     Parameters
     ----------
@@ -271,10 +314,14 @@ def capture(
     Raises
     ------
     NotImplementedError
-        Where the model's path depends on a value, or a change in place can't be written as a graph.
+        Where the model's path depends on a value, a change in place can't be written as a graph, or code is scripted.
     TypeError
-        Where the output is not one tensor.
+        Where the output holds no tensor.
     """
+    for name, part in module.named_modules():
+        if isinstance(part, torch.jit.ScriptModule):
+            where = f"its part {name!r} is" if name else "it is"
+            raise NotImplementedError(f"module: {where} scripted, which no graph is made of; pass it before scripting")
     inputs = [x[:1].detach().as_subclass(Tensor).clone() for x in example_inputs]
     state: dict[str, Tensor] = {name: p.detach().as_subclass(Tensor) for name, p in module.named_parameters()}
     state |= {name: b.detach().clone() for name, b in module.named_buffers()}  # batch-norm may change them
@@ -283,25 +330,24 @@ def capture(
     for name, tensor in state.items():
         recorder.add(tensor, "parameter", name)
 
-    def run(state: dict[str, Tensor], *inputs: Tensor) -> Any:
-        return functional_call(module, state, inputs)
+    made: list[Any] = []
 
-    with warnings.catch_warnings(action="ignore"), _plain_kernels(), recorder, _Rewritten():
+    def run(state: dict[str, Tensor], *inputs: Tensor) -> Any:
+        made.append(Outputs.of(out := functional_call(module, state, inputs)))
+        return made[0].joined(out)
+
+    with _alone, warnings.catch_warnings(action="ignore"), _plain_kernels(), recorder, _Rewritten():
         _current.append(recorder)
         try:
             out = functionalize(run)(state, *inputs)
         finally:
             _current.pop()
-    if isinstance(out, (tuple, list)) and len(out) == 1:
-        (out,) = out
-    if not isinstance(out, Tensor):
-        raise TypeError(f"module returns a {type(out).__name__}; it takes one that returns a tensor")
     # A wrapper is left around the output where nothing was recorded since.
     inner = torch._from_functional_tensor(out) if torch._is_functional_tensor(out) else out
     output = recorder._of.get(id(inner))
     if output is None or output not in recorder._moving:
         raise ValueError("module: its output does not depend on its inputs")
-    return _pruned(recorder, placed, output), tuple(out.shape[1:]) if out.ndim else ()
+    return _pruned(recorder, placed, output), made[0]
 
 
 def _pruned(recorder: _Recorder, inputs: list[Node], output: Node) -> Graph:

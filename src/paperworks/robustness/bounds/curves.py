@@ -16,7 +16,8 @@ from torch import Tensor
 Function = Callable[[Tensor], Tensor]
 _BISECTIONS = 32  # for critical points that have no closed form: an error of theirs enters intercepts squared
 _ROUGH = 20  # for tangents: any slope bounds
-_NARROW = 1e-8  # below this width a chord's slope is rounding error
+_NARROW = 1e-8  # below this width, to the size of the ends, a chord's slope is rounding error
+_STEEPEST = 1e30  # any slope bounds, and one that overflows is of no use
 
 
 def _middle(lower: Tensor, upper: Tensor) -> Tensor:
@@ -80,6 +81,12 @@ class Curve:
         How far the implementation of `f` is from the curve described.
     touch
         Where the tangent touches a curve that is convex or concave everywhere, by default in the middle.
+    rounds
+        How many units in the last place the implementation of `f` may be off, 0 where it is exact.
+    absolute
+        How much the implementation may be off whatever the value, to that of 1: of functions that are made of others.
+    cancels
+        Whether these are units of x, where that is the greater: of functions that add up what cancels.
 
     Examples
     --------
@@ -102,6 +109,9 @@ class Curve:
     s_shaped: bool = False
     slack: float = 0.0
     touch: Callable[[Tensor, Tensor], Tensor] = _middle
+    rounds: int = 4
+    absolute: float = 0.0
+    cancels: bool = False
 
     def check(self, lower: Tensor, upper: Tensor, where: str) -> None:
         """Raise ValueError where an interval leaves the domain."""
@@ -136,14 +146,30 @@ class Curve:
                     at = self._critical(piece, slope, lower, upper)
                 # By the envelope theorem its place can be held fixed, but where it is an end it moves with that.
                 at = torch.clamp(at, lower, upper)
-                found = best(found, self.f(at) - slope * at)
+                beyond = self._beyond(piece, at, slope, lower, upper, above)
+                found = best(found, beyond + self.f(at) - slope * at)
         return found + self.slack if above else found - self.slack
 
+    @torch.no_grad()
+    def _beyond(self, piece: Piece, at: Tensor, slope: Tensor, lower: Tensor, upper: Tensor, above: bool) -> Tensor:
+        """Return how far f(x) - slope x may go beyond its value at a point, by its tangent there, on a curved piece.
+
+        It is nothing at the critical point itself, and so a bound holds wherever the search for that ended.
+        """
+        # What of the piece is inside; an end of the interval, where nothing is.
+        low, high = (end.clamp(piece.start, piece.end).clamp(lower, upper) for end in (lower, upper))
+        steep = self.df(at) - slope
+        left, right = steep * (low - at), steep * (high - at)
+        zero = torch.zeros_like(left)
+        left, right = torch.where(at > low, left, zero), torch.where(at < high, right, zero)
+        best = torch.maximum if above else torch.minimum
+        return best(best(left, right), zero)
+
     def _critical(self, piece: Piece, slope: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+        low, high = lower.clamp(piece.start, piece.end), upper.clamp(piece.start, piece.end)
         if piece.critical is not None:
             at = piece.critical(slope)
-            return torch.where(at.isnan(), lower, at)
-        low, high = lower.clamp(piece.start, piece.end), upper.clamp(piece.start, piece.end)
+            return torch.where(at.isnan(), low, at)
         return _bisect(lambda x: (self.df(x) < slope) == piece.convex, *torch.broadcast_tensors(low, high + 0 * slope))
 
     def _tangent(self, piece: Piece, through: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
@@ -162,19 +188,22 @@ class Curve:
     def chord(self, lower: Tensor, upper: Tensor) -> Tensor:
         """Return the slope between the ends of intervals, or the derivative where they nearly meet."""
         width = upper - lower
-        narrow = width < _NARROW
+        narrow = width <= _NARROW * (lower.abs() + upper.abs())
         slope = (self.f(upper) - self.f(lower)) / torch.where(narrow, 1.0, width)
         if not narrow.any():
-            return slope
-        return torch.where(narrow, _finite(self.df((lower + upper) / 2)), slope)
+            return _finite(slope)
+        return torch.where(narrow, _finite(self.df((lower + upper) / 2)), _finite(slope))
 
-    def lines(self, lower: Tensor, upper: Tensor) -> Lines:
-        """Return the lines of least area among tangents and chords."""
-        return Lines(*self.line(lower, upper, False), *self.line(lower, upper, True))
+    def lines(self, lower: Tensor, upper: Tensor, dtype: torch.dtype | None = None) -> Lines:
+        """Return the lines of least area among tangents and chords, whose slopes a type can hold."""
+        return Lines(*self.line(lower, upper, False, dtype), *self.line(lower, upper, True, dtype))
 
-    def line(self, lower: Tensor, upper: Tensor, above: bool) -> tuple[Tensor, Tensor]:
+    def line(
+        self, lower: Tensor, upper: Tensor, above: bool, dtype: torch.dtype | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return slope and intercept of one of the two."""
-        slope = self.slope(lower, upper, self.chord(lower, upper), above)
+        slope = self.slope(lower, upper, self.chord(lower, upper), above).clamp(-_STEEPEST, _STEEPEST)
+        slope = slope if dtype is None else slope.to(dtype).to(lower)
         return slope, self.intercept(slope, lower, upper, above)
 
     def slope(self, lower: Tensor, upper: Tensor, chord: Tensor, above: bool) -> Tensor:
@@ -224,7 +253,7 @@ class Curve:
         ]
         slopes = [self.chord(lower, upper), *(_finite(self.df(x)) for x in marks)]
         slopes += [torch.full_like(lower, s) for s in self.slopes]
-        stacked = torch.stack(slopes)
+        stacked = torch.stack(slopes).clamp(-_STEEPEST, _STEEPEST)
         return stacked.amin(0), stacked.amax(0)
 
 

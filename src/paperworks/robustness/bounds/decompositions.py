@@ -7,16 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from paperworks.robustness.bounds.capture import Decomposition, emit, tighten
+from paperworks.robustness.bounds.capture import Decomposition, emit, is_moving, tighten
+from paperworks.robustness.bounds.norms import normalized_ends
 from paperworks.robustness.bounds.options import Options
-from paperworks.robustness.bounds.reductions import log_softmax_ends, logsumexp_ends, softmax_ends
+from paperworks.robustness.bounds.reductions import log_softmax_ends, logsumexp_ends, mean_square_ends, softmax_ends
+from paperworks.robustness.bounds.steps import COMPARISONS
 
 aten = torch.ops.aten
 
 
 def decompositions(options: Options) -> dict[Any, Decomposition]:
     """Return what to record operators as, under these options."""
-    table = dict(_TABLE)
+    table = _TABLE | COMPARISONS
     if options.softmax == "composition":
         table[aten._softmax.default] = softmax
     return table
@@ -27,24 +29,25 @@ def softmax(x: Tensor, dim: int, half_to_float: bool = False) -> Tensor:
     shifted = emit("shift", lambda: x - x.amax(dim, keepdim=True), x, [dim])
     powers = shifted.exp()
     out = powers * powers.sum(dim, keepdim=True).reciprocal()
-    return tighten(out, lambda lower, upper: softmax_ends(lower, upper, dim % x.ndim - x.ndim), x)
+    return tighten(out, lambda lower, upper: softmax_ends(lower, upper, dim % x.ndim - x.ndim), x, terms=x.shape[dim])
 
 
 def logsumexp(x: Tensor, dim: Sequence[int], keepdim: bool = False) -> Tensor:
     """The logarithm of the sum of shifted exponentials, shifted back."""
     axes = [d % x.ndim - x.ndim for d in ([dim] if isinstance(dim, int) else dim)]
+    terms = torch.Size([x.shape[a] for a in axes]).numel()
     shifted = emit("shift", lambda: x - x.amax(axes, keepdim=True), x, axes)
     total = shifted.exp().sum(axes, keepdim)
     log = emit("log_of_sum", total.log, total)
-    log = tighten(log, lambda lower, upper: logsumexp_ends(lower, upper, axes, keepdim), shifted)
+    log = tighten(log, lambda lower, upper: logsumexp_ends(lower, upper, axes, keepdim), shifted, terms=terms)
     out = emit("unshift", lambda: log + x.amax(axes, keepdim), log, shifted, x, axes)
-    return tighten(out, lambda lower, upper: logsumexp_ends(lower, upper, axes, keepdim), x)
+    return tighten(out, lambda lower, upper: logsumexp_ends(lower, upper, axes, keepdim), x, terms=terms)
 
 
 def log_softmax(x: Tensor, dim: int, half_to_float: bool = False) -> Tensor:
     """Logits minus their log-sum-exp."""
-    out = x - torch.logsumexp(x, [dim], keepdim=True)
-    return tighten(out, lambda lower, upper: log_softmax_ends(lower, upper, dim % x.ndim - x.ndim), x)
+    out, axis = x - torch.logsumexp(x, [dim], keepdim=True), dim % x.ndim - x.ndim
+    return tighten(out, lambda lower, upper: log_softmax_ends(lower, upper, axis), x, terms=x.shape[dim])
 
 
 def _last(shape: Sequence[int]) -> list[int]:
@@ -58,16 +61,19 @@ def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
 
 
 def _normalize(x: Tensor, axes: list[int], eps: float) -> Tensor:
-    """Mean 0 and variance 1 over axes; what comes out can't exceed the root of their number less one."""
+    """Mean 0 and variance 1 over the last axes; what comes out can't exceed the root of their number."""
+    terms = torch.Size([x.shape[a] for a in axes]).numel()
     centred = x - x.mean(axes, keepdim=True)
     variance = centred.square().mean(axes, keepdim=True)
+    variance = tighten(
+        variance, lambda lower, upper: mean_square_ends(lower, upper, axes), centred, terms=terms, relative=True
+    )
     out = centred * (variance + eps).rsqrt()
-    limit = math.sqrt(max(torch.Size([x.shape[a] for a in axes]).numel() - 1, 0))
 
     def ends(lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.full_like(lower, -limit), torch.full_like(upper, limit)
+        return normalized_ends(lower, upper, len(axes), eps, x.dtype)
 
-    return tighten(out, ends, x)
+    return tighten(out, ends, x, terms=terms, relative=True)
 
 
 def _layer_norm(x: Tensor, shape: Sequence[int], weight: Any, bias: Any, eps: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -126,7 +132,8 @@ def _matrix_vector(a: Tensor, b: Tensor) -> Tensor:
 
 def _divide(a: Tensor, b: Any, *, rounding_mode: str | None = None) -> Tensor:
     if rounding_mode is not None:
-        raise NotImplementedError(f"division rounded by {rounding_mode!r} has no rule to bound it")
+        rounded = (a / b).floor() if rounding_mode == "floor" else (a / b).trunc()
+        return rounded if a.is_floating_point() else rounded.to(a.dtype)
     return a * b.reciprocal() if isinstance(b, Tensor) else a * (1 / b)
 
 
@@ -143,11 +150,19 @@ def _power(x: Tensor, exponent: Any) -> Tensor:
 
 
 def _maximum(a: Tensor, b: Tensor) -> Tensor:
-    return b + torch.relu(a - b)
+    return _unlimited(a, b, -math.inf, lambda a, b: b + torch.relu(a - b))
 
 
 def _minimum(a: Tensor, b: Tensor) -> Tensor:
-    return b - torch.relu(b - a)
+    return _unlimited(a, b, math.inf, lambda a, b: b - torch.relu(b - a))
+
+
+def _unlimited(a: Tensor, b: Tensor, none: float, between: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Return one of the two where a constant other is the infinity that sets no limit."""
+    for limit, x in ((a, b), (b, a)):
+        if not is_moving(limit) and bool((free := limit == none).any()):
+            return torch.where(free, x, between(x, torch.where(free, torch.zeros_like(limit), limit)))
+    return between(a, b)
 
 
 def _clamp(x: Tensor, min: Any = None, max: Any = None) -> Tensor:

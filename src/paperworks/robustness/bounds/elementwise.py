@@ -1,6 +1,7 @@
 """Rules of functions that act on each element alone."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,9 +13,11 @@ from paperworks.robustness.bounds.curves import Curve, Lines
 from paperworks.robustness.bounds.graph import Node
 from paperworks.robustness.bounds.perturbations import row_dot
 from paperworks.robustness.bounds.registry import Rule
+from paperworks.robustness.bounds.rounding import depth, double, least, unit
 from paperworks.robustness.bounds.values import Backward, Interval, LinearBounds
 
-_PACE = 0.1  # of slopes between a curve's least and greatest: the best one is seldom an end
+_OWN = 8  # roundings of lines and of coefficients multiplied by them
+_PACE = 0.06  # of slopes between a curve's least and greatest: the best one is seldom an end
 
 
 class ElementwiseRule(Rule):
@@ -36,12 +39,20 @@ class ElementwiseRule(Rule):
     >>> rule = ElementwiseRule(cube)
     """
 
+    outward = True
+    from_origin = False
+    """Whether lower lines pass through the origin, but for rounding."""
+
     def __init__(self, make: Callable[..., Curve]) -> None:
         self._make = functools.lru_cache(maxsize=256)(make)
 
     def curve(self, node: Node) -> Curve:
         """Return the function at a node."""
         return self._make(*node.args[1:], **node.kwargs)
+
+    def partial(self, node: Node) -> bool:
+        """Return whether the curve has a domain."""
+        return self.curve(node).domain != (-math.inf, math.inf)
 
     def value(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         """Return the operator's value: it needs no mapping over samples."""
@@ -60,28 +71,55 @@ class ElementwiseRule(Rule):
         bounds = call.bounds(node.inputs[0])
         curve = self.curve(node)
         curve.check(*bounds, f"the input of {node.name!r} ({node.op})")
-        return Interval(*curve.image(*bounds))
+        return Interval(*(end.to(call.dtype) for end in curve.image(*double(*bounds))))
+
+    def rounding(self, node: Node, call: Call, size: Callable[[Node], Tensor], ends: Interval) -> Tensor | None:
+        """Return the error of the function as it is implemented."""
+        if not self.curve(node).rounds:
+            return None
+        return self._error(node, call, torch.maximum(ends.lower.detach().abs(), ends.upper.detach().abs()))
+
+    def rounding_of_ends(self, node: Node, call: Call, ends: Interval, most: Tensor | None) -> Any:
+        """Return the errors of the function at its ends."""
+        return None if most is None else tuple(self._error(node, call, end.detach().abs()) for end in ends)
+
+    def _error(self, node: Node, call: Call, size: Tensor) -> Tensor:
+        curve = self.curve(node)
+        found = call.gap(node, curve.rounds) * size + 8 * unit(call.dtype) * curve.absolute + least(call.type_of(node))
+        return found + call.gap(node, 4) * call.size(node.inputs[0]) if curve.cancels else found
+
+    def rounding_of_lines(self, node: Node, call: Call) -> Tensor | None:
+        """Return the error of linear bounds passed through lines: lines hold for the function already."""
+        lines = self._lines_at(node, call, None)
+        gap = call.gap(node, 4)
+        reach = call.reach[node.inputs[0]]
+        steep = torch.maximum(lines.lower_slope.detach().abs(), lines.upper_slope.detach().abs())
+        found = gap * steep * reach
+        for intercept in (lines.lower_intercept, lines.upper_intercept):
+            found = found if intercept is None else found + gap * intercept.detach().abs()
+        return found
 
     def lines(self, node: Node, bounds: Interval, call: Call) -> Lines:
         """Return the lines that bound the function, by option and interval."""
         curve = self.curve(node)
         curve.check(*bounds, f"the input of {node.name!r} ({node.op})")
-        return curve.lines(*bounds)
+        return curve.lines(*double(*bounds), call.dtype)
 
     def free_lines(self, node: Node, bounds: Interval, call: Call, rows: Tensor) -> Lines:
         """Return the lines whose slopes are parameters to optimise, for each row."""
         curve = self.curve(node)
+        bounds = Interval(*double(*bounds))
         low, high = curve.slope_range(*bounds)
 
         def start() -> list[Tensor]:
-            lines = self.lines(node, bounds, call)
+            lines = curve.lines(*bounds)
             width = torch.where(high > low, high - low, 1.0)
             chosen = torch.stack([lines.lower_slope, lines.upper_slope])
-            return [((chosen - low) / width).clamp(0, 1)]
+            return [((chosen - low) / width).clamp(0, 1).to(call.dtype)]
 
         assert call.freedom is not None
         (share,) = call.freedom.of((call.start, call.part), node, rows, start, _PACE)
-        slopes = low + share.clamp(0, 1) * (high - low)
+        slopes = (low + share.clamp(0, 1) * (high - low)).to(call.dtype).to(low)
         bounds = Interval(*(end.expand_as(slopes[:, 0]) for end in bounds))
         return Lines(
             slopes[:, 0],
@@ -93,11 +131,39 @@ class ElementwiseRule(Rule):
     def _lines_at(self, node: Node, call: Call, rows: Tensor | None) -> Lines:
         bounds = call.bounds(node.inputs[0])
         if rows is not None and call.freedom is not None:
-            return self.free_lines(node, bounds, call, rows)
+            return self._outward(node, call, self.free_lines(node, bounds, call, rows))
         kept = call.lines.get(node)
         if kept is None or kept[0] is not bounds:
-            kept = call.lines[node] = (bounds, self.lines(node, bounds, call))
+            kept = call.lines[node] = (bounds, self._outward(node, call, self.lines(node, bounds, call)))
         return kept[1]
+
+    def _outward(self, node: Node, call: Call, lines: Lines) -> Lines:
+        """Return lines in the type of the computation, moved apart by what rounding does at the node.
+
+        That is the error of the function as it is implemented, of the lines and of coefficients multiplied by slopes,
+        and that of the input where this is its only consumer.
+        """
+        if not call.sound:
+            low, up = (None if c is None else c.to(call.dtype) for c in (lines.lower_intercept, lines.upper_intercept))
+            return Lines(lines.lower_slope.to(call.dtype), low, lines.upper_slope.to(call.dtype), up)
+        source = node.inputs[0]
+        handed = call.margins.get(source) if source in call.carried else None
+        own = call.margins.get(node)
+        with torch.no_grad():
+            by_slope = _OWN * unit(call.dtype) * call.size(source)
+            by_slope = by_slope if handed is None else by_slope + handed
+        share = (_OWN + depth(node.shape.numel())) * unit(call.dtype)
+
+        def moved(slope: Tensor, intercept: Tensor | None, sign: int) -> tuple[Tensor, Tensor]:
+            slope = slope.to(call.dtype)
+            away = slope.detach().abs() * by_slope
+            away = away if own is None else away + own
+            if intercept is None:
+                return slope, sign * away
+            intercept = intercept.to(call.dtype)
+            return slope, intercept + sign * torch.add(away, intercept.detach().abs(), alpha=share)
+
+        return Lines(*moved(*lines[:2], -1), *moved(*lines[2:], 1))
 
     def backward(self, node: Node, rows: Tensor, call: Call) -> Backward:
         """Take the lower line where a coefficient is positive, and the upper one where it is negative."""
@@ -105,17 +171,25 @@ class ElementwiseRule(Rule):
             # A single row that asks for nothing but upper lines: that of a fused loss.
             bounds = call.bounds(node.inputs[0])
             self.curve(node).check(*bounds, f"the input of {node.name!r} ({node.op})")
-            slope, intercept = self.curve(node).line(*bounds, True)
+            line = self.curve(node).line(*double(*bounds), True, call.dtype)
+            _, _, slope, intercept = self._outward(node, call, Lines(*line, *line))
+            assert intercept is not None
             return Backward([(node.inputs[0], rows * slope)], row_dot(rows, intercept))
         lines = self._lines_at(node, call, rows)
         negative = rows.clamp(max=0)
         found = rows * lines.lower_slope
         found.addcmul_(negative, lines.upper_slope - lines.lower_slope)  # in place: memory is what this costs
         constant: Tensor | float = 0.0
-        if lines.lower_intercept is not None:
-            constant = row_dot(rows - negative, lines.lower_intercept)
-        if lines.upper_intercept is not None:
-            constant = constant + row_dot(negative, lines.upper_intercept)
+        below, above = lines.lower_intercept, lines.upper_intercept
+        if (
+            below is not None and self.from_origin
+        ):  # what rounding takes is so little that it may be taken from all rows
+            constant = row_dot(rows, below)
+            above = -below if above is None else above - below
+        elif below is not None:
+            constant = row_dot(rows - negative, below)
+        if above is not None:
+            constant = constant + row_dot(negative, above)
         return Backward([(node.inputs[0], found)], constant)
 
     def forward(self, node: Node, call: Call) -> LinearBounds:
@@ -144,8 +218,10 @@ class ReLURule(ElementwiseRule):
     Zhang et al. (2018), arXiv 1811.00866 (adaptive slopes); Xu et al. (2021), arXiv 2011.13824 (optimised ones).
     """
 
+    from_origin = True
+
     def __init__(self) -> None:
-        super().__init__(lambda: Curve(torch.relu, lambda x: (x > 0).to(x), kinks=[0.0], increasing=True))
+        super().__init__(lambda: Curve(torch.relu, lambda x: (x > 0).to(x), kinks=[0.0], increasing=True, rounds=0))
 
     def lines(self, node: Node, bounds: Interval, call: Call) -> Lines:
         """Return the chord, and the line that option `relu` names."""

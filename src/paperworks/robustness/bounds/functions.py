@@ -19,10 +19,15 @@ def _logit_of_slope(k: Tensor) -> Tensor:
     return s.log() - torch.log1p(-s)
 
 
-def s_shaped(f: Callable[[Tensor], Tensor], df: Callable[[Tensor], Tensor], right: Callable[[Tensor], Tensor]) -> Curve:
+def s_shaped(
+    f: Callable[[Tensor], Tensor],
+    df: Callable[[Tensor], Tensor],
+    right: Callable[[Tensor], Tensor],
+    absolute: float = 0.0,
+) -> Curve:
     """Return an increasing curve, convex left of 0 and concave right of it, whose derivative is even."""
     pieces = [Piece(True, lambda k: -right(k), end=0.0), Piece(False, right, start=0.0)]
-    return Curve(f, df, pieces, increasing=True, s_shaped=True)
+    return Curve(f, df, pieces, increasing=True, s_shaped=True, absolute=absolute)
 
 
 def sigmoid() -> Curve:
@@ -46,7 +51,7 @@ def erf() -> Curve:
     def right(k: Tensor) -> Tensor:
         return (-(k.clamp(0, 2 / math.sqrt(math.pi)) * (math.sqrt(math.pi) / 2)).log()).clamp(min=0).sqrt()
 
-    return s_shaped(torch.erf, lambda x: 2 / math.sqrt(math.pi) * (-x * x).exp(), right)
+    return s_shaped(torch.erf, lambda x: 2 / math.sqrt(math.pi) * (-x * x).exp(), right, absolute=1.0)
 
 
 def arctan() -> Curve:
@@ -118,12 +123,12 @@ def power(n: int) -> Curve:
         ]
     else:
         pieces = [Piece(True, lambda k: k.sign() * root(k))]
-    return Curve(lambda x: x**n, lambda x: n * x ** (n - 1), pieces, increasing=n % 2 == 1)
+    return Curve(lambda x: x**n, lambda x: n * x ** (n - 1), pieces, increasing=n % 2 == 1, rounds=4 + n)
 
 
 def absolute() -> Curve:
     """|x|: a convex function of two linear pieces."""
-    return Curve(torch.abs, torch.sign, kinks=[0.0])
+    return Curve(torch.abs, torch.sign, kinks=[0.0], rounds=0)
 
 
 def softplus(beta: float = 1.0, threshold: float = 20.0) -> Curve:
@@ -173,6 +178,7 @@ def hardtanh(low: float = -1.0, high: float = 1.0) -> Curve:
         kinks=kinks,
         increasing=True,
         slopes=[0.0, 1.0],
+        rounds=1,
     )
 
 
@@ -195,6 +201,7 @@ def hardswish() -> Curve:
         [Piece(True, lambda k: (3 * k - 1.5).clamp(-3, 3), -3.0, 3.0)],
         kinks=[-3.0, 3.0],
         slopes=[0.0, 1.0],
+        cancels=True,
     )
 
 
@@ -206,12 +213,14 @@ def softshrink(limit: float = 0.5) -> Curve:
         kinks=[-limit, limit],
         increasing=True,
         slopes=[0.0, 1.0],
+        cancels=True,
     )
 
 
 def _gated(f: Callable[[Tensor], Tensor], df: Callable[[Tensor], Tensor], left: float, right: float) -> Curve:
     """Return an activation that is concave, convex between two inflections, and concave again."""
-    return Curve(f, df, [Piece(False, end=left), Piece(True, start=left, end=right), Piece(False, start=right)])
+    pieces = [Piece(False, end=left), Piece(True, start=left, end=right), Piece(False, start=right)]
+    return Curve(f, df, pieces, cancels=True)
 
 
 def gelu(approximate: str = "none") -> Curve:
@@ -223,7 +232,7 @@ def gelu(approximate: str = "none") -> Curve:
             t = torch.tanh(c * (x + d * x**3))
             return 0.5 * (1 + t) + 0.5 * x * (1 - t * t) * c * (1 + 3 * d * x * x)
 
-        return _gated(lambda x: functional.gelu(x, approximate="tanh"), slope, -1.4184684, 1.4184684)
+        return _gated(lambda x: functional.gelu(x, approximate="tanh"), slope, -1.4185040087908284, 1.4185040087908284)
 
     def exact_slope(x: Tensor) -> Tensor:
         return 0.5 * torch.erfc(-x / math.sqrt(2)) + x * (-x * x / 2).exp() / _ROOT_2_PI
@@ -238,7 +247,7 @@ def silu() -> Curve:
         s = torch.sigmoid(x)
         return s * (1 + x * (1 - s))
 
-    return _gated(functional.silu, slope, -2.3993572805, 2.3993572805)
+    return _gated(functional.silu, slope, -2.3993572805154677, 2.3993572805154677)
 
 
 def mish() -> Curve:
@@ -248,7 +257,7 @@ def mish() -> Curve:
         t = functional.softplus(x).tanh()
         return t + x * (1 - t * t) * torch.sigmoid(x)
 
-    return _gated(functional.mish, slope, -2.2564, 1.4906)
+    return _gated(functional.mish, slope, -2.2563763963607931, 1.4905711794854285)
 
 
 class PeriodicCurve(Curve):
@@ -282,7 +291,7 @@ class PeriodicCurve(Curve):
         low, high, by, wide = self._moved(lower, upper)
         steep, sign = slope.double(), 1.0 if above else -1.0
         reach = torch.maximum(lower.abs(), upper.abs()).double()
-        margin = 4 * torch.finfo(lower.dtype).eps * (steep * reach).abs() + 1e-15 * reach
+        margin = 4 * torch.finfo(lower.dtype).eps * (steep * reach).abs() + 2e-15 * (1 + steep.abs() + reach)
         found = Curve.intercept(self, steep, low, high, above) - steep * by + sign * margin
         ends = torch.stack([-steep * lower, -steep * upper])
         least, greatest = self.image(lower, upper)

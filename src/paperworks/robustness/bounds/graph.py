@@ -83,8 +83,9 @@ class Graph:
     nodes: list[Node]
     inputs: list[Node]
     output: Node
-    intervals: dict[Node, tuple[IntervalRule, tuple[Node, ...]]]
-    """For the last node of an operator recorded as simpler ones: a tighter interval rule, and what it takes."""
+    intervals: dict[Node, tuple[IntervalRule, tuple[Node, ...], int, bool]]
+    """For the last node of an operator recorded as simpler ones: a tighter interval rule, what it takes, and how many
+    terms the operator adds up, and whether rounding is relative to what it gives."""
 
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes)

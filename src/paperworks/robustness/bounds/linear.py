@@ -10,6 +10,7 @@ from paperworks.robustness.bounds.call import Call
 from paperworks.robustness.bounds.graph import Node, nodes_in
 from paperworks.robustness.bounds.perturbations import row_dot
 from paperworks.robustness.bounds.registry import Rule
+from paperworks.robustness.bounds.rounding import depth, least, unit
 from paperworks.robustness.bounds.values import Backward, Interval, LinearBounds, batched
 
 Lookup = Callable[[Node], Tensor]
@@ -52,6 +53,9 @@ class LinearRule(Rule):
     apply
         The operator on arguments with `lead` axes in front, `apply(node, args, kwargs, lead)`; by default it is mapped
         over them.
+    terms
+        How many products an element of the output, or of its adjoint, adds up at most, 0 where elements are only moved;
+        rounding goes as far. By default as many as there are elements.
 
     Examples
     --------
@@ -67,8 +71,47 @@ class LinearRule(Rule):
         data: Sequence[int] = (0,),
         nonnegative: bool = True,
         apply: Callable[[Node, tuple[Any, ...], dict[str, Any], int], Tensor] | None = None,
+        terms: Callable[[Node], int] | None = None,
     ) -> None:
-        self.data, self.nonnegative, self._apply = tuple(data), nonnegative, apply
+        self.data, self.nonnegative, self._apply, self._terms = tuple(data), nonnegative, apply, terms
+
+    def terms(self, node: Node) -> int:
+        """Return how many products an element of the output, or of coefficients, adds up at most; 0 if it is moved."""
+        if self._terms is not None:
+            return self._terms(node)
+        return max(n.numel() for n in (node.shape, *(n.shape for n in self.data_nodes(node))))
+
+    def carries(self, node: Node) -> bool:
+        """Return whether elements are moved and nothing else."""
+        return self.diagonal and not self.terms(node)
+
+    def rounding(self, node: Node, call: Call, size: Lookup, ends: Interval) -> Tensor | None:
+        """Return the error of the sums, from the sizes of what is added up."""
+        terms = self.terms(node)
+        if self.has_offset(node, call):
+            terms += depth(node.shape.numel())
+        if not terms:
+            return None
+        gap = call.gap(node, terms)  # first, so that sizes don't overflow
+        return self.sizes(node, call, lambda n: gap * size(n), gap) + terms * least(call.type_of(node))
+
+    def rounding_of_ends(self, node: Node, call: Call, ends: Interval, most: Tensor | None) -> Any:
+        """Return the errors of the sums that are the ends, where these are made of ends of the same side."""
+        if most is None or not self.nonnegative or not call.delicate:
+            return super().rounding_of_ends(node, call, ends, most)
+        return tuple(
+            self.rounding(node, call, lambda n, i=i: call.bounds(n)[i].detach().abs(), ends)  # type: ignore[misc]
+            for i in (0, 1)
+        )
+
+    def sizes(self, node: Node, call: Call, size: Lookup, gap: float) -> Tensor:
+        """Return the sum of sizes of what is added up, from those of data; numbers count `gap` times."""
+        data = set(self.data_nodes(node))
+
+        def value(n: Node) -> Tensor:
+            return size(n) if n in data else call.value(n)
+
+        return self.apply(node, node.resolve(value), node.resolve_kwargs(value), 1)
 
     def apply(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], lead: int) -> Tensor:
         """Apply the operator to arguments with `lead` axes in front."""
@@ -170,7 +213,15 @@ class LinearRule(Rule):
         return list(zip(moving, pull(rows.expand_as(out)), strict=True))
 
 
-class ReshapeRule(LinearRule):
+class MoveRule(LinearRule):
+    """A linear operator whose elements are moved, or negated, and never added."""
+
+    def terms(self, node: Node) -> int:
+        """Return 0: nothing is rounded."""
+        return 0
+
+
+class ReshapeRule(MoveRule):
     """Anything that keeps elements in their order."""
 
     diagonal = True
@@ -195,16 +246,23 @@ class CastRule(ReshapeRule):
             )
         return super().moving(node, call)
 
-    def apply(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], lead: int) -> Tensor:
+    def value(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         """Cast."""
-        return super().apply(node, args, kwargs, lead).to(node.dtype)
+        return super().value(node, args, kwargs).to(node.dtype)
 
-    def adjoint(self, node: Node, rows: Tensor, moving: list[Node], call: Call) -> list[tuple[Node, Tensor]]:
-        """Cast back."""
-        return [(n, part.to(n.dtype)) for n, part in super().adjoint(node, rows, moving, call)]
+    def rounding(self, node: Node, call: Call, size: Lookup, ends: Interval) -> Tensor | None:
+        """Return the error of the cast: bounds themselves are computed in the widest type of all."""
+        if unit(call.type_of(node)) <= unit(call.type_of(node.inputs[0])):
+            return None
+        own = call.type_of(node)
+        return 2 * unit(own) * size(node.inputs[0]) + least(own)
+
+    def carries(self, node: Node) -> bool:
+        """Return True: coefficients pass as they are."""
+        return True
 
 
-class PermuteRule(LinearRule):
+class PermuteRule(MoveRule):
     """Transposition and permutation; told how to find the order of axes from the arguments behind the first."""
 
     diagonal = True
@@ -228,8 +286,17 @@ class PermuteRule(LinearRule):
         return [(moving[0], rows.permute(0, 1, *(2 + d for d in back)))]
 
 
+def ratio(node: Node) -> int:
+    """Return how many elements of the larger of data and output belong to each of the smaller."""
+    n, m = node.inputs[0].shape.numel(), node.shape.numel()
+    return max(n, m) // max(1, min(n, m))
+
+
 class ExpandRule(LinearRule):
     """Broadcasting to a shape."""
+
+    def __init__(self) -> None:
+        super().__init__(terms=lambda node: ratio(node) if ratio(node) > 1 else 0)
 
     def apply(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], lead: int) -> Tensor:
         """Broadcast what is behind the leading axes."""
@@ -245,7 +312,7 @@ class SumRule(LinearRule):
     """Sums and means over axes."""
 
     def __init__(self, mean: bool = False) -> None:
-        super().__init__()
+        super().__init__(terms=ratio)
         self.mean = mean
 
     def _axes(self, node: Node) -> list[int]:
@@ -281,6 +348,37 @@ class AddRule(LinearRule):
     def __init__(self, sign: int = 1) -> None:
         super().__init__(data=(0, 1), nonnegative=False)
         self.sign = sign
+
+    def terms(self, node: Node) -> int:
+        """Return 2, or more where coefficients are summed over what was broadcast."""
+        return 1 + max(node.shape.numel() // max(1, n.shape.numel()) for n in self.data_nodes(node))
+
+    def rounding_of_ends(self, node: Node, call: Call, ends: Interval, most: Tensor | None) -> Any:
+        """Return the errors of the sums that are the ends, where nothing perturbed is subtracted."""
+        b = node.args[1]
+        crossed = self._scale(node, node.kwargs) < 0 and isinstance(b, Node) and b in call.perturbed
+        if crossed or not call.delicate:
+            return None if most is None else (most, most)
+        return tuple(
+            self.rounding(node, call, lambda n, i=i: call.bounds(n)[i].detach().abs(), ends)  # type: ignore[misc]
+            for i in (0, 1)
+        )
+
+    def carries(self, node: Node) -> bool:
+        """Return whether data are multiplied by nothing but a sign."""
+        return node.args[0] is not node.args[1] and abs(self._scale(node, node.kwargs)) == 1
+
+    def rounding(self, node: Node, call: Call, size: Lookup, ends: Interval) -> Tensor | None:
+        """Return the error of the sum, and for a constant that of its products with coefficients."""
+        scale, rank = abs(self._scale(node, node.kwargs)), len(node.shape)
+        gap, most = call.gap(node, self.terms(node)), call.gap(node, depth(node.shape.numel()))
+        total: Any = least(call.type_of(node))
+        for x, factor in zip(node.args[:2], (1.0, scale), strict=True):
+            if not isinstance(x, Node):
+                total = total + most * factor * abs(x)
+            else:
+                total = total + align(size(x), x.shape, rank) * (factor * (gap if x in call.perturbed else most))
+        return total
 
     def _scale(self, node: Node, kwargs: dict[str, Any]) -> float:
         return self.sign * kwargs.get("alpha", node.args[2] if len(node.args) > 2 else 1)
@@ -333,7 +431,7 @@ class AddRule(LinearRule):
         return found
 
 
-class NegativeRule(LinearRule):
+class NegativeRule(MoveRule):
     """-x."""
 
     diagonal = True
@@ -354,7 +452,7 @@ class NegativeRule(LinearRule):
         return [(moving[0], -rows)]
 
 
-class CatRule(LinearRule):
+class CatRule(MoveRule):
     """Concatenation along an axis."""
 
     def apply(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], lead: int) -> Tensor:

@@ -4,12 +4,14 @@ from collections.abc import Container
 from typing import Literal, get_args
 
 import torch
+from torch import Tensor
 
 from paperworks.robustness.bounds import backward, forward
 from paperworks.robustness.bounds.call import Call
 from paperworks.robustness.bounds.graph import Node
-from paperworks.robustness.bounds.linear import LinearRule
+from paperworks.robustness.bounds.linear import LinearRule, PermuteRule, ReshapeRule
 from paperworks.robustness.bounds.registry import rule_of
+from paperworks.robustness.bounds.rounding import double, least
 from paperworks.robustness.bounds.values import Interval
 
 Method = Literal["IBP", "forward", "forward+backward", "CROWN-IBP", "CROWN", "alpha-CROWN"]
@@ -26,7 +28,7 @@ def intermediate(call: Call, target: Node, method: Method) -> None:
     merged = _merged(call, target)
     for node in path:
         if node in call.perturbations:
-            call.ends[node] = Interval(*call.perturbations[node].box(call.value(node)))
+            call.ends[node] = _box(call, node)
             continue
         if node in call.fixed:
             call.ends[node] = call.fixed[node]
@@ -34,12 +36,12 @@ def intermediate(call: Call, target: Node, method: Method) -> None:
         call.ends[node] = interval(call, node)
         if method.startswith("forward"):
             forward.propagate(call, node)
-            ends = forward.concretize(call, call.linear[node])
+            ends = forward.concretize(call, call.linear[node], node)
             call.ends[node] = meet(call.ends[node], ends) if call.options.intersect else ends
             continue
         consumers = [n for n in call.graph.consumers[node] if n in on_path and n is not node]
         if _linear_in_ball(call, node) and (node is target or _wanted(call, node, consumers)):
-            _improve(call, node, consumers if node is not target else None)
+            _improve(call, node, None)  # of decided neurons too: their ends are what the next layer's are made of
         elif node is merged:
             index = torch.arange(node.shape.numel(), device=call.ends[node].lower.device)
             call.ends[node] = backward.refine(call, node, index, nonlinear(call, node))
@@ -48,13 +50,62 @@ def intermediate(call: Call, target: Node, method: Method) -> None:
 
 
 def interval(call: Call, node: Node) -> Interval:
-    """Return the ends of a node from those of its inputs, by its own rule and that of the operator it came from."""
+    """Return the ends of a node from those of its inputs, by its own rule and that of the operator it came from.
+
+    They give way for what rounding may have done to the node's value, which is kept as its margin.
+    """
     ends = rule_of(node).interval(node, call)
+    margin = None
+    if call.sound:
+        margin = _margin(call, node, ends)
+        with torch.no_grad():
+            away = rule_of(node).rounding_of_ends(node, call, ends, margin)
+        if away is not None:
+            ends = Interval(ends.lower - away[0], ends.upper + away[1])
     if node in call.graph.intervals:
-        rule, sources = call.graph.intervals[node]
-        bounds = [call.bounds(n) for n in sources]
-        ends = meet(ends, Interval(*rule(*(end for pair in bounds for end in pair))))
+        rule, sources, terms, relative = call.graph.intervals[node]
+        tight = rule(*(end for n in sources for end in double(*call.bounds(n))))
+        if call.sound:
+            size = torch.maximum(*(end.detach().abs() for end in tight))
+            rest = 0 if margin is None or relative else 4 * margin + call.gap(node, terms)
+            tight = widened(Interval(*tight), call.gap(node, terms) * size + least(call.type_of(node)) + rest)
+        ends = meet(ends, Interval(*(end.to(call.dtype) for end in tight)))
     return ends
+
+
+def widened(ends: Interval, margin: Tensor) -> Interval:
+    """Return ends moved apart."""
+    return Interval(ends.lower - margin, ends.upper + margin)
+
+
+def _box(call: Call, root: Node) -> Interval:
+    """Return the box around a root, and around points of it that are rounded to its type."""
+    ends = Interval(*call.perturbations[root].box(call.value(root)))
+    if not call.sound:
+        return ends
+    distance, _ = call.perturbations[root].rounding(call.value(root), call.type_of(root))
+    return widened(ends, distance) if isinstance(distance, Tensor) else ends
+
+
+@torch.no_grad()
+def _margin(call: Call, node: Node, ends: Interval) -> Tensor | None:
+    """Return a node's own margin, and keep what linear bounds give way by: with those of inputs it carries."""
+    rule = rule_of(node)
+    own = rule.rounding(node, call, call.size, ends)
+    moving = [n for n in node.inputs if n in call.perturbed]
+    total = own
+    if len(moving) == 1 and call.graph.consumers[moving[0]] == [node] and moving[0] not in call.perturbations:
+        (source,) = moving
+        if rule.outward:
+            call.carried.add(source)
+        elif source.shape.numel() == node.shape.numel() and rule.carries(node) and source in call.margins:
+            call.carried.add(source)
+            handed = call.margins[source]
+            handed = rule.apply(node, (handed,), {}, 1) if isinstance(rule, (ReshapeRule, PermuteRule)) else handed
+            total = handed if own is None else own + handed
+    if total is not None:
+        call.margins[node] = total
+    return own
 
 
 def meet(a: Interval, b: Interval) -> Interval:
@@ -77,8 +128,23 @@ def _improve(call: Call, node: Node, consumers: list[Node] | None) -> None:
     index = call.refined[node]
     if index is not None:
         call.ends[node] = backward.refine(call, node, index)
-        if node in call.first:
-            call.ends[node] = meet(call.ends[node], call.first[node])
+    if node in call.first:
+        call.ends[node] = meet(call.ends[node], call.first[node])
+
+
+def keep_undecided(call: Call, target: Node) -> None:
+    """Refine, from now on, only what is still undecided with the ends there are: of unstable neurons."""
+    on_path = set(call.relevant(target))
+    for node, index in call.refined.items():
+        if index is not None and node is not target and not _linear_in_ball(call, node):
+            consumers = [n for n in call.graph.consumers[node] if n in on_path]
+            call.refined[node] = backward.undecided(call, node, consumers)
+
+
+def work(call: Call) -> int:
+    """Return how many coefficients the passes that refine intermediate bounds carry back, both sides."""
+    counts = ((node, len(index)) for node, index in call.refined.items() if index is not None)
+    return sum(2 * n * call.batch * sum(m.shape.numel() for m in call.relevant(node)) for node, n in counts)
 
 
 def nonlinear(call: Call, target: Node) -> Container[Node]:

@@ -16,9 +16,11 @@ from paperworks.robustness.bounds.decompositions import decompositions
 from paperworks.robustness.bounds.graph import Graph, Node
 from paperworks.robustness.bounds.methods import METHODS, Method
 from paperworks.robustness.bounds.options import Options
-from paperworks.robustness.bounds.outputs import bounds_of, identity, signed
+from paperworks.robustness.bounds.outputs import bounds_of, check_bounds, identity, signed
 from paperworks.robustness.bounds.perturbations import Perturbation
-from paperworks.robustness.bounds.registry import evaluate
+from paperworks.robustness.bounds.registry import evaluate, is_partial
+from paperworks.robustness.bounds.rounding import outward
+from paperworks.robustness.bounds.structure import Outputs
 from paperworks.robustness.bounds.tensors import BoundedParameter, BoundedTensor
 
 Inputs = Tensor | Sequence[Tensor]
@@ -29,12 +31,15 @@ class BoundedModule(nn.Module):
     r"""A module with sound bounds of its output while inputs or weights range over sets.
 
     The module is captured once as a graph of ATen operators and stays as it is: bounds read its present parameters, and
-    are differentiable in them. Bounds hold up to floating-point rounding.
+    are differentiable in them. In float32 and below they hold for the function that the module stands for and for what
+    it computes, one operator after the other, however sums are ordered; in float64 up to rounding unless option `sound`
+    is True. Every bound is finite, or an error names the operator that overflows.
 
     Parameters
     ----------
     module
-        Any module of tensors to one tensor whose axis 0 is the batch, without control flow that depends on values.
+        Any module of tensors to tensors whose axis 0 is the batch, without control flow that depends on values. It may
+        return several, in tuples and dictionaries.
     example_inputs
         One tensor or several, to run it on once.
     bound_opts
@@ -69,52 +74,51 @@ class BoundedModule(nn.Module):
         self.module = module
         self.options = Options.of(bound_opts)
         self._examples = [x.detach().clone() for x in _as_inputs(example_inputs)]
-        self._graphs: dict[bool, tuple[Graph, tuple[int, ...]]] = {}
+        self._graphs: dict[bool, tuple[Graph, Outputs]] = {}
         self.train(module.training)
         self._graph()
 
-    def forward(self, *inputs: Tensor) -> Tensor:
+    def forward(self, *inputs: Tensor) -> Any:
         """Run the module itself.
 
         Returns
         -------
         Tensor
-            What the module returns for these inputs.
+            What the module returns for these inputs, a tensor or several.
         """
         return self.module(*inputs)
 
-    def _graph(self) -> tuple[Graph, tuple[int, ...]]:
-        """Return the graph in the present mode and the shape of a sample's output, captured when first asked for."""
+    def _graph(self) -> tuple[Graph, Outputs]:
+        """Return the graph in the present mode and what its output is made of, captured when first asked for."""
         mode = self.module.training
         if mode not in self._graphs:
-            graph, shape = capture(self.module, self._examples, decompositions(self.options))
-            if shape.count(-1) or graph.output.shape.numel() != torch.Size(shape).numel():
+            graph, outputs = capture(self.module, self._examples, decompositions(self.options))
+            if graph.output.shape.numel() != torch.Size(outputs.shape).numel():
                 raise ValueError(
                     f"the output of one sample has shape {tuple(graph.output.shape)}; axis 0 takes the batch"
                 )
             if not any(node.op in ("clean_mean", "clean_var") for node in graph):
-                self._check_batch(graph, shape)
-            self._graphs[mode] = graph, shape
+                self._check_batch(graph, outputs)
+            self._graphs[mode] = graph, outputs
         return self._graphs[mode]
 
     @torch.no_grad()
-    def _check_batch(self, graph: Graph, shape: tuple[int, ...]) -> None:
+    def _check_batch(self, graph: Graph, outputs: Outputs) -> None:
         """Compare a batch run by the module with samples run by the graph."""
         batch = [_varied(x) for x in self._examples]
         trouble = "the module mixes the samples of a batch, or its graph is fixed to one batch size"
         try:
-            expected = self.module(*batch)
+            expected = outputs.joined(self.module(*batch))
         except (RuntimeError, ValueError, IndexError) as error:
             raise ValueError(f"module fails on a batch of {len(batch[0])}: {trouble} ({error})") from error
-        if isinstance(expected, (tuple, list)):
-            (expected,) = expected
-        call = Call(graph, self._leaves(graph, batch), {}, len(batch[0]), self.options, evaluate)
+        call = Call(graph, self._leaves(graph, batch), {}, len(batch[0]), self.options, evaluate, is_partial)
         found = call.value(graph.output).expand(len(batch[0]), *graph.output.shape)
         if expected.ndim == 0 or len(expected) != len(batch[0]) or expected.numel() != found.numel():
             raise ValueError(f"module returns shape {tuple(expected.shape)} for a batch of {len(batch[0])}: {trouble}")
         found = found.reshape(expected.shape)
-        tolerance = 1e-3 if expected.dtype.itemsize < 8 else 1e-8
-        scale = found.nan_to_num().abs().amax().clamp(min=1e-6)
+        tolerance = {2: 5e-2, 4: 1e-3}.get(expected.dtype.itemsize, 1e-8)
+        found, expected = found.double(), expected.double()
+        scale = found.nan_to_num(0, 0, 0).abs().amax().clamp(min=1e-6)
         if not torch.allclose(found / scale, expected / scale, rtol=tolerance, atol=tolerance, equal_nan=True):
             raise ValueError(f"a sample's output depends on the others in its batch: {trouble}")
 
@@ -160,7 +164,8 @@ class BoundedModule(nn.Module):
         Returns
         -------
         tuple
-            Lower and upper bounds, (batch, \*output) or (batch, specs), None for a side not asked for. With
+            Lower and upper bounds, (batch, \*output) or (batch, specs), None for a side not asked for. Those of several
+            outputs are in their structure, and rows of C run over the elements of all in order. With
             `return_A`, a third: for each root by name (``"input_0"``, or the parameter's), the tuple of lower
             coefficients (batch, specs, \*root), lower constants (batch, specs), and the same two above.
 
@@ -168,7 +173,7 @@ class BoundedModule(nn.Module):
         ------
         ValueError
             For an unknown method, a C that does not fit, a set that does not fit its tensor, nothing perturbed, or an
-            operator whose input may leave its domain.
+            operator whose input may leave its domain or whose bounds are not finite.
         NotImplementedError
             Where a perturbed value reaches an operator without a rule.
 
@@ -187,20 +192,26 @@ class BoundedModule(nn.Module):
             raise ValueError("bound_lower and bound_upper are both False; at least one is True")
         if return_A and method in ("IBP", "forward"):
             raise ValueError(f"return_A is True with method {method!r}; it takes one with a backward pass")
-        call, shape = self._call(x)
-        rows = None if C is None else self._specification(C, call, shape)
+        call, outputs = self._call(x)
+        rows = None if C is None else self._specification(C, call, outputs.shape)
         if return_A and rows is None:
             rows = identity(call, call.graph.output)
         sides = (bound_lower, bound_upper)
         found = optimized(call, rows, sides) if method == "alpha-CROWN" else bounds_of(call, method, rows, sides)
-        final = shape if C is None else C.shape[1:2]
-        lower, upper = (None if b is None else b.reshape(call.batch, *final) for b in found)
+        check_bounds(call, found)
+        final = outputs.shape if C is None else C.shape[1:2]
+        own = call.graph.output.dtype
+        ends = outward(*found, own if own is not None and own.is_floating_point else call.dtype)
+        check_bounds(call, ends)
+        lower, upper = (None if b is None else b.reshape(call.batch, *final) for b in ends)
+        if C is None:
+            lower, upper = (None if b is None else outputs.parted(b) for b in (lower, upper))
         if rows is None or not return_A:
             return lower, upper
         return lower, upper, _linear_bounds(call, rows, sides)
 
-    def _call(self, x: Inputs) -> tuple[Call, tuple[int, ...]]:
-        graph, shape = self._graph()
+    def _call(self, x: Inputs) -> tuple[Call, Outputs]:
+        graph, outputs = self._graph()
         inputs = _as_inputs(x)
         if len(inputs) != len(graph.inputs):
             raise ValueError(f"x has {len(inputs)} inputs; this module takes {len(graph.inputs)}")
@@ -222,10 +233,10 @@ class BoundedModule(nn.Module):
                 sets[node] = _Behind(ptb) if node.kind == "input" else ptb
         if not sets:
             raise ValueError("x: nothing is perturbed; wrap an input in BoundedTensor or a weight in BoundedParameter")
-        call = Call(graph, leaves, sets, len(inputs[0]), self.options, evaluate)
+        call = Call(graph, leaves, sets, len(inputs[0]), self.options, evaluate, is_partial)
         if graph.output not in call.perturbed:
             raise ValueError("x: the output does not depend on what is perturbed")
-        return call, shape
+        return call, outputs
 
     @staticmethod
     def _specification(C: Tensor, call: Call, shape: tuple[int, ...]) -> Tensor:
@@ -252,10 +263,15 @@ class _Behind(Perturbation):
         lower, upper = self.inner.box(center.squeeze(1))
         return lower.unsqueeze(1), upper.unsqueeze(1)
 
+    def rounding(self, center: Tensor, dtype: torch.dtype) -> tuple[float | Tensor, int]:
+        distance, terms = self.inner.rounding(center.squeeze(1), dtype)
+        return distance.unsqueeze(1) if isinstance(distance, Tensor) else distance, terms
+
 
 def _linear_bounds(call: Call, rows: Tensor, sides: tuple[bool, bool]) -> dict[str, Linear]:
     """Return the linear bounds of rows of the output by root, from the intermediate bounds that are there."""
     coefficients, constant = backward.propagate(call, call.graph.output, signed(rows, sides))
+    constant = backward.below(call, constant)
     count = len(rows)
     found: dict[str, Linear] = {}
     for node in call.roots:

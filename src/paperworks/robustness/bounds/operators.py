@@ -1,6 +1,5 @@
 """The rules of ATen's operators."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,12 +22,28 @@ from paperworks.robustness.bounds.linear import (
     PermuteRule,
     ReshapeRule,
     SumRule,
-    align,
-    leading,
+    ratio,
 )
 from paperworks.robustness.bounds.reductions import MaxPoolRule, MaxRule, ShiftRule, SoftmaxRule, UnshiftRule
-from paperworks.robustness.bounds.registry import Rule, register_bound
-from paperworks.robustness.bounds.values import Backward, Interval, LinearBounds, batched
+from paperworks.robustness.bounds.registry import Rule, register_bound, registered
+from paperworks.robustness.bounds.rounding import double
+from paperworks.robustness.bounds.selections import (
+    GatherRule,
+    MaskedFillRule,
+    PartRule,
+    WhereRule,
+    index_add,
+    index_select,
+    moved,
+    per_axis,
+    select_part,
+    slice_part,
+    unselect,
+    unslice,
+    window,
+)
+from paperworks.robustness.bounds.steps import STEPS
+from paperworks.robustness.bounds.values import Backward, Interval, LinearBounds
 
 aten = torch.ops.aten
 
@@ -49,6 +64,10 @@ class ReciprocalRule(ElementwiseRule):
             )
         return self._make(positive)
 
+    def partial(self, node: Node) -> bool:
+        """Return True: 0 has no inverse."""
+        return True
+
     def curve(self, node: Node) -> Curve:
         """Return the curve of positive numbers."""
         return self._make(True)
@@ -60,11 +79,11 @@ class ReciprocalRule(ElementwiseRule):
     def interval(self, node: Node, call: Call) -> Interval:
         """Return the exact image."""
         bounds = call.bounds(node.inputs[0])
-        return Interval(*self._signed(node, bounds).image(*bounds))
+        return Interval(*(end.to(call.dtype) for end in self._signed(node, bounds).image(*double(*bounds))))
 
     def lines(self, node: Node, bounds: Interval, call: Call) -> Any:
         """Return chord and tangent."""
-        return self._signed(node, bounds).lines(*bounds)
+        return self._signed(node, bounds).lines(*double(*bounds), call.dtype)
 
     def free_lines(self, node: Node, bounds: Interval, call: Call, rows: Tensor) -> Any:
         """Return lines of free slopes."""
@@ -79,21 +98,23 @@ class LogOfSumRule(ElementwiseRule):
 
     def _underflows(self, bounds: Interval) -> tuple[Tensor, Interval]:
         tiny = torch.finfo(bounds.lower.dtype).tiny
-        return bounds.lower < tiny, Interval(bounds.lower.clamp(min=tiny), bounds.upper.clamp(min=tiny))
+        lower, upper = double(*bounds)
+        return bounds.lower < tiny, Interval(lower.clamp(min=tiny), upper.clamp(min=tiny))
 
     def interval(self, node: Node, call: Call) -> Interval:
         """Return the image, without a lower end where that is lost; the sum's own rule knows it."""
         lost, bounds = self._underflows(call.bounds(node.inputs[0]))
-        return Interval(torch.where(lost, -1e9, bounds.lower.log()), bounds.upper.log())
+        lower = torch.where(lost, minus_infinity(call.dtype), bounds.lower.log())
+        return Interval(lower.to(call.dtype), bounds.upper.log().to(call.dtype))
 
     def lines(self, node: Node, bounds: Interval, call: Call) -> Lines:
         """Return tangent and chord, or a constant below."""
         lost, bounds = self._underflows(bounds)
-        lines = self.curve(node).lines(*bounds)
+        lines = self.curve(node).lines(*bounds, call.dtype)
         assert lines.lower_intercept is not None
         return lines._replace(
             lower_slope=torch.where(lost, 0.0, lines.lower_slope),
-            lower_intercept=torch.where(lost, call.ends[node].lower, lines.lower_intercept),
+            lower_intercept=torch.where(lost, call.ends[node].lower.double(), lines.lower_intercept),
         )
 
     def free_lines(self, node: Node, bounds: Interval, call: Call, rows: Tensor) -> Lines:
@@ -151,97 +172,6 @@ class IndexOfExtreme(Unsupported):
         return self._refuse(node)
 
 
-class PartRule(LinearRule):
-    """Slices and selections, told the adjoint: it takes rows, the shape behind the leading axes, and the arguments."""
-
-    diagonal = True
-
-    def __init__(self, apply: Callable[..., Tensor], back: Callable[..., Tensor]) -> None:
-        super().__init__(apply=apply)
-        self.back = back
-
-    def adjoint(self, node: Node, rows: Tensor, moving: list[Node], call: Call) -> list[tuple[Node, Tensor]]:
-        """Put rows in their place among zeros."""
-        return [(moving[0], self.back(rows, moving[0].shape, *node.args[1:]))]
-
-
-def _unslice(
-    rows: Tensor, shape: Sequence[int], dim: int = 0, start: Any = None, end: Any = None, step: int = 1
-) -> Tensor:
-    whole, n = [*rows.shape[:2], *shape], shape[dim]
-    start, end, _ = slice(start, end).indices(n)
-    return aten.slice_backward(rows, whole, 2 + dim % len(shape), start, end, step)
-
-
-def _unselect(rows: Tensor, shape: Sequence[int], dim: int, index: int) -> Tensor:
-    return aten.select_backward(rows, [*rows.shape[:2], *shape], 2 + dim % len(shape), index)
-
-
-def _slice(node: Node, args: Any, kwargs: Any, lead: int) -> Tensor:
-    x, rest = args[0], list(args[1:]) + [None] * (5 - len(args))
-    dim = (rest[0] or 0) % len(node.shape)
-    return aten.slice(x, lead + dim, rest[1], rest[2], 1 if rest[3] is None else rest[3])
-
-
-def _select(node: Node, args: Any, kwargs: Any, lead: int) -> Tensor:
-    return args[0].select(lead + args[1] % len(node.inputs[0].shape), args[2])
-
-
-def _index_select(node: Node, args: Any, kwargs: Any, lead: int) -> Tensor:
-    if args[2].shape[:lead].numel() != 1:
-        return batched(node.op, lead, args, kwargs)
-    return args[0].index_select(lead + args[1] % len(node.shape), args[2][(0,) * lead])
-
-
-def _where(node: Node, args: Any, kwargs: Any, lead: int) -> Tensor:
-    rank = len(node.shape)
-    condition, a, b = (align(t, t.shape[lead:], rank) if isinstance(t, Tensor) else t for t in args)
-    return torch.where(condition, a, b)
-
-
-class GatherRule(LinearRule):
-    """Elements at an index of each sample's own, along an axis."""
-
-    def apply(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], lead: int) -> Tensor:
-        """Gather behind the leading axes, which are first made equal."""
-        x, dim, index = args[:3]
-        shape = torch.broadcast_shapes(x.shape[:lead], index.shape[:lead])
-        x, index = (t.expand(*shape, *t.shape[lead:]) for t in (x, index))
-        return x.gather(lead + dim % len(node.shape), index)
-
-    def adjoint(self, node: Node, rows: Tensor, moving: list[Node], call: Call) -> list[tuple[Node, Tensor]]:
-        """Add rows up where their elements came from."""
-        dim, index = node.args[1] % len(node.shape), leading(call.value(node.args[2]), 2)
-        lead = torch.broadcast_shapes(rows.shape[:2], index.shape[:2])
-        rows, index = (t.expand(*lead, *t.shape[2:]) for t in (rows, index))
-        return [(moving[0], rows.new_zeros(*lead, *moving[0].shape).scatter_add(2 + dim, index, rows))]
-
-
-class MaskedFillRule(LinearRule):
-    """x where a mask is off, a number where it is on."""
-
-    def filled(self, node: Node, call: Call, moving: Any, lead: int, constants: bool) -> Tensor:
-        """Fill with the number, or with 0 where constants are left out."""
-        rank = len(node.shape)
-        x = align(moving(node.args[0]), node.args[0].shape, rank)
-        mask = align(leading(call.value(node.args[1]), lead), node.args[1].shape, rank)
-        number = node.args[2]
-        if isinstance(number, Node):
-            number = call.constant(number).reshape(())
-        number = minus_infinity(x.dtype) if number == -math.inf else number
-        return torch.where(mask, number if constants else 0.0, x)
-
-    def value(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        """Return the filled value."""
-        rank = len(node.shape)
-        x, mask = (align(t, t.shape[1:], rank) for t in args[:2])
-        return torch.where(mask, args[2], x)
-
-    def has_offset(self, node: Node, call: Call) -> bool:
-        """Return True."""
-        return True
-
-
 def _transposed(rank: int, *dims: int) -> Sequence[int]:
     order = list(range(rank))
     a, b = dims or (0, 1)
@@ -272,25 +202,37 @@ def _register_all() -> None:
     _register(AddRule(-1), aten.sub.Tensor, aten.sub.Scalar)
     _register(NegativeRule(), aten.neg.default)
     _register(CatRule(), aten.cat.default)
-    _register(PartRule(_slice, _unslice), aten.slice.Tensor)
-    _register(PartRule(_select, _unselect), aten.select.int)
-    _register(LinearRule(apply=_index_select), aten.index_select.default)
-    _register(LinearRule(data=(1, 2), apply=_where), aten.where.self)
+    _register(PartRule(slice_part, unslice), aten.slice.Tensor)
+    _register(PartRule(select_part, unselect), aten.select.int)
+    _register(LinearRule(apply=index_select), aten.index_select.default)
+    _register(WhereRule(), aten.where.self)
     _register(GatherRule(), aten.gather.default)
     _register(MaskedFillRule(), aten.masked_fill.Scalar, aten.masked_fill.Tensor)
     _register(
-        LinearRule(),
-        *(aten.index.Tensor, aten.flip.default, aten.roll.default, aten.repeat.default),
-        *(aten.constant_pad_nd.default, aten.reflection_pad1d.default, aten.reflection_pad2d.default),
-        *(aten.replication_pad1d.default, aten.replication_pad2d.default, aten.cumsum.default),
-        *(aten.avg_pool1d.default, aten.avg_pool2d.default, aten.avg_pool3d.default),
-        *(aten._adaptive_avg_pool2d.default, aten._adaptive_avg_pool3d.default, aten.adaptive_avg_pool1d.default),
-        *(aten.upsample_nearest1d.default, aten.upsample_nearest2d.default, aten.upsample_nearest3d.default),
-        *(aten.upsample_linear1d.default, aten.upsample_bilinear2d.default, aten._upsample_nearest_exact2d.default),
-        *(aten.pixel_shuffle.default, aten.pixel_unshuffle.default, aten.unfold.default, aten.im2col.default),
-        *(aten.col2im.default, aten.diagonal.default, aten.tril.default, aten.triu.default, aten.trace.default),
-        *(aten.embedding.default, aten.diag_embed.default, aten.channel_shuffle.default),
+        LinearRule(terms=moved),
+        *(aten.flip.default, aten.roll.default, aten.pixel_shuffle.default, aten.pixel_unshuffle.default),
+        *(aten.diagonal.default, aten.tril.default, aten.triu.default, aten.diag_embed.default),
+        *(aten.channel_shuffle.default, aten.constant_pad_nd.default),
     )
+    _register(
+        LinearRule(terms=ratio),
+        *(aten.repeat.default, aten.upsample_nearest1d.default),
+    )
+    _register(
+        LinearRule(terms=window),
+        *(aten.avg_pool1d.default, aten.avg_pool2d.default, aten.avg_pool3d.default),
+    )
+    _register(LinearRule(terms=per_axis), aten.cumsum.default)
+    _register(
+        LinearRule(),
+        *(aten.index.Tensor, aten.reflection_pad1d.default, aten.reflection_pad2d.default, aten.im2col.default),
+        *(aten.replication_pad1d.default, aten.replication_pad2d.default, aten.unfold.default),
+        *(aten._adaptive_avg_pool2d.default, aten._adaptive_avg_pool3d.default, aten.adaptive_avg_pool1d.default),
+        *(aten.upsample_nearest2d.default, aten.upsample_nearest3d.default, aten._upsample_nearest_exact2d.default),
+        *(aten.upsample_linear1d.default, aten.upsample_bilinear2d.default, aten.embedding.default),
+        *(aten.col2im.default, aten.trace.default),
+    )
+    _register(LinearRule(data=(0, 3), apply=index_add), aten.index_add.default)
     _register(MultiplyRule(), aten.mul.Tensor, aten.mul.Scalar)
     _register(MatmulRule(), aten.mm.default, aten.bmm.default)
     _register(ConvolutionRule(), aten.convolution.default)
@@ -329,9 +271,12 @@ def _register_all() -> None:
         aten.sin.default: functions.sine,
         aten.cos.default: functions.cosine,
         "power": functions.power,
+        **STEPS,
     }
     for op, make in curves.items():
         _register(ElementwiseRule(make), op)
 
 
 _register_all()
+BUILT_IN = registered()
+"""Operators that have a rule here, whatever others are registered later."""

@@ -1,13 +1,13 @@
 """What a user may choose about relaxations and cost."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from paperworks.core.validation import check_choice, check_number
 
 ReLU = Literal["adaptive", "same-slope", "zero-lb", "one-lb", "reversed-adaptive"]
-Softmax = Literal["composition", "lse"]
+Softmax = Literal["lse", "composition"]
 Fusion = Literal["auto", "merged", "separate"]
 
 
@@ -20,8 +20,11 @@ class Options:
     relu
         Lower line of an undecided ReLU: slope 1 or 0 by the smaller area (adaptive, default), that of the upper line,
         0, 1, or the other of adaptive.
+    sound
+        Give way by what rounding may have done, so that bounds hold for the function itself and for what the module
+        computes in its own type. By default in float32 and below; True in float64 as well, False nowhere.
     softmax
-        Bound a softmax as exp, sum, reciprocal and product (default), or by the log-sum-exp pair.
+        Bound a softmax by the log-sum-exp pair (lse, default), or as exp, sum, reciprocal and product.
     product
         Which mix of the two McCormick planes bounds a product from each side, in [0, 1]; 1 by default, ½ the middle.
     intersect
@@ -32,13 +35,23 @@ class Options:
         from the logits' own intervals (separate), or the first up to 64 classes (auto, default).
     memory
         Bytes that the coefficients of one backward pass may take; larger ones are done in parts. 512 MB by default.
-    steps, lr, decay, optimize_intermediate, share_alpha
-        Of α-CROWN: Adam's steps (20), its rate (0.5) and decay a step (0.98), whether intermediate bounds are optimised
-        too (yes), and whether rows share their parameters (no).
+    steps, lr, decay, share_alpha
+        Of α-CROWN: Adam's steps (20), its rate (0.5) and decay a step (0.98), and whether rows share their parameters
+        (no).
+    optimize_intermediate, optimize_decided
+        Whether α-CROWN optimises intermediate bounds too (by default where all steps together carry fewer than 2e9
+        coefficients back), and those of neurons that CROWN's bounds decide (no): the costly mode.
+    seconds
+        After how many α-CROWN takes no further step; 30 by default.
+    stop_when_decided
+        Whether α-CROWN ends once the sign of every row of a specification is known (yes).
+    progress
+        What wraps the range of α-CROWN's steps, such as tqdm; nothing by default.
     """
 
     relu: ReLU = "adaptive"
-    softmax: Softmax = "composition"
+    sound: bool | None = None
+    softmax: Softmax = "lse"
     product: float = 1.0
     intersect: bool = True
     fusion: Fusion = "auto"
@@ -46,8 +59,12 @@ class Options:
     steps: int = 20
     lr: float = 0.5
     decay: float = 0.98
-    optimize_intermediate: bool = True
     share_alpha: bool = False
+    optimize_intermediate: bool | None = None
+    optimize_decided: bool = False
+    seconds: float = 30.0
+    stop_when_decided: bool = True
+    progress: Callable[[Iterable[int]], Iterable[int]] | None = None
 
     @classmethod
     def of(cls, chosen: "Mapping[str, Any] | None") -> "Options":
@@ -64,4 +81,8 @@ class Options:
         check_number("steps", options.steps, ge=0)
         check_number("lr", options.lr, gt=0)
         check_number("decay", options.decay, gt=0, le=1)
+        if not options.seconds >= 0:  # infinity is as good
+            raise ValueError(f"seconds is {options.seconds!r}; it takes a number >= 0")
+        if options.progress is not None and not callable(options.progress):
+            raise TypeError(f"progress is {options.progress!r}; it takes a function that wraps a range, or None")
         return options

@@ -28,9 +28,10 @@ def bounds_of(
         intermediate(call, output, method)
         if C is None:
             return tuple(end if side else None for end, side in zip(call.ends[output], sides, strict=True))  # type: ignore[return-value]
-        if method == "forward":
+        if method == "forward" and not call.options.intersect:
             return _of_linear(call, output, C, sides)
-        return _backward(call, output, C, sides, stop=True)
+        found = _backward(call, output, C, sides, stop=True)
+        return found if method == "IBP" else _better(found, _of_linear(call, output, C, sides))
     if C is not None:
         intermediate(call, output, method)
         found = _backward(call, output, C, sides)
@@ -44,8 +45,29 @@ def bounds_of(
     ends = Interval(*(k if f is None else f.reshape(-1, *base.shape) for k, f in zip(kept, found, strict=True)))
     call.ends[base] = meet(ends, kept) if call.options.intersect else ends
     for node in chain:
-        call.ends[node] = interval(call, node) if node in call.graph.intervals else rule_of(node).interval(node, call)
+        call.ends[node] = interval(call, node)
     return tuple(end if side else None for end, side in zip(call.ends[output], sides, strict=True))  # type: ignore[return-value]
+
+
+def check_bounds(call: Call, found: Sequence[Tensor | None]) -> None:
+    """Raise ValueError where a bound isn't finite, naming the first operator whose ends aren't."""
+    if all(b is None or bool(b.detach().isfinite().all()) for b in found):
+        return
+    for node in call.graph:
+        ends = call.ends.get(node)
+        if ends is not None and not all(bool(end.detach().isfinite().all()) for end in ends):
+            break
+    else:
+        node = call.graph.output
+    sources = ", ".join(
+        f"[{float(call.ends[n].lower.detach().min()):g}, {float(call.ends[n].upper.detach().max()):g}]"
+        for n in node.inputs
+        if n in call.ends
+    )
+    raise ValueError(
+        f"the bounds of {node.name!r} ({node.op}) are not finite in {call.type_of(node)}, with inputs in {sources}; "
+        "it takes a smaller set, or a wider type"
+    )
 
 
 def _better(a: Sequence[Tensor | None], b: Sequence[Tensor | None]) -> tuple[Tensor | None, Tensor | None]:
@@ -99,15 +121,19 @@ def _of_linear(
             "sbn,...bn->...bs", negative.expand(-1, call.batch, -1), second
         )
 
-    ends = forward.concretize(
-        call,
-        type(b)(
-            combine(b.lower_weight, b.upper_weight),
-            combine(b.lower_bias, b.upper_bias),
-            combine(b.upper_weight, b.lower_weight),
-            combine(b.upper_bias, b.lower_bias),
-        ),
+    combined = type(b)(
+        combine(b.lower_weight, b.upper_weight),
+        combine(b.lower_bias, b.upper_bias),
+        combine(b.upper_weight, b.lower_weight),
+        combine(b.upper_bias, b.lower_bias),
     )
+    if call.sound:
+        reach = call.reach[output].flatten(1).expand(call.batch, -1)
+        away = call.gap(output, output.shape.numel()) * torch.einsum(
+            "sbn,bn->bs", rows.abs().expand(-1, call.batch, -1), reach
+        )
+        combined = combined._replace(lower_bias=combined.lower_bias - away, upper_bias=combined.upper_bias + away)
+    ends = forward.concretize(call, combined, output)
     return ends.lower if sides[0] else None, ends.upper if sides[1] else None
 
 

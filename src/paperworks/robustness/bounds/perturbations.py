@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from paperworks.core.validation import check_count, check_finite, check_number
+from paperworks.robustness.bounds.rounding import depth, split, unit
 
 
 class Perturbation(ABC):
@@ -69,6 +70,23 @@ class Perturbation(ABC):
         lower, upper = self.box(center)
         return (lower < upper).any(0)
 
+    def rounding(self, center: Tensor, dtype: torch.dtype) -> tuple[float | Tensor, int]:
+        """Return how far rounding in a type can move the ends of the box, and how many terms a minimum adds up.
+
+        Parameters
+        ----------
+        center
+            The clean value, of shape (batch, ...).
+        dtype
+            The type that points of the set are given in.
+
+        Returns
+        -------
+        tuple[float | Tensor, int]
+            A distance that broadcasts to the clean value, by default 0; and a number, by default that of coordinates.
+        """
+        return 0.0, center[0].numel()
+
     def check(self, center: Tensor) -> None:
         """Raise ValueError where the clean value isn't finite or does not fit the set.
 
@@ -91,9 +109,19 @@ def row_dot(rows: Tensor, values: Tensor) -> Tensor:
 
     Values may have rows of their own in front.
     """
+    if rows.ndim == 2:
+        return rows * values
     if values.ndim == rows.ndim:
         return (rows * values).flatten(2).sum(-1)
     rows, values = rows.flatten(2), values.flatten(1)
+    n, part = rows.shape[2], split(rows.shape[2])
+    if part < n:  # in parts, as rounding grows with the length of a sum
+        rows, values = rows.unflatten(2, (-1, part)), values.unflatten(1, (-1, part))
+        lead = torch.broadcast_shapes(rows.shape[1:2], values.shape[:1])[0]
+        if rows.shape[1] == 1:
+            return torch.einsum("rgn,bgn->grb", rows[:, 0], values).sum(0)
+        rows, values = rows.flatten(1, 2), values.expand(lead, -1, -1).flatten(0, 1)
+        return torch.bmm(rows.transpose(0, 1), values[:, :, None])[:, :, 0].unflatten(0, (lead, -1)).sum(1).T
     if rows.shape[1] == 1:
         return rows[:, 0] @ values.T
     if values.shape[0] == 1:
@@ -204,6 +232,25 @@ class PerturbationLpNorm(Perturbation):
             upper = torch.minimum(upper, x_U) if has_radius else x_U
         return lower, upper
 
+    def rounding(self, center: Tensor, dtype: torch.dtype) -> tuple[float | Tensor, int]:
+        """Return how far rounding in a type can move the ends of the box, and how many terms a minimum adds up.
+
+        Parameters
+        ----------
+        center
+            The clean value, of shape (batch, ...).
+        dtype
+            The type that points of the set are given in.
+
+        Returns
+        -------
+        tuple[float | Tensor, int]
+            Two units of the ends where these are a centre plus a radius; and the terms of a sum taken in parts.
+        """
+        eps = self._radius(center)
+        has_radius = isinstance(eps, Tensor) or eps > 0
+        return 2 * unit(dtype) * (center.abs() + eps) if has_radius else 0.0, 2 * depth(center[0].numel())
+
     @property
     def dual(self) -> float:
         """The order q of the dual norm, 1/p + 1/q = 1."""
@@ -225,7 +272,9 @@ class PerturbationLpNorm(Perturbation):
         if self.is_box:
             lower, upper = self.box(center)
             return row_dot(coefficients, (lower + upper) / 2) - row_dot(coefficients.abs(), (upper - lower) / 2)
-        size = torch.linalg.vector_norm(coefficients.flatten(2), ord=self.dual, dim=-1)
+        flat = coefficients.flatten(2)
+        parts = torch.linalg.vector_norm(flat.unflatten(2, (-1, split(flat.shape[2]))), ord=self.dual, dim=-1)
+        size = torch.linalg.vector_norm(parts, ord=self.dual, dim=-1) if parts.shape[2] > 1 else parts[..., 0]
         eps = self._radius(center)
         return row_dot(coefficients, center) - size * (eps.reshape(1, -1) if isinstance(eps, Tensor) else eps)
 

@@ -1,5 +1,6 @@
 """Rules of maxima, pooling and softmax, and of the shift that keeps exponentials small."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from paperworks.robustness.bounds.call import Call
 from paperworks.robustness.bounds.graph import Node
 from paperworks.robustness.bounds.perturbations import row_dot
 from paperworks.robustness.bounds.registry import Rule
+from paperworks.robustness.bounds.rounding import depth, double, least, quantum, unit
 from paperworks.robustness.bounds.values import Backward, Interval, LinearBounds
 
 
@@ -29,6 +31,16 @@ class MaxRule(Rule):
         kept = [a for a in range(rank) if a not in axes]
         x = x.permute(*range(lead), *(lead + a for a in kept), *(lead + a for a in axes))
         return x.reshape(*x.shape[:lead], *node.shape, -1)
+
+    def rounding(self, node: Node, call: Call, size: Callable[[Node], Tensor], ends: Interval) -> Tensor | None:
+        """Return the error of coefficients spread over candidates: the maxima themselves are exact."""
+        candidates = self.windows(node, size(node.inputs[0]), 1, 0.0)
+        terms = 2 * candidates.shape[-1] + depth(node.shape.numel())
+        return call.gap(node, terms) * candidates.amax(-1)
+
+    def rounding_of_ends(self, node: Node, call: Call, ends: Interval, most: Tensor | None) -> Any:
+        """Return None: maxima are chosen."""
+        return None
 
     def value(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         """Return the maxima."""
@@ -116,12 +128,12 @@ class MaxPoolRule(MaxRule):
 
 
 class SoftmaxRule(Rule):
-    r"""Softmax between a quotient of chords and tangents and the log-sum-exp line.
+    r"""Softmax between a quotient by chords and the log-sum-exp line.
 
     The lower line is the tangent at the middle of :math:`e^{x_k} / \sum_i (\kappa_i x_i + \beta_i)`, whose denominator
-    holds the chords of exp, in the form that is convex: :math:`1 / \sum_i` chord of :math:`e^{x_i - x_k}`. The upper
-    is :math:`a_k - c_k (\mathrm{LSE}(x) - x_k)` with the chord of log between the least and greatest probability,
-    concave, hence its tangent.
+    holds the chords of exp: convex where that is positive. The upper is :math:`a_k - c_k (\mathrm{LSE}(x) - x_k)` with
+    the chord of log between the least and greatest probability, concave, hence its tangent. Both have gradients
+    :math:`v_k (\delta_{ki} - w_i)`, so that no matrix is made.
 
     References
     ----------
@@ -135,72 +147,128 @@ class SoftmaxRule(Rule):
     @staticmethod
     def _axis(node: Node) -> int:
         rank = len(node.shape)
-        return node.args[1] % rank - rank
+        return node.args[1] % rank - rank if rank else 0
+
+    def _terms(self, node: Node) -> int:
+        return node.shape[self._axis(node)] if node.shape else 1
 
     def interval(self, node: Node, call: Call) -> Interval:
         """Return the exact image of a box, each output for itself."""
-        return Interval(*softmax_ends(*call.bounds(node.inputs[0]), self._axis(node)))
+        ends = double(*call.bounds(node.inputs[0]))
+        return Interval(*(end.to(call.dtype) for end in softmax_ends(*ends, self._axis(node))))
 
-    def _tangents(self, node: Node, call: Call) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return gradients (batch, ..., k, i) and constants (batch, ..., k) of both lines, the axis moved last."""
+    def rounding(self, node: Node, call: Call, size: Callable[[Node], Tensor], ends: Interval) -> Tensor | None:
+        """Return the error of probabilities: exponents far below 0 are off by more units, of next to nothing."""
+        return self._error(node, call, ends.upper.detach())
+
+    def rounding_of_ends(self, node: Node, call: Call, ends: Interval, most: Tensor | None) -> Any:
+        """Return the errors at both ends, no greater than the lower one is."""
+        low, high = (self._error(node, call, end.detach()) for end in ends)
+        return torch.minimum(low, ends.lower.detach()), high
+
+    def _error(self, node: Node, call: Call, p: Tensor) -> Tensor:
+        exponents = call.gap(node, 0) * -p.clamp(min=quantum(call.dtype)).log()
+        # Ends are made of logits less the greatest of all, which in double precision is rounded like all else.
+        lower, upper = (end.detach() for end in call.bounds(node.inputs[0]))
+        away = upper.amax(self._axis(node), keepdim=True) - lower
+        away = torch.where(away < _MASKED, away, 0.0).amax(self._axis(node), keepdim=True)
+        exponents = exponents + 4 * unit(torch.float64) * away
+        return (call.gap(node, self._terms(node) + 4) + exponents) * p + least(call.type_of(node))
+
+    def rounding_of_lines(self, node: Node, call: Call) -> Tensor | None:
+        """Return the error of the module's probabilities, and of what lines add up."""
+        own = self._error(node, call, call.ends[node].upper.detach())
+        lines = self._away(node, call, *self._lines(node, call), call.reach[node.inputs[0]])
+        return own + torch.maximum(*lines).movedim(-1, self._axis(node))
+
+    def _lines(self, node: Node, call: Call) -> tuple[Tensor, ...]:
+        """Return (v, w, constant) of the lower line, then of the upper, the axis moved last, in double precision."""
         axis = self._axis(node)
-        lower, upper = (end.movedim(axis, -1) for end in call.bounds(node.inputs[0]))
-        low, high = (end.movedim(axis, -1) for end in call.bounds(node))
-        middle = (lower + upper) / 2
-        # Differences d_i = x_i - x_k: chords of exp on their ranges.
-        n = lower.shape[-1]
-        eye = torch.eye(n, dtype=torch.bool, device=lower.device)
-        d_l = torch.where(eye, 0.0, lower[..., None, :] - upper[..., :, None])
-        d_u = torch.where(eye, 0.0, upper[..., None, :] - lower[..., :, None])
-        width = d_u - d_l
-        slope = torch.where(width > 1e-8, (d_u.exp() - d_l.exp()) / torch.where(width > 1e-8, width, 1.0), d_u.exp())
-        at = middle[..., None, :] - middle[..., :, None]
-        total = (d_u.exp() + slope * (at - d_u)).sum(-1)
-        # 1 / (an affine function of x that is positive on the box) is convex: its tangent bounds from below.
-        of_d = -slope / total.square()[..., None]
-        lower_gradient = of_d - torch.diag_embed(of_d.sum(-1))
-        lower_constant = 1 / total - (lower_gradient * middle[..., None, :]).sum(-1)
+        lower, upper = (end.movedim(axis, -1) for end in double(*call.bounds(node.inputs[0])))
+        shift = upper.detach().amax(-1, keepdim=True)
+        hidden = upper - shift < _HIDDEN  # by a mask: what they add to a sum is a constant, and they have no slope
+        lower, upper = (torch.where(hidden, upper - shift, end - shift) for end in (lower, upper))
+        middle, width = (lower + upper) / 2, upper - lower
+        middle = torch.where(hidden, 0.0, middle)
+        flat = width < 1e-9
+        chord = (upper.exp() - lower.exp()) / torch.where(flat, 1.0, width)
+        kappa = torch.where(hidden, 0.0, torch.where(flat, upper.exp(), chord))
+        total = torch.where(hidden, upper.exp(), upper.exp() + kappa * (middle - upper)).sum(-1, keepdim=True)
+        v = torch.where(hidden, 0.0, middle.exp() / total)
+        w = kappa / total
+        at = middle + torch.where(hidden, 0.0, shift)
+        below = v - v * (at - (w * at).sum(-1, keepdim=True))
         # log p lies above its chord, so p <= a + c log p with c the chord's inverse slope.
-        ratio = high / low
-        c = torch.where(ratio > 1 + 1e-6, (high - low) / torch.where(ratio > 1 + 1e-6, ratio.log(), 1.0), high)
-        a = high - c * high.log()
-        log_p = torch.log_softmax(middle, -1)
+        log_low, log_high = (end.movedim(axis, -1) for end in self._log_ends(node, call))
+        low, high, span = log_low.exp(), log_high.exp(), log_high - log_low
+        narrow = span < 1e-7
+        c = torch.where(hidden, 0.0, torch.where(narrow, high, (high - low) / torch.where(narrow, 1.0, span)))
+        log_p = torch.log_softmax(torch.where(hidden, -torch.inf, middle), -1)
         p = log_p.exp()
-        upper_gradient = c[..., :, None] * (eye.to(p) - p[..., None, :])
-        upper_constant = a + c * log_p - (upper_gradient * middle[..., None, :]).sum(-1)
-        return lower_gradient, lower_constant, upper_gradient, upper_constant
+        log_p = torch.where(hidden, 0.0, log_p)
+        # Where the span is too narrow for a chord, p is at most its greatest value.
+        above = high + c * torch.where(hidden, 0.0, log_p - log_high)
+        above = above + torch.where(narrow, c * span, 0.0) - c * (at - (p * at).sum(-1, keepdim=True))
+        return v, w, below, c, p, above
+
+    def _log_ends(self, node: Node, call: Call) -> tuple[Tensor, Tensor]:
+        return log_softmax_ends(*double(*call.bounds(node.inputs[0])), self._axis(node))
+
+    def _away(self, node: Node, call: Call, *rest: Tensor) -> tuple[Tensor, Tensor]:
+        """Return how far rounding can move each line, from what it adds up: lines, then sizes of the input."""
+        v, w, below, c, p, above, size = rest
+        size = size.movedim(self._axis(node), -1).double()
+        gap = call.gap(node, 2 * self._terms(node) + depth(node.shape.numel()))
+
+        def away(first: Tensor, share: Tensor, constant: Tensor) -> Tensor:
+            at = torch.where(share == 0, 0.0, share * size).sum(-1, keepdim=True) + torch.where(first == 0, 0.0, size)
+            return (gap * (torch.where(first == 0, 0.0, first * at) + constant.abs())).to(call.dtype)
+
+        return away(v, w, below), away(c, p, above)
 
     def backward(self, node: Node, rows: Tensor, call: Call) -> Backward:
         """Multiply by the gradients of the tangent planes."""
-        low, low_constant, up, up_constant = self._tangents(node, call)
+        lines = self._lines(node, call)
+        below, above = lines[2].to(call.dtype), lines[5].to(call.dtype)
+        if call.sound:
+            away = self._away(node, call, *(t.detach() for t in lines), call.size(node.inputs[0]))
+            below, above = below - away[0], above + away[1]
+        v, w, _, c, p, _ = (t.to(call.dtype) for t in lines)
         rows = rows.movedim(self._axis(node), -1)
         positive, negative = rows.clamp(min=0), rows.clamp(max=0)
-        found = (positive[..., None, :] @ low + negative[..., None, :] @ up)[..., 0, :]
-        constant = row_dot(positive, low_constant) + row_dot(negative, up_constant)
+        by_low, by_up = positive * v, negative * c
+        found = by_low + by_up - by_low.sum(-1, keepdim=True) * w - by_up.sum(-1, keepdim=True) * p
+        constant = row_dot(positive, below) + row_dot(negative, above)
         return Backward([(node.inputs[0], found.movedim(-1, self._axis(node)))], constant)
 
     def forward(self, node: Node, call: Call) -> LinearBounds:
-        """Pass linear bounds through the tangent planes."""
-        low, low_constant, up, up_constant = self._tangents(node, call)
+        """Pass linear bounds through the tangent planes: v_k ((1 - w_k) x_k - the sum of the others' w_i x_i)."""
+        v, w, below, c, p, above = (t.to(call.dtype) for t in self._lines(node, call))
         axis = self._axis(node)
         b = LinearBounds(*(t.movedim(axis, -1) for t in call.linear[node.inputs[0]]))
 
-        def through(matrix: Tensor, first: Tensor, second: Tensor) -> Tensor:
-            found = matrix.clamp(min=0) @ first[..., None] + matrix.clamp(max=0) @ second[..., None]
-            return found[..., 0]
+        def through(v: Tensor, w: Tensor, own: Tensor, others: Tensor) -> Tensor:
+            weighted = torch.where(w == 0, 0.0, w * others)  # what is hidden may be infinite
+            found = v * ((1 - w) * own - (weighted.sum(-1, keepdim=True) - weighted))
+            return torch.where(v == 0, 0.0, found)
 
         parts = (
-            through(low, b.lower_weight, b.upper_weight),
-            through(low, b.lower_bias, b.upper_bias) + low_constant,
-            through(up, b.upper_weight, b.lower_weight),
-            through(up, b.upper_bias, b.lower_bias) + up_constant,
+            through(v, w, b.lower_weight, b.upper_weight),
+            through(v, w, b.lower_bias, b.upper_bias) + below,
+            through(c, p, b.upper_weight, b.lower_weight),
+            through(c, p, b.upper_bias, b.lower_bias) + above,
         )
         return LinearBounds(*(t.movedim(-1, axis) for t in parts))
 
 
+_MASKED = 1e30  # farther below is what a mask leaves out
+_HIDDEN = -60.0  # below the greatest upper end, where an exponential is less than rounding is to the sum
+
+
 def softmax_ends(lower: Tensor, upper: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     """Return the exact ends of each probability over a box of logits."""
-    return log_softmax_ends(lower, upper, axis)[0].exp(), log_softmax_ends(lower, upper, axis)[1].exp()
+    low, high = log_softmax_ends(lower, upper, axis)
+    return low.exp(), high.exp()
 
 
 def log_softmax_ends(lower: Tensor, upper: Tensor, axis: int) -> tuple[Tensor, Tensor]:
@@ -213,9 +281,18 @@ def log_softmax_ends(lower: Tensor, upper: Tensor, axis: int) -> tuple[Tensor, T
         eye = torch.eye(n, dtype=torch.bool, device=x.device)
         rest = torch.where(eye, -torch.inf, x[..., None, :]).logsumexp(-1)
         mine = own.movedim(axis, -1)
-        return (mine - torch.logaddexp(mine, rest)).movedim(-1, axis)
+        return -torch.logaddexp(torch.zeros_like(mine), rest - mine).movedim(-1, axis)
 
+    # Differences decide alone; what is common to all would be rounded.
+    shift = upper.detach().amax(axis, keepdim=True)
+    lower, upper = lower - shift, upper - shift
     return end(lower, upper), end(upper, lower)
+
+
+def mean_square_ends(lower: Tensor, upper: Tensor, axes: Any) -> tuple[Tensor, Tensor]:
+    """Return ends of a mean of squares over a box, by the triangle inequality of its root."""
+    middle, radius = ((end / 2).square().mean(axes, keepdim=True).sqrt() for end in (lower + upper, upper - lower))
+    return (middle - radius).clamp(min=0).square(), (middle + radius).square()
 
 
 def logsumexp_ends(lower: Tensor, upper: Tensor, axes: Any, keepdim: bool) -> tuple[Tensor, Tensor]:
@@ -239,6 +316,11 @@ class ShiftRule(Rule):
         rank = len(node.shape)
         axes = node.args[1]
         return [a % rank - rank for a in ([axes] if isinstance(axes, int) else axes)]
+
+    def rounding(self, node: Node, call: Call, size: Callable[[Node], Tensor], ends: Interval) -> Tensor | None:
+        """Return the error of a difference."""
+        gap = call.gap(node, 1 + depth(node.shape.numel()))
+        return gap * size(node.inputs[0]) + gap * self.shift(node, call).abs()
 
     def value(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         """Shift by the greatest element."""
@@ -274,6 +356,11 @@ class UnshiftRule(ShiftRule):
         shifted = node.args[1]
         shift = call.state[shifted]
         return shift.reshape(shift.shape[0], *node.shape)
+
+    def rounding(self, node: Node, call: Call, size: Callable[[Node], Tensor], ends: Interval) -> Tensor | None:
+        """Return the error of a sum."""
+        gap = call.gap(node, 1 + depth(node.shape.numel()))
+        return gap * size(node.args[0]) + gap * self._back(node, call).abs()
 
     def value(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         """Return the value moved back by the greatest element; the third argument is the unshifted input."""

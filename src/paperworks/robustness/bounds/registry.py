@@ -1,6 +1,7 @@
 """Which rule bounds which operator."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -34,6 +35,32 @@ class Rule(ABC):
     def is_affine(self, node: Node, call: Call) -> bool:
         """Return whether the operator is affine in its perturbed inputs, taken together."""
         return False
+
+    outward = False
+    """Whether the linear rules themselves give way for rounding at the node and at inputs that it carries."""
+
+    def partial(self, node: Node) -> bool:
+        """Return whether the operator is not defined everywhere, so that ends should not move past 0 by rounding."""
+        return False
+
+    def carries(self, node: Node) -> bool:
+        """Return whether coefficients reach the only perturbed input as they are, so that its margin can be added."""
+        return False
+
+    def rounding(self, node: Node, call: Call, size: Callable[[Node], Tensor], ends: Interval) -> Tensor | None:
+        """Return how far rounding can move the node's value, given the sizes of its inputs; None for not at all.
+
+        By default a few units in the last place of the greatest end: a rule that adds up much says more.
+        """
+        return call.gap(node, 16) * torch.maximum(ends.lower.detach().abs(), ends.upper.detach().abs())
+
+    def rounding_of_ends(self, node: Node, call: Call, ends: Interval, most: Tensor | None) -> Any:
+        """Return how far rounding can move each of the two ends, which is `most` or less; None for not at all."""
+        return None if most is None else (most, most)
+
+    def rounding_of_lines(self, node: Node, call: Call) -> Tensor | None:
+        """Return how far rounding can move the linear bounds of the forward mode; `rounding` by default."""
+        return self.rounding(node, call, lambda n: call.reach[n] if n in call.reach else call.size(n), call.ends[node])
 
     @abstractmethod
     def interval(self, node: Node, call: Call) -> Interval:
@@ -82,6 +109,11 @@ def register_bound(op: Any, handler: Rule) -> None:
     _rules[op] = handler
 
 
+def registered() -> tuple[Any, ...]:
+    """Return all operators that have a rule."""
+    return tuple(_rules)
+
+
 def find_rule(op: Any) -> Rule | None:
     """Return the rule of an operator, if there is one."""
     return _rules.get(op)
@@ -100,6 +132,12 @@ def rule_of(node: Node) -> Rule:
             f"operator {node.op} (node {node.name!r}) has no rule to bound it; `register_bound` can add one"
         )
     return rule
+
+
+def is_partial(node: Node) -> bool:
+    """Return whether a node's operator has a rule and is not defined everywhere."""
+    rule = find_rule(node.op)
+    return rule is not None and rule.partial(node)
 
 
 def evaluate(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
