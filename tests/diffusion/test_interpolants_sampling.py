@@ -343,7 +343,7 @@ def test_sinkhorns_pairs_follow_pots_plan_and_keep_both_laws():
     torch.testing.assert_close(coupling._plan_in_logarithms(-cost / (0.1 * cost.mean()), 20 / 30), plan)
     # Little entropy: the exact pairs; much of it: anyone with anyone.
     same = torch.randn(30, 2, generator=rng, dtype=D)
-    nearest = OptimalCoupling("sinkhorn", reg=1e-3, max_iter=5000).partners(same, same + 0.01, rng)
+    nearest = OptimalCoupling("sinkhorn", reg=1e-3, steps=5000).partners(same, same + 0.01, rng)
     assert (nearest == torch.arange(30)).double().mean() > 0.9
     assert OptimalCoupling("sinkhorn", reg=1e3)._plan(cost).sub(1 / 30).abs().max() < 1e-3
 

@@ -26,7 +26,7 @@ class OptimalCoupling:
         negative entropy, from which a partner is drawn for each sample of the base.
     reg
         Weight of the entropy, in units of the mean squared distance between the batches. Default 0.05.
-    max_iter, rtol
+    steps, rtol
         Sweeps of Sinkhorn at most, and the share of mass that a column may be off at which they end.
 
     Raises
@@ -48,11 +48,11 @@ class OptimalCoupling:
     """
 
     def __init__(
-        self, method: CouplingMethod = "exact", *, reg: float = 0.05, max_iter: int = 1000, rtol: float = 1e-6
+        self, method: CouplingMethod = "exact", *, reg: float = 0.05, steps: int = 1000, rtol: float = 1e-6
     ) -> None:
         self.method: CouplingMethod = check_choice("method", method, get_args(CouplingMethod))
         self.reg = check_number("reg", reg, gt=0)
-        self.max_iter = check_count("max_iter", max_iter)
+        self.steps = check_count("steps", steps)
         self.rtol = check_number("rtol", rtol, gt=0)
 
     def __call__(
@@ -126,7 +126,7 @@ class OptimalCoupling:
         kernel = log_kernel.exp()
         share = len(cost) / cost.shape[1]
         columns = torch.ones_like(kernel[0])
-        for sweep in range(self.max_iter):
+        for sweep in range(self.steps):
             mass = (1 / (kernel @ columns)) @ kernel  # of each column, but for its own factor
             if sweep % _SWEEPS == 0 and float((columns * mass / share - 1).abs().max()) <= self.rtol:
                 break
@@ -139,7 +139,7 @@ class OptimalCoupling:
     def _plan_in_logarithms(self, log_kernel: Float[Tensor, "n m"], share: float) -> Float[Tensor, "n m"]:
         """Do the same several times slower where factors are beyond what floating point holds."""
         columns = torch.zeros_like(log_kernel[0])
-        for sweep in range(self.max_iter):
+        for sweep in range(self.steps):
             rows = -torch.logsumexp(log_kernel + columns, dim=1)
             after = math.log(share) - torch.logsumexp(log_kernel + rows[:, None], dim=0)
             if sweep % _SWEEPS == 0 and float((columns - after).expm1().abs().max()) <= self.rtol:
