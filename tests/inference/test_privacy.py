@@ -702,6 +702,7 @@ def test_running_sums_of_many_weights_stay_within_the_margin_of_a_choice(n):
     for row, found in zip(weights, sums, strict=True):
         for end in {1, n // 2 or 1, n - n // 7, n}:
             assert abs(found[end - 1] - math.fsum(row[:end])) < 2.0**-42 * found[-1]  # a plain sum is 2^-36 off
+    assert sampling._running_sums(weights[:0]).shape == (0, n)
 
 
 def test_error_bounds_exist_at_any_length():
