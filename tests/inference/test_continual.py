@@ -422,3 +422,24 @@ def test_bad_input_is_named(make, message):
 def test_a_seed_is_not_a_generator():
     with pytest.raises(TypeError, match="random_state"):
         TreeCounter(5, rho=1, random_state=0)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [TreeCounter, FactorizationCounter, TreeMaxSum, TreeSumSelect, RecomputeMaxSum, RecomputeSumSelect, ConstantAnswer],
+)
+def test_no_records_get_no_answers_and_half_a_record_is_refused_by_name(kind):
+    mechanism = kind(6, 3, rho=1.0)
+    shape = (3,) if kind in (TreeCounter, FactorizationCounter) else ()
+    for none in ([], np.zeros((0, 3), dtype=int)):
+        assert mechanism.update_batch(none).shape == (0, *shape)
+    assert mechanism.update_batch(np.ones((2, 3), dtype=int)).shape == (2, *shape)
+    assert mechanism.update_batch([]).shape == (0, *shape)
+    with pytest.raises(ValueError, match="x has 4 numbers; it takes records of 3"):
+        mechanism.update_batch([1, 2, 3, 4])
+
+
+def test_a_selection_is_held_between_its_releases():
+    mechanism = RecomputeSumSelect(9, 25, rho=100.0, r=4)
+    records = np.eye(25, dtype=int)[[7] * 9] * 50
+    assert [mechanism.update(record) for record in records] == [0, 0, 0, 7, 7, 7, 7, 7, 7]

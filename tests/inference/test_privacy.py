@@ -131,6 +131,24 @@ def test_a_first_draw_prepares_little_at_any_scale():
         assert len(cumulative) + len(cells) < 6000
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: NoisyAnswers(X, 1e12),
+        lambda: SparseVector(X, 0.5, epsilon=5e-9, c=1, numeric=True),
+        lambda: SparseVector(X, 0.5, epsilon=3e-9, c=1),
+        lambda: PrivateMultiplicativeWeights(X, 4, threshold=0.1, comparison_scale=0.1, noise_scale=1e10),
+        lambda: ReusableHoldout(threshold=0.1, noise_scale=4e8, granularity=1e-6),
+        lambda: RecomputeMaxSum(8, rho=1e-31),
+        lambda: RecomputeMaxSum(8, epsilon=1e-16),
+        lambda: FactorizationCounter(8, rho=1e-22),
+    ],
+)
+def test_noise_that_is_too_wide_is_refused_before_there_are_data(make):
+    with pytest.raises(ValueError, match=r"2\^50"):  # later, on an answer, it would end the mechanism
+        make()
+
+
 def test_only_seeded_noise_repeats():
     first, second = (Noise(np.random.default_rng(3)).gaussian(9.0, (2, 5)) for _ in range(2))
     np.testing.assert_array_equal(first, second)
@@ -702,6 +720,7 @@ def test_running_sums_of_many_weights_stay_within_the_margin_of_a_choice(n):
     for row, found in zip(weights, sums, strict=True):
         for end in {1, n // 2 or 1, n - n // 7, n}:
             assert abs(found[end - 1] - math.fsum(row[:end])) < 2.0**-42 * found[-1]  # a plain sum is 2^-36 off
+    assert sampling._running_sums(weights[:0]).shape == (0, n)
 
 
 def test_error_bounds_exist_at_any_length():

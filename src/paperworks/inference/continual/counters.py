@@ -285,6 +285,7 @@ class FactorizationCounter(_Counter):
             raise ValueError(
                 "epsilon without delta is a pure budget; FactorizationCounter takes rho, or epsilon with delta"
             )
+        self._drawn(0)
 
     def _begin(self, horizon: int) -> None:
         super()._begin(horizon)
@@ -317,10 +318,12 @@ class FactorizationCounter(_Counter):
     def _noisy(self, records: np.ndarray, exact: np.ndarray) -> np.ndarray:
         n = len(records)
         self._past = np.concatenate([self._past, records.T], axis=1)
-        noise = self.noise.gaussian(self.noise_std / self._step / self._fine, (self.d, n))
-        steps = np.floor(self._convolved(self._past, n) / self._fine + 0.5) + noise
+        steps = np.floor(self._convolved(self._past, n) / self._fine + 0.5) + self._drawn(n)
         self._measured = np.concatenate([self._measured, steps], axis=1)
         return np.floor(self._convolved(self._measured, n).T * self._fine + 0.5).astype(np.int64)
+
+    def _drawn(self, n: int) -> np.ndarray:
+        return self.noise.gaussian(self.noise_std / self._step / self._fine, (self.d, n))
 
     def _convolved(self, values: np.ndarray, n: int) -> np.ndarray:
         """Return the last n of the convolution of values (d, t) with the coefficients."""

@@ -135,11 +135,15 @@ class ContinualMechanism(PrivateMechanism, ABC):
         with self._lock:
             self._check_open()
             X = as_numbers("x", X)
-            records = self._records(X.reshape(-1, self.d) if X.ndim < 2 else X)
+            if X.ndim < 2:
+                if X.size % self.d:
+                    raise ValueError(f"x has {X.size} numbers; it takes records of {self.d} coordinates")
+                X = X.reshape(X.size // self.d, self.d)
+            records = self._records(X)
             step = max(1, _ELEMENTS // self.d)
             with self._charged():
-                parts = [self._answer(records[i : i + step]) for i in range(0, len(records), step)]
-            return np.concatenate(parts) if parts else np.empty(0)
+                parts = [self._answer(records[i : i + step]) for i in range(0, max(1, len(records)), step)]
+            return np.concatenate(parts)
 
     def release(self, stream: ArrayLike) -> np.ndarray:
         """Return the answers to a whole stream of at most `T` records, from the beginning, as after `reset`.

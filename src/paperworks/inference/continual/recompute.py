@@ -30,6 +30,7 @@ class _Recompute(ContinualMechanism):
         super().__init__(T, d, **options)
         self.r = check_count("r", self._best_r(beta) if r is None else r, at_most=T)
         self._start()
+        self._computed(np.zeros((0, self.d), dtype=np.int64))  # which refuses noise that is too wide
 
     @property
     def releases(self) -> int:

@@ -53,7 +53,7 @@ class Ladder(StatisticalQueryOracle):
         for i, (scores, mean) in enumerate(zip(values, values.mean(axis=1), strict=True)):
             spread = np.std(scores - self._leader, ddof=1) if self.n > 1 else 0.0
             if mean > self.best + (spread / math.sqrt(self.n) if self.step is None else self.step):
-                unit = 1 / self.n if self.step is None else self.step
-                self.best, self._leader = float(round(mean / unit) * unit), scores.copy()
+                rounded = round(mean * self.n) / self.n if self.step is None else round(mean / self.step) * self.step
+                self.best, self._leader = float(rounded), scores.copy()
             answers[i] = self.best
         return answers

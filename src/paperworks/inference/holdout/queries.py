@@ -261,6 +261,7 @@ class NoisyAnswers(StatisticalQueryOracle):
                 raise ValueError("noise_scale is None; it takes a positive number, or m, the number of queries")
             noise_scale = width_of(self.value_range) * (2 * check_count("m", m) / math.pi) ** 0.25 / math.sqrt(self.n)
         self.noise_scale = check_number("noise_scale", noise_scale, gt=0)
+        self._drawn(0)
 
     def privacy(self, delta: float = 1e-6) -> dict[str, float]:
         """Return the privacy of all answers so far: epsilon at this delta, and rho of zCDP.
@@ -287,8 +288,11 @@ class NoisyAnswers(StatisticalQueryOracle):
         return {"rho": rho, "epsilon": epsilon, "delta": delta}
 
     def _answers(self, values: np.ndarray) -> np.ndarray:
+        return self._means(self._sums(values) + self._drawn(len(values)))
+
+    def _drawn(self, size: int) -> np.ndarray:
         draw = self.noise.gaussian if self.kind == "gaussian" else self.noise.laplace
-        return self._means(self._sums(values) + draw(self._in_steps(self.noise_scale), len(values)))
+        return draw(self._in_steps(self.noise_scale), size)
 
 
 def check_range(value_range: tuple[float, float] | None) -> tuple[float, float] | None:

@@ -106,6 +106,7 @@ class SparseVector(StatisticalQueryOracle):
         self._open(self.c, f"c = {self.c} queries were above the threshold")
         self._scale = self.c * self._width / self.epsilon  # in steps of a sum
         self._comparison = self._scale / (8 / 9 if numeric else 1.0)
+        self.noise.laplace(9 * self._scale if numeric else 4 * self._comparison, 0)
         self._noisy_threshold = self._redraw()
 
     @property

@@ -146,6 +146,7 @@ class ReusableHoldout(PrivateMechanism):
         self.granularity = check_number("granularity", fine, gt=0)
         self._train, self._holdout = _kept(train), _kept(holdout)
         self._noise = Noise(random_state)
+        self._draw(4 if self.kind == "laplace" else 1, 0)
         self._noisy_threshold = self._redraw()
         self._answers: list[np.ndarray] = []
         self._exceeded: list[np.ndarray] = []

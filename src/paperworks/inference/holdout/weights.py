@@ -93,6 +93,8 @@ class PrivateMultiplicativeWeights(StatisticalQueryOracle):
         self._open(self.max_updates, f"all max_updates = {self.max_updates} updates are made")
         self._log_weights = np.zeros(size)
         self._hypothesis = np.full(size, 1 / size)
+        self.noise.laplace(self._in_steps(self.comparison_scale), 0)
+        self.noise.gaussian(self._in_steps(self.noise_scale), 0)
         self._noisy_threshold = self._redraw()
 
     @classmethod

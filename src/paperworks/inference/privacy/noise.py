@@ -50,7 +50,7 @@ class Noise:
         self._ready: dict[Law, np.ndarray] = {}
 
     def gaussian(self, std: float, size: int | tuple[int, ...]) -> np.ndarray:
-        """Draw Gaussian noise of this standard deviation, in steps.
+        """Draw Gaussian noise of this standard deviation, in steps; of size 0 it only checks the deviation.
 
         Returns
         -------
@@ -65,7 +65,7 @@ class Noise:
         return self._drawn("gaussian", std, size)
 
     def laplace(self, scale: float, size: int | tuple[int, ...]) -> np.ndarray:
-        """Draw Laplace noise of this scale, in steps.
+        """Draw Laplace noise of this scale, in steps; of size 0 it only checks the scale.
 
         Returns
         -------

@@ -154,10 +154,10 @@ def _running_sums(weights: np.ndarray) -> np.ndarray:
     """Return running sums along rows (rows, n), each of which is rounded about sqrt(4 n) times rather than n."""
     rows, n = weights.shape
     size = math.isqrt(n - 1) + 1
-    padded = np.concatenate([weights, np.zeros((rows, -n % size))], axis=1).reshape(rows, -1, size)
+    padded = np.concatenate([weights, np.zeros((rows, -n % size))], axis=1).reshape(rows, -(-n // size), size)
     sums = np.cumsum(padded, axis=2)
     sums[:, 1:] += np.cumsum(sums[:, :-1, -1], axis=1)[:, :, None]
-    return sums.reshape(rows, -1)[:, :n]
+    return sums.reshape(rows, -(-n // size) * size)[:, :n]
 
 
 def _blocks(law: Law, heads: np.ndarray, words: Words) -> np.ndarray:
