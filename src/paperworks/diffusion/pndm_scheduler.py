@@ -22,7 +22,7 @@ from paperworks.diffusion.pndm import (
     transfer_coefficients,
 )
 from paperworks.diffusion.scheduler_config import SchedulerOutput, scheduler_mixin
-from paperworks.diffusion.schedulers import PREDICTION_TYPES, Scheduler
+from paperworks.diffusion.schedulers import PREDICTION_TYPES, Generator, Scheduler
 
 __getattr__ = scheduler_mixin
 BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
@@ -147,6 +147,7 @@ class PNDMScheduler(Scheduler):
         timestep: int | Int[Tensor, ""],
         sample: Float[Tensor, " batch *shape"],
         return_dict: bool = True,
+        generator: Generator = None,
     ) -> SchedulerOutput | tuple[Tensor]:
         """Return the sample at which the network is to be evaluated next, at last the result.
 
@@ -160,6 +161,8 @@ class PNDMScheduler(Scheduler):
             What the call before returned.
         return_dict
             Return an object with `prev_sample`; else a tuple.
+        generator
+            Not used: some pipelines pass one to every scheduler.
 
         Returns
         -------

@@ -10,10 +10,10 @@ from torch import Tensor
 from paperworks.core.validation import check_choice, check_count, check_number
 from paperworks.diffusion.inversion.ddim import ddim_coefficients
 from paperworks.diffusion.models import to_noise
-from paperworks.diffusion.pndm import Spacing
+from paperworks.diffusion.pndm import Spacing, training_steps
 from paperworks.diffusion.sampling import combine
 from paperworks.diffusion.scheduler_config import SchedulerOutput, scheduler_mixin
-from paperworks.diffusion.schedulers import PREDICTION_TYPES, Scheduler
+from paperworks.diffusion.schedulers import PREDICTION_TYPES, Generator, Scheduler
 from paperworks.diffusion.schedules import SKIP_TYPES, SkipType, time_grid
 from paperworks.diffusion.sigma_grids import spaced_steps
 
@@ -69,6 +69,8 @@ class _TwoStepScheduler(Scheduler):
         c, schedule = self.config, self.schedule
         if c.skip_type == "time_uniform" and c.timestep_spacing != "linspace":
             steps = spaced_steps(c.timestep_spacing, len(self), n, c.steps_offset)
+            if c.timestep_spacing == "leading" and c.steps_offset:  # the steps of DDIM, which else end with 0 twice
+                steps = [float(step + c.steps_offset) for step in training_steps(len(self), n, "leading")]
             grid = [*map(self._time, steps), schedule.t_min]
         else:
             grid = time_grid(schedule, n, schedule.t_max, schedule.t_min, c.skip_type)
@@ -84,7 +86,7 @@ class _TwoStepScheduler(Scheduler):
         model_output: Tensor,
         timestep: float | Tensor,
         sample: Tensor,
-        generator: torch.Generator | None = None,
+        generator: Generator = None,
         return_dict: bool = True,
     ) -> SchedulerOutput | tuple[Tensor]:
         """Go from one entry of `timesteps` to the next.
@@ -148,8 +150,8 @@ class BDIADDIMScheduler(_TwoStepScheduler):
     skip_type
         How the steps are placed; see `time_grid`. The network gets fractional steps.
     timestep_spacing, steps_offset
-        Where `skip_type` is ``time_uniform``: ``leading`` (with the offset) or ``trailing`` whole steps, see
-        `spaced_steps`; ``linspace`` leaves it at that.
+        Where `skip_type` is ``time_uniform``: ``leading`` (with an offset those of `training_steps`, as in DDIM) or
+        ``trailing`` whole steps, see `spaced_steps`; ``linspace`` leaves it at that.
     rescale_betas_zero_snr
         Rescale the training's noise so that the last step has no signal (arXiv 2305.08891).
 

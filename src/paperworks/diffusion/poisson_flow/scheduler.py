@@ -13,7 +13,7 @@ from paperworks.diffusion.poisson_flow.noise import PFGMPPNoise
 from paperworks.diffusion.poisson_flow.sampler import edm_grid
 from paperworks.diffusion.sampling import combine, per_sample
 from paperworks.diffusion.scheduler_config import OF_OTHER_SOLVERS, SchedulerOutput, scheduler_mixin
-from paperworks.diffusion.schedulers import DropInScheduler, check_alike
+from paperworks.diffusion.schedulers import DropInScheduler, Generator, check_alike
 
 Prediction = Literal["sample", "epsilon", "v_prediction", "raw"]
 __getattr__ = scheduler_mixin
@@ -179,7 +179,7 @@ class PFGMPPScheduler(DropInScheduler):
         model_output: Float[Tensor, " batch *shape"],
         timestep: float | Tensor,
         sample: Float[Tensor, " batch *shape"],
-        generator: torch.Generator | None = None,
+        generator: Generator = None,
         return_dict: bool = True,
     ) -> SchedulerOutput | tuple[Tensor]:
         """Return the sample at which the network is to be evaluated next, at last the result.
