@@ -19,7 +19,7 @@ STEPS = 5
 
 def subjects(export: Export) -> list[Subject]:
     found = []
-    kinds = [{"prediction_type": kind} for kind in ("sample", "v_prediction", "v")]
+    kinds = [{"prediction_type": kind} for kind in ("sample", "v_prediction", "flow_prediction", "raw")]
     for options in (*variants(export.thing), *kinds):
         try:
             made(Subject(export, options))
@@ -175,7 +175,7 @@ def it_can_be_copied_and_pickled_in_the_midst(subject):
 def gradients_flow(subject):
     scale = torch.ones((), dtype=torch.float64, requires_grad=True)
     found = drive(subject, X, network=lambda x, t: scale * torch.tanh(x))
-    (gradient,) = torch.autograd.grad(found.sum(), scale)
+    (gradient,) = torch.autograd.grad(found.square().sum(), scale)
     assert torch.isfinite(gradient)
     assert gradient != 0
 

@@ -215,9 +215,18 @@ def test_noise_of_the_sde_comes_from_the_generator():
     solver = DPMSolver(MODEL, SCHEDULE, "sde-dpmsolver++")
     expected = solver.sample(START, 8, generator=torch.Generator().manual_seed(0)).sample
     torch.testing.assert_close(samples[0], expected, rtol=0, atol=2e-4)
+    # One for each sample gives each the noise of its own, and none is torch's.
     scheduler.set_timesteps(8)
-    with pytest.raises(ValueError, match="generator"):
-        run(scheduler, START)
+    together = run(scheduler, START[:2], generator=[torch.Generator().manual_seed(seed) for seed in (0, 1)])
+    scheduler.set_timesteps(8)
+    alone = run(scheduler, START[1:2], generator=[torch.Generator().manual_seed(1)])
+    torch.testing.assert_close(together[1:], alone)
+    scheduler.set_timesteps(8)
+    torch.manual_seed(0)
+    assert torch.equal(run(scheduler, START), samples[0])
+    scheduler.set_timesteps(8)
+    with pytest.raises(ValueError, match="generator has 2 entries; it takes one for each of 6 samples"):
+        run(scheduler, START, generator=[torch.Generator(), torch.Generator()])
 
 
 def test_state_is_not_changed_and_a_new_run_starts_anew():
@@ -252,14 +261,13 @@ def test_configuration_is_carried_over():
         "clip_sample": False,
     }
     scheduler = DPMSolverScheduler.from_config(config, solver_order=3)
-    assert scheduler.config["skip_type"] == "karras"
+    assert scheduler.config["use_karras_sigmas"] is True
     assert scheduler.config.num_train_timesteps == len(scheduler) == 500
     assert scheduler.config.prediction_type == "v_prediction"
     assert scheduler.config.solver_type == "midpoint"
     assert scheduler.config.solver_order == 3
-    assert not hasattr(scheduler.config, "clip_sample")
+    assert scheduler.config.clip_sample is False  # carried along
     assert DPMSolverScheduler.from_config(scheduler.config).config == scheduler.config
-    assert DPMSolverScheduler.from_config({"use_lu_lambdas": True}).config.skip_type == "logSNR"
 
 
 def test_training_noise():
@@ -297,6 +305,13 @@ def test_training_noise():
         ({"dynamic_thresholding_ratio": 0.0}, "ratio"),
         ({"thresholding": True, "algorithm_type": "dpmsolver"}, "thresholding"),
         ({"method": "singlestep", "algorithm_type": "sde-dpmsolver++"}, "multistep"),
+        ({"sample_max_value": 0.5}, "sample_max_value"),
+        ({"timestep_spacing": "x"}, "timestep_spacing"),
+        ({"steps_offset": -1}, "steps_offset"),
+        ({"flow_shift": 0.0}, "flow_shift"),
+        ({"use_karras_sigmas": True, "use_beta_sigmas": True}, "one at most"),
+        ({"prediction_type": "flow_prediction"}, "use_flow_sigmas"),
+        ({"use_flow_sigmas": True}, "flow_prediction"),
     ],
 )
 def test_bad_settings(settings, says, untyped):

@@ -232,7 +232,7 @@ def test_the_likelihood_of_one_point_mass_seen_from_afar_is_the_noises_own(trace
     torch.testing.assert_close(value, PFGMPPNoise(D, 2).log_prob(x, 1.0), rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("prediction_type", ["sample", "epsilon", "v"])
+@pytest.mark.parametrize("prediction_type", ["sample", "epsilon", "raw", "v_prediction"])
 @pytest.mark.parametrize("D", [64, INF])
 def test_the_scheduler_is_the_sampler(prediction_type, D):
     data = torch.randn(20, 3, generator=rng(), dtype=F64)
@@ -245,9 +245,10 @@ def test_the_scheduler_is_the_sampler(prediction_type, D):
     visited = [levels[0], *(s for sigma in levels[1:-1] for s in (sigma, sigma))]
     for t, sigma in zip(scheduler.timesteps, visited, strict=True):
         given = scheduler.scale_model_input(x, t)
-        if prediction_type == "v":
+        if prediction_type in ("raw", "v_prediction"):
             total = math.sqrt(sigma**2 + 0.25)
             output = (denoise(given * total, sigma) - 0.25 / total**2 * given * total) * total / (sigma * 0.5)
+            output = output if prediction_type == "raw" else -output
         else:
             output = denoise(x, sigma) if prediction_type == "sample" else (x - denoise(x, sigma)) / sigma
         x = scheduler.step(output, t, x).prev_sample
@@ -257,7 +258,7 @@ def test_the_scheduler_is_the_sampler(prediction_type, D):
 
 
 def test_noise_is_added_at_the_level_of_a_timestep():
-    scheduler = PFGMPPScheduler(D=64, prediction_type="v")
+    scheduler = PFGMPPScheduler(D=64, prediction_type="raw")
     scheduler.set_timesteps(5)
     x0, noise = torch.zeros(2, 3), torch.ones(2, 3)
     noisy = scheduler.add_noise(x0, noise, scheduler.timesteps[:1])

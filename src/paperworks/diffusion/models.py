@@ -11,7 +11,7 @@ from paperworks.core.validation import check_choice, check_number
 from paperworks.diffusion.sampling import combine, per_sample
 from paperworks.diffusion.schedules import NoiseSchedule
 
-PredictionType = Literal["noise", "x_start", "v", "score"]
+PredictionType = Literal["noise", "x_start", "v", "score", "flow"]
 Guidance = Literal["none", "classifier", "classifier-free"]
 Condition = Tensor | Mapping[str, Tensor]
 
@@ -28,14 +28,14 @@ def to_noise(
     Parameters
     ----------
     output
-        What the network predicts: ``noise`` (z), ``x_start`` (x_0), ``v`` (alpha z - sigma x_0, arXiv 2202.00512)
-        or ``score`` (-z / sigma).
+        What the network predicts: ``noise`` (z), ``x_start`` (x_0), ``v`` (alpha z - sigma x_0, arXiv 2202.00512),
+        ``score`` (-z / sigma) or ``flow`` (z - x_0, arXiv 2210.02747).
     x
         State that the network saw.
     alpha, sigma
         Factors of signal and noise, numbers or one per sample.
     prediction_type
-        Which of the four it is.
+        Which of the five it is.
 
     Returns
     -------
@@ -55,7 +55,52 @@ def to_noise(
     if prediction_type == "v":
         total = alpha**2 + sigma**2  # 1 where variance is preserved
         return combine((sigma / total, alpha / total), (x, output))
+    if prediction_type == "flow":
+        total = alpha + sigma
+        return combine((1 / total, alpha / total), (x, output))
     return output * -sigma
+
+
+def to_scaled_data(
+    output: Float[Tensor, " batch *shape"],
+    x: Float[Tensor, " batch *shape"],
+    alpha: float,
+    sigma: float,
+    prediction_type: PredictionType = "noise",
+    out: Tensor | None = None,
+) -> Float[Tensor, " batch *shape"]:
+    """Convert a network's output at ``x = alpha x_0 + sigma z`` to ``alpha`` times its prediction of ``x_0``.
+
+    That is accurate for any alpha, where a way through the noise loses what little signal is left.
+
+    Parameters
+    ----------
+    output, x, alpha, sigma, prediction_type
+        As in `to_noise`, alpha and sigma being numbers.
+    out
+        Where to write; a new tensor by default.
+
+    Returns
+    -------
+    Tensor of shape (batch, ...)
+        The data times alpha, of the shape of `x`.
+
+    Examples
+    --------
+    >>> to_scaled_data(torch.tensor([[1.0]]), torch.tensor([[2.0]]), alpha=0.5, sigma=0.5)
+    tensor([[1.5000]])
+    """
+    if prediction_type == "noise":
+        return torch.sub(x, output, alpha=sigma, out=out)
+    if prediction_type == "x_start":
+        return torch.mul(output, alpha, out=out)
+    if prediction_type == "v":
+        total = alpha**2 + sigma**2
+        return combine((alpha**2 / total, -alpha * sigma / total), (x, output), out)
+    if prediction_type == "flow":
+        total = alpha + sigma
+        return combine((alpha / total, -alpha * sigma / total), (x, output), out)
+    return torch.add(x, output, alpha=sigma**2, out=out)
 
 
 class NoiseModel:

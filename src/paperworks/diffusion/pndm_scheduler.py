@@ -21,9 +21,10 @@ from paperworks.diffusion.pndm import (
     training_steps,
     transfer_coefficients,
 )
-from paperworks.diffusion.schedulers import PREDICTION_TYPES, Scheduler, SchedulerOutput, check_alike, training_betas
-from paperworks.diffusion.schedules import NoiseScheduleVP
+from paperworks.diffusion.scheduler_config import SchedulerOutput, scheduler_mixin
+from paperworks.diffusion.schedulers import PREDICTION_TYPES, Generator, Scheduler
 
+__getattr__ = scheduler_mixin
 BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
 Prediction = Literal["epsilon", "v_prediction"]
 
@@ -88,16 +89,16 @@ class PNDMScheduler(Scheduler):
         timestep_spacing: Spacing = "leading",
         steps_offset: int = 0,
     ) -> None:
+        # The noisy tail of a cosine schedule stays: its levels are in the plan of whole steps.
         self._configure(locals())
+        if self.config.trained_betas is not None and self.config.trained_betas[-1] == 1:
+            raise ValueError(
+                "trained_betas end at 1, which leaves no signal at the last step; PNDM takes some, for it divides by it"
+            )
         check_choice("prediction_type", prediction_type, get_args(Prediction))
         check_choice("timestep_spacing", timestep_spacing, get_args(Spacing))
         check_count("steps_offset", steps_offset, at_least=0)
-        if trained_betas is None:
-            trained_betas = training_betas(num_train_timesteps, beta_start, beta_end, beta_schedule)
-        # The noisy tail of a cosine schedule stays: dropping it would change what a timestep means.
-        self.schedule = NoiseScheduleVP.discrete(betas=trained_betas, clip_lam=-math.inf)
-        self.timesteps = torch.arange(len(self) - 1, -1, -1)
-        self._recipe = RECIPES["PLMS" if skip_prk_steps else "F-PNDM"]
+        self._laid_out: tuple[object, ...] = ()
 
     def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
         """Choose the timesteps and begin a new trajectory.
@@ -115,7 +116,8 @@ class PNDMScheduler(Scheduler):
             Unless the number of steps is between 1 (with Runge-Kutta steps 4) and `num_train_timesteps`.
         """
         check_count("num_inference_steps", num_inference_steps, at_most=len(self))
-        if self._recipe.starter == "Runge-Kutta" and num_inference_steps < 4:
+        recipe = RECIPES["PLMS" if self.config.skip_prk_steps else "F-PNDM"]
+        if recipe.starter == "Runge-Kutta" and num_inference_steps < 4:
             raise ValueError(
                 f"num_inference_steps is {num_inference_steps}; F-PNDM takes at least 4 (or set skip_prk_steps)"
             )
@@ -127,7 +129,9 @@ class PNDMScheduler(Scheduler):
                     f"steps_offset is {self.config.steps_offset}; with {num_inference_steps} steps it leads beyond "
                     f"the last of {len(self)} training steps"
                 )
-        if num_inference_steps != self.num_inference_steps:
+        laid_out = (recipe, chosen, self.config.set_alpha_to_one)
+        if laid_out != self._laid_out:
+            self._laid_out, self._recipe = laid_out, recipe
             end = Node(-1, 0.0, -math.inf, -1) if self.config.set_alpha_to_one else self._node(0)
             self._nodes = [*(self._node(n) for n in chosen), end]
             self._plan = self._plan_from(0)
@@ -143,6 +147,7 @@ class PNDMScheduler(Scheduler):
         timestep: int | Int[Tensor, ""],
         sample: Float[Tensor, " batch *shape"],
         return_dict: bool = True,
+        generator: Generator = None,
     ) -> SchedulerOutput | tuple[Tensor]:
         """Return the sample at which the network is to be evaluated next, at last the result.
 
@@ -156,6 +161,8 @@ class PNDMScheduler(Scheduler):
             What the call before returned.
         return_dict
             Return an object with `prev_sample`; else a tuple.
+        generator
+            Not used: some pipelines pass one to every scheduler.
 
         Returns
         -------
@@ -169,9 +176,9 @@ class PNDMScheduler(Scheduler):
         ValueError
             Where another timestep is next, the shapes differ, or the sample isn't finite after the last.
         """
-        check_alike("model_output", model_output, "sample", sample)
+        output, x = self._take(model_output, sample)
         t = int(timestep)
-        index = self._begin(self._start(t)) if self.step_index is None else self.step_index
+        index = self._begin(self._start(timestep)) if self.step_index is None else self.step_index
         if index == len(self.timesteps):
             raise RuntimeError("step was called after the last timestep; set_timesteps begins a new trajectory")
         stage = self._stages[index - self._first]
@@ -182,13 +189,13 @@ class PNDMScheduler(Scheduler):
             )
         if (kind := PREDICTION_TYPES[self.config.prediction_type]) != "noise":
             alpha, sigma = math.exp(stage.node.log_alpha), math.exp(stage.node.log_sigma)
-            model_output = to_noise(model_output, sample, alpha, sigma, kind)
-        self._predictions.add(stage, model_output)
+            output = to_noise(output, x, alpha, sigma, kind)
+        self._predictions.add(stage, output)
         if stage.starts:
-            self._base = sample
+            self._base = x
         previous = self._predictions.combine(stage, self._base)
         self.step_index = index + 1
-        return self._output(previous, self.step_index == len(self.timesteps), return_dict)
+        return self._output(previous, sample, self.step_index == len(self.timesteps), return_dict)
 
     def _node(self, n: int) -> Node:
         t = (n + 1) / self.schedule.total

@@ -1,14 +1,14 @@
 """What the drop-in schedulers of this package share, so that a diffusers pipeline takes them for its own.
 
 A pipeline needs `config`, `timesteps`, `order`, `init_noise_sigma`, `set_timesteps`, `scale_model_input`, `step` and,
-to start from an image, `add_noise` and `set_begin_index`. That is all there is here: diffusers is not imported.
+to start from an image, `add_noise` and `set_begin_index`. That is all there is here, beside the configurations of
+`scheduler_config`; diffusers is not imported.
 """
 
-import inspect
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,34 +17,15 @@ from torch import Tensor
 from paperworks.core.validation import check_choice, check_count, check_number
 from paperworks.diffusion.models import PredictionType
 from paperworks.diffusion.sampling import check_sample, per_sample
-from paperworks.diffusion.schedules import DiscreteVP, NoiseScheduleVP
+from paperworks.diffusion.scheduler_config import Configured, SchedulerOutput
+from paperworks.diffusion.schedules import LEAST_ALPHA, DiscreteVP, FlowSchedule, NoiseScheduleVP
 
 # What the configurations of diffusers call a prediction, and what this package does.
-PREDICTION_TYPES: dict[str, PredictionType] = {"epsilon": "noise", "sample": "x_start", "v_prediction": "v"}
-AnyScheduler = TypeVar("AnyScheduler", bound="DropInScheduler")  # runtime type checkers refuse Self in methods
+PREDICTION_TYPES: dict[str, PredictionType] = {
+    "epsilon": "noise", "sample": "x_start", "v_prediction": "v", "flow_prediction": "flow",
+}  # fmt: skip
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
-
-
-class SchedulerOutput(NamedTuple):
-    """What `step` returns."""
-
-    prev_sample: Tensor
-
-
-class SchedulerConfig(dict[str, Any]):
-    """The settings of a scheduler, read as items or as attributes.
-
-    Examples
-    --------
-    >>> SchedulerConfig(solver_order=2).solver_order
-    2
-    """
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(f"the scheduler's config has no {name!r}") from None
+Generator = torch.Generator | Sequence[torch.Generator] | None
 
 
 def training_betas(num_train_timesteps: int, beta_start: float, beta_end: float, beta_schedule: str) -> np.ndarray:
@@ -84,44 +65,76 @@ def training_betas(num_train_timesteps: int, beta_start: float, beta_end: float,
     return np.linspace(beta_start, beta_end, n)
 
 
-class DropInScheduler:
-    """Base of the drop-in schedulers: configuration, and where in the trajectory it is."""
+def zero_terminal_levels(alphas_cumprod: np.ndarray) -> np.ndarray:
+    """Shift and scale the factors of the signal so that the last step has none (arXiv 2305.08891, algorithm 1).
+
+    Parameters
+    ----------
+    alphas_cumprod
+        Squared factors of the signal at the steps of the training.
+
+    Returns
+    -------
+    ndarray
+        Squared factors with the same first entry, and 0 for the last.
+
+    Examples
+    --------
+    >>> zero_terminal_levels(np.array([0.81, 0.25, 0.01])).round(4).tolist()
+    [0.81, 0.2025, 0.0]
+    """
+    alphas = np.sqrt(alphas_cumprod)
+    return ((alphas - alphas[-1]) * (alphas[0] / (alphas[0] - alphas[-1]))) ** 2
+
+
+def draw_noise(x: Tensor, generator: Generator) -> Tensor:
+    """Draw normal noise like `x` as pipelines do: from one generator, one for each sample, or torch's global one.
+
+    Parameters
+    ----------
+    x
+        Gives shape, dtype and device.
+    generator
+        One or several, which may live on another device, or None.
+
+    Returns
+    -------
+    Tensor
+        The noise.
+
+    Raises
+    ------
+    ValueError
+        Where there are several, and not one for each sample.
+
+    Examples
+    --------
+    >>> both = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
+    >>> draw_noise(torch.zeros(2, 3), both)[1].equal(torch.randn(3, generator=torch.Generator().manual_seed(1)))
+    True
+    """
+    if generator is None or isinstance(generator, torch.Generator):
+        device = x.device if generator is None else generator.device
+        return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=device).to(x.device)
+    if len(generator) == 1:
+        return draw_noise(x, generator[0])
+    if len(generator) != len(x):
+        raise ValueError(f"generator has {len(generator)} entries; it takes one for each of {len(x)} samples")
+    return torch.cat([draw_noise(row, own) for row, own in zip(x.split(1), generator, strict=True)])
+
+
+class DropInScheduler(Configured):
+    """Base of the drop-in schedulers: where in the trajectory it is, and what it takes and gives."""
 
     order = 1  # evaluations per step
     init_noise_sigma = 1.0
     timesteps: Tensor
 
-    def _keep_config(self, arguments: Mapping[str, Any]) -> SchedulerConfig:
-        """Keep the arguments of `__init__` as `config`."""
-        names = [n for n in inspect.signature(type(self).__init__).parameters if n != "self"]
-        self.config = SchedulerConfig({n: arguments[n] for n in names})
+    def _keep_config(self, arguments: Mapping[str, Any]) -> Any:
         self.num_inference_steps: int | None = None
         self.begin_index: int | None = None
         self.step_index: int | None = None
-        return self.config
-
-    @classmethod
-    def from_config(cls: type[AnyScheduler], config: Mapping[str, Any], **changes: Any) -> AnyScheduler:
-        """Make a scheduler from the configuration of another one; settings that it doesn't have are left out.
-
-        Parameters
-        ----------
-        config
-            Settings by their names, as ``scheduler.config`` holds them.
-
-        Returns
-        -------
-        AnyScheduler
-            A scheduler with these settings and the `changes`.
-
-        Examples
-        --------
-        >>> from paperworks.diffusion import DPMSolverScheduler
-        >>> DPMSolverScheduler.from_config({"beta_schedule": "scaled_linear", "clip_sample": True}).config.beta_schedule
-        'scaled_linear'
-        """
-        known = inspect.signature(cls.__init__).parameters.keys() - {"self"}
-        return cls(**{name: value for name, value in {**config, **changes}.items() if name in known})
+        return super()._keep_config(arguments)
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
         """Return what the network takes: here the sample itself.
@@ -150,8 +163,17 @@ class DropInScheduler:
         """
         self.begin_index = check_count("begin_index", begin_index, at_least=0)
 
-    def _output(self, following: Tensor, last: bool, return_dict: bool) -> SchedulerOutput | tuple[Tensor]:
+    def _take(self, model_output: Tensor, sample: Tensor) -> tuple[Tensor, Tensor]:
+        """Check what `step` gets, without a learned variance, and return both in at least single precision."""
+        if model_output.shape != sample.shape and str(self.config.get("variance_type")).startswith("learned"):
+            model_output = model_output[:, : sample.shape[1]]
+        check_alike("model_output", model_output, "sample", sample)
+        dtype = sample.dtype if sample.dtype == torch.float64 else torch.float32
+        return model_output.to(dtype), sample.to(dtype)
+
+    def _output(self, following: Tensor, sample: Tensor, last: bool, return_dict: bool) -> Any:
         """Return what `step` does, after the last step a finite sample only: one check for the whole trajectory."""
+        following = following.to(sample.dtype)
         if last:
             check_sample(following, "model_output")
         return SchedulerOutput(following) if return_dict else (following,)
@@ -162,26 +184,39 @@ class DropInScheduler:
             raise RuntimeError("step was called before set_timesteps, which it takes first")
         if self.begin_index is not None:
             return check_count("begin_index", self.begin_index, at_least=0, at_most=len(self.timesteps) - 1)
-        return int((self.timesteps.cpu() - float(timestep)).abs().argmin())
+        distances = (self.timesteps.cpu() - float(timestep)).abs()
+        if isinstance(timestep, Tensor) and timestep.dtype == self.timesteps.dtype:
+            # Where a step is visited more than once, an entry of `timesteps` itself tells which of them it is.
+            offset = timestep.data_ptr() - self.timesteps.data_ptr()
+            index, inside = divmod(offset, self.timesteps.element_size())
+            if not inside and 0 <= index < len(distances) and distances[index] == 0:
+                return index
+        return int(distances.argmin())
 
 
 class Scheduler(DropInScheduler):
     """Base of those of variance-preserving networks trained at discrete steps."""
 
-    def _configure(self, arguments: Mapping[str, Any]) -> None:
+    def _configure(self, arguments: Mapping[str, Any], clip_lam: float = -math.inf) -> None:
         """Keep the arguments of `__init__` as `config` and make the noise schedule that they describe."""
         config = self._keep_config(arguments)
         check_choice("prediction_type", config.prediction_type, tuple(PREDICTION_TYPES))
         betas = config.trained_betas
         if betas is None:
             betas = training_betas(config.num_train_timesteps, config.beta_start, config.beta_end, config.beta_schedule)
-        self.schedule: DiscreteVP = NoiseScheduleVP.discrete(betas=betas)
-        self.timesteps = torch.arange(self.schedule.total - 1, -1, -1)
+        self._vp = _discrete(np.asarray(betas, dtype=np.float64), config.get("rescale_betas_zero_snr", False), clip_lam)
+        self.schedule: DiscreteVP | FlowSchedule = self._vp
+        self.timesteps = torch.arange(self._vp.total - 1, -1, -1)
+
+    def _time(self, step: Any) -> Any:
+        """Return the schedule's time of a step of the training, which may be a tensor."""
+        total = self._vp.total
+        return (step + 1) / total if self.schedule is self._vp else step / total
 
     @property
     def alphas_cumprod(self) -> Tensor:
         """Squared factors of the signal at the steps of the training."""
-        return torch.exp(2 * torch.tensor(self.schedule.log_alphas, dtype=torch.float64)).float()
+        return torch.exp(2 * torch.tensor(self._vp.log_alphas, dtype=torch.float64)).float()
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """Return the samples with the noise of the given steps, one for all or one per sample.
@@ -206,17 +241,30 @@ class Scheduler(DropInScheduler):
             Where a step lies outside the training's, or the shapes differ.
         """
         check_alike("noise", noise, "original_samples", original_samples)
-        steps = torch.as_tensor(timesteps).reshape(-1).double()
-        if not bool(((steps >= 0) & (steps <= self.schedule.total - 1)).all()):
-            raise ValueError(f"timesteps is {timesteps!r}; it takes steps from 0 to {self.schedule.total - 1}")
-        t = (steps + 1) / self.schedule.total
+        steps, t_max = torch.as_tensor(timesteps).reshape(-1).double(), self.schedule.t_max
+        t = self._time(steps)
+        if not bool(((steps >= 0) & (t <= t_max + 1e-6)).all()):
+            raise ValueError(
+                f"timesteps is {timesteps!r}; it takes steps from 0 to {self.schedule.input_time(t_max):g}"
+            )
         alpha, sigma = (
             per_sample(level, original_samples) for level in (self.schedule.alpha(t), self.schedule.sigma(t))
         )
         return alpha * original_samples + sigma * noise
 
     def __len__(self) -> int:
-        return self.schedule.total
+        return self._vp.total
+
+
+def _discrete(betas: np.ndarray, rescale: bool, clip_lam: float) -> DiscreteVP:
+    """Make the schedule of a network's training, whose last step may leave no signal."""
+    if not rescale and not (betas.ndim == 1 and len(betas) > 2 and betas[-1] == 1):
+        return NoiseScheduleVP.discrete(betas=betas, clip_lam=clip_lam)
+    NoiseScheduleVP.discrete(betas=betas if rescale else betas[:-1])
+    levels = np.cumprod(1 - betas)
+    levels = zero_terminal_levels(levels) if rescale else levels
+    levels[-1] = min(LEAST_ALPHA**2, levels[-2] / 16)
+    return NoiseScheduleVP.discrete(alphas_cumprod=levels, clip_lam=-math.inf)  # that step is what was asked for
 
 
 def check_alike(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:

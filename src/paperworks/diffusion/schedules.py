@@ -25,6 +25,7 @@ from paperworks.core.validation import check_choice, check_count, check_number
 Time = TypeVar("Time", float, Float[Tensor, "..."])
 SkipType = Literal["logSNR", "time_uniform", "time_quadratic", "karras"]
 SKIP_TYPES: tuple[SkipType, ...] = get_args(SkipType)
+LEAST_ALPHA = 2.0**-12  # what stands for a signal of 0: small, and still a number to divide by
 
 
 def _functions_of(value: Any) -> Any:
@@ -591,6 +592,62 @@ class EDMSchedule(NoiseSchedule):
             The square, of the type and shape of `t`.
         """
         return 2.0 * t
+
+
+@dataclass(frozen=True)
+class FlowSchedule(NoiseSchedule):
+    """The straight mixture of flow matching, ``x_t = (1 - t) x_0 + t z``; the network gets ``total t``.
+
+    Close to 1 the factor of the signal stops at 2^-12, so that pure noise is a level like the others.
+
+    Parameters
+    ----------
+    total
+        Steps of the training.
+
+    Examples
+    --------
+    >>> schedule = FlowSchedule()
+    >>> round(schedule.alpha(0.25), 6), schedule.sigma(0.25), schedule.input_time(0.25)
+    (0.75, 0.25, 250.0)
+    """
+
+    total: int = 1000
+    t_max = 1.0
+
+    @property
+    def t_min(self) -> float:  # type: ignore[override]
+        """Least noise level, ``1/total``."""
+        return 1 / self.total
+
+    def input_time(self, t: Time) -> Time:
+        """Return ``total t``, what the network was trained with."""
+        return self.total * t
+
+    def log_alpha(self, t: Time) -> Time:
+        """Log of the factor of the signal, ``1 - t``."""
+        left = (1 - t).clamp(min=LEAST_ALPHA) if isinstance(t, Tensor) else max(1 - t, LEAST_ALPHA)
+        return _functions_of(t).log(left)
+
+    def log_sigma(self, t: Time) -> Time:
+        """Log of the standard deviation of the noise, `t`."""
+        return _functions_of(t).log(t)
+
+    def sigma(self, t: Time) -> Time:
+        """Standard deviation of the noise, which is the time."""
+        return t
+
+    def t_of_lam(self, lam: Time) -> Time:
+        """Time at which half the log signal-to-noise ratio is `lam`."""
+        return 1 / (1 + _functions_of(lam).exp(lam))
+
+    def drift(self, t: Time) -> Time:
+        """``d log alpha / dt = -1 / (1 - t)``."""
+        return -1 / (1 - t)
+
+    def squared_diffusion(self, t: Time) -> Time:
+        """``g(t)^2 = 2 t / (1 - t)``."""
+        return 2 * t / (1 - t)
 
 
 def time_grid(

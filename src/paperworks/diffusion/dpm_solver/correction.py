@@ -10,7 +10,7 @@ from paperworks.core.validation import check_number
 
 
 def dynamic_thresholding(
-    x0: Float[Tensor, " batch *shape"], ratio: float = 0.995, c_max: float = 1.0
+    x0: Float[Tensor, " batch *shape"], ratio: float = 0.995, c_max: float = 1.0, bound_max: float = math.inf
 ) -> Float[Tensor, " batch *shape"]:
     """Clamp each sample to the quantile `ratio` of its magnitudes, at least `c_max`, and scale it back to 1.
 
@@ -25,6 +25,8 @@ def dynamic_thresholding(
         Quantile of the magnitudes, 0 to 1.
     c_max
         Least bound to clamp at.
+    bound_max
+        Greatest bound to clamp at.
 
     Returns
     -------
@@ -34,7 +36,7 @@ def dynamic_thresholding(
     Raises
     ------
     ValueError
-        Unless ``0 < ratio <= 1`` and ``c_max > 0``.
+        Unless ``0 < ratio <= 1`` and ``0 < c_max <= bound_max``.
 
     Examples
     --------
@@ -44,12 +46,14 @@ def dynamic_thresholding(
     """
     check_number("ratio", ratio, gt=0, le=1)
     check_number("c_max", c_max, gt=0)
+    if not bound_max >= c_max:
+        raise ValueError(f"bound_max is {bound_max!r}; it takes {c_max!r} (c_max) or more")
     magnitudes = x0.abs().flatten(1)
     position = ratio * (magnitudes.shape[1] - 1)
     below = math.floor(position)
     # The few largest are enough, and are found much faster than all are sorted.
     top = magnitudes.topk(magnitudes.shape[1] - below).values
     low, high = top[:, -1], top[:, -2] if top.shape[1] > 1 else top[:, -1]
-    bound = torch.lerp(low, high, position - below).clamp_min(c_max)
+    bound = torch.lerp(low, high, position - below).clamp(c_max, bound_max)
     bound = bound.reshape(-1, *[1] * (x0.ndim - 1))
     return x0.clamp(-bound, bound) / bound

@@ -1,7 +1,7 @@
 """BDIA-DDIM and its inverse as schedulers that a diffusers pipeline takes for its own."""
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import torch
@@ -10,9 +10,14 @@ from torch import Tensor
 from paperworks.core.validation import check_choice, check_count, check_number
 from paperworks.diffusion.inversion.ddim import ddim_coefficients
 from paperworks.diffusion.models import to_noise
+from paperworks.diffusion.pndm import Spacing, training_steps
 from paperworks.diffusion.sampling import combine
-from paperworks.diffusion.schedulers import PREDICTION_TYPES, Scheduler, SchedulerOutput, check_alike
+from paperworks.diffusion.scheduler_config import SchedulerOutput, scheduler_mixin
+from paperworks.diffusion.schedulers import PREDICTION_TYPES, Generator, Scheduler
 from paperworks.diffusion.schedules import SKIP_TYPES, SkipType, time_grid
+from paperworks.diffusion.sigma_grids import spaced_steps
+
+__getattr__ = scheduler_mixin
 
 
 class _TwoStepScheduler(Scheduler):
@@ -24,6 +29,8 @@ class _TwoStepScheduler(Scheduler):
     """
 
     toward_data: ClassVar[bool]
+    # What the scheduler of DDIM does to the predicted data, and can't be undone.
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {"clip_sample": (False,), "set_alpha_to_one": (False,)}
 
     def __init__(
         self,
@@ -35,13 +42,19 @@ class _TwoStepScheduler(Scheduler):
         prediction_type: str = "epsilon",
         gamma: float = 1.0,
         skip_type: SkipType = "time_uniform",
+        timestep_spacing: Spacing = "linspace",
+        steps_offset: int = 0,
+        rescale_betas_zero_snr: bool = False,
     ) -> None:
         if self.toward_data:
             check_number("gamma", gamma, ge=0, le=1)
         else:
             check_number("gamma", gamma, gt=0, le=1)
         check_choice("skip_type", skip_type, SKIP_TYPES)
-        self._configure(locals())
+        check_choice("timestep_spacing", timestep_spacing, get_args(Spacing))
+        check_count("steps_offset", steps_offset, at_least=0)
+        check_choice("prediction_type", prediction_type, ("epsilon", "sample", "v_prediction"))
+        self._configure(locals(), clip_lam=-5.1)
         self.previous_sample: Tensor | None = None
 
     def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
@@ -53,7 +66,14 @@ class _TwoStepScheduler(Scheduler):
             Device of the timesteps, by default the CPU.
         """
         n = check_count("num_inference_steps", num_inference_steps, at_least=2)
-        grid = time_grid(self.schedule, n, self.schedule.t_max, self.schedule.t_min, self.config.skip_type)
+        c, schedule = self.config, self.schedule
+        if c.skip_type == "time_uniform" and c.timestep_spacing != "linspace":
+            steps = spaced_steps(c.timestep_spacing, len(self), n, c.steps_offset)
+            if c.timestep_spacing == "leading" and c.steps_offset:  # the steps of DDIM, which else end with 0 twice
+                steps = [float(step + c.steps_offset) for step in training_steps(len(self), n, "leading")]
+            grid = [*map(self._time, steps), schedule.t_min]
+        else:
+            grid = time_grid(schedule, n, schedule.t_max, schedule.t_min, c.skip_type)
         self._times = grid if self.toward_data else grid[::-1]
         visited = [self.schedule.input_time(t) for t in self._times[:-1]]
         self.timesteps = torch.tensor(visited, dtype=torch.float32, device=device)
@@ -66,7 +86,7 @@ class _TwoStepScheduler(Scheduler):
         model_output: Tensor,
         timestep: float | Tensor,
         sample: Tensor,
-        generator: torch.Generator | None = None,
+        generator: Generator = None,
         return_dict: bool = True,
     ) -> SchedulerOutput | tuple[Tensor]:
         """Go from one entry of `timesteps` to the next.
@@ -96,24 +116,24 @@ class _TwoStepScheduler(Scheduler):
         ValueError
             Where the shapes differ.
         """
-        check_alike("model_output", model_output, "sample", sample)
+        output, x = self._take(model_output, sample)
         i = self._start(timestep) if self.step_index is None else self.step_index
         if i == self.num_inference_steps:
             raise RuntimeError(f"step was called after the last of {i} steps; set_timesteps starts anew")
         s, t = self._times[i], self._times[i + 1]
         alpha, sigma = self.schedule.alpha(s), self.schedule.sigma(s)
-        noise = to_noise(model_output, sample, alpha, sigma, PREDICTION_TYPES[self.config.prediction_type])
+        noise = to_noise(output, x, alpha, sigma, PREDICTION_TYPES[self.config.prediction_type])
         a, b = ddim_coefficients(self.schedule, s, t)
         if self.previous_sample is None or i == 0:
-            following = combine((a, b), (sample, noise))
+            following = combine((a, b), (x, noise))
         else:
             # z_to = gamma^d z_before + a z + b eps - gamma^d (a' z + b' eps), d = 1 to the data and -1 to the noise.
             g = self.config.gamma if self.toward_data else 1 / self.config.gamma
             a_before, b_before = ddim_coefficients(self.schedule, s, self._times[i - 1])
-            following = combine((g, a - g * a_before, b - g * b_before), (self.previous_sample, sample, noise))
+            following = combine((g, a - g * a_before, b - g * b_before), (self.previous_sample.to(x), x, noise))
         self.previous_sample = sample
         self.step_index = i + 1
-        return self._output(following, self.step_index == self.num_inference_steps, return_dict)
+        return self._output(following, sample, self.step_index == self.num_inference_steps, return_dict)
 
 
 class BDIADDIMScheduler(_TwoStepScheduler):
@@ -129,6 +149,11 @@ class BDIADDIMScheduler(_TwoStepScheduler):
         Share of the correction, in [0, 1]; see `BDIASampler`.
     skip_type
         How the steps are placed; see `time_grid`. The network gets fractional steps.
+    timestep_spacing, steps_offset
+        Where `skip_type` is ``time_uniform``: ``leading`` (with an offset those of `training_steps`, as in DDIM) or
+        ``trailing`` whole steps, see `spaced_steps`; ``linspace`` leaves it at that.
+    rescale_betas_zero_snr
+        Rescale the training's noise so that the last step has no signal (arXiv 2305.08891).
 
     Raises
     ------
@@ -155,6 +180,8 @@ class BDIADDIMInverseScheduler(_TwoStepScheduler):
     Parameters
     ----------
     num_train_timesteps, beta_start, beta_end, beta_schedule, trained_betas, prediction_type, skip_type
+        As in `BDIADDIMScheduler`.
+    timestep_spacing, steps_offset, rescale_betas_zero_snr
         As in `BDIADDIMScheduler`.
     gamma
         Share of the correction, above 0 and at most 1.

@@ -1,7 +1,8 @@
 """PFGM++ as a scheduler of the shape that diffusers pipelines use."""
 
 import math
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -11,15 +12,19 @@ from paperworks.core.validation import check_choice, check_count, check_number
 from paperworks.diffusion.poisson_flow.noise import PFGMPPNoise
 from paperworks.diffusion.poisson_flow.sampler import edm_grid
 from paperworks.diffusion.sampling import combine, per_sample
-from paperworks.diffusion.schedulers import DropInScheduler, SchedulerOutput, check_alike
+from paperworks.diffusion.scheduler_config import OF_OTHER_SOLVERS, SchedulerOutput, scheduler_mixin
+from paperworks.diffusion.schedulers import DropInScheduler, Generator, check_alike
 
-Prediction = Literal["sample", "epsilon", "v"]
+Prediction = Literal["sample", "epsilon", "v_prediction", "raw"]
+__getattr__ = scheduler_mixin
 
 
 class PFGMPPScheduler(DropInScheduler):
     """EDM's Heun method for PFGM++ models, one evaluation of the network at a time.
 
-    The prior is not a scaled normal: begin with `sample_prior` in place of ``randn * init_noise_sigma``.
+    The prior of a finite D is not a scaled normal: begin with `sample_prior` in place of ``randn * init_noise_sigma``,
+    as a pipeline's ``latents``. A trajectory that begins otherwise is refused; ``set_begin_index`` says that the state
+    is one's own.
 
     Parameters
     ----------
@@ -31,8 +36,8 @@ class PFGMPPScheduler(DropInScheduler):
         Standard deviation of the data, for ``v``.
     prediction_type
         ``sample``: the network is a denoiser of the sample itself, as `EDMPrecond` makes it, and gets sigma;
-        ``epsilon``: it predicts the noise of scale 1, and gets sigma; ``v``: it is EDM's raw network F, gets the
-        scaled sample and ``log(sigma)/4``.
+        ``epsilon``: it predicts the noise of scale 1, and gets sigma; ``raw``: it is EDM's raw network F, gets the
+        scaled sample and ``log(sigma)/4``; ``v_prediction``: the same, and it answers -F.
 
     Raises
     ------
@@ -51,6 +56,8 @@ class PFGMPPScheduler(DropInScheduler):
     """
 
     order = 2
+    neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {"sigma_schedule": ("karras",)}
+    ignored: ClassVar[frozenset[str]] = OF_OTHER_SOLVERS | {"num_train_timesteps"}
 
     def __init__(
         self,
@@ -61,12 +68,21 @@ class PFGMPPScheduler(DropInScheduler):
         sigma_data: float = 0.5,
         prediction_type: Prediction = "sample",
     ) -> None:
-        check_choice("prediction_type", prediction_type, ("sample", "epsilon", "v"))
+        check_choice("prediction_type", prediction_type, get_args(Prediction))
         PFGMPPNoise(D, 1)
         edm_grid(2, sigma_min, sigma_max, rho)
         check_number("sigma_data", sigma_data, gt=0)
         self._keep_config(locals())
         self.init_noise_sigma = sigma_max
+        self._preconditioned = prediction_type in ("raw", "v_prediction")
+        self._has_prior = math.isinf(D)
+
+    @classmethod
+    def translated(cls, config: Mapping[str, Any], origin: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return another scheduler's settings in the words of this one."""
+        # Schedulers of EDM call their raw network's answer epsilon, and have this setting.
+        raw = "sigma_schedule" in origin and config.get("prediction_type", "epsilon") == "epsilon"
+        return {**config, "prediction_type": "raw"} if raw else config
 
     def sample_prior(
         self, shape: tuple[int, ...] | torch.Size, generator: torch.Generator, dtype: torch.dtype = torch.float32
@@ -87,6 +103,7 @@ class PFGMPPScheduler(DropInScheduler):
         Tensor of shape (batch, ...)
             Noise of the greatest level, of that shape.
         """
+        self._has_prior = True
         return PFGMPPNoise(self.config.D, math.prod(shape[1:])).sample(shape, self.config.sigma_max, generator, dtype)
 
     def set_timesteps(self, num_inference_steps: int, device: str | torch.device | None = None) -> None:
@@ -103,7 +120,7 @@ class PFGMPPScheduler(DropInScheduler):
         n = check_count("num_inference_steps", num_inference_steps, at_least=2)
         self._sigmas = edm_grid(n, c.sigma_min, c.sigma_max, c.rho)
         seen = [self._sigmas[0], *(s for sigma in self._sigmas[1:-1] for s in (sigma, sigma))]
-        times = [0.25 * math.log(s) for s in seen] if c.prediction_type == "v" else seen
+        times = [0.25 * math.log(s) for s in seen] if self._preconditioned else seen
         self.timesteps = torch.tensor(times, dtype=torch.float32, device=device)
         self.num_inference_steps = n
         self.step_index = self.begin_index = None
@@ -125,7 +142,7 @@ class PFGMPPScheduler(DropInScheduler):
         Tensor of shape (batch, ...)
             The network's input, of the shape of `sample`.
         """
-        if self.config.prediction_type != "v":
+        if not self._preconditioned:
             return sample
         sigma = self._sigmas[(self._index(timestep) + 1) // 2]
         return sample / math.hypot(sigma, self.config.sigma_data)
@@ -154,7 +171,7 @@ class PFGMPPScheduler(DropInScheduler):
         """
         check_alike("noise", noise, "original_samples", original_samples)
         times = timesteps.double().reshape(-1)
-        sigma = (4 * times).exp() if self.config.prediction_type == "v" else times
+        sigma = (4 * times).exp() if self._preconditioned else times
         return original_samples + per_sample(sigma, original_samples) * noise
 
     def step(
@@ -162,7 +179,7 @@ class PFGMPPScheduler(DropInScheduler):
         model_output: Float[Tensor, " batch *shape"],
         timestep: float | Tensor,
         sample: Float[Tensor, " batch *shape"],
-        generator: torch.Generator | None = None,
+        generator: Generator = None,
         return_dict: bool = True,
     ) -> SchedulerOutput | tuple[Tensor]:
         """Return the sample at which the network is to be evaluated next, at last the result.
@@ -190,23 +207,28 @@ class PFGMPPScheduler(DropInScheduler):
         RuntimeError
             Before `set_timesteps`, or after the last step.
         ValueError
-            Where the shapes differ.
+            Where the shapes differ, or D is finite and the first state wasn't drawn by `sample_prior`.
         """
-        check_alike("model_output", model_output, "sample", sample)
+        output, x = self._take(model_output, sample)
         index = self._index(timestep)
+        if index == 0 and self.begin_index is None and not self._has_prior:
+            raise ValueError(
+                f"sample is no draw of sample_prior, which D = {self.config.D:g} takes in place of normal noise: give "
+                "it to the pipeline as its latents (set_begin_index(0) says that another first state is meant)"
+            )
         if index == len(self.timesteps):
             raise RuntimeError(f"step was called after the last of {index} evaluations; set_timesteps starts anew")
         i = (index + 1) // 2
-        slope = self._slope(model_output, sample, self._sigmas[i])
+        slope = self._slope(output, x, self._sigmas[i])
         if index % 2 == 0:  # a step begins
             h = self._sigmas[i + 1] - self._sigmas[i]
-            self._base, self._first = sample, slope
-            following = torch.add(sample, slope, alpha=h)
+            self._base, self._first = x, slope
+            following = torch.add(x, slope, alpha=h)
         else:
             h = self._sigmas[i] - self._sigmas[i - 1]
             following = combine((1.0, 0.5 * h, 0.5 * h), (self._base, self._first, slope))
         self.step_index = index + 1
-        return self._output(following, self.step_index == len(self.timesteps), return_dict)
+        return self._output(following, sample, self.step_index == len(self.timesteps), return_dict)
 
     def _index(self, timestep: float | Tensor) -> int:
         if self.step_index is not None:
@@ -218,7 +240,8 @@ class PFGMPPScheduler(DropInScheduler):
         kind = self.config.prediction_type
         if kind == "epsilon":
             return output
-        if kind == "v":
+        if self._preconditioned:
             data, total = self.config.sigma_data, sigma**2 + self.config.sigma_data**2
-            output = combine((data**2 / total, sigma * data / math.sqrt(total)), (x, output))
+            sign = 1 if kind == "raw" else -1
+            output = combine((data**2 / total, sign * sigma * data / math.sqrt(total)), (x, output))
         return (x - output) / sigma
