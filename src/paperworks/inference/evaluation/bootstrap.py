@@ -21,7 +21,14 @@ from paperworks.inference.evaluation.out_of_bag import (
     errors_of_scorer,
 )
 from paperworks.inference.evaluation.resamples import OnDegenerate, draw_resamples
-from paperworks.inference.evaluation.scoring import PairLoss, SampleLoss, Scoring, classifies, scoring_of
+from paperworks.inference.evaluation.scoring import (
+    PairLoss,
+    SampleLoss,
+    Scoring,
+    check_two_classes,
+    classifies,
+    scoring_of,
+)
 from paperworks.inference.evaluation.splits import RandomState
 
 BootstrapCI = Literal["percentile", "t", "bca"]
@@ -159,8 +166,8 @@ def bootstrap_score(
         )
     weights = weights_of(sample_weight, len(target))
     pairs = isinstance(how, PairLoss)
-    if pairs and len(np.unique(target)) != 2:
-        raise ValueError(f"y has {len(np.unique(target))} classes; scoring='roc_auc' takes two")
+    if pairs:
+        check_two_classes(target)
     counts = draw_resamples(
         target if pairs or classifies(estimator) else None,
         len(target),

@@ -67,7 +67,10 @@ def label_kind(name: str, labels: np.ndarray) -> str:
         return "numbers"
     if labels.dtype.kind == "U":
         return "text"
-    kinds = sorted({_kind_of_label(label) for label in labels.tolist()})
+    found = labels.tolist()
+    if bad := sum(isinstance(label, float) and label != label for label in found):  # NaN is no label: it isn't itself
+        raise ValueError(f"{name} has {bad} NaN elements of {len(found)}; it takes labels")
+    kinds = sorted({_kind_of_label(label) for label in found})
     if len(kinds) > 1:
         raise ValueError(f"{name} mixes {' and '.join(kinds)}; it takes labels of one type")
     return kinds[0]
@@ -97,6 +100,17 @@ def weights_of(sample_weight: ArrayLike | None, n: int) -> np.ndarray | None:
     return weights
 
 
+def power_of_two(*vectors: np.ndarray) -> float:
+    """Return a power of two about the largest size of some numbers: divided by it they neither overflow nor vanish.
+
+    Examples
+    --------
+    >>> power_of_two(np.array([0.5, -3.0]), np.zeros(1))
+    2.0
+    """
+    return float(np.ldexp(1.0, int(np.frexp(max(np.abs(vector).max() for vector in vectors))[1]) - 1))
+
+
 def groups_of(groups: ArrayLike | None, n: int) -> np.ndarray | None:
     """Return the number, from 0, of each sample's group, None for no groups.
 
@@ -119,6 +133,8 @@ def groups_of(groups: ArrayLike | None, n: int) -> np.ndarray | None:
 def group_sums(values: np.ndarray, groups: ArrayLike | None, sample_weight: ArrayLike | None) -> np.ndarray:
     """Return sums of weighted rows over groups, shape (groups, ...); without groups each row is its own.
 
+    What has no weight is as if it weren't there.
+
     Examples
     --------
     >>> group_sums(np.array([[1.0], [2.0], [4.0]]), ["a", "b", "a"], [1, 1, 0.5])
@@ -128,10 +144,10 @@ def group_sums(values: np.ndarray, groups: ArrayLike | None, sample_weight: Arra
     weights, member = weights_of(sample_weight, len(values)), groups_of(groups, len(values))
     weighted = values if weights is None else values * weights.reshape(-1, *[1] * (values.ndim - 1))
     if member is None:
-        return weighted
+        return weighted if weights is None else weighted[weights > 0]
     sums = np.zeros((member.max() + 1, *values.shape[1:]))
     np.add.at(sums, member, weighted)
-    return sums
+    return sums if weights is None else sums[np.bincount(member, weights) > 0]
 
 
 def counts_from(splits: Sequence[tuple[np.ndarray, np.ndarray]], n: int) -> np.ndarray:
