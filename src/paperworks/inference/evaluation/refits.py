@@ -17,6 +17,7 @@ from paperworks.inference.evaluation import discriminant, linear, naive_bayes, n
 from paperworks.inference.evaluation.checks import counts_from, weights_of
 from paperworks.inference.evaluation.scoring import Response, fitted, response_of, weight_argument
 
+_SMALL = 1e-70  # sizes of numbers whose products of four are still numbers
 _CLOSED_FORMS = (linear, discriminant, naive_bayes, neighbours)
 
 
@@ -113,11 +114,19 @@ def _at_once(
     weighted = weights is not None and weight_argument(estimator) is not None
     if closed is None or issparse(X) or issparse(X_eval) or (weighted and closed is not linear):
         return None
-    dense, _ = check_X_y(X, y, dtype=float)
+    dense, evaluated = check_X_y(X, y, dtype=float)[0], check_array(X_eval, dtype=float)
+    if not _squares_fit(dense, y) or not _squares_fit(evaluated, y):
+        return None
     each = counts * weights if weighted else counts
     if weighted and np.any(each.sum(axis=1) == 0):
         return None
-    return closed.refit_predictions(estimator, dense, y, each, check_array(X_eval, dtype=float))
+    return closed.refit_predictions(estimator, dense, y, each, evaluated)
+
+
+def _squares_fit(X: np.ndarray, y: np.ndarray) -> bool:
+    """Say whether products of samples and targets neither overflow nor vanish; where they do, refits are asked."""
+    sizes = [np.abs(values).max(initial=0.0) for values in (X, y if y.dtype.kind == "f" else np.zeros(1))]
+    return all(size == 0 or _SMALL < size < 1 / _SMALL for size in sizes)
 
 
 def _fit_to_rows(estimator: Any, X: Any, y: np.ndarray, rows: np.ndarray, weights: np.ndarray | None) -> Any:
@@ -169,7 +178,9 @@ def loo_predict(estimator: Any, X: Any, y: ArrayLike, *, n_jobs: int | None = No
     if closed and not issparse(X):
         dense, _ = check_X_y(X, target, dtype=float)
         found = (
-            closed.loo_predictions(model, dense, target)
+            None
+            if not _squares_fit(dense, target)
+            else closed.loo_predictions(model, dense, target)
             if scaler is None
             else scaled.loo_predictions(scaler, model, closed, dense, target)
         )
@@ -209,7 +220,10 @@ def split_responses(
 
 def closed_form_of(estimator: Any) -> ModuleType | None:
     """Return the module that refits the estimator in closed form, if one does."""
-    return next((module for module in _CLOSED_FORMS if module.applies(estimator)), None)
+    found = next((module for module in _CLOSED_FORMS if module.applies(estimator)), None)
+    if found is not None:
+        estimator._validate_params()  # as its own fit would: no closed form looks at what a parameter may be
+    return found
 
 
 def _without_stateless_steps(estimator: Any, X: Any, X_eval: Any) -> tuple[Any, Any, Any]:
