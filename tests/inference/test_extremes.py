@@ -6,22 +6,26 @@ import numpy as np
 import pytest
 from scipy import stats
 from sklearn.datasets import load_iris
-from sklearn.linear_model import LinearRegression, Ridge
+from sklearn.linear_model import LinearRegression, Ridge, RidgeClassifier
 from sklearn.metrics import accuracy_score, make_scorer, mean_squared_error
-from sklearn.model_selection import KFold, StratifiedKFold, cross_val_score
+from sklearn.model_selection import KFold, StratifiedGroupKFold, StratifiedKFold, cross_val_score
 from sklearn.naive_bayes import GaussianNB
 from sklearn.tree import DecisionTreeClassifier
 
 from paperworks.inference import (
     bias_variance,
+    bootstrap_score,
     bootstrap_test_set,
+    cochrans_q,
     compare_algorithms,
     compare_models,
     compare_scores,
     ftest_5x2cv,
+    loo_predict,
     looney_f_test,
     loss_interval,
     mcnemar,
+    nested_cv,
     paired_permutation_test,
     split_scores,
     ttest_5x2cv,
@@ -147,6 +151,46 @@ def test_samples_without_weight_are_as_if_they_were_not_there():
     np.testing.assert_allclose(grouped[:2], looney_f_test(np.ones(21), *right[:21].T, groups=names[:21])[:2])
 
 
+@pytest.mark.parametrize("unit", [2.0**-700, 2.0**700])
+def test_weights_count_by_their_ratios(unit):
+    right = np.random.default_rng(1).random((60, 3)) < [0.5, 0.8, 0.9]
+    weights = np.random.default_rng(2).random(60)
+    for groups in (None, np.repeat(np.arange(30), 2)):
+        for test in (cochrans_q, looney_f_test, lambda y, a, b, _, **o: mcnemar(y, a, b, exact=False, **o)):
+            plain, scaled = (test(np.ones(60), *right.T, groups=groups, sample_weight=weights * s) for s in (1.0, unit))
+            assert scaled == plain
+
+
+# Groups
+
+
+def test_a_number_of_folds_keeps_groups_together():
+    order = np.random.default_rng(0).permutation(150)
+    names = np.arange(150)[order] // 5
+    models, data = (GaussianNB(), DecisionTreeClassifier(max_depth=1)), (X[order], Y[order])
+    theirs = ttest_kfold(*models, *data, cv=StratifiedGroupKFold(5), groups=names)
+    assert ttest_kfold(*models, *data, cv=5, groups=names) == theirs
+    trained = []
+
+    class Watching(GaussianNB):
+        def fit(self, X, y):
+            trained.append(set(X[:, 0]))
+            return super().fit(X, y)
+
+    with_group = np.column_stack([names, X[order]])
+    nested_cv(Watching(), with_group, Y[order], {"var_smoothing": [1e-9, 1e-3]}, groups=names, random_state=0)
+    assert trained
+    sizes = {len(seen) for seen in trained}
+    assert sizes <= {12, 15, 24, 30}  # of 30 groups: all, four fifths of them, and halves of either
+    assert max(size for size in sizes if size < 30) == 24
+
+
+def test_one_class_is_left_to_the_estimator():
+    theirs = cross_val_score(RidgeClassifier(), X, Y * 0, cv=3, scoring="accuracy")
+    ours = split_scores(RidgeClassifier(), X, Y * 0, list(KFold(3).split(X)))
+    np.testing.assert_array_equal(ours, theirs)
+
+
 # Bad input
 
 
@@ -156,6 +200,7 @@ class Nan:
 
 
 HALF = [(np.arange(25), np.arange(30, 70))]
+MIXED = np.array(["a", 1] * 75, dtype=object)
 BAD = [
     (lambda: split_scores(GaussianNB(), X, Y, SPLITS, "roc_auc"), "y has 3 classes"),
     (lambda: split_scores(DecisionTreeClassifier(), X[50:], Y[50:], HALF, "roc_auc"), "trained on one class"),
@@ -170,6 +215,12 @@ BAD = [
         "zero on all test",
     ),
     (lambda: ttest_kfold(GaussianNB(), GaussianNB(), X, Y, scoring=Nan()), "10 NaN"),
+    (lambda: ttest_kfold(GaussianNB(), GaussianNB(), X, Y[:, None]), r"y has shape \(150, 1\)"),
+    (lambda: ttest_kfold(GaussianNB(), GaussianNB(), X, MIXED), "y mixes numbers and text"),
+    (lambda: split_scores(GaussianNB(), X, MIXED, SPLITS), "y mixes numbers and text"),
+    (lambda: bootstrap_score(GaussianNB(), X, MIXED), "y mixes numbers and text"),
+    (lambda: loo_predict(GaussianNB(), X, MIXED), "y mixes numbers and text"),
+    (lambda: compare_scores([0.5, 0.6], [0.5, 0.4], [([0], [1]), 3]), "no pairs"),
     (lambda: mcnemar(np.array([1, np.nan, 0], dtype=object), [1, 0, 0], [1, 1, 0]), "y_true has 1 NaN"),
     (lambda: mcnemar([1, 1], [1, 0], [0, 1], groups=np.array([1, np.nan], dtype=object)), "groups has 1 NaN"),
 ]

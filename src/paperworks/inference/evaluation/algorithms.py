@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from sklearn.utils import _safe_indexing, indexable
 
 from paperworks.core.validation import check_count, check_number
-from paperworks.inference.evaluation.checks import weights_of
+from paperworks.inference.evaluation.checks import targets_of, weights_of
 from paperworks.inference.evaluation.paired import (
     CombinedFResult,
     PairedTResult,
@@ -87,7 +87,7 @@ def split_scores(
     >>> split_scores(LinearRegression(), X, y, [(np.array([0, 1, 2]), np.array([3]))]).round(6)
     array([-1.])
     """
-    X, labels = indexable(X, np.asarray(y))
+    X, labels = indexable(X, targets_of(y))
     pairs = checked_splits(splits, len(labels), apart=False)
     how, weights = scoring_of(estimator, scoring), weights_of(sample_weight, len(labels))
     for i, (_, test) in enumerate(pairs):

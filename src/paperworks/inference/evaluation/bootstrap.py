@@ -9,7 +9,7 @@ from scipy import stats
 from sklearn.utils.validation import _num_samples
 
 from paperworks.core.validation import check_choice, check_count, check_number
-from paperworks.inference.evaluation.checks import weights_of
+from paperworks.inference.evaluation.checks import targets_of, weights_of
 from paperworks.inference.evaluation.intervals import Interval
 from paperworks.inference.evaluation.out_of_bag import (
     Aggregate,
@@ -156,8 +156,8 @@ def bootstrap_score(
     by = check_choice("aggregate", aggregate or usual, get_args(Aggregate))
     check_count("n_splits", n_splits, at_least=1 if ci == "percentile" else 2)
     check_number("alpha", alpha, gt=0, lt=1)
-    target = np.asarray(y)
-    if target.ndim != 1 or len(target) != _num_samples(X) or len(target) < 2:
+    target = targets_of(y)
+    if len(target) != _num_samples(X) or len(target) < 2:
         raise ValueError(f"y has shape {target.shape}; it takes one target for each of at least two samples of X")
     if not isinstance(how, SampleLoss) and (ci == "bca" or (by == "sample" and not isinstance(how, PairLoss))):
         raise ValueError(

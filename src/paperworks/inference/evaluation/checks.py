@@ -82,6 +82,22 @@ def _kind_of_label(label: object) -> str:
     return "numbers" if isinstance(label, (bool, numbers.Real, np.bool_)) else type(label).__name__
 
 
+def targets_of(y: ArrayLike) -> np.ndarray:
+    """Return targets as a vector; raise ValueError where they aren't one, or mix types that can't be sorted.
+
+    Examples
+    --------
+    >>> targets_of(["a", "b"]).shape
+    (2,)
+    """
+    targets = np.asarray(y)
+    if targets.ndim != 1:
+        raise ValueError(f"y has shape {targets.shape}; it takes one target for each sample")
+    if targets.dtype.kind == "O" and len(targets):
+        label_kind("y", targets)
+    return targets
+
+
 def weights_of(sample_weight: ArrayLike | None, n: int) -> np.ndarray | None:
     """Return weights of n samples as floats, None for none; raise ValueError where they can't be weights.
 
@@ -133,7 +149,7 @@ def groups_of(groups: ArrayLike | None, n: int) -> np.ndarray | None:
 def group_sums(values: np.ndarray, groups: ArrayLike | None, sample_weight: ArrayLike | None) -> np.ndarray:
     """Return sums of weighted rows over groups, shape (groups, ...); without groups each row is its own.
 
-    What has no weight is as if it weren't there.
+    What has no weight is as if it weren't there. Weights count by their ratios alone, in a unit of about the largest.
 
     Examples
     --------
@@ -142,6 +158,8 @@ def group_sums(values: np.ndarray, groups: ArrayLike | None, sample_weight: Arra
            [2.]])
     """
     weights, member = weights_of(sample_weight, len(values)), groups_of(groups, len(values))
+    if weights is not None:
+        weights = weights / power_of_two(weights)
     weighted = values if weights is None else values * weights.reshape(-1, *[1] * (values.ndim - 1))
     if member is None:
         return weighted if weights is None else weighted[weights > 0]

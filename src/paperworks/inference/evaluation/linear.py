@@ -29,6 +29,8 @@ def refit_predictions(
     One batched product makes all Gram matrices, one batched solve all coefficients.
     """
     targets, classes = targets_of(estimator, y)
+    if classes is not None and len(classes) < 2:
+        return None
     shift = X.mean(axis=0) if estimator.fit_intercept else np.zeros(X.shape[1])
     X, X_eval = X - shift, X_eval - shift  # near the origin, the centred products lose no digits
     penalty = getattr(estimator, "alpha", 0.0) * np.eye(X.shape[1])

@@ -108,7 +108,12 @@ def compare_scores(
     for name, scores in (("scores_1", first), ("scores_2", second)):
         if len(scores) != len(given):
             raise ValueError(f"{name} is of {len(scores)}; it takes one score for each of {len(given)} splits")
-    parts = [np.asarray(part) for pair in given for part in pair]
+    try:
+        parts = [np.asarray(part) for pair in given for part in pair]
+    except TypeError:
+        raise ValueError(
+            "splits has elements that are no pairs; it takes training and test indices (or masks)"
+        ) from None
     n = max(len(part) if part.dtype == bool else int(part.max(initial=-1)) + 1 for part in parts)
     return _STATISTICS[test](first, second, checked_splits(given, n))
 

@@ -14,7 +14,7 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import _safe_indexing, check_array, check_X_y, indexable
 
 from paperworks.inference.evaluation import discriminant, linear, naive_bayes, neighbours, scaled
-from paperworks.inference.evaluation.checks import counts_from, weights_of
+from paperworks.inference.evaluation.checks import counts_from, targets_of, weights_of
 from paperworks.inference.evaluation.scoring import Response, fitted, response_of, weight_argument
 
 _SMALL = 1e-70  # sizes of numbers whose products of four are still numbers
@@ -84,9 +84,7 @@ def refit_responses(
     n_jobs: int | None = None,
 ) -> np.ndarray:
     """Return what `refit_predictions` does, or probabilities (rounds, n, classes of y), or decisions (rounds, n)."""
-    X, target = indexable(X, np.asarray(y))
-    if target.ndim != 1:
-        raise ValueError(f"y has shape {target.shape}; it takes one target a sample")
+    X, target = indexable(X, targets_of(y))
     counts = np.asarray(counts)
     if counts.ndim != 2 or counts.shape[1] != len(target):
         raise ValueError(f"counts has shape {counts.shape}; it takes (rounds, {len(target)})")
@@ -169,8 +167,8 @@ def loo_predict(estimator: Any, X: Any, y: ArrayLike, *, n_jobs: int | None = No
     >>> loo_predict(Ridge(alpha=1.0), [[0.0], [1.0], [2.0]], [0.0, 1.0, 4.0]).round(3)
     array([1., 2., 1.])
     """
-    X, target = indexable(X, np.asarray(y))
-    if target.ndim != 1 or len(target) < 2:
+    X, target = indexable(X, targets_of(y))
+    if len(target) < 2:
         raise ValueError(f"y has shape {target.shape}; it takes one target for each of at least two samples")
     estimator, X, _ = _without_stateless_steps(estimator, X, X)
     scaler, model = _scaler_and_model(estimator)
