@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 from sklearn.utils import _safe_indexing, indexable
 
 from paperworks.core.validation import check_count, check_number
-from paperworks.inference.evaluation.checks import weights_of
+from paperworks.inference.evaluation.checks import targets_of, weights_of
 from paperworks.inference.evaluation.paired import (
     CombinedFResult,
     PairedTResult,
@@ -23,6 +23,7 @@ from paperworks.inference.evaluation.scoring import (
     PairLoss,
     SampleLoss,
     Scoring,
+    check_two_classes,
     fitted,
     pair_error,
     score_of,
@@ -76,8 +77,8 @@ def split_scores(
     Raises
     ------
     ValueError
-        For no splits or such that aren't pairs of indices, weights that don't fit, or where `scoring` is None and the
-        estimator has no default one.
+        For no splits or such that aren't pairs of indices, weights that don't fit or are zero on a test, more than two
+        classes for ``roc_auc``, or where `scoring` is None and the estimator has no default one.
 
     Examples
     --------
@@ -86,9 +87,14 @@ def split_scores(
     >>> split_scores(LinearRegression(), X, y, [(np.array([0, 1, 2]), np.array([3]))]).round(6)
     array([-1.])
     """
-    X, labels = indexable(X, np.asarray(y))
+    X, labels = indexable(X, targets_of(y))
     pairs = checked_splits(splits, len(labels), apart=False)
     how, weights = scoring_of(estimator, scoring), weights_of(sample_weight, len(labels))
+    for i, (_, test) in enumerate(pairs):
+        if weights is not None and not np.any(weights[test] > 0):
+            raise ValueError(f"sample_weight is zero on all test samples of splits[{i}]; it takes some weight in each")
+    if isinstance(how, PairLoss):
+        check_two_classes(labels)
     if isinstance(how, SampleLoss | PairLoss):
         responses = split_responses(estimator, X, labels, pairs, how.response, weights, n_jobs)
         codes = labels if how.response == "predict" else np.unique(labels, return_inverse=True)[1]
@@ -156,7 +162,7 @@ def ttest_resampled(
     ------
     ValueError
         For fewer than two splits, a share outside (0, 1), an estimator without a default score, both `cv` and `splits`,
-        or splits with a sample or a group on both sides.
+        splits with a sample or a group on both sides, or scores that aren't finite.
 
     Warns
     -----
@@ -188,9 +194,7 @@ def ttest_resampled(
     pairs = drawn_splits(
         estimator_1, X, y, random_parts(n_splits, test_size, random_state), cv=cv, splits=splits, groups=groups
     )
-    return paired_t(
-        _differences(estimator_1, estimator_2, X, y, pairs, sample_weight, scoring, n_jobs), pairs, corrected
-    )
+    return paired_t(*_scores(estimator_1, estimator_2, X, y, pairs, sample_weight, scoring, n_jobs), pairs, corrected)
 
 
 def ttest_kfold(
@@ -258,9 +262,7 @@ def ttest_kfold(
     pairs = drawn_splits(
         estimator_1, X, y, repeated_folds(n_splits, n_repeats, random_state), cv=cv, splits=splits, groups=groups
     )
-    return paired_t(
-        _differences(estimator_1, estimator_2, X, y, pairs, sample_weight, scoring, n_jobs), pairs, corrected
-    )
+    return paired_t(*_scores(estimator_1, estimator_2, X, y, pairs, sample_weight, scoring, n_jobs), pairs, corrected)
 
 
 def ttest_5x2cv(
@@ -321,7 +323,7 @@ def ttest_5x2cv(
     5
     """
     pairs = drawn_splits(estimator_1, X, y, repeated_folds(2, 5, random_state), cv=cv, splits=splits, groups=groups)
-    return five_by_two_t(_differences(estimator_1, estimator_2, X, y, pairs, sample_weight, scoring, n_jobs), pairs)
+    return five_by_two_t(*_scores(estimator_1, estimator_2, X, y, pairs, sample_weight, scoring, n_jobs), pairs)
 
 
 def ftest_5x2cv(
@@ -379,10 +381,10 @@ def ftest_5x2cv(
     (10, 5)
     """
     pairs = drawn_splits(estimator_1, X, y, repeated_folds(2, 5, random_state), cv=cv, splits=splits, groups=groups)
-    return five_by_two_f(_differences(estimator_1, estimator_2, X, y, pairs, sample_weight, scoring, n_jobs), pairs)
+    return five_by_two_f(*_scores(estimator_1, estimator_2, X, y, pairs, sample_weight, scoring, n_jobs), pairs)
 
 
-def _differences(
+def _scores(
     estimator_1: Any,
     estimator_2: Any,
     X: Any,
@@ -391,8 +393,8 @@ def _differences(
     sample_weight: ArrayLike | None,
     scoring: Scoring,
     n_jobs: int | None,
-) -> np.ndarray:
+) -> tuple[np.ndarray, np.ndarray]:
     first, second = (
         split_scores(e, X, y, splits, scoring, n_jobs, sample_weight=sample_weight) for e in (estimator_1, estimator_2)
     )
-    return first - second
+    return first, second

@@ -9,7 +9,7 @@ from scipy import stats
 from sklearn.utils.validation import _num_samples
 
 from paperworks.core.validation import check_choice, check_count, check_number
-from paperworks.inference.evaluation.checks import weights_of
+from paperworks.inference.evaluation.checks import targets_of, weights_of
 from paperworks.inference.evaluation.intervals import Interval
 from paperworks.inference.evaluation.out_of_bag import (
     Aggregate,
@@ -21,7 +21,14 @@ from paperworks.inference.evaluation.out_of_bag import (
     errors_of_scorer,
 )
 from paperworks.inference.evaluation.resamples import OnDegenerate, draw_resamples
-from paperworks.inference.evaluation.scoring import PairLoss, SampleLoss, Scoring, classifies, scoring_of
+from paperworks.inference.evaluation.scoring import (
+    PairLoss,
+    SampleLoss,
+    Scoring,
+    check_two_classes,
+    classifies,
+    scoring_of,
+)
 from paperworks.inference.evaluation.splits import RandomState
 
 BootstrapCI = Literal["percentile", "t", "bca"]
@@ -149,8 +156,8 @@ def bootstrap_score(
     by = check_choice("aggregate", aggregate or usual, get_args(Aggregate))
     check_count("n_splits", n_splits, at_least=1 if ci == "percentile" else 2)
     check_number("alpha", alpha, gt=0, lt=1)
-    target = np.asarray(y)
-    if target.ndim != 1 or len(target) != _num_samples(X) or len(target) < 2:
+    target = targets_of(y)
+    if len(target) != _num_samples(X) or len(target) < 2:
         raise ValueError(f"y has shape {target.shape}; it takes one target for each of at least two samples of X")
     if not isinstance(how, SampleLoss) and (ci == "bca" or (by == "sample" and not isinstance(how, PairLoss))):
         raise ValueError(
@@ -159,8 +166,8 @@ def bootstrap_score(
         )
     weights = weights_of(sample_weight, len(target))
     pairs = isinstance(how, PairLoss)
-    if pairs and len(np.unique(target)) != 2:
-        raise ValueError(f"y has {len(np.unique(target))} classes; scoring='roc_auc' takes two")
+    if pairs:
+        check_two_classes(target)
     counts = draw_resamples(
         target if pairs or classifies(estimator) else None,
         len(target),

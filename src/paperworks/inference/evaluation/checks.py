@@ -67,7 +67,10 @@ def label_kind(name: str, labels: np.ndarray) -> str:
         return "numbers"
     if labels.dtype.kind == "U":
         return "text"
-    kinds = sorted({_kind_of_label(label) for label in labels.tolist()})
+    found = labels.tolist()
+    if bad := sum(isinstance(label, float) and label != label for label in found):  # NaN is no label: it isn't itself
+        raise ValueError(f"{name} has {bad} NaN elements of {len(found)}; it takes labels")
+    kinds = sorted({_kind_of_label(label) for label in found})
     if len(kinds) > 1:
         raise ValueError(f"{name} mixes {' and '.join(kinds)}; it takes labels of one type")
     return kinds[0]
@@ -77,6 +80,22 @@ def _kind_of_label(label: object) -> str:
     if isinstance(label, str):
         return "text"
     return "numbers" if isinstance(label, (bool, numbers.Real, np.bool_)) else type(label).__name__
+
+
+def targets_of(y: ArrayLike) -> np.ndarray:
+    """Return targets as a vector; raise ValueError where they aren't one, or mix types that can't be sorted.
+
+    Examples
+    --------
+    >>> targets_of(["a", "b"]).shape
+    (2,)
+    """
+    targets = np.asarray(y)
+    if targets.ndim != 1:
+        raise ValueError(f"y has shape {targets.shape}; it takes one target for each sample")
+    if targets.dtype.kind == "O" and len(targets):
+        label_kind("y", targets)
+    return targets
 
 
 def weights_of(sample_weight: ArrayLike | None, n: int) -> np.ndarray | None:
@@ -95,6 +114,17 @@ def weights_of(sample_weight: ArrayLike | None, n: int) -> np.ndarray | None:
     if np.any(weights < 0) or not np.any(weights > 0):
         raise ValueError("sample_weight has negative elements or zeros alone; it takes weights >= 0, some of them > 0")
     return weights
+
+
+def power_of_two(*vectors: np.ndarray) -> float:
+    """Return a power of two about the largest size of some numbers: divided by it they neither overflow nor vanish.
+
+    Examples
+    --------
+    >>> power_of_two(np.array([0.5, -3.0]), np.zeros(1))
+    2.0
+    """
+    return float(np.ldexp(1.0, int(np.frexp(max(np.abs(vector).max() for vector in vectors))[1]) - 1))
 
 
 def groups_of(groups: ArrayLike | None, n: int) -> np.ndarray | None:
@@ -119,6 +149,8 @@ def groups_of(groups: ArrayLike | None, n: int) -> np.ndarray | None:
 def group_sums(values: np.ndarray, groups: ArrayLike | None, sample_weight: ArrayLike | None) -> np.ndarray:
     """Return sums of weighted rows over groups, shape (groups, ...); without groups each row is its own.
 
+    What has no weight is as if it weren't there. Weights count by their ratios alone, in a unit of about the largest.
+
     Examples
     --------
     >>> group_sums(np.array([[1.0], [2.0], [4.0]]), ["a", "b", "a"], [1, 1, 0.5])
@@ -126,12 +158,14 @@ def group_sums(values: np.ndarray, groups: ArrayLike | None, sample_weight: Arra
            [2.]])
     """
     weights, member = weights_of(sample_weight, len(values)), groups_of(groups, len(values))
+    if weights is not None:
+        weights = weights / power_of_two(weights)
     weighted = values if weights is None else values * weights.reshape(-1, *[1] * (values.ndim - 1))
     if member is None:
-        return weighted
+        return weighted if weights is None else weighted[weights > 0]
     sums = np.zeros((member.max() + 1, *values.shape[1:]))
     np.add.at(sums, member, weighted)
-    return sums
+    return sums if weights is None else sums[np.bincount(member, weights) > 0]
 
 
 def counts_from(splits: Sequence[tuple[np.ndarray, np.ndarray]], n: int) -> np.ndarray:

@@ -110,6 +110,8 @@ def compare_models(
     ValueError
         For fewer than two models, predictions of another length or type than the labels, an unknown correction, or
         groups or weights that don't fit.
+    TypeError
+        For predictions without names.
 
     References
     ----------
@@ -130,6 +132,7 @@ def compare_models(
     b - c: -0.2750, p = 0.0009766, holm 0.001953
     """
     correction = correction_of("correction", correction)
+    _check_named("predictions", predictions)
     right = right_of(y_true, list(predictions.values()))
     means = np.average(right, axis=0, weights=weights_of(sample_weight, len(right)))
     scores = dict(zip(predictions, means.tolist(), strict=True))
@@ -149,7 +152,7 @@ def compare_models(
     return ComparisonResult(scores, omnibus, pairs, correction)
 
 
-_Statistic = Callable[[np.ndarray, Splits], PairedTResult | CombinedFResult]
+_Statistic = Callable[[np.ndarray, np.ndarray, Splits], PairedTResult | CombinedFResult]
 _ALGORITHM_TESTS: dict[str, tuple[Callable[[RandomState], Usual], _Statistic]] = {
     "5x2cv-f": (functools.partial(repeated_folds, 2, 5), five_by_two_f),
     "5x2cv-t": (functools.partial(repeated_folds, 2, 5), five_by_two_t),
@@ -202,7 +205,10 @@ def compare_algorithms(
     Raises
     ------
     ValueError
-        For fewer than two algorithms, an unknown test or correction, or splits that the test can't use.
+        For fewer than two algorithms, an unknown test or correction, splits that the test can't use, or scores that
+        aren't finite.
+    TypeError
+        For estimators without names.
 
     References
     ----------
@@ -220,6 +226,7 @@ def compare_algorithms(
     """
     check_choice("test", test, list(_ALGORITHM_TESTS))
     correction = correction_of("correction", correction)
+    _check_named("estimators", estimators)
     if len(estimators) < 2:
         raise ValueError(f"estimators is of {len(estimators)} algorithms; it takes at least two")
     usual, statistic = _ALGORITHM_TESTS[test]
@@ -229,7 +236,7 @@ def compare_algorithms(
         name: split_scores(estimator, X, y, drawn, scoring, n_jobs, sample_weight=sample_weight)
         for name, estimator in estimators.items()
     }
-    found = {(a, b): statistic(scores[a] - scores[b], drawn) for a, b in itertools.combinations(estimators, 2)}
+    found = {(a, b): statistic(scores[a], scores[b], drawn) for a, b in itertools.combinations(estimators, 2)}
     adjusted = adjust_pvalues([t.pvalue for t in found.values()], correction)
     pairs = [
         Pair(a, b, t.difference, t.statistic, t.pvalue, float(p))
@@ -237,6 +244,11 @@ def compare_algorithms(
     ]
     means = {name: float(each.mean()) for name, each in scores.items()}
     return ComparisonResult(means, {}, pairs, correction, "mean score")
+
+
+def _check_named(name: str, given: Any) -> None:
+    if not hasattr(given, "keys"):
+        raise TypeError(f"{name} is a {type(given).__name__}; it takes a mapping, such as a dict, from names")
 
 
 class FriedmanResult(NamedTuple):

@@ -98,6 +98,7 @@ def bias_variance(
     counts = draw_resamples(classes, len(target), n_rounds, "resample", random_state)
     predictions = refit_predictions(estimator, X_train, target, counts, X_test, n_jobs=n_jobs)
     if loss == "squared":
+        predictions, truth = predictions.astype(float), truth.astype(float)
         main = predictions.mean(axis=0)
         losses, bias, variance = (predictions - truth) ** 2, (main - truth) ** 2, (predictions - main) ** 2
     else:

@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from paperworks.inference.evaluation.batches import rounds_at_once, weighted_grams, weighted_products
-from paperworks.inference.evaluation.linear import solve_positive
+from paperworks.inference.evaluation.linear import LEAST_LEFT, digits_lost, solve_positive
 
 
 def applies(estimator: Any) -> bool:
@@ -17,6 +17,7 @@ def applies(estimator: Any) -> bool:
         and estimator.priors is None
         and estimator.shrinkage is None
         and estimator.covariance_estimator is None
+        and estimator.n_components is None  # of which scikit-learn says whether there are as many
     )
 
 
@@ -36,15 +37,34 @@ def refit_predictions(
             return None  # the estimator itself says what is wrong with such a sample
         sums = weighted_products(weights, one_hot, X)
         means = sums / np.maximum(sizes, 1)[:, :, None]
-        within = weighted_grams(weights, X) - means.transpose(0, 2, 1) @ sums
-        coefficients = solve_positive(within / total[:, None, None], means.transpose(0, 2, 1))
+        squares = weighted_grams(weights, X)
+        within = squares - means.transpose(0, 2, 1) @ sums
+        if digits_lost(np.linalg.diagonal(within), np.linalg.diagonal(squares)):
+            return None
+        deviation = _deviations(estimator, within)
+        correlation = within / (deviation[:, :, None] * deviation[:, None, :])
+        coefficients = solve_positive(
+            correlation, means.transpose(0, 2, 1) / deviation[:, :, None], _least_share(estimator)
+        )
         if coefficients is None:
             return None
+        coefficients *= total[:, None, None] / deviation[:, :, None]
         with np.errstate(divide="ignore"):
             log_prior = np.log(sizes / total[:, None])
         offset = log_prior - 0.5 * np.einsum("rkd,rdk->rk", means, coefficients)
         parts.append(classes[(X_eval @ coefficients + offset[:, None, :]).argmax(axis=-1)])
     return np.concatenate(parts)
+
+
+def _deviations(estimator: Any, within: np.ndarray) -> np.ndarray:
+    """Return by what features are divided: by roots of the scatter matrices' diagonals for ``svd``, else by nothing."""
+    squares = np.linalg.diagonal(within)
+    return np.sqrt(np.where((squares > 0) & (estimator.solver == "svd"), squares, 1.0))
+
+
+def _least_share(estimator: Any) -> float:
+    """Return the least pivot: below ``tol^2`` of a feature's, scikit-learn's ``svd`` drops what is left of it."""
+    return max(1e-12, 100 * estimator.tol**2) if estimator.solver == "svd" else 1e-12
 
 
 def loo_predictions(estimator: Any, X: np.ndarray, y: np.ndarray) -> np.ndarray | None:
@@ -61,13 +81,15 @@ def loo_predictions(estimator: Any, X: np.ndarray, y: np.ndarray) -> np.ndarray 
     X = X - X.mean(axis=0)
     means = np.stack([X[member == c].mean(axis=0) for c in range(len(classes))])
     residual = X - means[member]
-    inverse = solve_positive((residual.T @ residual)[None], np.eye(features)[None])
+    deviation = _deviations(estimator, (residual.T @ residual)[None])[0]
+    X, means, residual = X / deviation, means / deviation, residual / deviation  # where no unit of a feature matters
+    inverse = solve_positive((residual.T @ residual)[None], np.eye(features)[None], _least_share(estimator))
     if inverse is None:
         return None
     factor = (sizes / (sizes - 1.0))[member]
     solved = residual @ inverse[0]
     rest = 1 - factor * np.einsum("nd,nd->n", solved, residual)
-    if np.any(rest < 1e-10):
+    if np.any(rest < LEAST_LEFT):
         return None  # the other samples' scatter is singular
     apart = X[:, None, :] - means  # from each class mean; the own class's moves when the sample leaves
     apart[np.arange(n), member] *= factor[:, None]

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from paperworks.core.validation import check_choice, check_count, check_number
-from paperworks.inference.evaluation.checks import finite_vector
+from paperworks.inference.evaluation.checks import finite_vector, power_of_two
 
 IntervalMethod = Literal["normal", "normal-corrected", "wilson", "clopper-pearson"]
 
@@ -118,8 +118,10 @@ def loss_interval(losses: ArrayLike, alpha: float = 0.05) -> Interval:
     """
     check_number("alpha", alpha, gt=0, lt=1)
     values = finite_vector("losses", losses, at_least=2)
+    unit = power_of_two(values)
+    values = values / unit
     half = stats.t.isf(alpha / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return Interval(float(values.mean() - half), float(values.mean() + half))
+    return Interval(float(values.mean() - half) * unit, float(values.mean() + half) * unit)
 
 
 def bootstrap_test_set(
@@ -161,8 +163,9 @@ def bootstrap_test_set(
     check_choice("method", method, ("percentile", "basic", "bca"))
     if np.ptp(values) == 0:
         return Interval(float(values[0]), float(values[0]))
+    unit = power_of_two(values)
     found = stats.bootstrap(
-        (values,),
+        (values / unit,),
         np.mean,
         n_resamples=check_count("n_resamples", n_resamples),
         method="BCa" if method == "bca" else method,
@@ -170,7 +173,8 @@ def bootstrap_test_set(
         rng=random_state,
         batch=max(1, 10_000_000 // len(values)),
     )
-    return Interval(float(found.confidence_interval.low), float(found.confidence_interval.high))
+    low, high = found.confidence_interval
+    return Interval(float(low) * unit, float(high) * unit)
 
 
 def _interval(low: Any, high: Any) -> Interval:

@@ -9,6 +9,7 @@ from sklearn.linear_model import LinearRegression, Ridge, RidgeClassifier
 from paperworks.inference.evaluation.batches import rounds_at_once, weighted_grams, weighted_products
 
 _SINGULAR = 1e-12  # least share of the largest pivot that a pivot of the Gram matrix may have
+LEAST_LEFT = 1e-8  # of what a sample leaves to the others: where there is less, the update has lost its digits
 
 
 def applies(estimator: Any) -> bool:
@@ -28,6 +29,8 @@ def refit_predictions(
     One batched product makes all Gram matrices, one batched solve all coefficients.
     """
     targets, classes = targets_of(estimator, y)
+    if classes is not None and len(classes) < 2:
+        return None
     shift = X.mean(axis=0) if estimator.fit_intercept else np.zeros(X.shape[1])
     X, X_eval = X - shift, X_eval - shift  # near the origin, the centred products lose no digits
     penalty = getattr(estimator, "alpha", 0.0) * np.eye(X.shape[1])
@@ -39,9 +42,12 @@ def refit_predictions(
         x_mean, y_mean = np.zeros((len(weights), X.shape[1])), np.zeros((len(weights), targets.shape[1]))
         if estimator.fit_intercept:
             x_mean, y_mean = weights @ X / total[:, None], weights @ targets / total[:, None]
+            squares = np.linalg.diagonal(gram).copy()
             gram -= total[:, None, None] * x_mean[:, :, None] * x_mean[:, None, :]
+            if digits_lost(np.linalg.diagonal(gram + penalty), squares):
+                return None
             moment -= total[:, None, None] * x_mean[:, :, None] * y_mean[:, None, :]
-        coefficients = solve_positive(gram + penalty, moment)
+        coefficients = solve_positive(gram + penalty, moment, max(_SINGULAR, _least_share(estimator) ** 2))
         if coefficients is None:
             return None
         offset = y_mean - np.einsum("rd,rdk->rk", x_mean, coefficients)
@@ -60,12 +66,11 @@ def loo_predictions(estimator: Any, X: np.ndarray, y: np.ndarray) -> np.ndarray 
     y_mean = targets.mean(axis=0) if estimator.fit_intercept else np.zeros(targets.shape[1])
     u, s, _ = linalg.svd(centred, full_matrices=False)
     alpha = getattr(estimator, "alpha", 0.0)
-    kept = s > s[0] * max(X.shape) * np.finfo(float).eps if len(s) else s > 0
-    if alpha == 0 and not kept.all():
+    if alpha == 0 and not np.all(s > s[0] * max(max(X.shape) * np.finfo(float).eps, _least_share(estimator))):
         return None
     shrink = s**2 / (s**2 + alpha) if alpha else np.ones_like(s)
     leverage = (u**2) @ shrink + (1 / len(X) if estimator.fit_intercept else 0)
-    if np.any(1 - leverage < _SINGULAR):
+    if np.any(1 - leverage < LEAST_LEFT):
         return None
     fitted = u @ (shrink[:, None] * (u.T @ (targets - y_mean))) + y_mean
     values = targets - (targets - fitted) / (1 - leverage)[:, None]
@@ -74,13 +79,23 @@ def loo_predictions(estimator: Any, X: np.ndarray, y: np.ndarray) -> np.ndarray 
     return labels_of(values[None], classes, None)[0]
 
 
-def solve_positive(matrices: np.ndarray, right: np.ndarray) -> np.ndarray | None:
-    """Solve a batch of symmetric positive definite systems; None where one of them is numerically singular."""
+def _least_share(estimator: Any) -> float:
+    """Return the share of the largest singular value below which scikit-learn's least squares may drop another."""
+    return 10 * estimator.tol if type(estimator) is LinearRegression and hasattr(estimator, "tol") else 0.0
+
+
+def digits_lost(left: np.ndarray, squares: np.ndarray) -> bool:
+    """Say whether what is left of sums of squares, once their means' are taken off, has few digits that are right."""
+    return bool(np.any((left < _SINGULAR * 100 * squares) & (squares > 0)))
+
+
+def solve_positive(matrices: np.ndarray, right: np.ndarray, least: float = _SINGULAR) -> np.ndarray | None:
+    """Solve a batch of symmetric positive definite systems; None where a pivot has less than some share of another."""
     try:
         pivots = np.linalg.diagonal(np.linalg.cholesky(matrices)) ** 2
     except np.linalg.LinAlgError:
         return None
-    if np.any(pivots.min(axis=-1) < _SINGULAR * pivots.max(axis=-1)):
+    if np.any(pivots.min(axis=-1) < least * pivots.max(axis=-1)):
         return None
     return np.linalg.solve(matrices, right)
 

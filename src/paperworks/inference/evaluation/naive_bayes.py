@@ -6,6 +6,7 @@ import numpy as np
 from sklearn.naive_bayes import GaussianNB
 
 from paperworks.inference.evaluation.batches import rounds_at_once
+from paperworks.inference.evaluation.linear import digits_lost
 
 
 def applies(estimator: Any) -> bool:
@@ -34,8 +35,9 @@ def refit_predictions(
             present = size[:, 0] > 0
             mine, size = mine[present], size[present]
             mean = mine @ own / size
-            variance = mine @ own**2 / size - mean**2 + epsilon[present, None]
-            if not np.all(variance > 0):
+            squares = mine @ own**2 / size
+            variance = squares - mean**2 + epsilon[present, None]
+            if digits_lost(variance, squares) or not np.all(variance > 0):
                 return None
             scores[present, :, k] = np.log(size / total[present]) + _log_density(X_eval - centre, mean, variance)
         parts.append(classes[scores.argmax(axis=-1)])
@@ -69,7 +71,7 @@ def loo_predictions(estimator: Any, X: np.ndarray, y: np.ndarray, scale: np.ndar
         left = np.where(mine, size - 1, size)[:, None]
         lost = np.where(mine[:, None], size / (size - 1) * away**2, 0.0)
         variance = (squares - lost) / left + epsilon
-        if not np.all(variance > 0):
+        if digits_lost(variance, squares / left) or not np.all(variance > 0):
             return None
         away = np.where(mine[:, None], away * size / (size - 1), away)
         density = -0.5 * np.sum(np.log(2 * np.pi * variance) + away**2 / variance, axis=1)

@@ -11,7 +11,11 @@ from paperworks.inference.evaluation.batches import rounds_at_once
 
 def applies(estimator: Any) -> bool:
     """Say whether all neighbours count alike."""
-    return type(estimator) in (KNeighborsClassifier, KNeighborsRegressor) and estimator.weights == "uniform"
+    return (
+        type(estimator) in (KNeighborsClassifier, KNeighborsRegressor)
+        and estimator.weights == "uniform"
+        and estimator.metric != "nan_euclidean"  # whose samples may have gaps
+    )
 
 
 def refit_predictions(
@@ -45,6 +49,8 @@ def refit_predictions(
             votes = np.matmul(taken.transpose(1, 0, 2), values[nearest]).transpose(1, 0, 2)
             predictions[rounds[enough]] = classes[votes.argmax(axis=-1)] if classes is not None else votes[..., 0] / k
         pending = np.concatenate(short)
+        if len(pending) and wanted == n:
+            return None  # distances that aren't numbers
         wanted = min(n, 2 * wanted)
     return predictions
 

@@ -10,8 +10,10 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from paperworks.core.validation import check_choice
-from paperworks.inference.evaluation.checks import finite_vector
+from paperworks.inference.evaluation.checks import finite_vector, power_of_two
 from paperworks.inference.evaluation.splits import Splits, checked_splits
+
+_ROUNDING = 1e-12  # of differences, as a share of the largest score
 
 
 class PairedTResult(NamedTuple):
@@ -106,34 +108,51 @@ def compare_scores(
     for name, scores in (("scores_1", first), ("scores_2", second)):
         if len(scores) != len(given):
             raise ValueError(f"{name} is of {len(scores)}; it takes one score for each of {len(given)} splits")
-    parts = [np.asarray(part) for pair in given for part in pair]
+    try:
+        parts = [np.asarray(part) for pair in given for part in pair]
+    except TypeError:
+        raise ValueError(
+            "splits has elements that are no pairs; it takes training and test indices (or masks)"
+        ) from None
     n = max(len(part) if part.dtype == bool else int(part.max(initial=-1)) + 1 for part in parts)
-    return _STATISTICS[test](first - second, checked_splits(given, n))
+    return _STATISTICS[test](first, second, checked_splits(given, n))
 
 
-def paired_t(differences: np.ndarray, splits: Splits, corrected: bool) -> PairedTResult:
+def paired_t(first: np.ndarray, second: np.ndarray, splits: Splits, corrected: bool) -> PairedTResult:
     """Return the paired t-test, plain or with Nadeau and Bengio's variance, which adds test to training samples."""
+    differences, unit = _differences(first, second)
     mean, count = float(differences.mean()), len(differences)
     if count < 2:
         raise ValueError(f"splits is of {count}; a t-test takes at least two")
     overlap = sum(len(test) for _, test in splits) / sum(len(train) for train, _ in splits)
     factor = 1 / count + (overlap if corrected else 0)
     statistic = _ratio(mean, float(np.sqrt(factor * differences.var(ddof=1))))
-    return PairedTResult(statistic, float(2 * stats.t.sf(abs(statistic), count - 1)), count - 1, mean)
+    return PairedTResult(statistic, float(2 * stats.t.sf(abs(statistic), count - 1)), count - 1, mean * unit)
 
 
-def five_by_two_t(differences: np.ndarray, splits: Splits) -> PairedTResult:
+def five_by_two_t(first: np.ndarray, second: np.ndarray, splits: Splits) -> PairedTResult:
     """Return Dietterich's test: the first difference over the root of the replications' mean variance."""
+    differences, unit = _differences(first, second)
     pairs, variances = _five_by_two(differences, splits)
     statistic = _ratio(float(pairs[0, 0]), float(np.sqrt(variances.mean())))
-    return PairedTResult(statistic, float(2 * stats.t.sf(abs(statistic), 5)), 5, float(pairs.mean()))
+    return PairedTResult(statistic, float(2 * stats.t.sf(abs(statistic), 5)), 5, float(pairs.mean()) * unit)
 
 
-def five_by_two_f(differences: np.ndarray, splits: Splits) -> CombinedFResult:
+def five_by_two_f(first: np.ndarray, second: np.ndarray, splits: Splits) -> CombinedFResult:
     """Return Alpaydin's test: all squared differences over twice the replications' variances."""
+    differences, unit = _differences(first, second)
     pairs, variances = _five_by_two(differences, splits)
-    statistic = _ratio(float(np.sum(pairs**2)), float(2 * variances.sum()))
-    return CombinedFResult(statistic, float(stats.f.sf(statistic, 10, 5)), (10, 5), float(pairs.mean()))
+    statistic = _ratio(float(np.sum(pairs**2)), float(2 * variances.sum()), _ROUNDING**2)
+    return CombinedFResult(statistic, float(stats.f.sf(statistic, 10, 5)), (10, 5), float(pairs.mean()) * unit)
+
+
+def _differences(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return differences of scores in a unit of about the largest score, in which rounding is known, and that unit."""
+    for scores in (first, second):
+        if bad := int(np.sum(~np.isfinite(scores))):
+            raise ValueError(f"scoring gives {bad} NaN or infinite scores of {scores.size}; a test takes finite ones")
+    unit = power_of_two(first, second)
+    return first / unit - second / unit, unit
 
 
 def _five_by_two(differences: np.ndarray, splits: Splits) -> tuple[np.ndarray, np.ndarray]:
@@ -150,17 +169,17 @@ def _five_by_two(differences: np.ndarray, splits: Splits) -> tuple[np.ndarray, n
     return pairs, np.sum((pairs - pairs.mean(axis=1, keepdims=True)) ** 2, axis=1)
 
 
-def _ratio(numerator: float, spread: float) -> float:
+def _ratio(numerator: float, spread: float, rounding: float = _ROUNDING) -> float:
     """Divide, where differences that never vary give 0 or infinity and a warning."""
-    if spread > 1e-12:
+    if spread > rounding:
         return numerator / spread
-    if abs(numerator) <= 1e-12:
+    if abs(numerator) <= rounding:
         return 0.0
     warnings.warn("the differences of the scores don't vary: the statistic is infinite", UserWarning, stacklevel=4)
     return float(np.copysign(np.inf, numerator))
 
 
-_STATISTICS: dict[str, Callable[[np.ndarray, Splits], PairedTResult | CombinedFResult]] = {
+_STATISTICS: dict[str, Callable[[np.ndarray, np.ndarray, Splits], PairedTResult | CombinedFResult]] = {
     "corrected-t": functools.partial(paired_t, corrected=True),
     "paired-t": functools.partial(paired_t, corrected=False),
     "5x2cv-t": five_by_two_t,

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from paperworks.core.validation import check_choice, check_count
-from paperworks.inference.evaluation.checks import finite_vector, group_sums, groups_of, weights_of
+from paperworks.inference.evaluation.checks import finite_vector, group_sums, groups_of, power_of_two, weights_of
 
 MOST_EXACT_SIGNS = 20  # differing samples up to which all sign flips are gone through
 _ELEMENTS = 4_000_000  # of the largest block of random signs: 32 MB
@@ -87,8 +87,10 @@ def paired_permutation_test(
     first, second = finite_vector("losses_1", losses_1), finite_vector("losses_2", losses_2)
     if first.shape != second.shape:
         raise ValueError(f"losses_2 has shape {second.shape}; it takes that of losses_1, {first.shape}")
-    observed = float(np.average(first - second, weights=weights_of(sample_weight, len(first))))
-    differences = group_sums(first - second, groups, sample_weight)
+    unit = power_of_two(first, second)
+    apart = first / unit - second / unit
+    observed = float(np.average(apart, weights=weights_of(sample_weight, len(first)))) * unit
+    differences = group_sums(apart, groups, sample_weight)
     differences = differences[differences != 0]  # a zero doesn't change with its sign
     if len(differences) <= MOST_EXACT_SIGNS:
         return PermutationResult(observed, share_of_signs(differences, alternative), 2 ** len(differences))
@@ -167,6 +169,10 @@ def unpaired_permutation_test(
     shared = np.intersect1d(member[in_first], member[~in_first])
     if len(shared):
         raise ValueError(f"groups has {len(shared)} in both sets; it takes groups of which each is in one")
+    # What all losses have in common cancels, but its rounding wouldn't.
+    unit = power_of_two(losses)
+    losses = losses / unit
+    losses = losses - losses.mean()
     kept = weights > 0
     # Each group's weight and weighted loss, and how many groups are in the first set.
     columns = group_sums(np.column_stack([np.ones(kept.sum()), losses[kept]]), member[kept], weights[kept])
@@ -188,12 +194,12 @@ def unpaired_permutation_test(
         combinations = itertools.combinations(range(n), m)
         while chunk := list(itertools.islice(combinations, rows)):
             hits += _as_extreme(differences(np.array(chunk)), observed, slack, alternative)
-        return PermutationResult(observed, hits / count, count)
+        return PermutationResult(observed * unit, hits / count, count)
     rng = np.random.default_rng(random_state)
     for start in range(0, n_permutations, rows):
         drawn = rng.random((min(rows, n_permutations - start), n)).argpartition(m - 1, axis=1)[:, :m]
         hits += _as_extreme(differences(drawn), observed, slack, alternative)
-    return PermutationResult(observed, (1 + hits) / (1 + n_permutations), n_permutations)
+    return PermutationResult(observed * unit, (1 + hits) / (1 + n_permutations), n_permutations)
 
 
 def share_of_signs(differences: np.ndarray, alternative: Alternative) -> float:

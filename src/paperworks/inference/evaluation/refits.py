@@ -14,9 +14,10 @@ from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils import _safe_indexing, check_array, check_X_y, indexable
 
 from paperworks.inference.evaluation import discriminant, linear, naive_bayes, neighbours, scaled
-from paperworks.inference.evaluation.checks import counts_from, weights_of
+from paperworks.inference.evaluation.checks import counts_from, targets_of, weights_of
 from paperworks.inference.evaluation.scoring import Response, fitted, response_of, weight_argument
 
+_SMALL = 1e-70  # sizes of numbers whose products of four are still numbers
 _CLOSED_FORMS = (linear, discriminant, naive_bayes, neighbours)
 
 
@@ -83,9 +84,7 @@ def refit_responses(
     n_jobs: int | None = None,
 ) -> np.ndarray:
     """Return what `refit_predictions` does, or probabilities (rounds, n, classes of y), or decisions (rounds, n)."""
-    X, target = indexable(X, np.asarray(y))
-    if target.ndim != 1:
-        raise ValueError(f"y has shape {target.shape}; it takes one target a sample")
+    X, target = indexable(X, targets_of(y))
     counts = np.asarray(counts)
     if counts.ndim != 2 or counts.shape[1] != len(target):
         raise ValueError(f"counts has shape {counts.shape}; it takes (rounds, {len(target)})")
@@ -113,11 +112,19 @@ def _at_once(
     weighted = weights is not None and weight_argument(estimator) is not None
     if closed is None or issparse(X) or issparse(X_eval) or (weighted and closed is not linear):
         return None
-    dense, _ = check_X_y(X, y, dtype=float)
+    dense, evaluated = check_X_y(X, y, dtype=float)[0], check_array(X_eval, dtype=float)
+    if not _squares_fit(dense, y) or not _squares_fit(evaluated, y):
+        return None
     each = counts * weights if weighted else counts
     if weighted and np.any(each.sum(axis=1) == 0):
         return None
-    return closed.refit_predictions(estimator, dense, y, each, check_array(X_eval, dtype=float))
+    return closed.refit_predictions(estimator, dense, y, each, evaluated)
+
+
+def _squares_fit(X: np.ndarray, y: np.ndarray) -> bool:
+    """Say whether products of samples and targets neither overflow nor vanish; where they do, refits are asked."""
+    sizes = [np.abs(values).max(initial=0.0) for values in (X, y if y.dtype.kind == "f" else np.zeros(1))]
+    return all(size == 0 or _SMALL < size < 1 / _SMALL for size in sizes)
 
 
 def _fit_to_rows(estimator: Any, X: Any, y: np.ndarray, rows: np.ndarray, weights: np.ndarray | None) -> Any:
@@ -160,8 +167,8 @@ def loo_predict(estimator: Any, X: Any, y: ArrayLike, *, n_jobs: int | None = No
     >>> loo_predict(Ridge(alpha=1.0), [[0.0], [1.0], [2.0]], [0.0, 1.0, 4.0]).round(3)
     array([1., 2., 1.])
     """
-    X, target = indexable(X, np.asarray(y))
-    if target.ndim != 1 or len(target) < 2:
+    X, target = indexable(X, targets_of(y))
+    if len(target) < 2:
         raise ValueError(f"y has shape {target.shape}; it takes one target for each of at least two samples")
     estimator, X, _ = _without_stateless_steps(estimator, X, X)
     scaler, model = _scaler_and_model(estimator)
@@ -169,7 +176,9 @@ def loo_predict(estimator: Any, X: Any, y: ArrayLike, *, n_jobs: int | None = No
     if closed and not issparse(X):
         dense, _ = check_X_y(X, target, dtype=float)
         found = (
-            closed.loo_predictions(model, dense, target)
+            None
+            if not _squares_fit(dense, target)
+            else closed.loo_predictions(model, dense, target)
             if scaler is None
             else scaled.loo_predictions(scaler, model, closed, dense, target)
         )
@@ -209,7 +218,10 @@ def split_responses(
 
 def closed_form_of(estimator: Any) -> ModuleType | None:
     """Return the module that refits the estimator in closed form, if one does."""
-    return next((module for module in _CLOSED_FORMS if module.applies(estimator)), None)
+    found = next((module for module in _CLOSED_FORMS if module.applies(estimator)), None)
+    if found is not None:
+        estimator._validate_params()  # as its own fit would: no closed form looks at what a parameter may be
+    return found
 
 
 def _without_stateless_steps(estimator: Any, X: Any, X_eval: Any) -> tuple[Any, Any, Any]:

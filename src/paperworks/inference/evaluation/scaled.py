@@ -4,12 +4,12 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from scipy import linalg
 from sklearn.preprocessing import StandardScaler
 
 from paperworks.inference.evaluation import linear, naive_bayes, neighbours
 
 _ITERATIONS, _CONVERGED = 100, 1e-14
-_LEAST_LEFT = 1e-8  # of a feature's variance: where less is left without a sample, the update has lost its digits
 
 
 def loo_predictions(
@@ -32,7 +32,7 @@ def loo_predictions(
         unit = np.where(constant, 1.0, np.sqrt(np.where(constant, 1.0, squares) / n))
         X, away, squares = X / unit, away / unit, squares / unit**2
     left = squares - n / (n - 1) * away**2
-    if constant.all() or np.any(left[:, ~constant] < _LEAST_LEFT * squares[~constant]):
+    if constant.all() or np.any(left[:, ~constant] < linear.LEAST_LEFT * squares[~constant]):
         return None
     scale = np.where(constant, 1.0, np.sqrt(np.where(constant, 1.0, left) / (n - 1)))
     if module is linear and not (estimator.fit_intercept and getattr(estimator, "alpha", 0.0) == 0):
@@ -70,17 +70,21 @@ def _linear(
     residual = targets - y_mean if centred else targets
     penalty = alpha * np.where(scaled, squares / (n - 1), 1.0)
     lost = penalty - alpha * np.where(scaled, left / (n - 1), 1.0)
-    inverse = linear.solve_positive((d.T @ d + np.diag(penalty))[None], np.eye(X.shape[1])[None])
-    if inverse is None:
+    # By an orthogonal factor of d over the penalty's root, leverages keep their digits, even with n below the features.
+    factor, triangle = linalg.qr(np.vstack([d, np.diag(np.sqrt(penalty))]), mode="economic")
+    pivots = np.abs(np.diag(triangle))
+    if pivots.min() < 1e-6 * pivots.max():
         return None
-    solved = d @ inverse[0]
-    rest = 1 - grow * np.einsum("nd,nd->n", solved, d)
-    if np.any(rest < _LEAST_LEFT):
+    half = linalg.solve_triangular(triangle, np.eye(len(triangle)))
+    inverse, own = half @ half.T, factor[:n]
+    solved = own @ half.T
+    rest = 1 - grow * np.einsum("nd,nd->n", own, own)
+    if np.any(rest < linear.LEAST_LEFT):
         return None
 
     def without(right: np.ndarray) -> np.ndarray:
         update = grow * np.einsum("nd,nd->n", solved, right) / rest
-        return right @ inverse[0] + update[:, None] * solved
+        return right @ inverse + update[:, None] * solved
 
     values = np.empty(targets.shape)
     for k, moment in enumerate((d.T @ residual).T):

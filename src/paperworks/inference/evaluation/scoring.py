@@ -95,12 +95,26 @@ def _brier(codes: Any, probabilities: np.ndarray) -> np.ndarray:
     return squares / 2 if probabilities.shape[-1] == 2 else squares
 
 
+def _numbers(values: Any) -> np.ndarray:
+    """Return floats: differences of small or unsigned integers wrap round, and truth values have none."""
+    try:
+        return np.asarray(values, dtype=float)
+    except (TypeError, ValueError):
+        raise ValueError("scoring is a loss of numbers, and labels are none; it takes one of labels") from None
+
+
+def _gap(y: Any, p: Any) -> np.ndarray:
+    return _numbers(y) - _numbers(p)
+
+
 def _poisson(y: Any, p: Any) -> np.ndarray:
+    y, p = _numbers(y), _numbers(p)
     _positive(p)
     return 2 * (xlogy(y, y / p) - y + p)
 
 
 def _gamma(y: Any, p: Any) -> np.ndarray:
+    y, p = _numbers(y), _numbers(p)
     _positive(p)
     return 2 * (np.log(p / y) + y / p - 1)
 
@@ -112,21 +126,21 @@ def _positive(p: Any) -> None:
 
 SAMPLE_LOSSES = {
     "accuracy": SampleLoss(lambda y, p: (y != p).astype(float), 1.0),
-    "neg_mean_squared_error": SampleLoss(lambda y, p: (y - p) ** 2),
-    "neg_mean_absolute_error": SampleLoss(lambda y, p: np.abs(y - p)),
+    "neg_mean_squared_error": SampleLoss(lambda y, p: _gap(y, p) ** 2),
+    "neg_mean_absolute_error": SampleLoss(lambda y, p: np.abs(_gap(y, p))),
     "neg_mean_absolute_percentage_error": SampleLoss(
-        lambda y, p: np.abs(y - p) / np.maximum(np.abs(y), np.finfo(float).eps)
+        lambda y, p: np.abs(_gap(y, p)) / np.maximum(np.abs(_numbers(y)), np.finfo(float).eps)
     ),
-    "neg_mean_squared_log_error": SampleLoss(lambda y, p: (np.log1p(y) - np.log1p(p)) ** 2),
+    "neg_mean_squared_log_error": SampleLoss(lambda y, p: (np.log1p(_numbers(y)) - np.log1p(_numbers(p))) ** 2),
     "neg_mean_poisson_deviance": SampleLoss(_poisson),
     "neg_mean_gamma_deviance": SampleLoss(_gamma),
     "neg_log_loss": SampleLoss(_log_loss, response="predict_proba"),
     "neg_brier_score": SampleLoss(_brier, response="predict_proba"),
 }
-_BY_FUNCTION = {
-    metrics.accuracy_score: SAMPLE_LOSSES["accuracy"],
-    metrics.mean_squared_error: SAMPLE_LOSSES["neg_mean_squared_error"],
-    metrics.mean_absolute_error: SAMPLE_LOSSES["neg_mean_absolute_error"],
+_BY_FUNCTION = {  # by the metric of a scorer, and whether greater is better
+    (metrics.accuracy_score, 1): SAMPLE_LOSSES["accuracy"],
+    (metrics.mean_squared_error, -1): SAMPLE_LOSSES["neg_mean_squared_error"],
+    (metrics.mean_absolute_error, -1): SAMPLE_LOSSES["neg_mean_absolute_error"],
 }
 
 
@@ -138,7 +152,10 @@ def scoring_of(estimator: Any, scoring: Scoring) -> SampleLoss | PairLoss | Call
     Raises
     ------
     ValueError
-        Where `scoring` is None and the estimator is neither, or scikit-learn knows no scorer of that name.
+        Where `scoring` is None and the estimator is neither, or scikit-learn knows no scorer of that name, or takes it
+        for a metric's function.
+    TypeError
+        Where it is several scorers, or none.
 
     Examples
     --------
@@ -161,11 +178,14 @@ def scoring_of(estimator: Any, scoring: Scoring) -> SampleLoss | PairLoss | Call
         return SAMPLE_LOSSES[scoring]
     if scoring == "roc_auc":
         return PairLoss()
+    if not isinstance(scoring, str) and not callable(scoring):
+        raise TypeError(f"scoring is {scoring!r}; it takes one name, scorer or SampleLoss")
     # A scorer made by scikit-learn from a metric at its defaults is as good as the metric's name.
-    function, options = getattr(scoring, "_score_func", None), getattr(scoring, "_kwargs", None)
-    if function in _BY_FUNCTION and not options:
-        return _BY_FUNCTION[function]
-    return scoring if callable(scoring) else check_scoring(scoring=scoring)
+    kind = getattr(scoring, "_score_func", None), getattr(scoring, "_sign", None)
+    asks = getattr(scoring, "_response_method", None)
+    if kind in _BY_FUNCTION and not getattr(scoring, "_kwargs", None) and asks in (None, "predict"):
+        return _BY_FUNCTION[kind]
+    return check_scoring(scoring=scoring)
 
 
 def classifies(estimator: Any) -> bool:
@@ -221,7 +241,11 @@ def response_of(model: Any, X: Any, response: Response, classes: np.ndarray | No
         return np.asarray(model.predict(X))
     if response == "decision" and hasattr(model, "decision_function"):
         return np.asarray(model.decision_function(X), dtype=float)
+    if not hasattr(model, "predict_proba"):
+        raise TypeError(f"scoring asks for probabilities or decisions, and {model!r} has none; it takes another")
     probabilities = np.asarray(model.predict_proba(X), dtype=float)
+    if response == "decision" and probabilities.shape[1:] != (2,):
+        raise ValueError("scoring is 'roc_auc', and a model was trained on one class; it takes samples of both")
     if response == "decision":
         return probabilities[:, 1]
     if classes is None:
@@ -229,6 +253,12 @@ def response_of(model: Any, X: Any, response: Response, classes: np.ndarray | No
     aligned = np.zeros((len(probabilities), len(classes)))
     aligned[:, np.searchsorted(classes, model.classes_)] = probabilities
     return aligned
+
+
+def check_two_classes(y: np.ndarray) -> None:
+    """Raise ValueError where labels are not of two classes, as the area under the ROC curve has it."""
+    if (count := len(np.unique(y))) != 2:
+        raise ValueError(f"y has {count} classes; scoring='roc_auc' takes two")
 
 
 def score_of(how: Any, model: Any, X: Any, y: np.ndarray, sample_weight: np.ndarray | None = None) -> float:

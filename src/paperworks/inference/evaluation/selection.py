@@ -19,7 +19,7 @@ from sklearn.utils import check_random_state
 from paperworks.core.validation import check_count, check_number
 from paperworks.inference.evaluation.algorithms import split_scores
 from paperworks.inference.evaluation.scoring import SampleLoss, Scoring, classifies, scoring_of
-from paperworks.inference.evaluation.splits import RandomState, drawn_splits, random_parts
+from paperworks.inference.evaluation.splits import RandomState, drawn_splits, folds_of_groups, random_parts
 
 
 def three_way_split(
@@ -193,7 +193,8 @@ def nested_cv(
     param_grid
         As in `sklearn.model_selection.GridSearchCV`.
     inner_cv, outer_cv
-        Folds, or any splitter of scikit-learn's kind; whole numbers are shuffled folds, stratified for classifiers.
+        Folds, or any splitter of scikit-learn's kind; whole numbers are shuffled folds, stratified for classifiers, of
+        groups where those are given.
     scoring
         A scorer of scikit-learn; None is accuracy for classifiers, negative mean squared error for regressors.
     rule
@@ -245,11 +246,11 @@ def nested_cv(
         if isinstance(scoring, SampleLoss):
             raise TypeError("scoring is a SampleLoss; the search of nested_cv takes a scorer of scikit-learn")
         name = scoring or ("accuracy" if classifies(estimator) else "neg_mean_squared_error")
-        inner = _folds(inner_cv, "inner_cv", estimator, rng)
+        inner = _folds(inner_cv, "inner_cv", estimator, rng, groups is not None)
         search = GridSearchCV(
             clone(estimator), param_grid, scoring=name, cv=inner, refit=rule if callable(rule) else True
         )
-    outer = _folds(outer_cv, "outer_cv", estimator, rng)
+    outer = _folds(outer_cv, "outer_cv", estimator, rng, groups is not None)
     given = {} if groups is None else {"groups": groups}
     found = cross_validate(
         search, X, y, cv=outer, n_jobs=n_jobs, return_estimator=True, error_score="raise", params=given, **given
@@ -301,8 +302,9 @@ def one_standard_error(complexity: Callable[[Mapping[str, Any]], float]) -> Call
     return rule
 
 
-def _folds(cv: Any, name: str, estimator: Any, rng: np.random.RandomState) -> Any:
+def _folds(cv: Any, name: str, estimator: Any, rng: np.random.RandomState, grouped: bool) -> Any:
     if not hasattr(cv, "__index__"):
         return cv
-    kind = StratifiedKFold if classifies(estimator) else KFold
+    stratify = classifies(estimator)
+    kind = folds_of_groups(stratify) if grouped else StratifiedKFold if stratify else KFold
     return kind(check_count(name, cv, at_least=2), shuffle=True, random_state=rng.randint(2**31))

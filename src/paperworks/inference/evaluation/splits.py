@@ -1,5 +1,6 @@
 """Which samples train and which test: a caller's splits or splitter, or the usual ones, which keep groups together."""
 
+import numbers
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from sklearn.model_selection import (
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _num_samples
 
-from paperworks.inference.evaluation.checks import groups_of
+from paperworks.inference.evaluation.checks import groups_of, targets_of
 from paperworks.inference.evaluation.scoring import classifies
 
 Splits = Sequence[tuple[np.ndarray, np.ndarray]]
@@ -39,17 +40,19 @@ def drawn_splits(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Return pairs of training and test indices: `splits` as they are, those that `cv` yields, or the usual ones.
 
-    A whole number as `cv` is that many folds, without a shuffle, as scikit-learn has it.
+    A whole number as `cv` is that many folds, without a shuffle, as scikit-learn has it, or with groups of groups.
 
     Raises ValueError where both `cv` and `splits` are given, or a split has no samples, samples that don't exist, or a
     sample or a group on both of its sides.
     """
     if cv is not None and splits is not None:
         raise ValueError("cv and splits are both given; it takes one of them")
-    labels, n = np.asarray(y), _num_samples(X)
+    labels, n = targets_of(y), _num_samples(X)
     member = groups_of(groups, n)
     if splits is not None:
         pairs = list(splits)
+    elif isinstance(cv, numbers.Integral) and member is not None:
+        pairs = list(folds_of_groups(classifies(estimator))(n_splits=cv).split(X, labels, groups))
     elif cv is not None:
         pairs = list(check_cv(cv, labels, classifier=classifies(estimator)).split(X, labels, groups))
     else:
@@ -72,12 +75,16 @@ def repeated_folds(n_splits: int, n_repeats: int, random_state: RandomState) -> 
     """Return the usual folds, shuffled anew each time."""
 
     def splitters(stratify: bool, grouped: bool) -> Iterable[Any]:
-        of_groups: Any = StratifiedGroupKFold if stratify else GroupKFold
-        kind: Any = of_groups if grouped else StratifiedKFold if stratify else KFold
+        kind: Any = folds_of_groups(stratify) if grouped else StratifiedKFold if stratify else KFold
         rng = check_random_state(random_state)
         return [kind(n_splits, shuffle=True, random_state=rng) for _ in range(n_repeats)]
 
     return splitters
+
+
+def folds_of_groups(stratify: bool) -> Any:
+    """Return the splitter into folds that keeps groups together, and classes in proportion if so asked."""
+    return StratifiedGroupKFold if stratify else GroupKFold
 
 
 def checked_splits(

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
 
-from paperworks.inference.invariance.graph import CausalGraph, Node, each_bit
+from paperworks.inference.invariance.graph import CausalGraph, Node, check_graph, each_bit
 
 
 @dataclass(frozen=True)
@@ -173,6 +173,7 @@ def equivalent(
 
 
 def _stable_graph(graph: CausalGraph, target: Node, stable: Iterable[Node] | None) -> CausalGraph:
+    check_graph(graph)
     graph.index(target)
     if stable is None:
         return graph

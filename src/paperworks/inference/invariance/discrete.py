@@ -76,6 +76,11 @@ class DiscreteSCM:
         if missing := [node for node in self._variables if node not in tables]:
             raise ValueError(f"tables has nothing for {missing[0]!r}; it takes an entry for each variable")
         arrays = {node: np.asarray(tables[node], dtype=float) for node in self._variables}
+        for node, array in arrays.items():
+            mutable = node in self.components.X_M
+            if (array.ndim > 0) == mutable or (mutable and (array < 1 or array % 1)):
+                kind = "a whole number of states" if mutable else "a table of probabilities"
+                raise ValueError(f"tables has {tables[node]!r} for {node!r}; it takes {kind}")
         self.states = {
             node: int(array) if node in self.components.X_M else array.shape[-1] for node, array in arrays.items()
         }
@@ -89,6 +94,8 @@ class DiscreteSCM:
         self.values = np.arange(self.states[target]) if values is None else np.asarray(values, dtype=float)
         if self.values.shape != (self.states[target],):
             raise ValueError(f"values has shape {self.values.shape}; it takes ({self.states[target]},)")
+        if not np.all(np.isfinite(self.values)):
+            raise ValueError(f"values has NaN or infinite elements, {self.values}; it takes finite numbers")
 
     def parents(self, node: Node) -> tuple[Node, ...]:
         """Return the parents of a variable without the environment.
@@ -264,6 +271,8 @@ def full_set_counterexample() -> DiscreteSCM:
 
 def stable_subset(components: GraphComponents, subset: Iterable[Node]) -> tuple[Node, ...]:
     """Return a subset of the stable variables in the graph's order, else raise ValueError."""
+    if isinstance(subset, str):
+        raise ValueError(f"subset is the text {subset!r}; it takes several names, such as [{subset!r}]")
     chosen = set(subset)
     if wrong := [node for node in chosen if node not in components.X_S]:
         kind = "mutable" if wrong[0] in components.X_M else "not a stable variable"

@@ -32,7 +32,8 @@ class CausalGraph:
     Raises
     ------
     ValueError
-        For a cycle, undirected edges where `extend` is None, or edges that have no consistent extension.
+        For a cycle, edges that aren't pairs of two nodes, undirected ones where `extend` is None, or such that have no
+        consistent extension.
 
     Examples
     --------
@@ -42,7 +43,9 @@ class CausalGraph:
     """
 
     def __init__(self, nodes: Iterable[Node], edges: Iterable[tuple[Node, Node]], extend: Extend = None) -> None:
-        pairs = list(dict.fromkeys((cause, effect) for cause, effect in edges))
+        if extend not in (None, "consistent_dag"):
+            raise ValueError(f"extend is {extend!r}; it takes None or 'consistent_dag'")
+        pairs = list(dict.fromkeys(_pair(edge) for edge in edges))
         self.nodes = tuple(dict.fromkeys([*nodes, *(node for pair in pairs for node in pair)]))
         self._index = {node: i for i, node in enumerate(self.nodes)}
         undirected = [pair for pair in pairs if pair[::-1] in set(pairs)]
@@ -420,6 +423,21 @@ def each_bit(bits: int) -> Iterator[int]:
         low = bits & -bits
         yield low.bit_length() - 1
         bits ^= low
+
+
+def check_graph(graph: object) -> None:
+    """Raise TypeError for another library's graph, or a list of edges, in place of a `CausalGraph`."""
+    if not isinstance(graph, CausalGraph):
+        raise TypeError(
+            f"graph is a {type(graph).__name__}; it takes a CausalGraph, which from_edges and from_networkx make"
+        )
+
+
+def _pair(edge: Any) -> tuple[Node, Node]:
+    ends = () if isinstance(edge, str) else tuple(edge)
+    if len(ends) != 2 or ends[0] == ends[1]:
+        raise ValueError(f"edges has {edge!r}; it takes pairs of a cause and another node, its effect")
+    return ends[0], ends[1]
 
 
 def _consistent_extension(

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float
+from scipy.sparse import issparse
 from sklearn.base import clone
 from torch import Tensor
 
@@ -135,7 +136,7 @@ def columns_of(X: Any, nodes: Iterable[Node], name: str = "X") -> Columns:
     Raises
     ------
     ValueError
-        For missing columns, a wrong number of them, or numbers that are complex or not finite.
+        For missing columns, a wrong number of them, other lengths than of one column, or what is no finite real number.
     """
     names = tuple(nodes)
     if is_named(X):
@@ -144,7 +145,7 @@ def columns_of(X: Any, nodes: Iterable[Node], name: str = "X") -> Columns:
             raise ValueError(f"X has no column {missing[0]!r}; it takes {', '.join(map(repr, names))}")
         columns = [np.asarray(X[node]) for node in names]
     else:
-        array = np.asarray(X)
+        array = X.toarray() if issparse(X) else np.asarray(X)
         if array.ndim != 2 or array.shape[1] != len(names):
             raise ValueError(
                 f"X has shape {array.shape}; it takes a data frame or columns {', '.join(map(repr, names))}"
@@ -152,9 +153,17 @@ def columns_of(X: Any, nodes: Iterable[Node], name: str = "X") -> Columns:
         columns = list(array.T)
     found = {}
     for node, column in zip(names, columns, strict=True):
+        if column.ndim != 1:
+            raise ValueError(f"{name} has column {node!r} of shape {column.shape}; it takes one of shape (n,)")
         if np.iscomplexobj(column):
             raise ValueError(f"{name} has complex numbers in column {node!r}; it takes real ones")
-        found[node] = np.ascontiguousarray(column, dtype=float)
-        if column.ndim != 1 or not np.all(np.isfinite(found[node])):
+        try:
+            found[node] = np.ascontiguousarray(column, dtype=float)
+        except (TypeError, ValueError):
+            raise ValueError(f"{name} has something else than numbers in column {node!r}; it takes numbers") from None
+        if not np.all(np.isfinite(found[node])):
             raise ValueError(f"{name} has NaN or infinite elements in column {node!r}; it takes finite numbers")
+    if len({len(column) for column in found.values()}) > 1:
+        lengths = ", ".join(f"{len(column)} of {node!r}" for node, column in found.items())
+        raise ValueError(f"{name} has columns of different lengths, {lengths}; it takes the same number of samples")
     return found

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from paperworks.inference.invariance.graph import CausalGraph, Node
+from paperworks.inference.invariance.graph import CausalGraph, Node, check_graph
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,9 @@ def parse_mutable(graph: CausalGraph, target: Node = "Y", env: Node | None = "E"
     ------
     ValueError
         Where the target or the environment's node isn't in the graph (a mistyped one would make every variable stable),
-        the target is mutable itself, or something causes the environment.
+        the two are one or the target is mutable itself, or something causes the environment.
+    TypeError
+        For a graph of another kind than `CausalGraph`.
 
     References
     ----------
@@ -86,7 +88,10 @@ def parse_mutable(graph: CausalGraph, target: Node = "Y", env: Node | None = "E"
     >>> parse_mutable(graph).is_full_set
     True
     """
+    check_graph(graph)
     graph.index(target)
+    if env is not None and env == target:
+        raise ValueError(f"env and target are both {env!r}; it takes two nodes")
     if env is not None and env not in graph:
         nodes = ", ".join(map(repr, graph.nodes))
         raise ValueError(f"env {env!r} is not in the graph, which has {nodes}; it takes one of its nodes, or None")

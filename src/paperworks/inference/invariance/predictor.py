@@ -1,6 +1,6 @@
 """Predictors that stay right under any mechanism of the mutable variables."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
 import numpy as np
@@ -8,7 +8,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.dummy import DummyRegressor
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from paperworks.core.validation import check_choice
 from paperworks.inference.invariance.discrete import stable_subset
@@ -151,6 +151,9 @@ class StablePredictor(RegressorMixin, BaseEstimator):
         parts = self.model_.components
         named = is_named(X)
         columns = columns_of(X, self.inputs_ if named else variables(self.graph, parts.target, parts.env))
+        if not self.inputs_:  # only the number of samples says anything
+            any_column = next(iter(X.values()), ()) if isinstance(X, Mapping) else X
+            return self.regressor_.predict(np.empty((_num_samples(any_column), 0)))
         return self.regressor_.predict(np.stack([columns[node] for node in self.inputs_], axis=1))
 
     def torch_function(self) -> TorchFunction:

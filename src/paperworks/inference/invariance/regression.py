@@ -74,12 +74,18 @@ class SmoothRegressor(RegressorMixin, BaseEstimator):
         slack = check_number("standard_errors", self.standard_errors, ge=0)
         inputs, targets = validate_data(self, X, y, y_numeric=True, dtype=float, ensure_min_samples=2)
         n, d = inputs.shape
-        spread = inputs.std(axis=0)
-        self.mean_, self.scale_ = inputs.mean(axis=0), np.where(spread > 0, spread, 1.0)
-        self.intercept_ = float(np.mean(targets))
+        # In units of their largest sizes no square overflows or vanishes; powers of two cost no digits.
+        units, unit = _units(inputs), float(_units(targets[:, None])[0])
+        inputs, targets = inputs / units, targets / unit
+        mean, spread = inputs.mean(axis=0), inputs.std(axis=0)
+        # What varies by rounding alone is a constant: nothing is known of its other values, so that none counts.
+        constant = spread <= n * np.finfo(float).eps * np.abs(inputs).max(axis=0)
+        scale = np.where(constant, np.inf, spread)
+        self.mean_, self.scale_ = mean * units, scale * units
+        intercept = float(np.mean(targets))
         rng = np.random.default_rng(self.random_state)
         directions, self.phases_ = rng.standard_normal((d, count)), rng.uniform(0, 2 * np.pi, count)
-        Z, centred = (inputs - self.mean_) / self.scale_, targets - self.intercept_
+        Z, centred = (inputs - mean) / scale, targets - intercept
         frequencies = [directions / (length * d**0.5) for length in _LENGTHS]
         paths = [_RidgePath(_features(Z, each, self.phases_), centred) for each in frequencies]
         errors = np.concatenate([path.errors for path in paths], axis=1)
@@ -90,7 +96,7 @@ class SmoothRegressor(RegressorMixin, BaseEstimator):
         chosen = int(np.where(close, freedom, np.inf).argmin())
         k, penalty = divmod(chosen, len(_PENALTIES))
         self.frequencies_, self.offset_ = frequencies[k], paths[k].offset
-        self.coef_ = paths[k].coef(penalty)
+        self.intercept_, self.coef_ = intercept * unit, paths[k].coef(penalty) * unit
         return self
 
     def predict(self, X: Any) -> Float[np.ndarray, " n"]:
@@ -126,6 +132,10 @@ class SmoothRegressor(RegressorMixin, BaseEstimator):
         wave = (2 / len(phases)) ** 0.5 * coef[d:]
 
         return functools.partial(_smooth, mean, scale, frequencies, phases, coef[:d], wave, constant)
+
+
+def _units(columns: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " d"]:
+    return np.ldexp(1.0, np.frexp(np.abs(columns).max(axis=0))[1] - 1)
 
 
 def _features(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from jaxtyping import Float
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from paperworks.core.validation import check_count, check_number
@@ -146,9 +147,11 @@ class WorstCaseRisk:
         random_state: int = 0,
     ) -> None:
         self.bounds = dict(bounds or {})
-        for node, (low, high) in self.bounds.items():
-            if not low <= high:
-                raise ValueError(f"bounds has ({low!r}, {high!r}) for {node!r}; it takes the least value first")
+        for node, given in self.bounds.items():
+            if np.shape(given) != (2,) or not np.all(np.isfinite(given)) or given[0] > given[1]:
+                raise ValueError(
+                    f"bounds has {given!r} for {node!r}; it takes two finite numbers, the least value first"
+                )
         self.widen = check_number("widen", widen, ge=0)
         self.hidden, self.restarts = check_count("hidden", hidden), check_count("restarts", restarts)
         self.steps, self.batch_size = check_count("steps", steps), check_count("batch_size", batch_size)
@@ -178,6 +181,10 @@ class WorstCaseRisk:
         ValueError
             Where they don't share it.
         """
+        if not len(predictors):
+            return []
+        for predictor in predictors:
+            check_is_fitted(predictor, "regressor_")
         model = predictors[0].model_
         if any(predictor.model_ is not model for predictor in predictors):
             raise ValueError("predictors have different structural models; it takes those of one fit")
