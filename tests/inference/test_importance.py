@@ -200,7 +200,7 @@ def test_the_budget_is_kept_and_the_final_sample_is_fresh():
     result = multiple_expectations(func, law, n_max=3000, random_state=0)
     assert 2700 <= sum(map(len, calls)) == result.n_evals <= 3000
     assert len(result.sample) >= 1500
-    assert result.sample is calls[-1]
+    np.testing.assert_array_equal(result.sample, calls[-1])
     assert [step.n_evals for step in result.history] == np.cumsum([len(X) for X in calls[:-1]]).tolist()
     plain = multiple_expectations(func, law, n_max=3000, sampling="random", random_state=0)
     assert plain.n_evals == 3000
@@ -296,6 +296,29 @@ def test_functions_with_signs(signed, law):
         (lambda: sobol_from_samples(np.full((60, 2), np.nan), np.ones(60)), "X has NaN"),
         (lambda: sobol_from_samples(np.ones((60, 2)), np.ones(60), order="total"), "order is 'total'"),
         (lambda: sobol_indices(lambda X: X[:, 0], 0, 1000), "inputs is 0"),
+        (lambda: sobol_indices(lambda X: X[:, :0], 2, 1000), r"func returned shape \(480, 0\)"),
+        (lambda: sobol_indices(lambda X: X[:, 0] + 1j, 2, 1000), "func returned complex"),
+        (lambda: sobol_indices(lambda X: X[:, 0], [stats.norm([0, 1])], 1000), r"of shape \(2,\) for input 0"),
+        (lambda: sobol_from_samples(np.ones((60, 2)), 1j * np.ones(60)), "Y has complex"),
+        (
+            lambda: sobol_from_samples(np.ones((60, 40)) * np.arange(60)[:, None], np.arange(60.0), groups=[0] * 40),
+            "a group of 40",
+        ),
+        (lambda: multiple_expectations(lambda X: X + 1j, NORMAL), "func returned complex"),
+        (lambda: multiple_expectations(lambda X: 1e200 * X**2, NORMAL, random_state=0), "whose square overflows"),
+        (lambda: multiple_expectations(lambda X: X**2, NORMAL, 22, random_state=0), "n_max is 22"),
+        (
+            lambda: multiple_expectations(lambda X: X**2, NORMAL, 300, replicates=1000, sampling="sobol"),
+            "replicates is 1000 with n_max 300",
+        ),
+        (lambda: multiple_expectations(lambda X: X**2, stats.norm([0, 1], 1)), r"parameters of shape \(2,\)"),
+        (
+            lambda: multiple_expectations(
+                lambda X: X**2, stats.multivariate_normal([0, 0], np.ones((2, 2)), allow_singular=True)
+            ),
+            "covariance of rank below 2",
+        ),
+        (lambda: multiple_expectations(lambda X: X**2, stats.vonmises(1)), "density is periodic"),
     ],
 )
 def test_bad_input_is_named(call, message):
@@ -306,6 +329,8 @@ def test_bad_input_is_named(call, message):
 def test_a_law_without_densities_is_refused():
     with pytest.raises(TypeError, match="rvs and logpdf"):
         multiple_expectations(lambda X: X**2, object())
+    with pytest.raises(TypeError, match="gamma without its parameters"):
+        multiple_expectations(lambda X: X**2, stats.gamma)
 
 
 def test_distributions_of_openturns():

@@ -194,3 +194,69 @@ def test_a_part_that_few_points_hit_is_split_off():
         lambda X: np.maximum(X[:, 0], -3.7) + 3.699 + X[:, 1] ** 2, 2, 1000, adapt=True, signed="split", random_state=0
     )
     np.testing.assert_allclose(r.S1, [1 / 3, 2 / 3], atol=0.15)
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e-160, 1e160, 1e200])
+def test_indices_do_not_depend_on_the_unit_of_the_output(scale):
+    r = sobol_indices(lambda X: scale * (X[:, 0] + X[:, 1] / 2), 2, 512, ("first", "total"), random_state=0)
+    np.testing.assert_allclose([r.S1, r.ST], [[0.8, 0.2]] * 2, atol=1e-9)
+    assert np.all(np.isfinite(r.S1_conf))
+    X = np.random.default_rng(0).uniform(size=(500, 2))
+    np.testing.assert_allclose(sobol_from_samples(X, scale * X[:, 0]).S1, sobol_from_samples(X, X[:, 0]).S1, atol=1e-9)
+
+
+@pytest.mark.parametrize("c", [0.0, 1.0, 0.1])
+def test_an_adapted_constant_has_no_indices(c):
+    with pytest.warns(RuntimeWarning, match="func is constant") as warned:
+        r = sobol_indices(lambda X: np.full(len(X), c), 2, 1000, adapt=True, random_state=0)
+    assert len(warned) == 1
+    assert not r.S1.any()
+
+
+def test_given_inputs_may_have_a_few_values():
+    rng = np.random.default_rng(0)
+    # Independent inputs of 0, 1, 2 with means 1 and variances 2/3: x1 + x2 x3 has V = 2/3 + 16/9.
+    X = rng.integers(0, 3, size=(3000, 3)).astype(float)
+    r = sobol_from_samples(X, X[:, 0] + X[:, 1] * X[:, 2], ("first", "second"))
+    np.testing.assert_allclose(r.S1, np.array([6, 6, 6]) / 22, atol=0.04)
+    np.testing.assert_allclose(r.S2[np.triu_indices(3, 1)], [0, 0, 4 / 22], atol=0.03)
+    # An unfair coin, a uniform input, and one that never changes.
+    X = np.stack([rng.uniform(size=3000) < 0.2, rng.uniform(size=3000), np.ones(3000)], axis=1)
+    r = sobol_from_samples(X, X[:, 0] / 0.4 + X[:, 1] * math.sqrt(12))
+    np.testing.assert_allclose(r.S1, [0.5, 0.5, 0], atol=0.05)
+    assert r.S1[2] == 0
+
+
+@pytest.mark.parametrize("n", [100, 1000])
+def test_a_strong_input_has_no_bias_from_given_samples(n):
+    exact = np.array([0.8, 0.2])
+    results = []
+    for seed in range(60):
+        X = np.random.default_rng(seed).uniform(size=(n, 2))
+        results.append(sobol_from_samples(X, 2 * X[:, 0] + X[:, 1]))
+    inside = [np.abs(r.S1 - exact) <= r.S1_conf for r in results]
+    assert np.mean(inside) > 0.88
+    errors = np.array([r.S1 - exact for r in results])
+    assert np.all(np.abs(errors.mean(axis=0)) < 4 * errors.std(axis=0) / math.sqrt(60))
+    product = sobol_from_samples(X, X[:, 0] * X[:, 1], groups="aa")
+    np.testing.assert_allclose(product.S1, 1, atol=0.01)
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [2.0, "ab", {"num_vars": 2, "bounds": [[0, 1]] * 2}, [[0, 1]] * 2, stats.norm(), stats.multivariate_normal([0, 0])],
+)
+def test_inputs_that_are_no_distributions_are_named(inputs):
+    with pytest.raises(TypeError, match=r"inputs .* SciPy's ppf, isf and support"):
+        sobol_indices(lambda X: X[:, 0], inputs, 1000)
+
+
+def test_inputs_may_be_counted_by_numpy():
+    r = sobol_indices(lambda X: X[:, 0], np.int64(2), 64, random_state=0)
+    np.testing.assert_allclose(r.S1, [1, 0], atol=1e-9)
+
+
+@pytest.mark.parametrize("groups", [[math.nan, math.nan], [0, math.nan]])
+def test_labels_that_cannot_name_a_group_are_refused(groups):
+    with pytest.raises(TypeError, match="groups is"):
+        sobol_indices(lambda X: X[:, 0], 2, 1000, groups=groups)

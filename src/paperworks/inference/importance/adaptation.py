@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from scipy import stats
 
 from paperworks.inference.importance.coefficients import optimal_alpha, optimal_beta
 from paperworks.inference.importance.components import RIDGE, Family, GaussianComponents, fit_cross_entropy
@@ -22,7 +23,9 @@ from paperworks.inference.importance.targets import Pool, Targets
 
 # Defensive shares: Hesterberg's (1995), which bounds weights by ten at a tenth of the sample's cost; and one for
 # functions that are 0 at most points, whose fitted densities are narrower than the law all around: intervals cover so.
-DEFENSIVE, SUPPORT_DEFENSIVE = 0.1, 0.3
+# And most of the sample for laws whose tails are heavier than Gaussian, which no fitted density reaches: with a tenth,
+# errors are told from too few draws in the tails, and are larger than with most draws from the law.
+DEFENSIVE, SUPPORT_DEFENSIVE, TAIL_DEFENSIVE = 0.1, 0.3, 0.6
 # Share of the densities of lower levels and of a wide one, which bound the weights of what the highest level's misses;
 # and how much wider than the law that is, for tails that aren't Gaussian.
 LADDER, WIDE = 0.2, 3.0
@@ -109,7 +112,9 @@ class Adaptation:
             )
         self._arrived = [targets.arrived(self._levels)]  # for each step of the history, whether at the thresholds
         narrow = targets.threshold is None and (WY == 0).mean(axis=0).max() > 0.5
-        usual = SUPPORT_DEFENSIVE if narrow else DEFENSIVE
+        kurtosis = stats.kurtosis(first, axis=0).max()  # of noise in Gaussian draws, beyond 1 and four standard errors
+        self._heavy = targets.threshold is None and bool(kurtosis > max(1.0, 4 * np.sqrt(24 / size)))
+        usual = TAIL_DEFENSIVE if self._heavy else SUPPORT_DEFENSIVE if narrow else DEFENSIVE
         self._share = usual if options.defensive is None else options.defensive
         alpha = shares / shares.sum()
         self._ladder = list[GaussianComponents]()  # of densities for lower levels
@@ -192,7 +197,11 @@ class Adaptation:
         components = self._fit(masses[:, None], pool.W.mean(axis=1, keepdims=True))
         # A density that is as wide as the laws needs no defence, whose draws are where others' targets end.
         share = self._share
-        if self._options.defensive is None and (pool.log_f - components.logpdf(pool.X)).max() <= -np.log(DEFENSIVE):
+        if (
+            self._options.defensive is None
+            and not self._heavy
+            and (pool.log_f - components.logpdf(pool.X)).max() <= -np.log(DEFENSIVE)
+        ):
             share = 0.0
         single = ISCVEstimator(components, [1.0], [0.0], share, self._laws)
         X, counts, replicates = self.draw(single, self._size, REPLICATES)
@@ -205,6 +214,12 @@ class Adaptation:
         few = np.count_nonzero(masses, axis=0) < self.d + 2
         shares = masses / np.where(total > 0, total, 1.0)
         shares = np.where(few, shares + law / law.sum(axis=0), shares)
+        least = np.count_nonzero(shares, axis=0).min()
+        if least < self.d + 2:
+            raise ValueError(
+                f"n_max is {options.n_max}; of {len(self.pool)} points {least} lie where one of the laws has density, "
+                f"and {self.d} variables take {self.d + 2}"
+            )
         fitted = fit_cross_entropy(self.pool.X, shares, options.family, options.n_components, options.diag, self._rng)
         if self._targets.threshold is None:
             return fitted

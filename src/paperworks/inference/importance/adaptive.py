@@ -15,7 +15,7 @@ from paperworks.inference.importance.components import Family, GaussianComponent
 from paperworks.inference.importance.estimator import summarise
 from paperworks.inference.importance.laws import InputLaws
 from paperworks.inference.importance.points import REPLICATES, Net, Sampling, largest_net, smallest_net
-from paperworks.inference.importance.targets import Function, Signed, Targets
+from paperworks.inference.importance.targets import RANGE, Function, Signed, Targets
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class ExpectationsResult:
     estimate: Float[np.ndarray, " J"]
     covariance: Float[np.ndarray, "J J"]
     n_evals: int
-    """Points at which the functions were evaluated, adaptation included."""
+    """Points drawn, adaptation included; where no law has density the functions weren't called."""
     alpha: Float[np.ndarray, " K"]
     beta: Float[np.ndarray, " K"]
     components: GaussianComponents
@@ -56,7 +56,7 @@ class ExpectationsResult:
     sample: Float[np.ndarray, "n d"]
     """The final sample, of which alone the estimates are made."""
     values: Float[np.ndarray, "n outputs"]
-    """The functions at the final sample."""
+    """The functions at the final sample, 0 or the lowest score where no law has density."""
     weights: Float[np.ndarray, "n laws"]
     """Importance weights of the final sample, one column a law: expectations of other functions are their means."""
     replicates: int | None
@@ -117,7 +117,8 @@ def multiple_expectations(
     Parameters
     ----------
     func
-        Maps points (n, d) to values (n, J), or (n,) for one function. Called once a batch.
+        Maps points (n, d) to values (n, J), or (n,) for one function. Called once a batch, and only for points where a
+        law has density.
     input_dist
         A law with ``rvs(size, random_state)`` and ``logpdf``, as SciPy's frozen multivariate ones, or one of OpenTURNS;
         or a list of J laws. An object whose ``logpdf`` has J columns stands for J laws.
@@ -138,9 +139,10 @@ def multiple_expectations(
         negative parts apart and subtracts; ``abs`` fits densities to absolute values, which has no zero-variance limit.
     defensive
         Share of each later batch that is drawn from the input laws. It bounds the importance weights, without which
-        indicators and other functions of bounded support have errors that no sample tells of. By default 0.1, and 0.3
-        where a function is 0 at more than half of the first batch's points, but none for a density that nowhere had a
-        weight above ten; 0 is the paper's method.
+        indicators and other functions of bounded support have errors that no sample tells of. By default 0.1, 0.3 where
+        a function is 0 at more than half of the first batch's points, 0.6 where that shows tails heavier than Gaussian,
+        as of Student's or exponential laws, but none for a density that nowhere had a weight above ten; 0 is the
+        paper's method.
     random_state
         Source of randomness.
     n_components
@@ -203,6 +205,9 @@ def multiple_expectations(
     laws = InputLaws(input_dist)
     targets = Targets(func, laws, signed, threshold)
     size, net = _batch(n_max, adapt_fraction, batches, sampling)
+    if net is not None and sampling != "random" and replicates > n_max - int(n_max * adapt_fraction):
+        left = n_max - int(n_max * adapt_fraction)
+        raise ValueError(f"replicates is {replicates} with n_max {n_max}; it takes at most the final sample's {left}")
 
     weights = "relative" if weights is None and threshold is not None else weights
     options = Options(n_max, batches, weights, family, n_components, diag, share)
@@ -253,6 +258,14 @@ def _warn_of_zeros(combine: Float[np.ndarray, "J K"], Y: Float[np.ndarray, "n ou
         zero = ", ".join(map(str, np.flatnonzero(hit == 0)))
         warnings.warn(
             f"func is 0 for expectation {zero} at all {len(Y)} points: estimated as 0, with an error that isn't known",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    largest = np.abs(Y).max(axis=0)
+    if np.any((largest > 0) & (largest < RANGE[0])):
+        warnings.warn(
+            f"func is nowhere above {largest[largest > 0].min():g}, whose square is 0 in floating point: errors aren't "
+            "known; scale it",
             RuntimeWarning,
             stacklevel=3,
         )

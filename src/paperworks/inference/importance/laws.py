@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import special, stats
 
-_NORMAL = type(stats.multivariate_normal())
+_NORMAL, _UNIVARIATE = type(stats.multivariate_normal()), (type(stats.norm()), stats.rv_continuous)
 
 
 @runtime_checkable
@@ -56,12 +56,24 @@ class ScipyLaw:
 
     def __init__(self, law: Any) -> None:
         self.rvs, self.logpdf = law.rvs, law.logpdf
-        if hasattr(law, "ppf"):
+        if isinstance(law, _UNIVARIATE):
             self.d = 1
             self._map = law.ppf
+            if np.ndim(law.ppf(0.5)):
+                raise ValueError(
+                    f"input_dist has a law with parameters of shape {np.shape(law.ppf(0.5))}; it takes one law of all "
+                    "variables, with scalar parameters where it is univariate"
+                )
+            if law.cdf(1e15) > 1 + 1e-9:  # as SciPy's von Mises law, on the circle
+                raise ValueError("input_dist has a law whose density is periodic; it takes one on the line")
         else:
             self.d = int(law.dim)
             values, vectors = np.linalg.eigh(np.atleast_2d(law.cov))
+            if law.cov_object.rank < self.d:
+                raise ValueError(
+                    f"input_dist has a covariance of rank below {self.d}, whose law has no density; it takes a regular "
+                    "one, with dependent variables left to func"
+                )
             root = vectors * np.sqrt(np.maximum(values, 0))
             self._map = lambda U: np.asarray(law.mean) + special.ndtri(U) @ root.T
 
@@ -106,8 +118,18 @@ class InputLaws:
         return X
 
     def logpdf(self, X: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n laws"]:
-        """Return the log densities of the laws."""
-        return np.concatenate([np.asarray(law.logpdf(X), dtype=float).reshape(len(X), -1) for law in self.laws], axis=1)
+        """Return the log densities of the laws, else raise ValueError where one isn't a number below infinity."""
+        logs = [self._column(np.asarray(law.logpdf(X), dtype=float), len(X)) for law in self.laws]
+        log_f = np.concatenate(logs, axis=1)
+        if not np.all(log_f < np.inf):
+            raise ValueError("input_dist has a logpdf that is NaN or infinite; it takes densities that are finite")
+        return log_f
+
+    @staticmethod
+    def _column(logs: Float[np.ndarray, "..."], n: int) -> Float[np.ndarray, "n laws"]:
+        if logs.size == 0 or logs.size % n:
+            raise ValueError(f"input_dist has a logpdf of shape {logs.shape} for {n} points; it takes ({n},)")
+        return logs.reshape(n, -1)
 
 
 def log_mixture(log_f: Float[np.ndarray, "n laws"]) -> Float[np.ndarray, " n"]:
@@ -117,9 +139,10 @@ def log_mixture(log_f: Float[np.ndarray, "n laws"]) -> Float[np.ndarray, " n"]:
 
 def as_law(distribution: Any) -> Any:
     """Return a distribution with SciPy's interface, and with `from_uniform` where it is known, else raise TypeError."""
+    if isinstance(distribution, stats.rv_continuous) and distribution.numargs:
+        raise TypeError(f"input_dist has {distribution.name} without its parameters; it takes a frozen distribution")
     if isinstance(distribution, Law):
-        known = hasattr(distribution, "ppf") or isinstance(distribution, _NORMAL)
-        return ScipyLaw(distribution) if known and not hasattr(distribution, "from_uniform") else distribution
+        return ScipyLaw(distribution) if isinstance(distribution, (*_UNIVARIATE, _NORMAL)) else distribution
     if hasattr(distribution, "computeLogPDF") and hasattr(distribution, "getSample"):
         return OpenTURNSLaw(distribution)
     raise TypeError(

@@ -1,6 +1,6 @@
 """A model at pairs of points that share some inputs, and the contrasts whose means are variances of Sobol' indices."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,16 +9,27 @@ from numpy.typing import ArrayLike
 from scipy import special, stats
 
 from paperworks.core.validation import check_count
+from paperworks.inference.importance.targets import real_values
 
+_TAKES = "it takes a number of inputs, or a sequence of one distribution each with SciPy's ppf, isf and support"
 _ELEMENTS = 4_000_000  # of the largest block of values
 
 
 class Inputs:
     """Independent inputs as maps of uniform or of standard normal coordinates."""
 
-    def __init__(self, inputs: int | Sequence[Any]) -> None:
-        self._marginals = None if isinstance(inputs, int) else list(inputs)
-        self.d = check_count("inputs", inputs if isinstance(inputs, int) else len(inputs))
+    def __init__(self, inputs: Any) -> None:
+        self._marginals = list(inputs) if np.iterable(inputs) and not isinstance(inputs, (str, Mapping)) else None
+        if self._marginals is None and not hasattr(inputs, "__index__"):
+            raise TypeError(f"inputs is {inputs!r}; {_TAKES}")
+        self.d = check_count("inputs", inputs if self._marginals is None else len(self._marginals))
+        for i, marginal in enumerate(self._marginals or ()):
+            if not all(callable(getattr(marginal, name, None)) for name in ("ppf", "isf", "support")):
+                raise TypeError(f"inputs has a {type(marginal).__name__} for input {i}; {_TAKES}")
+            if np.ndim(marginal.ppf(0.5)):
+                raise ValueError(
+                    f"inputs has a distribution of shape {np.shape(marginal.ppf(0.5))} for input {i}; {_TAKES}"
+                )
 
     @property
     def bounded(self) -> Bool[np.ndarray, " d"]:
@@ -71,10 +82,9 @@ class PickFreeze:
     def evaluate(self, points: Float[np.ndarray, "blocks n d"]) -> Float[np.ndarray, "blocks n q"]:
         """Return the model at points; raise ValueError for values of another shape or not finite."""
         flat = points.reshape(-1, points.shape[2])
-        values = np.asarray(self._func(flat), dtype=float)
-        if values.ndim not in (1, 2) or len(values) != len(flat) or self.q not in (None, values.size // len(flat)):
-            takes = f"({len(flat)},) or ({len(flat)}, q)"
-            raise ValueError(f"func returned shape {values.shape} for {len(flat)} points; it takes {takes}")
+        values = real_values(self._func(flat), len(flat), "q" if self.q is None else f"{self.q}")
+        if self.q not in (None, values.size // len(flat)):
+            raise ValueError(f"func returned {values.size // len(flat)} outputs, and {self.q} before")
         if not np.all(np.isfinite(values)):
             raise ValueError("func returned NaN or infinite values; it takes finite ones")
         self.calls += len(flat)

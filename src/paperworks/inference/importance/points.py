@@ -40,7 +40,16 @@ def smallest_net(n: int, least: int = REPLICATES) -> Net:
 
 def sobol_points(d: int, net: Net, random_state: np.random.Generator) -> Float[np.ndarray, "n d"]:
     """Return points uniform in the open unit cube, one scrambled Sobol' net after the other."""
-    return np.concatenate([_open(_integers(d, net.size, child), child) for child in random_state.spawn(net.replicates)])
+    children = streams(random_state, net.replicates)
+    return np.concatenate([_open(_integers(d, net.size, child), child) for child in children])
+
+
+def streams(random_state: np.random.Generator, n: int) -> list[np.random.Generator]:
+    """Return independent generators that depend on the state of another alone, and advance it.
+
+    Children by `spawn` depend on what the generator was once seeded with, which a restored state and a jump leave out.
+    """
+    return [np.random.default_rng(seed) for seed in random_state.integers(1 << 63, size=(n, 2))]
 
 
 def stratified_points(
@@ -59,7 +68,7 @@ def stratified_points(
     counts = _powers(widths, size)
     factors, replicates = np.repeat(widths / counts, counts) * counts.sum(), n // int(counts.sum())
     rows = []
-    for child in random_state.spawn(replicates):
+    for child in streams(random_state, replicates):
         net = _integers(1 + d, int(counts.max()), child)
         for edge, width, count in zip(edges, widths, counts, strict=False):
             mirrored = d == 1 and count > 1
@@ -105,7 +114,7 @@ def _integers(d: int, n: int, random_state: np.random.Generator) -> Int[np.ndarr
     """Return the first scrambled Sobol' points in units of 2^-30."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The balance properties", UserWarning)  # nets of a single point
-        return (qmc.Sobol(d, rng=random_state).random(n) * 2**_BITS).astype(np.int64)
+        return (qmc.Sobol(d, seed=random_state).random(n) * 2**_BITS).astype(np.int64)
 
 
 def _open(net: Int[np.ndarray, "n d"], random_state: np.random.Generator) -> Float[np.ndarray, "n d"]:

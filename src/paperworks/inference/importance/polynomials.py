@@ -29,6 +29,10 @@ class Polynomials:
 
     def __call__(self, U: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n terms"]:
         """Return the polynomials at uniform points."""
+        return self.products(self.single(U))
+
+    def single(self, U: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "powers d n"]:
+        """Return the polynomials of each input alone, by degree from 0."""
         T = np.where(self._bounded, 2 * U - 1, special.ndtri(U)).T
         single = np.empty((self.degree + 1, *T.shape))
         single[0] = 1
@@ -39,7 +43,11 @@ class Polynomials:
         powers = np.arange(self.degree + 1)[:, None]
         norms = np.where(self._bounded, np.sqrt(2 * powers + 1), 1 / np.sqrt(special.factorial(powers)))
         single *= norms[..., None]
-        terms = np.ones((len(self.exponents), len(U)))
+        return single
+
+    def products(self, single: Float[np.ndarray, "powers d n"]) -> Float[np.ndarray, "n terms"]:
+        """Return the products that the terms are, of polynomials of each input alone."""
+        terms = np.ones((len(self.exponents), single.shape[2]))
         for t in range(1, len(terms)):
             i, power = self._factors[t]
             np.multiply(terms[self._parents[t]], single[power, i], out=terms[t])

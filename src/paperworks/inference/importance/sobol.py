@@ -14,7 +14,7 @@ from paperworks.core.validation import check_choice, check_count, check_number
 from paperworks.inference.importance.adaptive import ExpectationsResult, multiple_expectations
 from paperworks.inference.importance.components import Family, GaussianComponents
 from paperworks.inference.importance.pick_freeze import Inputs, PickFreeze
-from paperworks.inference.importance.points import REPLICATES, Net, Sampling, largest_net, sobol_points
+from paperworks.inference.importance.points import REPLICATES, Net, Sampling, largest_net, sobol_points, streams
 from paperworks.inference.importance.polynomials import Surrogate, fit_surrogate
 from paperworks.inference.importance.targets import Signed
 
@@ -115,7 +115,7 @@ class SobolResult:
 
 def sobol_indices(
     func: Callable[[Float[np.ndarray, "n d"]], ArrayLike],
-    inputs: int | Sequence[Any],
+    inputs: Any,
     n_max: int = 10_000,
     order: str | Sequence[str] = ("first",),
     conf_level: float = 0.95,
@@ -205,7 +205,9 @@ def sobol_indices(
     rng = np.random.default_rng(random_state)
     pilot = _Pilot(model, law, n_max, rng)
     found = None
-    if adapt:
+    if adapt and model.q != 1:
+        raise ValueError(f"func has {model.q} outputs; adapt=True takes one")
+    if adapt and not pilot.constant:
         found = _adapted(model, law, pilot, n_max, rng, family=family, signed=signed, sampling=sampling, **options)
         means, freedom = found.estimate[:, None], np.inf
         covariance = found.covariance[..., None]
@@ -218,7 +220,7 @@ def sobol_indices(
         means, freedom, nets = draws.mean(axis=0), len(draws) - 1, len(draws) if by_nets else None
         centred = draws - means
         covariance = np.einsum("rjq,rkq->jkq", centred, centred) / (freedom * len(draws))
-    return _result(model, orders, names, means, covariance, freedom, conf_level, nets, found, pilot.scale)
+    return _result(model, orders, names, means, covariance, freedom, conf_level, nets, found, pilot.rounding)
 
 
 def check_orders(order: str | Sequence[str], known: tuple[str, ...] = ("first", "total", "second")) -> tuple[str, ...]:
@@ -258,6 +260,8 @@ def factors_of(groups: Sequence[Hashable] | None, d: int) -> tuple[tuple[Hashabl
         Labels, and the numbers of the inputs of each.
     """
     labels = list(range(d)) if groups is None else list(groups)
+    if not all(isinstance(label, Hashable) and label == label for label in labels):
+        raise TypeError(f"groups is {groups!r}; it takes labels that are equal to themselves, as names or numbers")
     if len(labels) != d:
         raise ValueError(f"groups has {len(labels)} labels; it takes one for each of {d} inputs")
     names = tuple(dict.fromkeys(labels))
@@ -273,10 +277,16 @@ class _Pilot:
         U = self._points(sobol_points(2 * law.d, self.net, random_state))
         F = self._model.evaluate(self._inputs(U))
         flat, values = U.reshape(-1, law.d), F.reshape(-1, F.shape[2])
-        self.centre, self.scale = values.mean(axis=0), np.abs(values).max(axis=0)
+        self._centre, largest = values.mean(axis=0), np.abs(values).max(axis=0)
+        # Values are taken in units of their spread, as squares of large and small ones have no numbers.
+        spread = np.abs(values - self._centre).max(axis=0)
+        self._unit = np.where(spread > 0, spread, np.where(largest > 0, largest, 1.0))
+        self.rounding = 1e3 * np.finfo(float).eps * (largest / self._unit)
+        self.constant = bool(np.all((spread == 0) | (self.rounding >= 1)))
+        values = self.centred(values)
         held_out = np.tile(np.arange(self.net.total) >= self.net.total // 2, len(U))
-        self.surrogate: Surrogate = fit_surrogate(flat, values - self.centre, held_out, law.bounded)
-        contrasts = self._model.contrasts(F - self.centre)
+        self.surrogate: Surrogate = fit_surrogate(flat, values, held_out, law.bounded)
+        contrasts = self._model.contrasts(self.centred(F))
         within = contrasts.var(axis=1, ddof=1)
         nets = contrasts.reshape(len(contrasts), self.net.replicates, self.net.size, F.shape[2])
         between = nets.mean(axis=2).var(axis=1, ddof=1)
@@ -286,6 +296,10 @@ class _Pilot:
         self.profits = bool(
             self.net.size * (between[:J, varies] @ weights).sum() < _PROFIT * (within[:J, varies] @ weights).sum()
         )
+
+    def centred(self, F: Float[np.ndarray, "*some q"]) -> Float[np.ndarray, "*some q"]:
+        """Return values of the model about their centre, in units of their spread."""
+        return (F - self._centre) / self._unit
 
     def _points(self, U: Float[np.ndarray, "n twice_d"]) -> Float[np.ndarray, "blocks n d"]:
         d = self._law.d
@@ -317,14 +331,14 @@ class _Pilot:
         net = Net(min(_GROUPS, n), n // min(_GROUPS, n)) if replicates is None else largest_net(n, replicates)
         known = self._known()
         means = []
-        for child in random_state.spawn(net.replicates):
+        for child in streams(random_state, net.replicates):
             points = (
                 child.random((net.size, 2 * d)) if replicates is None else sobol_points(2 * d, Net(1, net.size), child)
             )
             sums = np.zeros_like(known)
             for start in range(0, net.size, self._model.rows):
                 U = self._points(points[start : start + self._model.rows])
-                F = self._model.evaluate(self._inputs(U)) - self.centre
+                F = self.centred(self._model.evaluate(self._inputs(U)))
                 P = s(U.reshape(-1, d)).reshape(F.shape)
                 sums += (self._model.contrasts(F) - self._model.contrasts(P)).sum(axis=1)
             means.append(sums / net.size + known)
@@ -341,12 +355,10 @@ def _adapted(
     **options: Any,
 ) -> ExpectationsResult:
     """Estimate the contrasts' means by adaptive importance sampling on pairs of standard normal points."""
-    if model.q != 1:
-        raise ValueError(f"func has {model.q} outputs; adapt=True takes one")
 
     def contrasts(Z: Float[np.ndarray, "n twice_d"]) -> Float[np.ndarray, "n J"]:
         A, B = law.from_normal(Z[:, : law.d]), law.from_normal(Z[:, law.d :])
-        return model.contrasts(model.evaluate(model.mixed(A, B)) - pilot.centre)[..., 0].T
+        return model.contrasts(pilot.centred(model.evaluate(model.mixed(A, B))))[..., 0].T
 
     doubled = GaussianComponents(np.zeros((1, 2 * law.d)), np.eye(2 * law.d)[None])
     return multiple_expectations(
@@ -364,13 +376,13 @@ def _result(
     conf_level: float,
     nets: int | None,
     found: ExpectationsResult | None,
-    scale: Float[np.ndarray, " q"],
+    rounding: Float[np.ndarray, " q"],
 ) -> SobolResult:
     """Return indices as ratios of the contrasts' means to the variance, with errors by the delta method."""
     G, J = len(names), len(means)
     mean, square = means[-2], means[-1]
     variance = square - mean**2 + covariance[-2, -2]  # whose last term takes away the bias of the squared mean
-    constant = variance <= (1e3 * np.finfo(float).eps * scale) ** 2
+    constant = variance <= rounding**2
     if constant.any():
         which = "func" if model.scalar else f"func's output {', '.join(map(str, np.flatnonzero(constant)))}"
         warnings.warn(f"{which} is constant: indices are 0", RuntimeWarning, stacklevel=3)

@@ -13,6 +13,7 @@ from paperworks.inference.importance.laws import InputLaws, log_mixture
 
 Function = Callable[[Float[np.ndarray, "n d"]], ArrayLike]
 Signed = Literal["split", "abs"] | None
+RANGE = 1e-150, 1e150  # of values whose squares are finite and not 0
 RARE = 0.1  # share of a batch above the next level, the usual choice of multilevel methods
 
 
@@ -24,6 +25,7 @@ class Targets:
 
     J: int
     n_laws: int
+    _outputs: int
 
     def __init__(
         self, func: Function, laws: InputLaws, signed: Signed = None, threshold: ArrayLike | None = None
@@ -36,17 +38,19 @@ class Targets:
     def __call__(
         self, X: Float[np.ndarray, "n d"]
     ) -> tuple[Float[np.ndarray, "n laws"], Float[np.ndarray, "n outputs"]]:
-        """Return the log densities of the laws and the values of the functions; either may be one column for all."""
-        Y = np.asarray(self._func(X), dtype=float)
-        Y = Y[:, None] if Y.ndim == 1 else Y
-        if Y.ndim != 2 or len(Y) != len(X):
-            raise ValueError(f"func returned shape {Y.shape} for {len(X)} points; it takes ({len(X)}, J)")
-        if not np.all(np.isfinite(Y)):
-            raise ValueError("func returned NaN or infinite values; it takes finite ones")
+        """Return the log densities of the laws and the values of the functions; either may be one column for all.
+
+        Where no law has density the functions aren't called, and their values count as 0, or as the lowest score.
+        """
+        log_f = self._laws.logpdf(X)
+        inside = (log_f > -np.inf).any(axis=1)
+        found = self._values(X[inside], log_f[inside])
+        outside = 0.0 if self.threshold is None else found.min(axis=0, initial=np.inf)
+        Y = np.broadcast_to(np.where(np.isfinite(outside), outside, 0.0), (len(X), found.shape[1])).copy()
+        Y[inside] = found
         if self.signed is None and self.threshold is None and np.any(Y < 0):
             j = int(Y.min(axis=0).argmin())
             raise ValueError(f"func returned {Y[:, j].min():g} for output {j}; it takes values >= 0, or signed='split'")
-        log_f = self._laws.logpdf(X)
         widths = {Y.shape[1], log_f.shape[1], 1 if self.threshold is None else len(self.threshold)}
         if len(widths - {1}) > 1:
             thresholds = "" if self.threshold is None else f" and {len(self.threshold)} thresholds"
@@ -62,11 +66,34 @@ class Targets:
             log_f = log_f if self.n_laws == 1 else np.tile(log_f, 2)
         return log_f, Y
 
+    def _values(
+        self, X: Float[np.ndarray, "n d"], log_f: Float[np.ndarray, "n laws"]
+    ) -> Float[np.ndarray, "n outputs"]:
+        """Return the functions at points, 0 where the law of a function has no density for what isn't finite."""
+        if not len(X):
+            return np.zeros((0, self._outputs))
+        Y = real_values(self._func(X), len(X), "J")
+        Y = Y[:, None] if Y.ndim == 1 else Y
+        if self.threshold is None and log_f.shape[1] in (1, Y.shape[1]):
+            Y[np.broadcast_to(log_f == -np.inf, Y.shape)] = 0.0
+        if not np.all(np.isfinite(Y)):
+            raise ValueError("func returned NaN or infinite values; it takes finite ones")
+        if self.threshold is None and np.abs(Y).max() > RANGE[1]:
+            worst = Y.flat[np.abs(Y).argmax()]
+            raise ValueError(f"func returned {worst:g}, whose square overflows; it takes values up to {RANGE[1]:g}")
+        self._outputs = Y.shape[1]
+        return Y
+
     def levels(self, Y: Float[np.ndarray, "n outputs"]) -> Float[np.ndarray, " outputs"] | None:
-        """Return the levels that a tenth of the newest scores reach, the thresholds where they are lower."""
+        """Return the levels that a tenth of the newest scores reach, the thresholds where they are lower.
+
+        Where all but fewer scores are equal the level is what the best of those few reach.
+        """
         if self.threshold is None:
             return None
-        return np.minimum(self.threshold, np.quantile(Y, 1 - RARE, axis=0))
+        lowest, level = Y.min(axis=0), np.quantile(Y, 1 - RARE, axis=0)
+        above = np.where(lowest < Y, Y, np.inf).min(axis=0)
+        return np.minimum(self.threshold, np.where((level == lowest) & (above < np.inf), above, level))
 
     def arrived(self, levels: Float[np.ndarray, " outputs"] | None) -> bool:
         """Say whether all levels are the thresholds."""
@@ -112,6 +139,16 @@ class Targets:
         if w.shape != (self.J,) or not np.all((w > 0) & (w < np.inf)):
             raise ValueError(f"weights is {weights!r}; it takes {self.J} finite numbers > 0")
         return np.tile(w, 2) if self.signed == "split" else w
+
+
+def real_values(values: ArrayLike, n: int, outputs: str) -> Float[np.ndarray, "n ..."]:
+    """Return a function's values at n points as an array of its own, else raise ValueError."""
+    found = np.array(values)
+    if found.ndim not in (1, 2) or len(found) != n or not found.size:
+        raise ValueError(f"func returned shape {found.shape} for {n} points; it takes ({n},) or ({n}, {outputs})")
+    if np.iscomplexobj(found):
+        raise ValueError("func returned complex values; it takes real ones")
+    return found.astype(float)
 
 
 class Pool:
