@@ -10,7 +10,7 @@ from scipy import special
 _MOST_TERMS, _HIGHEST = 500, 6
 # Beyond the points it was fitted to a polynomial of a higher degree than `_TAME` grows apart from a model unless it
 # predicts all but this share of its variance: where inputs are unbounded that would drown what it saves.
-_TAME, _NEARLY_EXACT = 2, 1e-3
+_TAME, _NEARLY_EXACT = 2, 5e-3
 
 
 class Polynomials:
