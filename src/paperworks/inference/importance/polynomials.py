@@ -8,6 +8,9 @@ from jaxtyping import Bool, Float, Int
 from scipy import special
 
 _MOST_TERMS, _HIGHEST = 500, 6
+# Beyond the points it was fitted to a polynomial of a higher degree than `_TAME` grows apart from a model unless it
+# predicts all but this share of its variance: where inputs are unbounded that would drown what it saves.
+_TAME, _NEARLY_EXACT = 2, 5e-3
 
 
 class Polynomials:
@@ -84,7 +87,10 @@ def fit_surrogate(
     held_out: Bool[np.ndarray, " n"],
     bounded: Bool[np.ndarray, " d"],
 ) -> Surrogate:
-    """Fit each output by polynomials of the degree, 0 among them, that predicts the points held out best."""
+    """Fit each output by polynomials of the degree, 0 among them, that predicts the points held out best.
+
+    High degrees of unbounded inputs have to predict them nearly exactly.
+    """
     d, n = len(bounded), len(U)
     degree = 0
     while degree < _HIGHEST and comb(d + degree + 1, d) <= min(_MOST_TERMS, n // 8):
@@ -93,11 +99,14 @@ def fit_surrogate(
     T, order = basis(U), basis.exponents.sum(axis=1)
     some, out = T[~held_out], T[held_out]
     gram, moments = some.T @ some, some.T @ Y[~held_out]
+    variance = Y[held_out].var(axis=0)
     least, best = np.full(Y.shape[1], np.inf), np.zeros(Y.shape[1], dtype=int)
     for k in range(degree + 1):
         terms = order <= k
         fitted = _solve(gram[np.ix_(terms, terms)], moments[terms])
         error = ((Y[held_out] - out[:, terms] @ fitted) ** 2).mean(axis=0)
+        if k > _TAME and not bounded.all():
+            error[error > _NEARLY_EXACT * variance] = np.inf
         least, best = np.minimum(error, least), np.where(error < least, k, best)
     gram, moments = gram + out.T @ out, moments + out.T @ Y[held_out]
     coefficients = np.zeros_like(moments)
