@@ -146,7 +146,14 @@ HELPERS: dict[str, Callable[[Any], bool]] = {
 }
 # Classes of one use, which no other class shares; a second one of the same use is a kind.
 SINGLE = {
-    "diffusion": {"Fields", "GaussianMixtureInterpolant", "Interpolant", "NoiseModel", "OptimalCoupling", "PFGMPPNoise"},
+    "diffusion": {
+        "Fields",
+        "GaussianMixtureInterpolant",
+        "Interpolant",
+        "NoiseModel",
+        "OptimalCoupling",
+        "PFGMPPNoise",
+    },
     "robustness": {
         "Attacker",
         "FMRAugmenter",
