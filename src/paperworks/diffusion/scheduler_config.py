@@ -209,7 +209,7 @@ class Configured:
         save_directory
             The folder, which is made where it doesn't exist.
         push_to_hub
-            Not supported.
+            False, since a scheduler is uploaded with its pipeline.
 
         Raises
         ------

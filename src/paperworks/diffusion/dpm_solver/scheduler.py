@@ -168,7 +168,20 @@ class DPMSolverScheduler(Scheduler):
 
     @classmethod
     def translated(cls, config: Mapping[str, Any], origin: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return another scheduler's settings in the words of this one."""
+        """Return another scheduler's settings in the words of this one.
+
+        Parameters
+        ----------
+        config
+            Settings by their names.
+        origin
+            The other scheduler's configuration with its defaults, which tells what it is.
+
+        Returns
+        -------
+        Mapping
+            The same settings, with those of other names in this scheduler's.
+        """
         words: dict[str, Any] = {}
         if config.get("algorithm_type") == "deis":
             words["algorithm_type"] = "dpmsolver++"

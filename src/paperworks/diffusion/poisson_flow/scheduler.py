@@ -79,7 +79,20 @@ class PFGMPPScheduler(DropInScheduler):
 
     @classmethod
     def translated(cls, config: Mapping[str, Any], origin: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return another scheduler's settings in the words of this one."""
+        """Return another scheduler's settings in the words of this one.
+
+        Parameters
+        ----------
+        config
+            Settings by their names.
+        origin
+            The other scheduler's configuration with its defaults, which tells what it is.
+
+        Returns
+        -------
+        Mapping
+            The same settings, with those of other names in this scheduler's.
+        """
         # Schedulers of EDM call their raw network's answer epsilon, and have this setting.
         raw = "sigma_schedule" in origin and config.get("prediction_type", "epsilon") == "epsilon"
         return {**config, "prediction_type": "raw"} if raw else config

@@ -36,7 +36,7 @@ class Options:
     memory
         Bytes that the coefficients of one backward pass may take; larger ones are done in parts. 512 MB by default.
     steps, lr, decay, share_alpha
-        Of α-CROWN: Adam's steps (20), its rate (0.5) and decay a step (0.98), and whether rows share their parameters
+        Adam's steps for α-CROWN (20), its rate (0.5) and decay a step (0.98), and whether rows share their parameters
         (no).
     optimize_intermediate, optimize_decided
         Whether α-CROWN optimises intermediate bounds too (by default where all steps together carry fewer than 2e9
@@ -47,6 +47,11 @@ class Options:
         Whether α-CROWN ends once the sign of every row of a specification is known (yes).
     progress
         What wraps the range of α-CROWN's steps, such as tqdm; nothing by default.
+
+    Examples
+    --------
+    >>> Options.of({"steps": 5}).steps
+    5
     """
 
     relu: ReLU = "adaptive"
@@ -68,7 +73,23 @@ class Options:
 
     @classmethod
     def of(cls, chosen: "Mapping[str, Any] | None") -> "Options":
-        """Return options from what a user gave, checked."""
+        """Return options from what a user gave, checked.
+
+        Parameters
+        ----------
+        chosen
+            Values of some of the options by their names.
+
+        Returns
+        -------
+        Options
+            These, and the defaults of the others.
+
+        Raises
+        ------
+        ValueError
+            For an unknown name or choice, or a number out of range.
+        """
         chosen = dict(chosen or {})
         for name in chosen:
             check_choice("bound_opts", name, [f.name for f in fields(cls)])

@@ -350,6 +350,6 @@ def clipped(images: Tensor, low: float, high: float) -> Tensor:
 
 def seed_of(image: Tensor, random_state: int) -> int:
     """Return a seed that depends on one image alone, so that what is drawn for it does as well."""
-    content = image.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+    content = image.detach().double().cpu().numpy().tobytes()
     digest = hashlib.blake2b(content, digest_size=8, key=str(random_state).encode()).digest()
     return int.from_bytes(digest) >> 1
