@@ -150,7 +150,7 @@ def network_of(run: Run, name: str, dtype: torch.dtype, seed: int) -> tuple[nn.M
     return module, torch.rand(2, *shape, generator=run.torch_rng(seed), dtype=dtype)
 
 
-@measures("l1-rules")
+@measures("l6-rules")
 def every_rule(run: Run) -> Measurement:
     """Fuzz the rule of every operator in every type, over huge, tiny, denormal and tied numbers."""
     batch, points = run.at(smoke=2, desk=8, full=8), run.at(smoke=4, desk=64, full=256)
