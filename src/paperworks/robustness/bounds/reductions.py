@@ -275,12 +275,17 @@ def log_softmax_ends(lower: Tensor, upper: Tensor, axis: int) -> tuple[Tensor, T
     """Return the exact ends of each log-probability over a box of logits."""
 
     def end(own: Tensor, others: Tensor) -> Tensor:
-        # Differences decide alone, each made by itself: what is common to all may be too large to take off.
-        apart = others.movedim(axis, -1)[..., None, :] - own.movedim(axis, -1)[..., :, None]
-        eye = torch.eye(apart.shape[-1], dtype=torch.bool, device=apart.device)
-        rest = torch.where(eye | apart.isnan(), -torch.inf, apart).logsumexp(-1)
-        return -torch.logaddexp(torch.zeros_like(rest), rest).movedim(-1, axis)
+        # The sum of the others' exponentials, each axis element left out in turn, without cancellation.
+        x = others.movedim(axis, -1)
+        n = x.shape[-1]
+        eye = torch.eye(n, dtype=torch.bool, device=x.device)
+        rest = torch.where(eye, -torch.inf, x[..., None, :]).logsumexp(-1)
+        mine = own.movedim(axis, -1)
+        return -torch.logaddexp(torch.zeros_like(mine), rest - mine).movedim(-1, axis)
 
+    # Differences decide alone; what is common to all would be rounded.
+    shift = upper.detach().amax(axis, keepdim=True)
+    lower, upper = lower - shift, upper - shift
     return end(lower, upper), end(upper, lower)
 
 
