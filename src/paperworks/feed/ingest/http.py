@@ -10,7 +10,7 @@ import httpx
 
 from paperworks import __version__
 
-USER_AGENT = f"paperworks/{__version__} (daily papers; +https://pypi.org/project/paperworks)"
+USER_AGENT = f"paperworks/{__version__} (daily papers)"
 MAX_BYTES = 64 * 2**20
 _RETRIED = {408, 425, 429, 500, 502, 503, 504}
 
