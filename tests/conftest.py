@@ -2,6 +2,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -55,6 +56,15 @@ class Reached:
 def pytest_configure(config):
     slugs = config.getoption("--papers").replace(",", " ").split()
     config.reached = Reached(slugs) if slugs else None
+    config.pluginmanager.register(NamedAnew())
+
+
+class NamedAnew:
+    """Gives the nodes of an example the names that it shows, whatever ran before it."""
+
+    def pytest_runtest_setup(self, item):
+        if isinstance(item, pytest.DoctestItem) and (optimization := sys.modules.get("paperworks.optimization")):
+            optimization.GRAPH.clear()
 
 
 def pytest_ignore_collect(collection_path, config):
@@ -84,6 +94,8 @@ def pytest_terminal_summary(terminalreporter):
     terminalreporter.section("seconds by paper and folder, the largest")
     for name, seconds in spent.most_common(15):
         terminalreporter.line(f"{seconds:8.1f}  {name}")
+    if terminalreporter.config.args_source != pytest.Config.ArgsSource.TESTPATHS:
+        return  # the digests take many seconds, too long for a few tests
     found = [view for results in results_of(load_all()) for view in results.all]
     old = sum(bool(view.outdated) for view in found)
     terminalreporter.line(f"{old} of {len(found)} committed claims and races are outdated (paperworks outdated)")

@@ -12,6 +12,7 @@ import paperworks.papers
 
 ROOMS = runpy.run_path(str(Path(__file__).parents[1] / "scripts" / "rooms.py"))
 PAPERS = Path(paperworks.papers.__file__).parent
+LOCKS = Path(__file__).parents[1] / "locks"
 
 
 def test_the_table_of_rooms_is_current():
@@ -70,3 +71,8 @@ def test_papers_import_exported_names_only(path):
         exported = importlib.import_module(node.module).__all__ if node.module.count(".") == 1 else ()
         wrong += [f"{node.module}.{alias.name}" for alias in node.names if alias.name not in exported]
     assert wrong == []
+
+
+def test_the_lock_of_the_tests_names_what_is_installed_without_its_dependencies():
+    apart, lock = ((LOCKS / name).read_text(encoding="utf-8").splitlines() for name in ("no-deps.txt", "test.txt"))
+    assert {line for line in apart if "==" in line} <= set(lock)

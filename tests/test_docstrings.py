@@ -71,13 +71,21 @@ def entries(section):
 
 
 def described(thing, owner):
-    """Return what the text says of each parameter; of a field, also the string below it."""
+    """Return what the text says of each parameter; of a field, also the string below it.
+
+    A method that overrides another need not repeat what the other says of its parameters.
+    """
     found = {}
-    for base in filter(of_us, reversed(thing.__mro__) if inspect.isclass(thing) else [thing]):
-        parts = sections(docstring(base, owner))
+    bases = (
+        filter(of_us, reversed(thing.__mro__))
+        if inspect.isclass(thing)
+        else reversed(owner.__mro__ if owner else [None])
+    )
+    for base in bases:
+        parts = sections(docstring(base, None) if inspect.isclass(thing) else docstring(thing, base))
         for heading, text in entries(parts.get("Parameters", "") + "\n" + parts.get("Attributes", "")):
             found |= {name.strip("*` "): text for name in heading.partition(" : ")[0].split(",")}
-        if inspect.isclass(base):
+        if inspect.isclass(thing):
             body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0].body
             for field, below in pairwise(body):
                 if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr):

@@ -1,5 +1,6 @@
 import importlib
 import json
+import os
 import subprocess
 import sys
 
@@ -225,6 +226,15 @@ def test_what_is_piped_keeps_a_row_on_one_line_and_may_be_cut_short():
         check=False,
     )
     assert (cut.returncode, cut.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_an_output_that_lacks_a_star_or_a_dash_shows_the_rest(encoding):
+    command = [sys.executable, "-m", "paperworks", "show", "dpm-solver"]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    result = subprocess.run(command, capture_output=True, env=environment, check=False)
+    assert (result.returncode, result.stderr) == (0, b"")
+    assert "c1-orders" in result.stdout.decode(encoding)
 
 
 def test_an_unexplained_shortfall_is_exit_code_1_and_an_explained_one_0(shelf):

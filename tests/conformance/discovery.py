@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 import torch
+from scipy.optimize import OptimizeResult
 from sklearn.base import BaseEstimator
 
 from paperworks.diffusion import SampleResult
@@ -115,12 +116,23 @@ def _is_solver(thing: Any) -> bool:
 KINDS: dict[str, Callable[[Export], bool]] = {
     "estimator": lambda e: inspect.isclass(e.thing) and issubclass(e.thing, BaseEstimator),
     "optimiser": lambda e: inspect.isclass(e.thing) and issubclass(e.thing, torch.optim.Optimizer),
+    "workflow optimiser": lambda e: (
+        inspect.isclass(e.thing) and {"zero_feedback", "backward", "propose"} <= set(dir(e.thing))
+    ),
     "scheduler": lambda e: inspect.isclass(e.thing) and {"set_timesteps", "step", "add_noise"} <= set(dir(e.thing)),
     "sampler": lambda e: _is_sampler(e.thing),
     "attack": lambda e: inspect.isclass(e.thing) and _is_attack(e.thing),
     "private mechanism": lambda e: _is_private(e.thing),
     "hypothesis test": lambda e: inspect.isfunction(e.thing) and _returns(e.thing, _is_test_result),
+    "value estimator": lambda e: (
+        inspect.isclass(e.thing) and {"fit", "predict", "theta_"} <= set(dir(e.thing)) and asks_for(e, "value")
+    ),
     "solver": lambda e: e.field == "solvers" and _is_solver(e.thing),
+    "monotone solver": lambda e: (
+        inspect.isfunction(e.thing)
+        and asks_for(e, "F", "u0", "atol", "max_passes", "callback")
+        and _returns(e.thing, lambda cls: issubclass(cls, OptimizeResult))
+    ),
     "operator network": lambda e: (
         e.field == "operators" and inspect.isclass(e.thing) and issubclass(e.thing, torch.nn.Module)
     ),
@@ -142,11 +154,17 @@ HELPERS: dict[str, Callable[[Any], bool]] = {
     "an error": lambda cls: issubclass(cls, BaseException),
     "a tensor, a layer or a network": lambda cls: issubclass(cls, (torch.Tensor, torch.nn.Module)),
     "an environment of gymnasium, or a wrapper": lambda cls: any("gymnasium" in c.__module__ for c in cls.__mro__),
+    "a linear operator, as SciPy takes it": lambda cls: {"matvec", "matmat", "shape", "dtype"} <= set(dir(cls)),
+    "a family of functions, with parameters and derivatives by them": lambda cls: (
+        {"theta", "gradient"} <= set(dir(cls))
+    ),
+    "a law, as SciPy freezes one": lambda cls: {"sf", "cdf", "pdf", "mean", "rvs"} <= set(dir(cls)),
     "a loss: called for a number": lambda cls: cls.__name__.endswith("Loss") and callable(cls),
 }
 # Classes of one use, which no other class shares; a second one of the same use is a kind.
 SINGLE = {
     "diffusion": {
+        "BDIAPipeline",
         "Fields",
         "GaussianMixtureInterpolant",
         "Interpolant",
@@ -175,6 +193,40 @@ SINGLE = {
         "ISCVEstimator",
         "SparseValidate",
         "WorstCaseRisk",
+    },
+    "optimization": {
+        "BayesianOptimizer",
+        "Bundle",
+        "CodeParameter",
+        "DistributedTransport",
+        "EF21",
+        "EF21State",
+        "ExceptionNode",
+        "FlatView",
+        "LocalTransport",
+        "MessageNode",
+        "Module",
+        "Node",
+        "NodeRegistry",
+        "ParameterNode",
+        "Peer",
+        "PosteriorPaths",
+        "SharedDirection",
+        "TCPTransport",
+        "TargetSurrogate",
+        "TraceGraph",
+        "TrainingLog",
+    },
+    "dynamics": {"Trajectories"},
+    "training": {
+        "FeatureRecorder",
+        "LanczosLRScheduler",
+        "LayerwiseTrainer",
+        "NeuralCollapseMeter",
+        "NumericalStabilityMonitor",
+        "ShareMap",
+        "StabilityMonitor",
+        "VicinityUFM",
     },
 }
 

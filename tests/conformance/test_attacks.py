@@ -54,7 +54,9 @@ SUITE = Suite("attack")
 def what_it_gets_is_left_alone(subject):
     model, obs = policy().train(), OBS.clone()
     before = {name: value.clone() for name, value in model.state_dict().items()}
+    drawn = torch.get_rng_state()
     result = made(subject)(model, obs)
+    assert torch.equal(torch.get_rng_state(), drawn)
     assert torch.equal(obs, OBS)
     assert result.adv.data_ptr() != obs.data_ptr()
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())

@@ -7,7 +7,7 @@ from typing import Any
 import joblib
 import numpy as np
 import pytest
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.ensemble import BaggingRegressor
 from sklearn.linear_model import LinearRegression
 from sklearn.utils.estimator_checks import check_estimator
@@ -43,7 +43,8 @@ def made(subject: Subject, **options: Any) -> BaseEstimator:
 
 def target(subject: Subject) -> np.ndarray:
     """Classes for one that selects or classifies, numbers for others."""
-    return (Y > 0).astype(int) if hasattr(subject.export.thing, "get_support") else Y
+    thing = subject.export.thing
+    return (Y > 0).astype(int) if hasattr(thing, "get_support") or issubclass(thing, ClassifierMixin) else Y
 
 
 def predictions(model: BaseEstimator, X: np.ndarray) -> np.ndarray:

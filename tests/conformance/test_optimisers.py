@@ -7,13 +7,19 @@ from typing import Any
 import pytest
 import torch
 
-from conformance.discovery import Export
+from conformance.discovery import Export, parameters
 from conformance.suite import CAUGHT, DEVICES, Subject, Suite, arguments
 
 pytestmark = pytest.mark.usefixtures("untyped")
 
-VALUES = {"lr": lambda: 0.05}
 TARGET = torch.linspace(-1, 1, 6, dtype=torch.float64).reshape(2, 3)
+VALUES = {
+    "lr": lambda: 0.05,
+    "eta": lambda: 0.05,
+    "lower_module": lambda: torch.nn.Linear(1, 1),  # of which the descent of the upper level knows nothing
+    "upper_loss": lambda: lambda module, batch: module.weight.square().sum(),
+    "lower_loss": lambda: lambda module, batch: module.weight.square().sum(),
+}
 
 
 class Descent:
@@ -24,18 +30,22 @@ class Descent:
         self.used = torch.nn.Parameter(torch.full((2, 3), 0.5, dtype=dtype, device=device))
         self.unused = torch.nn.Parameter(torch.ones(2, dtype=dtype, device=device))
         thing = subject.export.thing
-        given = arguments(thing, {**VALUES, "params": lambda: [self.used, self.unused]}, subject.options)
+        params = dict.fromkeys(("params", "upper_params", "base_optimizer"), lambda: [self.used, self.unused])
+        given = arguments(thing, {**VALUES, **params}, subject.options)
+        if "base_cls" in parameters(thing):  # one that wraps another, whose options it hands on
+            given |= {"base_cls": torch.optim.SGD, "lr": VALUES["lr"](), **subject.options}
         self.optimiser: torch.optim.Optimizer = thing(**given)
 
     def loss(self) -> torch.Tensor:
         self.optimiser.zero_grad()
         loss = (self.used - TARGET.to(self.used)).square().sum()
-        loss.backward()
+        if loss.requires_grad:  # not where a method asks for losses alone
+            loss.backward()
         return loss
 
     def run(self, steps: int) -> torch.Tensor:
         for _ in range(steps):
-            self.optimiser.step(self.loss)
+            self.optimiser.step(closure=self.loss)
         return self.used.detach().clone()
 
 
@@ -54,7 +64,7 @@ def it_descends(subject):
 def a_step_returns_the_loss_of_its_closure(subject):
     descent = Descent(subject)
     expected = descent.loss().item()
-    assert float(descent.optimiser.step(descent.loss)) == pytest.approx(expected)
+    assert float(descent.optimiser.step(closure=descent.loss)) == pytest.approx(expected)
 
 
 @SUITE.check
@@ -69,7 +79,7 @@ def gradients_are_left_alone(subject):
     descent = Descent(subject)
     descent.loss()
     before = descent.used.grad.clone()
-    descent.optimiser.step(lambda: (descent.used.detach() ** 2).sum())
+    descent.optimiser.step(closure=lambda: (descent.used.detach() ** 2).sum())
     assert torch.equal(descent.used.grad, before)
 
 
@@ -112,10 +122,9 @@ def groups_can_be_added(subject):
     descent = Descent(subject)
     other = torch.nn.Parameter(torch.ones(2, dtype=torch.float64))
     descent.optimiser.add_param_group({"params": [other]})
-    other.grad = torch.ones_like(other)
     descent.loss()
-    other.grad = torch.ones_like(other)
-    descent.optimiser.step(lambda: descent.used.detach().sum())
+    other.grad = torch.tensor([1.0, 2.0], dtype=torch.float64)  # not along the parameter: some drop that part
+    descent.optimiser.step(closure=lambda: descent.used.detach().sum())
     assert not torch.equal(other, torch.ones_like(other))
 
 

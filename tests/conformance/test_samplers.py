@@ -138,6 +138,16 @@ def its_input_is_left_alone(subject):
 
 
 @SUITE.check
+def the_model_and_the_global_generator_are_left_alone(subject):
+    model, before = Model().train(), torch.get_rng_state()
+    Run(subject, model).sample(X)
+    assert model.training
+    assert model.scale.requires_grad
+    assert model.scale.grad is None
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@SUITE.check
 def a_model_may_return_its_input(subject):
     x = X.clone()
     own, copied = (Run(subject, Model(a)).sample(x) for a in (lambda x, t: x, lambda x, t: x.clone()))
@@ -302,6 +312,7 @@ class Careless:
         self.forget = lambda: None
 
     def sample(self, x, steps, *, callback=None, return_trajectory=False) -> SampleResult:
+        torch.rand(())
         state, kept = x, [x]
         for i in range(int(steps)):
             noise = self.model_fn(state, 1.0)

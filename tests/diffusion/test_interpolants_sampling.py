@@ -370,3 +370,15 @@ def test_bad_batches_are_named():
             OptimalCoupling(method)(x0, x1)
     assert OptimalCoupling()(x[:0], x[:0])[1].shape == (0, 2)
     assert OptimalCoupling("sinkhorn")(x[:0], x, torch.Generator())[1].shape == (0, 2)
+
+
+@pytest.mark.parametrize("method", ["exact", "sinkhorn"])
+def test_the_unit_of_a_coupling_is_of_no_matter_and_empty_batches_are_named(method):
+    x0, x1 = (torch.randn(5, 2, generator=torch.Generator().manual_seed(s), dtype=torch.float64) for s in (0, 1))
+    coupling, rng = OptimalCoupling(method, reg=0.01), torch.Generator()
+    expected = coupling.partners(x0, x1, rng.manual_seed(0))
+    for unit in (1e-300, 1e-200, 1e200, 1e300):
+        assert torch.equal(coupling.partners(unit * x0, unit * x1, rng.manual_seed(0)), expected)
+    assert coupling.partners(x0[:0], x1[:0], rng).shape == (0,)
+    with pytest.raises(ValueError, match="x1 has no samples" if method == "sinkhorn" else "x0 has 5 samples and x1 0"):
+        coupling.partners(x0, x1[:0], rng)

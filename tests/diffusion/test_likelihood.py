@@ -341,3 +341,19 @@ def test_bad_data_are_told_at_fit(X):
 def test_bad_input(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_an_embedding_is_a_better_start_than_random_weights():
+    u = np.random.default_rng(0).uniform(size=(300, 1))
+    curve = np.concatenate([np.cos(1.2 * np.pi * u), 0.6 * np.sin(2 * np.pi * u)], 1)
+    truth = np.linspace(0, 1, 500)[:, None]
+    truth = torch.from_numpy(np.concatenate([np.cos(1.2 * np.pi * truth), 0.6 * np.sin(2 * np.pi * truth)], 1))
+    distances = []
+    for init in ("embedding", "random"):
+        estimator = SingularDistributionEstimator(
+            likelihood="quadrature", latent="uniform", perturbation=0.2, max_iter=30, init=init, random_state=0
+        ).fit(curve)
+        distances.append(wasserstein1(torch.from_numpy(estimator.sample(500, 0)).double(), truth))
+    assert distances[0] < 0.5 * distances[1]
+    with pytest.raises(ValueError, match="init is 'zeros'"):
+        SingularDistributionEstimator(init="zeros").fit(curve)

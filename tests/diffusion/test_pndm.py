@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from paperworks.diffusion.pndm import (
     PNDMSampler,
-    combine_blocked,
     training_steps,
     transfer_coefficients,
 )
@@ -289,20 +288,6 @@ def test_dtype_shape_and_input_are_kept(dtype):
     assert torch.equal(x, before)
     # For standard normal data noise and sample coincide: nothing moves.
     assert torch.allclose(result.sample.float(), x.float(), atol=0.2)
-
-
-def test_blocks_add_up_like_the_whole():
-    g = torch.Generator().manual_seed(0)
-    tensors = [torch.randn(3, 100_001, generator=g) for _ in range(5)]
-    coefficients = [0.5, -1.0, 2.0, 0.25, 3.0]
-    expected = sum(c * t.double() for c, t in zip(coefficients, tensors, strict=True))
-    out = combine_blocked(coefficients, tensors)
-    assert torch.allclose(out.double(), expected, atol=1e-5)
-    strided = [t.T for t in tensors]
-    assert torch.allclose(combine_blocked(coefficients, strided).double(), expected.T, atol=1e-5)
-    first = tensors[0]
-    assert combine_blocked(coefficients, tensors, out=first) is first
-    assert torch.equal(first, out)
 
 
 def test_intermediate_states_and_callback():

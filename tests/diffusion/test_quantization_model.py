@@ -1,6 +1,8 @@
 """Quantised networks: what is replaced, what is calibrated, and what integer kernels make of it."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 import pytest
 import torch
@@ -18,6 +20,7 @@ from paperworks.diffusion import (
     reconstruct,
     wrap_model,
 )
+from paperworks.diffusion.quantization.layers import QuantLayer
 
 
 def rng(seed=0):
@@ -277,6 +280,16 @@ class TestIntegers:
         # Where 16-bit sums could overflow, a channel is coded more coarsely.
         assert relative(fast(X, T), simulated(X, T)) < 0.02
 
+    def test_the_default_setting_becomes_integers_as_near_to_the_network_as_it_is(self):
+        network = Network()
+        simulated = quantize_diffusion(network, calibration(), QuantConfig())
+        fast = simulated.to_int8()
+        assert not any(isinstance(module, QuantLayer) for module in fast.modules())
+        assert relative(fast(X, T), network(X, T)) < 1.5 * relative(simulated(X, T), network(X, T)) + 1e-3
+        saved = QuantModel(network)
+        saved.load_state_dict(simulated.state_dict())
+        assert torch.equal(saved.to_int8()(X, T), fast(X, T))
+
     def test_codes_of_a_layer_are_exact_where_they_fit(self):
         layer = self.quantized(Network()).layers()["block.one"]
         from paperworks.diffusion.quantization.integer import signed_codes
@@ -326,7 +339,7 @@ class TestIntegers:
         assert weights + others <= fast.size_bytes() <= weights + others + 128 * 4 + 64
 
     def test_bad_input(self):
-        for options in ({}, {"n_bits_w": 9, "activations": "input"}, {"activations": "input", "symmetric_w": False}):
+        for options in ({"n_bits_w": 9}, {"timewise_groups": 2}, {"activations": "input", "symmetric_w": False}):
             quantized = quantize_diffusion(Network(), calibration(), QuantConfig(**options))
             with pytest.raises(ValueError, match="model is quantised with"):
                 quantized.to_int8()
@@ -376,18 +389,108 @@ def test_it_goes_where_the_network_went():
     assert relative(found, exact) < 0.02
 
 
-def test_a_network_of_diffusers():
-    from diffusers import UNet2DModel
-
+@cache
+def unet():
+    diffusers = pytest.importorskip("diffusers")
     torch.manual_seed(0)
-    network = UNet2DModel(
+    return diffusers.UNet2DModel(
         sample_size=8, in_channels=1, out_channels=1, block_out_channels=(8, 8), norm_num_groups=4, layers_per_block=1,
         down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
         attention_head_dim=4,
     ).eval()  # fmt: skip
-    data = CalibrationSet(randn(8, 1, 8, 8), torch.arange(8) * 100)
-    quantized = quantize_diffusion(network, data, QuantConfig(quantize_attention=True))
+
+
+UNET_DATA = CalibrationSet(randn(8, 1, 8, 8), torch.arange(8) * 100)
+
+
+def test_a_network_of_diffusers_keeps_its_attributes():
+    network = unet()
+    quantized = quantize_diffusion(network, UNET_DATA, QuantConfig(quantize_attention=True))
     with torch.no_grad():
-        assert relative(quantized(data.x, data.t).sample, network(data.x, data.t).sample) < 0.05
-    assert quantized.config is not None
+        assert relative(quantized(UNET_DATA.x, UNET_DATA.t).sample, network(UNET_DATA.x, UNET_DATA.t).sample) < 0.05
     assert quantized.attention
+    for model in (quantized, quantize_diffusion(network, UNET_DATA).to_int8()):
+        assert model.config == network.config
+        assert model.config.in_channels == model.in_channels == 1
+        assert model.dtype == torch.float32
+        assert model.device == network.device
+    assert quantized.quant_config.quantize_attention
+
+
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize("options", [{}, {"quantize_attention": True, "n_bits_w": 4, "skip": ("conv_in",)}])
+def test_it_runs_in_a_pipeline_and_is_saved_and_loaded_with_it(options, tmp_path):
+    diffusers = pytest.importorskip("diffusers")
+    quantized = quantize_diffusion(unet(), UNET_DATA, QuantConfig(**options))
+
+    def images(pipeline):
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline(2, torch.Generator().manual_seed(0), num_inference_steps=4, output_type="np").images
+
+    pipeline = diffusers.DDPMPipeline(quantized, diffusers.DDPMScheduler())
+    found = images(pipeline)
+    assert found.shape == (2, 8, 8, 1)
+    pipeline.save_pretrained(tmp_path)
+    loaded = diffusers.DDPMPipeline.from_pretrained(tmp_path)
+    assert type(loaded.unet) is QuantModel
+    assert loaded.unet.quant_config == quantized.quant_config
+    assert (images(loaded) == found).all()
+    alone = QuantModel.from_pretrained(tmp_path, "unet")
+    with torch.no_grad():
+        assert torch.equal(alone(UNET_DATA.x, UNET_DATA.t).sample, quantized(UNET_DATA.x, UNET_DATA.t).sample)
+        if not options:
+            integers = [model.to_int8() for model in (alone, quantized)]
+            assert torch.equal(*(model(UNET_DATA.x, UNET_DATA.t).sample for model in integers))
+            pipeline.unet = integers[0]
+            assert images(pipeline).shape == (2, 8, 8, 1)
+
+
+def test_a_network_of_another_kind_is_loaded_into_one_like_it(tmp_path):
+    quantized = quantize_diffusion(Network(), calibration(), QuantConfig(timewise_groups=3))
+    quantized.save_pretrained(tmp_path)
+    assert torch.equal(QuantModel.from_pretrained(tmp_path, model=Network())(X, T), quantized(X, T))
+    with pytest.raises(ValueError, match="names no network of diffusers"):
+        QuantModel.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="push_to_hub is True"):
+        quantized.save_pretrained(tmp_path, push_to_hub=True)
+    with pytest.raises(FileNotFoundError):
+        QuantModel.from_pretrained(tmp_path / "nowhere")
+
+
+def test_a_save_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
+    quantized = quantize_diffusion(Network(), calibration(), QuantConfig())
+    quantized.save_pretrained(tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+    def die(content, path):
+        path.write_bytes(b"half of it")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(torch, "save", die)
+    with pytest.raises(OSError, match="no space"):
+        quantize_diffusion(Network(), calibration(), QuantConfig(n_bits_w=4)).save_pretrained(tmp_path)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_a_damaged_file_is_named(tmp_path):
+    quantized = quantize_diffusion(Network(), calibration(), QuantConfig())
+    for name, content in (("quantization.json", b"{}"), ("quantization.json", b""), ("quantization.json", b"[]"),
+                          ("quantized_model.pt", b""), ("quantized_model.pt", b"no tensors")):  # fmt: skip
+        quantized.save_pretrained(tmp_path)
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=f"{name} holds no"):
+            QuantModel.from_pretrained(tmp_path, model=Network())
+    with pytest.raises(TypeError, match="call to_int8 on what"):
+        quantized.to_int8().save_pretrained(tmp_path)
+
+
+def test_threads_at_different_times_get_their_own_groups():
+    quantized = quantize_diffusion(Network(), calibration(), QuantConfig(timewise_groups=3))
+    times = [torch.full_like(T, float(t)) for t in (T.min(), T.median(), T.max())]
+    expected = [quantized(X, t) for t in times]
+
+    def differs(i):
+        return sum(not torch.equal(quantized(X, times[i % 3]), expected[i % 3]) for _ in range(20))
+
+    with ThreadPoolExecutor(6) as pool:
+        assert sum(pool.map(differs, range(6))) == 0

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from paperworks.evidence.entry import Carried, Entry, Smoke, Value
+from paperworks.evidence.entry import Carried, Entry, Smoke, Value, plain
 
 
 def test_an_entry_survives_json(make_entry):
@@ -33,6 +33,12 @@ def test_nan_and_infinity_survive_strict_json(make_entry):
     assert math.isnan(back.value)
     assert (back.low, back.high) == (-math.inf, math.inf)
     assert math.isnan(back.samples[0])
+
+
+def test_what_is_no_unicode_survives_strict_json(make_entry):
+    data = plain(make_entry(remark="file \udc80 is bad", outcome="error").to_json())
+    assert json.dumps(data, ensure_ascii=False).encode()
+    assert data["remark"] == "file \\udc80 is bad"
 
 
 def test_truth_values_stay_truth_values(make_entry):

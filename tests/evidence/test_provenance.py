@@ -92,3 +92,19 @@ heavy = {"torch", "scipy", "numpy", "matplotlib", "joblib"} & set(sys.modules)
 assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_a_folder_has_changed_where_code_of_its_own_is_other_than_at_a_commit(checkout):
+    commit = revision_of([checkout / "a.py"])
+    assert not provenance.code_changed(checkout, commit)
+    (checkout / "a.py").write_text('"""What it holds."""\n\na = 1  # the first\n')
+    (checkout / "usage.py").write_text("print(1)")
+    assert not provenance.code_changed(checkout, commit)
+    assert not provenance.code_changed(checkout, "")
+    (checkout / "a.py").write_text("a = 2")
+    assert provenance.code_changed(checkout, commit)
+    (checkout / "a.py").write_text("a = 1")
+    assert provenance.code_changed(checkout, "0" * 40)
+    (checkout / "b.py").write_text("b = 1")
+    assert provenance.code_changed(checkout, commit)
+    assert not provenance.code_changed(checkout.parents[2], commit), "outside the checkout nothing is known"

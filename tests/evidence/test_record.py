@@ -92,6 +92,16 @@ def test_a_mistake_is_named_with_its_place(tmp_path, old, new, message):
     assert str(folder / "paper.toml") in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("line", "message"), [("claims = 3", "claims is 3; it takes a list"), ('peers = ["numpy"]', "peers[] is 'numpy'")]
+)
+def test_entries_that_are_no_tables_are_a_mistake_like_others(tmp_path, line, message):
+    head = RECORD.partition("[[")[0].partition("[links]")[0]
+    with pytest.raises(RecordError) as caught:
+        read_paper(write(tmp_path / "p", f"{head}\n{line}\n"))
+    assert message in str(caught.value)
+
+
 def test_a_folder_without_a_record_is_an_error(tmp_path):
     with pytest.raises(RecordError, match="can't be read"):
         read_paper(tmp_path)

@@ -12,7 +12,7 @@ import numpy
 import psutil
 import pytest
 
-from paperworks.evidence import UsageError, paper_views, read_evidence, read_paper, run_papers
+from paperworks.evidence import UsageError, paper_views, read_evidence, read_paper, run_papers, runner
 from paperworks.evidence.spool import Progress
 from paperworks.evidence.store import HISTORY
 
@@ -711,6 +711,22 @@ def test_changed_code_with_the_same_smoke_values_is_carried_over(make_paper, tmp
     assert carried.values[""].value == 3.0
     assert carried.carried is not None
     assert measured_again(paper, folder, scale="desk") == set()
+
+
+def test_what_a_paper_itself_does_otherwise_is_measured_again_whatever_its_smoke_values(
+    make_paper, tmp_path, monkeypatch
+):
+    source = """
+        @measures("same")
+        def same(run): return Measurement(exact(run.at(smoke=2.0, desk=3.0, full=3.0)))
+    """
+    paper, folder = make_paper(source, {"same": {}}), tmp_path / "e"
+    assert measured_again(paper, folder, scale="desk") == {"same"}
+    claims = paper.folder / "claims.py"
+    claims.write_text(claims.read_text().replace("desk=3.0", "desk=4.0"))
+    monkeypatch.setattr(runner, "code_changed", lambda folder, revision: True)
+    assert measured_again(paper, folder, scale="desk") == {"same"}
+    assert read_evidence("fixture", folder).newest("claim", "same").values[""].value == 4.0
 
 
 def test_the_command_of_a_task_needs_no_checkout_of_the_caller(make_paper, tmp_path, monkeypatch):

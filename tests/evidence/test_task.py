@@ -1,8 +1,10 @@
 import json
+import math
 
 import pytest
 from scipy import stats
 
+from paperworks.evidence.bars import Bar
 from paperworks.evidence.spec import TaskSpec, claims_module, paper_folder, portable_folder
 from paperworks.evidence.spool import Progress, ProgressWriter, read_progress
 from paperworks.evidence.task import perform
@@ -91,6 +93,8 @@ def test_named_values_and_numbers_of_other_libraries_are_taken(result_of):
         ("return Measurement(3.0)", "TypeError: value is 3.0; it takes an Estimate, such as exact(…)"),
         ("return Measurement({'a': None})", "TypeError: value 'a' is None"),
         ("return Measurement(exact('three'))", "TypeError: value is 'three'"),
+        ("return Measurement(exact(3.0), remark=None)", "TypeError: remark of the Measurement is None; it takes words"),
+        ("return Measurement(exact(3.0), settings={'a': 1})", "TypeError: settings of the Measurement is {'a': 1}"),
         ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
     ],
 )
@@ -99,6 +103,34 @@ def test_what_goes_wrong_is_an_error_with_its_traceback(result_of, body, reason)
     assert result["outcome"] == "error"
     assert result["reason"].startswith(reason)
     assert "Traceback" in result["traceback"]
+
+
+@pytest.mark.parametrize(
+    "estimate",
+    [
+        "exact(nan)",
+        "median([5.0, nan, 3.0, 4.0, 7.0, 9.0, 8.0, 2.0, 1.0, 6.0])",
+        "every([1.0, nan])",
+        "mean([1.0, nan, 2.0])",
+        "bootstrap(lambda x: x.mean(), [1.0, 2.0, 3.0, nan, 5.0, 6.0, 7.0, 8.0])",
+        "bootstrap(lambda x, y: (x + y).mean(), [1.0, 2.0, 3.0, nan, 5.0, 6.0, 7.0], [1.0] * 7)",
+    ],
+)
+def test_what_is_not_a_number_has_no_interval_to_hold_by(result_of, estimate):
+    result = result_of(f"nan = float('nan')\n@measures('c1')\ndef c1(run):\n    return Measurement({estimate})\n")
+    found = result["values"][""]
+    assert all(map(math.isnan, (found["value"], found["low"], found["high"])))
+    assert Bar.parse(">= 0").decide(found["low"], found["high"]) is False
+
+
+def test_a_floor_may_be_a_number_of_another_library(result_of):
+    result = result_of("""
+        import numpy as np
+        @measures("c1")
+        def c1(run):
+            return Measurement(exact(1.0), floor=np.float32(0.5))
+    """)
+    assert result["floor"] == 0.5
 
 
 def test_a_traceback_shows_the_claim_first_and_no_path_of_this_machine(result_of, tmp_path):

@@ -223,3 +223,12 @@ def test_generators_of_other_keys_are_apart():
 def test_bad_input(call, message):
     with pytest.raises((ValueError, TypeError), match=message):
         call()
+
+
+def test_lanczos_takes_a_product_made_in_place_and_refuses_one_that_is_not_finite():
+    start = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    scale = torch.tensor([1.0, 2.0, 5.0], dtype=torch.float64)
+    found = lanczos(lambda v: v.mul_(scale), start, 3)
+    assert torch.allclose(found.values, scale)
+    with pytest.raises(ValueError, match="product returned NaN or infinity in step 0"):
+        lanczos(lambda v: v * float("nan"), start, 3)

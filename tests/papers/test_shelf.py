@@ -78,6 +78,11 @@ def test_a_folder_without_papers_is_said_and_costs_nothing_else(tmp_path, monkey
     assert "holds no paper" in str(error)
 
 
+def test_the_home_of_nobody_is_a_folder_without_papers(monkeypatch):
+    monkeypatch.setenv("PAPERWORKS_PAPERS", "~nobody-of-this-name/papers")
+    assert any("~nobody-of-this-name/papers: holds no paper" in str(error) for error in find_places()[1].values())
+
+
 def test_packages_of_named_folders_can_be_imported_here_and_in_tasks(monkeypatch):
     monkeypatch.setenv("PAPERWORKS_PAPERS", str(THIRD_PARTY))
     monkeypatch.setenv("PYTHONPATH", "before")

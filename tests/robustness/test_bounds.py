@@ -206,6 +206,8 @@ def test_bounds_are_differentiable_in_the_weights():
         ({"method": "crown"}, "method is 'crown'; it takes one of 'IBP'"),
         ({"C": torch.ones(2, 1, 4)}, r"C has shape \(2, 1, 4\); it takes \(2, specs, 3\)"),
         ({"C": torch.ones(3, 1, 3)}, "C has shape"),
+        ({"C": torch.ones(2, 0, 3)}, "C has shape"),
+        ({"C": torch.full((2, 1, 3), torch.nan)}, "C has NaN or infinite elements"),
         ({"bound_lower": False, "bound_upper": False}, "at least one is True"),
         ({"method": "IBP", "return_A": True}, "return_A is True with method 'IBP'"),
     ],
@@ -227,6 +229,10 @@ def test_it_refuses_inputs_that_do_not_fit(untyped):
         bounded.compute_bounds([x, x])
     with pytest.raises(ValueError, match="x has 1 NaN"):
         bounded.compute_bounds(BoundedTensor(torch.where(torch.arange(12).view(2, 6) == 3, torch.nan, x), BALL))
+    with pytest.raises(ValueError, match="axis 0 takes the batch, one sample at least"):
+        bounded.compute_bounds(BoundedTensor(x[:0], BALL))
+    with pytest.raises(TypeError, match=r"x\[0\] is torch.complex128; it takes real numbers"):
+        BoundedModule(module, x + 0j)
     with pytest.raises(TypeError, match="module is function; it takes a"):
         BoundedModule(lambda x: x, x)
     with pytest.raises(ValueError, match="bound_opts is 'rellu'; it takes one of 'relu'"):

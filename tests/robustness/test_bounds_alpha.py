@@ -77,6 +77,43 @@ def test_optimised_slopes_solve_the_triangle_relaxation():
     assert float((upper - lower).sum()) < 0.95 * float((crown[1] - crown[0]).sum()), "there was something to gain"
 
 
+def envelope_optimum(layer, weights, f, x, eps):
+    """Return the least of sum w_i env(f)_i over the ball, by linear programming on lines that support each w_i f."""
+    z = layer(x)[0]
+    radius = eps * layer.weight.abs().sum(1)
+    inputs, neurons = layer.in_features, layer.out_features
+    bounds = [(float(v) - eps, float(v) + eps) for v in x[0]] + [(None, None)] * neurons
+    lines, limits = [], []
+    for i, w in enumerate(weights):
+        at = torch.linspace(0, 1, 2001, dtype=x.dtype) * 2 * radius[i] + z[i] - radius[i]
+        value = w * f(at)
+        chord = (value[-1:] - value[:1]) / (at[-1] - at[0])
+        for slope in torch.cat([chord, value[::25].diff() / at[::25].diff()]):
+            line = np.zeros(inputs + neurons)  # t_i >= slope z_i + intercept
+            line[:inputs], line[inputs + i] = (slope * layer.weight[i]).numpy(), -1
+            lines.append(line)
+            limits.append(-float((value - slope * at).min() + slope * layer.bias[i]))
+    cost = np.r_[np.zeros(inputs), np.ones(neurons)]
+    return linprog(cost, np.array(lines), np.array(limits), bounds=bounds).fun
+
+
+@pytest.mark.parametrize("activation", [nn.Tanh, nn.Sigmoid])
+def test_optimised_lines_of_s_shaped_functions_come_near_the_convex_envelope(activation):
+    closed = []
+    for seed in range(2):
+        layer, head = nn.Linear(3, 8).double(), nn.Linear(8, 1, bias=False).double()
+        layer.weight.data, layer.bias.data = 4 * normal(8, 3, seed=seed) / 3, normal(8, seed=seed + 10)
+        head.weight.data = normal(1, 8, seed=seed + 20)
+        module = nn.Sequential(layer, activation(), head).requires_grad_(False)
+        x, eps = normal(1, 3, seed=seed + 30), 0.5
+        best = envelope_optimum(layer, head.weight[0], activation(), x, eps)
+        bounded, ball = BoundedModule(module, x), BoundedTensor(x, PerturbationLpNorm(eps))
+        crown, found = (float(bounded.compute_bounds(ball, m)[0]) for m in ("CROWN", "alpha-CROWN"))
+        assert found <= best + 1e-3, "no lines can do better"
+        closed.append((found - crown) / (best - crown))
+    assert min(closed) > 0.9, closed
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
     [

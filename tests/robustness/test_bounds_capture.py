@@ -247,6 +247,17 @@ def test_batch_norm_in_training_keeps_the_statistics_of_the_clean_batch():
     assert not torch.allclose(bounded.compute_bounds(BoundedTensor(x, BALL))[0], lower)
 
 
+def test_batch_norm_of_features_is_bounded_in_training():
+    torch.manual_seed(0)
+    layers = [nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 2)]
+    module, x = nn.Sequential(*layers).double().requires_grad_(False).train(), torch.randn(6, 3).double()
+    bounded = BoundedModule(module, x)
+    assert int(module[1].num_batches_tracked) == 0, "capturing changes no statistics"
+    lower, upper = bounded.compute_bounds(BoundedTensor(x, PerturbationLpNorm(0.0)))
+    torch.testing.assert_close(lower, module(x))
+    torch.testing.assert_close(upper, lower)
+
+
 def test_present_weights_are_bounded():
     module, x = nn.Linear(4, 2).double(), normal(2, 4)
     bounded = BoundedModule(module, x)

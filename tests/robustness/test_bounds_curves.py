@@ -81,8 +81,8 @@ def test_lines_and_images_hold(name):
     assert (greatest <= values.amax(0) + 0.02 * spread + scale + 1e-7).all()
     # Any slope bounds, and the chosen one is at most a little worse in the middle than the best of many.
     middle = (lower + upper) / 2
-    low_slope, high_slope = curve.slope_range(lower, upper)
     for above in (False, True):
+        low_slope, high_slope = curve.slope_range(lower, upper, above)
         sign = -1 if above else 1
         chosen = (lines.upper_slope if above else lines.lower_slope) * middle
         chosen = chosen + (lines.upper_intercept if above else lines.lower_intercept)

@@ -174,6 +174,7 @@ CURVED = {
     "minimum": lambda x: torch.minimum(x, -x.flip(1)),
     "amax": lambda x: x.amax(1) + x.max(1).values - x.min(1).values - x.amin(1),
     "product": lambda x: x * x.flip(1) + x[:, :1] * x,
+    "product over an axis": lambda x: x.prod(1) + x[:, 1:3].prod(1, keepdim=True)[:, 0],
     "square as product": lambda x: x * x,
     "quotient": lambda x: x / (2 + x.flip(1).square()),
     "softmax": lambda x: x.softmax(1),

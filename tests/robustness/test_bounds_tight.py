@@ -43,7 +43,7 @@ def test_intersecting_does_not_keep_alpha_crown_from_moving():
         module = nn.Sequential(nn.Linear(4, 8), block(), nn.ReLU(), block(), nn.ReLU(), nn.Linear(8, 2)).double()
         module.requires_grad_(False)
         x, ball = torch.randn(1, 4).double(), PerturbationLpNorm(0.5)
-        widths = {k: width(module, x, ball, "alpha-CROWN", intersect=k) for k in (True, False)}
+        widths = {k: width(module, x, ball, "alpha-CROWN", intersect=k, seconds=math.inf) for k in (True, False)}
         assert widths[True] <= widths[False] * (1 + 1e-9)
         assert widths[True] < width(module, x, ball, "CROWN")
 

@@ -1,5 +1,6 @@
-import multiprocessing
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -95,24 +96,30 @@ def test_conditional_and_guided(tmp_path):
         assert torch.allclose(guided(x, 0.5), expected, atol=1e-4)
 
 
-def claim(root, ready, queue):
-    torch.set_num_threads(1)
-    trainings = []
-    count = lambda items, label="": (trainings.append(i) or i for i in items)  # noqa: E731
-    ready.wait()
-    trained_denoiser("digits", size="smoke", root=root, progress=count)
-    queue.put(len(trainings))
+CLAIM = """
+import os, pathlib, sys, time, torch
+from paperworks.testbeds import trained_denoiser
+torch.set_num_threads(1)
+root, trainings = pathlib.Path(sys.argv[1]), []
+(root / f"ready-{os.getpid()}").touch()
+end = time.monotonic() + 60
+while len(list(root.glob("ready-*"))) < 2 and time.monotonic() < end:
+    time.sleep(0.01)
+count = lambda items, label="": (trainings.append(i) or i for i in items)
+trained_denoiser("digits", size="smoke", root=root / "cache", progress=count)
+print(len(trainings))
+"""
 
 
 def test_of_two_processes_one_trains(tmp_path):
-    context = multiprocessing.get_context("fork")
-    ready, queue = context.Barrier(2), context.Queue()
-    workers = [context.Process(target=claim, args=(tmp_path, ready, queue)) for _ in range(2)]
-    for worker in workers:
-        worker.start()
-    counts = sorted(queue.get(timeout=60) for _ in workers)
-    for worker in workers:
-        worker.join()
+    command = [sys.executable, "-c", CLAIM, str(tmp_path)]
+    workers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    try:
+        counts = sorted(int(worker.communicate(timeout=120)[0]) for worker in workers)
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait(10)
     assert counts == [0, denoisers.SETTINGS["digits", "smoke"].steps]
 
 

@@ -1,5 +1,6 @@
 """The command line: list, search and show papers; run their claims, race their peers; report; start a new one."""
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -10,6 +11,9 @@ def main() -> None:
     """Run the `paperworks` command."""
     from paperworks.cli.app import app
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # of an encoding that may lack a star or a dash
+            stream.reconfigure(errors="replace")
     sys.stdout = _Output(sys.stdout)
     app()
 

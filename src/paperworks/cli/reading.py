@@ -142,8 +142,8 @@ def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("paper", style="cyan", no_wrap=True)
     table.add_column("field", no_wrap=True)
-    table.add_column("claims that hold", no_wrap=True)
-    table.add_column("title", overflow="fold")
+    table.add_column("claims that hold")
+    table.add_column("title", overflow="fold", min_width=16)
     for row in rows:
         held = f"{row['holds']} of {row['claims']}" if row["status"] == "measured" else row["status"]
         held += f", {row['outdated']} outdated" if row.get("outdated") else ""

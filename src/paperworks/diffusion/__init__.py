@@ -19,6 +19,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "inversion": [
             "BDIADDIMInverseScheduler",
             "BDIADDIMScheduler",
+            "BDIAImages",
+            "BDIAPipeline",
             "BDIAResult",
             "BDIASampler",
             "EDICTSampler",

@@ -44,7 +44,6 @@ _ADAMS_BASHFORTH = {
     3: (23 / 12, -16 / 12, 5 / 12),
     4: (55 / 24, -59 / 24, 37 / 24, -9 / 24),
 }
-_CACHED_ELEMENTS = 1 << 16  # a block of five float32 tensors of this many elements fits a core's cache
 
 
 class Recipe(NamedTuple):
@@ -177,7 +176,7 @@ class Predictions:
         if stage.n_inner:
             predictions += self.inner[-stage.n_inner :]
         if not clip:
-            return combine_blocked(stage.coefficients, (base, *predictions), out)
+            return combine(stage.coefficients, (base, *predictions), out)
         total = math.fsum(stage.coefficients[1:])
         if total == 0:  # a step of no length
             return base.clone() if out is None else out.copy_(base)
@@ -186,21 +185,6 @@ class Predictions:
         x0 = combine((1 / alpha, *weights), (base, *predictions)).clamp_(-1, 1)
         to_alpha, to_sigma = math.exp(stage.target.log_alpha), math.exp(stage.target.log_sigma)
         return combine((to_sigma / sigma, to_alpha - to_sigma * alpha / sigma), (base, x0), out)
-
-
-def combine_blocked(coefficients: Sequence[float], tensors: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
-    """Add up ``c_0 x_0 + c_1 x_1 + …`` like `combine`, reading memory once: block by block that fits the cache."""
-    if tensors[0].numel() <= 2 * _CACHED_ELEMENTS:
-        return combine(coefficients, tensors, out)
-    whole = tensors if out is None else (*tensors, out)
-    recorded = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-    if recorded or not all(t.is_contiguous() and t.device.type == "cpu" for t in whole):
-        return combine(coefficients, tensors, out)
-    out = torch.empty_like(tensors[0]) if out is None else out
-    whole = (*tensors, out)
-    for *parts, to in zip(*(t.view(-1).split(_CACHED_ELEMENTS) for t in whole), strict=True):
-        combine(coefficients, parts, to)
-    return out
 
 
 class PNDMSampler:

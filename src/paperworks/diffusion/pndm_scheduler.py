@@ -140,6 +140,7 @@ class PNDMScheduler(Scheduler):
         self.begin_index = self.step_index = None
         self._stages: tuple[Stage, ...] = ()
         self._predictions = Predictions()
+        self._end = len(self._plan)
 
     def step(
         self,
@@ -171,15 +172,17 @@ class PNDMScheduler(Scheduler):
 
         Raises
         ------
+        TypeError
+            Where `sample` is no tensor of floating point.
         RuntimeError
             Before `set_timesteps`, or after the last timestep.
         ValueError
             Where another timestep is next, the shapes differ, or the sample isn't finite after the last.
         """
         output, x = self._take(model_output, sample)
-        t = int(timestep)
         index = self._begin(self._start(timestep)) if self.step_index is None else self.step_index
-        if index == len(self.timesteps):
+        t = int(timestep)
+        if index == self._end:
             raise RuntimeError("step was called after the last timestep; set_timesteps begins a new trajectory")
         stage = self._stages[index - self._first]
         if t != stage.node.t:
@@ -195,7 +198,11 @@ class PNDMScheduler(Scheduler):
             self._base = x
         previous = self._predictions.combine(stage, self._base)
         self.step_index = index + 1
-        return self._output(previous, sample, self.step_index == len(self.timesteps), return_dict)
+        return self._output(previous, sample, self.step_index == self._end, return_dict)
+
+    def _forget(self) -> None:
+        del self._base
+        self._predictions = Predictions()
 
     def _node(self, n: int) -> Node:
         t = (n + 1) / self.schedule.total

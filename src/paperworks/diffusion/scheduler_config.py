@@ -15,6 +15,8 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import numpy as np
 from torch import Tensor
 
+from paperworks.diffusion.files import whole_files
+
 CONFIG_NAME = "scheduler_config.json"
 AnyConfigured = TypeVar("AnyConfigured", bound="Configured")  # runtime type checkers refuse Self in methods
 
@@ -126,21 +128,8 @@ class Configured:
         return self._internal_dict
 
     @classmethod
-    def translated(cls, config: Mapping[str, Any], origin: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return another scheduler's settings in the words of this one.
-
-        Parameters
-        ----------
-        config
-            Settings by their names.
-        origin
-            The other scheduler's configuration with its defaults, which tells what it is.
-
-        Returns
-        -------
-        Mapping
-            The same settings, with those of other names in this scheduler's.
-        """
+    def _translated(cls, config: Mapping[str, Any], origin: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return another scheduler's settings in the words of this one; `origin` has its defaults too."""
         return config
 
     @classmethod
@@ -180,7 +169,7 @@ class Configured:
         understood = {*known, *cls.ignored, *cls.neutral, *NEUTRAL} - OF_THE_NETWORK - changes.keys()
         defaults = understood.intersection(config.get("_use_default_values", ()))
         taken = {n: v for n, v in config.items() if n not in defaults and not n.startswith("_")}
-        settings = cls.translated({**taken, **changes}, config)
+        settings = cls._translated({**taken, **changes}, config)
         carried = {n: v for n, v in settings.items() if n not in known}
         for name, value in carried.items():
             cls._check_foreign(name, value)
@@ -218,11 +207,21 @@ class Configured:
         """
         if push_to_hub:
             raise ValueError("push_to_hub is True; a scheduler is uploaded with the pipeline that it belongs to")
-        folder = Path(save_directory)
-        folder.mkdir(parents=True, exist_ok=True)
+        with whole_files(save_directory) as aside:
+            (aside / CONFIG_NAME).write_text(self.to_json_string(), encoding="utf-8")
+
+    save_config = save_pretrained
+
+    def to_json_string(self) -> str:
+        """Return the configuration as a file holds it.
+
+        Returns
+        -------
+        str
+            The settings in JSON, with the name of the class.
+        """
         settings = {n: v for n, v in self._internal_dict.items() if not n.startswith("_")}
-        text = json.dumps({"_class_name": type(self).__name__, **settings}, indent=2, sort_keys=True)
-        (folder / CONFIG_NAME).write_text(text + "\n", encoding="utf-8")
+        return json.dumps({"_class_name": type(self).__name__, **settings}, indent=2, sort_keys=True) + "\n"
 
     @classmethod
     def from_pretrained(
@@ -276,15 +275,18 @@ def _plain(value: Any) -> Any:
 
 
 def _join_diffusers(cls: type) -> None:
-    """Make a class one of diffusers' schedulers, which pipelines save and load no other than.
+    """Make a class one of diffusers' schedulers, which pipelines save and take no other than.
 
-    Only where diffusers is loaded, since loading it takes longer than all the rest.
+    They ask `issubclass`, both where a pipeline is saved and where a scheduler is given to ``from_pretrained``, so an
+    entry in their table of what can be loaded would not do; and a true base has to be there when a scheduler exists,
+    which may be before diffusers is loaded or after. Loading it for that base alone takes seconds, longer than all the
+    rest. So the base is added where diffusers is loaded already, as a scheduler is made.
     """
     if "diffusers" in sys.modules:
-        from diffusers import SchedulerMixin
+        from diffusers import ConfigMixin, SchedulerMixin
 
         if not issubclass(cls, SchedulerMixin):
-            cls.__bases__ = (*cls.__bases__, SchedulerMixin)
+            cls.__bases__ = (*cls.__bases__, SchedulerMixin, ConfigMixin)
 
 
 def scheduler_mixin(name: str) -> Any:

@@ -167,16 +167,22 @@ class DropInScheduler(Configured):
         """Check what `step` gets, without a learned variance, and return both in at least single precision."""
         if model_output.shape != sample.shape and str(self.config.get("variance_type")).startswith("learned"):
             model_output = model_output[:, : sample.shape[1]]
+        if not sample.is_floating_point():
+            raise TypeError(f"sample is {sample.dtype}; it takes a tensor of floating point")
         check_alike("model_output", model_output, "sample", sample)
-        dtype = sample.dtype if sample.dtype == torch.float64 else torch.float32
-        return model_output.to(dtype), sample.to(dtype)
+        dtype = torch.float64 if sample.dtype == torch.float64 else torch.float32
+        return as_type(model_output, dtype), as_type(sample, dtype)
 
     def _output(self, following: Tensor, sample: Tensor, last: bool, return_dict: bool) -> Any:
         """Return what `step` does, after the last step a finite sample only: one check for the whole trajectory."""
-        following = following.to(sample.dtype)
+        following = as_type(following, sample.dtype)
         if last:
+            self._forget()
             check_sample(following, "model_output")
         return SchedulerOutput(following) if return_dict else (following,)
+
+    def _forget(self) -> None:
+        """Let go of what was kept for the next steps, as large as some states, where there is none."""
 
     def _start(self, timestep: Any) -> int:
         """Return the entry of `timesteps` at which a trajectory starts."""
@@ -184,6 +190,8 @@ class DropInScheduler(Configured):
             raise RuntimeError("step was called before set_timesteps, which it takes first")
         if self.begin_index is not None:
             return check_count("begin_index", self.begin_index, at_least=0, at_most=len(self.timesteps) - 1)
+        if isinstance(timestep, Tensor) and timestep.numel() != 1:
+            raise ValueError(f"timestep has shape {tuple(timestep.shape)}; it takes one entry of timesteps")
         distances = (self.timesteps.cpu() - float(timestep)).abs()
         if isinstance(timestep, Tensor) and timestep.dtype == self.timesteps.dtype:
             # Where a step is visited more than once, an entry of `timesteps` itself tells which of them it is.
@@ -214,6 +222,12 @@ class Scheduler(DropInScheduler):
         return (step + 1) / total if self.schedule is self._vp else step / total
 
     @property
+    def betas(self) -> Tensor:
+        """Variances of the steps of the training."""
+        levels = np.exp(2 * np.asarray(self._vp.log_alphas))
+        return torch.from_numpy(1 - levels / np.concatenate([[1.0], levels[:-1]])).float()
+
+    @property
     def alphas_cumprod(self) -> Tensor:
         """Squared factors of the signal at the steps of the training."""
         return torch.exp(2 * torch.tensor(self._vp.log_alphas, dtype=torch.float64)).float()
@@ -238,10 +252,14 @@ class Scheduler(DropInScheduler):
         Raises
         ------
         ValueError
-            Where a step lies outside the training's, or the shapes differ.
+            Where a step lies outside the training's, there is neither one nor one per sample, or the shapes differ.
         """
         check_alike("noise", noise, "original_samples", original_samples)
         steps, t_max = torch.as_tensor(timesteps).reshape(-1).double(), self.schedule.t_max
+        if len(steps) not in (1, len(original_samples)):
+            raise ValueError(
+                f"timesteps has {len(steps)} entries; it takes one, or one for each of {len(original_samples)} samples"
+            )
         t = self._time(steps)
         if not bool(((steps >= 0) & (t <= t_max + 1e-6)).all()):
             raise ValueError(
@@ -265,6 +283,11 @@ def _discrete(betas: np.ndarray, rescale: bool, clip_lam: float) -> DiscreteVP:
     levels = zero_terminal_levels(levels) if rescale else levels
     levels[-1] = min(LEAST_ALPHA**2, levels[-2] / 16)
     return NoiseScheduleVP.discrete(alphas_cumprod=levels, clip_lam=-math.inf)  # that step is what was asked for
+
+
+def as_type(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a tensor of that type; unlike ``tensor.to(dtype)`` at once where it is of it already."""
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
 def check_alike(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:

@@ -243,7 +243,7 @@ class Entry:
 
 
 def plain(value: Any) -> Any:
-    """Make strict JSON of mappings, sequences and scalars: NaN and infinities become text.
+    """Make strict JSON of mappings, sequences and scalars: NaN, infinities and what is no Unicode become text.
 
     Examples
     --------
@@ -252,6 +252,8 @@ def plain(value: Any) -> Any:
     """
     if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         return str(value)
+    if isinstance(value, str):  # a lone surrogate, as of a file's name, can be neither written nor printed
+        return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, Mapping):
         return {str(name): plain(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):

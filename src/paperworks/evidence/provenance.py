@@ -1,5 +1,6 @@
 """Where a measurement came from: code, versions, machine."""
 
+import ast
 import datetime
 import functools
 import hashlib
@@ -36,6 +37,37 @@ def revision_of(files: Iterable[Path]) -> str:
         return commit + ("+dirty" if inside and _git(root, "status", "--porcelain", "--", *inside) else "")
     except (OSError, subprocess.SubprocessError):
         return ""
+
+
+def code_changed(folder: Path, revision: str) -> bool:
+    """Tell whether modules in a folder have other code than at a commit, comments and docstrings apart.
+
+    Where that can't be known – outside a checkout, or of a measurement without a commit – they count as the same.
+    """
+    root = checkout()
+    if root is None or not revision or not folder.resolve().is_relative_to(root.resolve()):
+        return False
+    commit = revision.partition("+")[0]
+    for path in sorted(folder.glob("*.py")):
+        if path.name == "usage.py":
+            continue
+        try:
+            then = _git(root, "show", f"{commit}:./{path.resolve().relative_to(root.resolve()).as_posix()}")
+        except (OSError, subprocess.SubprocessError):
+            return True  # a new module, or a commit that is gone
+        if _bare(then) != _bare(path.read_text(encoding="utf-8")):
+            return True
+    return False
+
+
+def _bare(source: str) -> str:
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(
+            node
+        ):
+            del node.body[0]
+    return ast.dump(tree)
 
 
 @functools.cache

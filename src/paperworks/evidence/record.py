@@ -228,8 +228,8 @@ def _paper(folder: Path, data: dict[str, Any], origin: str) -> Paper:
     _typed(data["year"], int, "year")
     for name, link in _typed(data.get("links", {}), dict, "links").items():
         _typed(link, str, f"links.{name}")
-    claims = tuple(_claim(c) for c in data.get("claims", []))
-    peers = tuple(_peer(p) for p in data.get("peers", []))
+    claims = tuple(_claim(c) for c in _tables(data, "claims"))
+    peers = tuple(_peer(p) for p in _tables(data, "peers"))
     for kind, ids in (("claim", [c.id for c in claims]), ("peer", [p.id for p in peers])):
         if twice := sorted({i for i in ids if ids.count(i) > 1}):
             raise ValueError(f"{kind} id '{twice[0]}' stands twice")
@@ -245,6 +245,10 @@ def _paper(folder: Path, data: dict[str, Any], origin: str) -> Paper:
         origin=origin,
         **texts,
     )
+
+
+def _tables(data: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    return [_typed(item, dict, f"{key}[]") for item in _typed(data.get(key, []), list, key)]
 
 
 def _claim(data: dict[str, Any]) -> Claim:

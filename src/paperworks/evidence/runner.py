@@ -18,7 +18,7 @@ from paperworks.evidence.engines import Engine, open_engine
 from paperworks.evidence.entry import KINDS, Carried, Entry, Kind
 from paperworks.evidence.errors import EvidenceError, UsageError
 from paperworks.evidence.events import Event, Happening, TaskName
-from paperworks.evidence.provenance import checkout, package_digest, revision_of
+from paperworks.evidence.provenance import checkout, code_changed, package_digest, revision_of
 from paperworks.evidence.record import SCALES, Claim, Paper, Peer, Scale
 from paperworks.evidence.run import exclusive_tasks
 from paperworks.evidence.same import same_smoke
@@ -273,7 +273,9 @@ class _Work:
         for spec in specs:
             entry = self._before.get(spec["number"])
             whole = entry is not None and list(entry.seeds[: len(spec["seeds"])]) == spec["seeds"]
-            if entry and entry.measured and entry.smoke and whole and not spec["exclusive"]:
+            # What the paper's own modules do at this scale shows in no smoke value: other epochs, another data set.
+            own = entry is None or code_changed(self.chosen[spec["number"]][0].folder, entry.provenance.revision)
+            if entry and entry.measured and entry.smoke and whole and not own and not spec["exclusive"]:
                 tried.append({**spec, "scale": "smoke", "seeds": [0], "budget": 0.0, "smoke": False, "spool": ""})
         if tried:
             try:

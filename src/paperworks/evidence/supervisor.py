@@ -198,7 +198,7 @@ def _exit_reason(code: int) -> dict[str, str] | None:
         return None
     if code > 0:
         return {"outcome": "error", "reason": f"the process ended with exit code {code} and no result"}
-    name = signal.Signals(-code).name
+    name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
     hint = ", as the system does when memory runs out" if name == "SIGKILL" else ""
     return {"outcome": "error", "reason": f"the process was killed by {name}{hint}"}
 

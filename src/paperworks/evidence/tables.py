@@ -32,8 +32,8 @@ def claims_table(views: Sequence[ClaimView], title: str | None = None) -> Table:
         A table of rich, for its console to print.
     """
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("claim", overflow="fold", ratio=4)
-    table.add_column("reported", overflow="fold", ratio=3)
+    table.add_column("claim", overflow="fold", ratio=4, min_width=16)  # in a narrow terminal the numbers give way
+    table.add_column("reported", overflow="fold", ratio=3, min_width=8)
     table.add_column("measured", no_wrap=True)
     table.add_column("bar", overflow="fold", min_width=8)
     table.add_column("verdict", no_wrap=True)

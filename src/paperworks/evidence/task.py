@@ -6,6 +6,7 @@ It reads `spec.json` in the folder, measures, and leaves `result.json` and the f
 import importlib
 import importlib.util
 import json
+import math
 import os
 import sys
 import time
@@ -109,8 +110,11 @@ def _decide(task: Task, run: Run, spec: TaskSpec, folder: Path) -> dict[str, Any
         seconds, used = time.perf_counter() - wall, _processor_seconds() - started
         if not isinstance(measurement, Measurement):
             raise TypeError(f"the function returned {type(measurement).__name__}; it has to return a Measurement")
+        _check_words(measurement)
+        values = {name: _without_hidden_nan(estimate) for name, estimate in measurement.values.items()}
+        measurement = replace(measurement, value=values)
         chance = any(estimate.method != "exact" for estimate in measurement.values.values())
-        last = look == _LOOKS - 1 or 2 * used > spec["budget"] or not chance
+        last = look == _LOOKS - 1 or 2 * used >= spec["budget"] or not chance
         level = 1 - (left if last else left / 2)
         left -= 1 - level
         intervals = {name: estimate.interval(level) for name, estimate in measurement.values.items()}
@@ -123,6 +127,19 @@ def _decide(task: Task, run: Run, spec: TaskSpec, folder: Path) -> dict[str, Any
             break
         run = replace(run, seeds=tuple(range(2 * len(run.seeds))), effort=2 * run.effort)
     return {"seconds": seconds, "processor_seconds": used, **_measured(measurement, run, level, intervals, folder)}
+
+
+def _check_words(measurement: Measurement) -> None:
+    for name in ("unit", "remark", "settings"):
+        if not isinstance(text := getattr(measurement, name), str):
+            raise TypeError(f"{name} of the Measurement is {text!r}; it takes words")
+
+
+def _without_hidden_nan(estimate: Estimate) -> Estimate:
+    """Return an estimate that is NaN where one of its samples is, which an order statistic can pass over."""
+    if not any(math.isnan(number) for number in (estimate.value, *estimate.samples)):
+        return estimate
+    return replace(estimate, value=math.nan, interval=lambda level: (math.nan, math.nan), varies=False)
 
 
 def _measured(
@@ -146,7 +163,7 @@ def _measured(
         "table": _table(measurement.table),
         "remark": measurement.remark,
         "settings": measurement.settings,
-        "floor": measurement.floor,
+        "floor": None if measurement.floor is None else float(measurement.floor),
     }
     if measurement.figure is not None:
         from paperworks.evidence.figures import save_figure
@@ -243,6 +260,7 @@ def _limit_memory(limit: int | None) -> None:
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
     # Neither threads that a claim left behind nor a slow teardown of its libraries hold up the run.
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # closed by the claim, and of no use any more
+            stream.flush()
     os._exit(0)

@@ -1,4 +1,4 @@
-"""Numerics that several fields need: Runge-Kutta steps, curvature, trace estimators, the training loop, seeds."""
+"""Numerics that several fields need: Runge-Kutta steps, curvature, spectra, traces, the training loop, seeds."""
 
 from paperworks.core.lazy import lazy_exports
 
@@ -7,12 +7,32 @@ __getattr__, __dir__, __all__ = lazy_exports(
     {
         "curvature": ["Curvature"],
         "distances": ["energy_distance"],
+        "frozen": ["FrozenCurvature"],
         "integration": ["Sums", "Tolerance", "adapt", "advance", "follow", "odeint", "runge_kutta_step"],
         "eigenvalues": ["LanczosResult", "extreme_eigenvalues", "lanczos"],
         "plans": ["Step", "fixed_plan", "multistep_weights", "runge_kutta"],
         "random": ["seeded", "torch_generator"],
+        "spectra": ["Spectrum", "TopEigenvalue", "lanczos_quadrature", "largest_eigenvalue"],
         "tableaus": ["TABLEAUS", "Tableau"],
-        "traces": ["TraceEstimate", "divergence", "hutch_plus_plus", "hutchinson"],
+        "per_sample": [
+            "gauss_newton_factors",
+            "gauss_newton_gram",
+            "gauss_newton_trace",
+            "per_sample_gradients",
+            "per_sample_norms",
+            "per_sample_products",
+        ],
+        "traces": [
+            "NormEstimate",
+            "TraceEstimate",
+            "divergence",
+            "estimate_trace",
+            "exact_trace",
+            "frobenius_norm",
+            "hutch_plus_plus",
+            "hutchinson",
+            "xtrace",
+        ],
         "training": ["EarlyStopping", "ExponentialAverage", "mlp", "silent", "train", "warmup_cosine"],
     },
 )

@@ -1,5 +1,6 @@
 """Eigenvalues of symmetric matrices that are known by their products with vectors."""
 
+import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -53,7 +54,7 @@ def lanczos(product: Product, start: Float[Tensor, " n"], steps: int) -> Lanczos
     Raises
     ------
     ValueError
-        For a start that is zero or not finite, or more steps than rows.
+        For a start that is zero or not finite, more steps than rows, or a product that is not finite.
 
     References
     ----------
@@ -74,8 +75,10 @@ def lanczos(product: Product, start: Float[Tensor, " n"], steps: int) -> Lanczos
     alphas: list[float] = []
     betas: list[float] = []
     for k in range(steps):
-        w = product(basis[:, k])
+        w = product(basis[:, k].clone())  # which it may change in place
         alphas.append(float(basis[:, k] @ w))
+        if not math.isfinite(alphas[-1]):
+            raise ValueError(f"product returned NaN or infinity in step {k}; it takes one that is finite")
         known = basis[:, : k + 1]
         for _ in range(2):  # once leaves what rounding brings back, twice is enough
             w = w - known @ (known.T @ w)
@@ -101,6 +104,7 @@ def extreme_eigenvalues(
     which: Literal["largest", "smallest", "magnitude", "both"] = "largest",
     rtol: float = 1e-8,
     random_state: int = 0,
+    start: Float[Tensor, " n"] | None = None,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float64,
 ) -> tuple[Float[Tensor, " k"], Float[Tensor, "n k"]]:
@@ -120,6 +124,8 @@ def extreme_eigenvalues(
         Relative accuracy of the eigenvalues.
     random_state
         Seed of the start.
+    start
+        The first vector instead of a random one, such as one near the eigenvectors that are sought.
     device, dtype
         Place and type of the vectors that `product` takes.
 
@@ -141,7 +147,7 @@ def extreme_eigenvalues(
     >>> extreme_eigenvalues(lambda v: matrix @ v, 10, 2)[0].round(decimals=6)
     tensor([8., 9.], dtype=torch.float64)
     """
-    from scipy.sparse.linalg import LinearOperator, eigsh
+    from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
     codes = {"largest": "LA", "smallest": "SA", "magnitude": "LM", "both": "BE"}
     check_choice("which", which, codes)
@@ -150,8 +156,15 @@ def extreme_eigenvalues(
     def matvec(v: np.ndarray) -> np.ndarray:
         return product(torch.from_numpy(v.ravel()).to(device, dtype)).double().cpu().numpy()
 
-    start = np.random.default_rng(random_state).standard_normal(n)
+    v0 = np.random.default_rng(random_state).standard_normal(n)
+    if start is not None:
+        v0 = start.detach().double().cpu().numpy()
     operator = LinearOperator((n, n), matvec=matvec, dtype=np.float64)
-    values, vectors = eigsh(operator, k, which=codes[which], v0=start, tol=rtol)
+    try:
+        values, vectors = eigsh(operator, k, which=codes[which], v0=v0, tol=rtol)
+    except ArpackError:
+        if matvec(v0).any():
+            raise
+        values, vectors = np.zeros(k), np.eye(n, k)  # a matrix that maps a random vector to 0 is 0 itself
     order = np.argsort(values)
     return tuple(torch.from_numpy(a.copy()).to(device, dtype) for a in (values[order], vectors[:, order]))  # type: ignore[return-value]

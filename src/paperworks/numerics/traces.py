@@ -1,16 +1,17 @@
 """Traces of matrices that are known by their products with vectors, the divergence of a vector field among them."""
 
 import math
-from collections.abc import Callable
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from paperworks.core.validation import check_choice, check_count
+from paperworks.core.validation import check_choice, check_count, check_number
 
 Product = Callable[[Float[Tensor, "n k"]], Float[Tensor, "n k"]]
+TraceMethod = Literal["hutchinson", "hutch++", "xtrace"]
 
 
 class TraceEstimate(NamedTuple):
@@ -135,6 +136,213 @@ def hutch_plus_plus(
     return _mean((v * product(v)).sum(0), exact, 2 * min(third, n) + third)
 
 
+def xtrace(
+    product: Product, n: int, n_products: int, generator: torch.Generator, *, dtype: torch.dtype = torch.float64
+) -> TraceEstimate:
+    """Estimate a trace with every probe used both to find large directions and, left out there, to estimate the rest.
+
+    It has no bias, and is exact for matrices of rank below half the products.
+
+    Parameters
+    ----------
+    product, n, generator, dtype
+        As in `hutchinson`.
+    n_products
+        Products with the matrix: even, at least 4, and at most 2 n.
+
+    Returns
+    -------
+    TraceEstimate
+        The trace, its standard error as of independent probes, which is up to a third too small since they share their
+        bases, and the number of products.
+
+    Raises
+    ------
+    ValueError
+        For a number of products that is odd or out of bounds.
+
+    References
+    ----------
+    Epperly, Tropp and Webber, XTrace: Making the most of every sample in stochastic trace estimation, arXiv 2301.07825,
+    section 2.2.
+
+    Examples
+    --------
+    >>> low_rank = torch.ones(50, 1, dtype=torch.float64)
+    >>> found = xtrace(lambda v: low_rank @ (low_rank.T @ v), 50, 6, torch.Generator().manual_seed(0))
+    >>> round(found.trace, 6)
+    50.0
+    """
+    half, left = divmod(check_count("n_products", n_products, at_least=4, at_most=2 * check_count("n", n)), 2)
+    if left:
+        raise ValueError(f"n_products is {n_products}; it takes an even number")
+    sketch = _Sketch(product, n, dtype)
+    sketch.widen(_probes(n, half, generator, "sign", dtype))
+    return sketch.xtrace()
+
+
+def estimate_trace(
+    product: Product,
+    n: int,
+    generator: torch.Generator,
+    *,
+    method: TraceMethod = "xtrace",
+    rtol: float = 0.05,
+    max_products: int = 300,
+    dtype: torch.dtype = torch.float64,
+) -> TraceEstimate:
+    """Estimate a trace until its standard error is small to it, with all products made before used again.
+
+    Parameters
+    ----------
+    product, n, generator, dtype
+        As in `hutchinson`.
+    method
+        ``hutchinson``, ``hutch++`` or ``xtrace``.
+    rtol
+        Standard error to the size of the estimate at which it stops. Half as many products again are made between one
+        look and the next, beginning with 24, so that few lucky probes end nothing.
+    max_products
+        Where it stops at the latest; with n or more products to make, the n products with unit vectors are made
+        instead, which are exact.
+
+    Returns
+    -------
+    TraceEstimate
+        The trace, its standard error, and the number of products.
+
+    Raises
+    ------
+    ValueError
+        For another method, a tolerance that isn't positive, or fewer than 6 products.
+
+    Examples
+    --------
+    >>> matrix = torch.diag(1 / torch.arange(1.0, 201.0, dtype=torch.float64) ** 2)
+    >>> found = estimate_trace(lambda v: matrix @ v, 200, torch.Generator().manual_seed(0), rtol=0.01)
+    >>> abs(found.trace - float(matrix.trace())) < 0.05, found.products < 200
+    (True, True)
+    """
+    check_choice("method", method, get_args(TraceMethod))
+    check_number("rtol", rtol, gt=0)
+    check_count("max_products", max_products, at_least=6)
+    sketch, goal = _Sketch(product, check_count("n", n), dtype), min(24, max_products)
+    while goal < n:
+        parts = {"hutchinson": (0, 1), "hutch++": (1, 3), "xtrace": (1, 2)}[method]
+        width = parts[0] * goal // parts[1]
+        if width > sketch.width:
+            sketch.widen(_probes(n, width - sketch.width, generator, "sign", dtype))
+        if method != "xtrace" and (more := goal - 2 * width - sketch.rest):
+            sketch.probe(_probes(n, more, generator, "sign", dtype))
+        found = sketch.xtrace() if method == "xtrace" else sketch.hutch_plus_plus()
+        if found.standard_error <= rtol * abs(found.trace) or goal == max_products:
+            return found
+        goal = min(goal + goal // 2, max_products)
+    return exact_trace(product, n, device=generator.device, dtype=dtype)
+
+
+def exact_trace(
+    product: Product, n: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float64
+) -> TraceEstimate:
+    """Return the trace from the products with all unit vectors, 64 at a time.
+
+    Parameters
+    ----------
+    product
+        Maps vectors in columns, (n, k), to their products with the matrix.
+    n
+        Rows of the square matrix.
+    device, dtype
+        Place and type of the vectors.
+
+    Returns
+    -------
+    TraceEstimate
+        The trace, with no error, and n products.
+
+    Examples
+    --------
+    >>> exact_trace(lambda v: 2 * v, 5)
+    TraceEstimate(trace=10.0, standard_error=0.0, products=5)
+    """
+    columns = unit_products(product, n, device=device, dtype=dtype)
+    return TraceEstimate(sum(float((unit * v).double().sum()) for unit, v in columns), 0.0, n)
+
+
+def unit_products(
+    product: Product, n: int, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float64
+) -> Iterator[tuple[Float[Tensor, "n k"], Float[Tensor, "n k"]]]:
+    """Go through all unit vectors and their products, 64 at a time.
+
+    Parameters
+    ----------
+    product, n, device, dtype
+        As in `exact_trace`.
+
+    Yields
+    ------
+    tuple[Tensor, Tensor]
+        Unit vectors in columns, and the columns of the matrix.
+
+    Examples
+    --------
+    >>> [v.tolist() for _, v in unit_products(lambda v: 2 * v, 2)]
+    [[[2.0, 0.0], [0.0, 2.0]]]
+    """
+    for start in range(0, check_count("n", n), 64):
+        unit = torch.zeros(n, min(64, n - start), device=device, dtype=dtype)
+        unit[range(start, start + unit.shape[1]), range(unit.shape[1])] = 1
+        yield unit, product(unit)
+
+
+class NormEstimate(NamedTuple):
+    """An estimated norm.
+
+    Parameters
+    ----------
+    norm
+        The estimated norm itself.
+
+    Examples
+    --------
+    >>> NormEstimate(2.0, 0.1, 16).norm
+    2.0
+    """
+
+    norm: float
+    standard_error: float
+    """Standard error of the norm; NaN for a single probe, 0 where it is exact."""
+    products: int
+    """Products with the matrix that it took."""
+
+
+def frobenius_norm(
+    product: Product, n: int, n_probes: int, generator: torch.Generator, *, dtype: torch.dtype = torch.float64
+) -> NormEstimate:
+    """Estimate a Frobenius norm as the root of the mean of ``|A v|^2`` over random signs.
+
+    Parameters
+    ----------
+    product, n, n_probes, generator, dtype
+        As in `hutchinson`.
+
+    Returns
+    -------
+    NormEstimate
+        The norm, its standard error to first order, and the number of products.
+
+    Examples
+    --------
+    >>> matrix = torch.tensor([[3.0, 0.0], [0.0, 4.0]], dtype=torch.float64)
+    >>> frobenius_norm(lambda v: matrix @ v, 2, 4, torch.Generator().manual_seed(0)).norm
+    5.0
+    """
+    v = _probes(check_count("n", n), check_count("n_probes", n_probes), generator, "sign", dtype)
+    square = _mean(product(v).double().square().sum(0), 0.0, n_probes)
+    norm = math.sqrt(square.trace)
+    return NormEstimate(norm, square.standard_error / (2 * norm) if norm else 0.0, n_probes)
+
+
 def divergence(
     f: Callable[[Tensor], Tensor],
     x: Float[Tensor, " batch *shape"],
@@ -186,3 +394,76 @@ def _mean(values: Tensor, exact: float, products: int) -> TraceEstimate:
     values = values.double()
     error = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
     return TraceEstimate(exact + float(values.mean()), error, products)
+
+
+class _Sketch:
+    """A basis of a matrix' large directions, and probes, that grow without a product made twice."""
+
+    def __init__(self, product: Product, n: int, dtype: torch.dtype) -> None:
+        self.product = product
+        empty = torch.empty(n, 0, dtype=dtype)
+        self.probes, self.images = empty, empty  # of the sketch, and their products with the matrix
+        self.basis, self.small, self.basis_images = empty, torch.empty(0, 0, dtype=dtype), empty
+        self.rests, self.rest_images = empty, empty
+
+    @property
+    def width(self) -> int:
+        return self.probes.shape[1]
+
+    @property
+    def rest(self) -> int:
+        return self.rests.shape[1]
+
+    def widen(self, probes: Tensor) -> None:
+        """Take probes into the sketch: two products each, since a basis of nested spaces keeps its vectors."""
+        old = self.width
+        self.probes = _beside(self.probes, probes)
+        self.images = _beside(self.images, self.product(probes))
+        q, _ = torch.linalg.qr(self.images)
+        self.basis = _beside(self.basis, _orthonormal(q[:, old:], self.basis)) if old else q
+        self.small = self.basis.T @ self.images
+        self.basis_images = _beside(self.basis_images, self.product(self.basis[:, old:]))
+
+    def probe(self, probes: Tensor) -> None:
+        """Take probes for what the sketch leaves."""
+        self.rests = _beside(self.rests, probes)
+        self.rest_images = _beside(self.rest_images, self.product(probes))
+
+    def hutch_plus_plus(self) -> TraceEstimate:
+        """Return the trace on the basis, and Hutchinson's estimate of what is orthogonal to it."""
+        q, z, v, w = self.basis, self.basis_images, self.rests, self.rest_images
+        if not self.width:
+            return _mean((v * w).sum(0), 0.0, self.rest)
+        along = q.to(v).T @ v
+        v, w = v - q @ along, w - z @ along
+        return _mean((v * w).sum(0), float((q * z).sum()), 2 * self.width + self.rest)
+
+    def xtrace(self) -> TraceEstimate:
+        """Return the mean, over probes, of the estimate from a basis of all others and from this one."""
+        count, products = self.width, 2 * self.width
+        r = self.small.double()
+        basis, inner = self.basis.double(), (self.basis.T @ self.basis_images).double()
+        whole = float(inner.trace())
+        sizes = torch.linalg.svdvals(r)
+        if sizes[-1] <= 100 * count * torch.finfo(self.small.dtype).eps * sizes[0]:  # the basis holds the whole range
+            return TraceEstimate(whole, 0.0, products)
+        left = torch.linalg.inv(r).T
+        left = left / left.norm(dim=0)  # column i: what the basis of all probes has more than that without probe i
+        probes, images, basis_images = self.probes.double(), self.images.double(), self.basis_images.double()
+        u = basis.T @ probes
+        u = u - left * (left * u).sum(0)
+        values = whole - (left * (inner @ left)).sum(0)
+        values += (probes * images).sum(0) - ((basis_images.T @ probes) * u).sum(0)
+        values += (u * (inner @ u)).sum(0) - (u * r).sum(0)
+        return _mean(values, 0.0, products)
+
+
+def _beside(a: Tensor, b: Tensor) -> Tensor:
+    return torch.cat([a.to(b), b], dim=1)
+
+
+def _orthonormal(new: Tensor, known: Tensor) -> Tensor:
+    """Return new columns made orthogonal to known ones, and orthonormal."""
+    for _ in range(2):
+        new = new - known @ (known.T @ new)
+    return torch.linalg.qr(new)[0]

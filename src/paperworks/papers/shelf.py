@@ -83,7 +83,7 @@ def papers_in(folder: Path) -> Iterator[tuple[str, Path]]:
 
 def _named() -> Iterator[tuple[str, Path | None, str]]:
     for name in filter(None, os.environ.get(VARIABLE, "").split(os.pathsep)):
-        folder = Path(name).expanduser().resolve()
+        folder = Path(os.path.expanduser(name)).resolve()  # which leaves the ~ of nobody as it is
         first = next((path for _, path in papers_in(folder)), folder)
         inside = first.resolve().relative_to(import_root(first)).parts
         yield inside[0] if inside else folder.name, folder, str(folder)

@@ -17,7 +17,7 @@ from paperworks.diffusion.dpm_solver.exponential import AlgorithmType, Form, Sol
 from paperworks.diffusion.dpm_solver.plans import Stage
 from paperworks.diffusion.models import to_noise, to_scaled_data
 from paperworks.diffusion.pndm import Spacing
-from paperworks.diffusion.sampling import Buffers, combine
+from paperworks.diffusion.sampling import Buffers, blocks, combine
 from paperworks.diffusion.scheduler_config import OF_OTHER_SOLVERS, SchedulerOutput, scheduler_mixin
 from paperworks.diffusion.schedulers import PREDICTION_TYPES, Generator, Scheduler, custom_timesteps, draw_noise
 from paperworks.diffusion.schedules import SKIP_TYPES, FlowSchedule, SkipType, time_grid
@@ -167,21 +167,7 @@ class DPMSolverScheduler(Scheduler):
         self._regular = True
 
     @classmethod
-    def translated(cls, config: Mapping[str, Any], origin: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return another scheduler's settings in the words of this one.
-
-        Parameters
-        ----------
-        config
-            Settings by their names.
-        origin
-            The other scheduler's configuration with its defaults, which tells what it is.
-
-        Returns
-        -------
-        Mapping
-            The same settings, with those of other names in this scheduler's.
-        """
+    def _translated(cls, config: Mapping[str, Any], origin: Mapping[str, Any]) -> Mapping[str, Any]:
         words: dict[str, Any] = {}
         if config.get("algorithm_type") == "deis":
             words["algorithm_type"] = "dpmsolver++"
@@ -312,6 +298,8 @@ class DPMSolverScheduler(Scheduler):
 
         Raises
         ------
+        TypeError
+            Where `sample` is no tensor of floating point.
         RuntimeError
             Where it is called before `set_timesteps` or after the last step.
         ValueError
@@ -329,27 +317,37 @@ class DPMSolverScheduler(Scheduler):
         stage = self._plan[index]
         if index == 0 or self._plan[index - 1].advances:  # a pipeline may have changed what it got
             self._base = x
-        self._values.appendleft(self._value(output, x, stage))
-        following = combine(stage.coefficients, (self._base, *self._values))
+        following = self._advanced(output, x, stage)
         if stage.noise:
             following.add_(draw_noise(x, generator), alpha=stage.noise)
         self.step_index += 1
         return self._output(following, sample, index + 1 == len(self._plan), return_dict)
 
-    def _value(self, output: Tensor, x: Tensor, stage: Stage) -> Tensor:
-        """Return what the form integrates: the noise, or the data times alpha (see `plans.scaled`)."""
+    def _forget(self) -> None:
+        del self._values, self._spare, self._base
+
+    def _advanced(self, output: Tensor, x: Tensor, stage: Stage) -> Tensor:
+        """Keep what the form integrates, the noise or the data times alpha (see `plans.scaled`), and go on from it."""
         c = self.config
         kind = PREDICTION_TYPES[c.prediction_type]
-        if not self._form.data:
-            return to_noise(output, x, stage.alpha, stage.sigma, kind)
         recorded = torch.is_grad_enabled() and (x.requires_grad or output.requires_grad)
-        data = to_scaled_data(output, x, stage.alpha, stage.sigma, kind, None if recorded else next(self._spare))
-        if c.thresholding:
-            bounded = dynamic_thresholding(
-                data.div_(stage.alpha), c.dynamic_thresholding_ratio, bound_max=c.sample_max_value
-            )
-            data = bounded.mul_(stage.alpha)
-        return data
+        if not self._form.data:
+            value = to_noise(output, x, stage.alpha, stage.sigma, kind)
+        elif c.thresholding or recorded:
+            value = to_scaled_data(output, x, stage.alpha, stage.sigma, kind)
+            if c.thresholding:
+                ratio, bound = c.dynamic_thresholding_ratio, c.sample_max_value
+                value = dynamic_thresholding(value / stage.alpha, ratio, bound_max=bound) * stage.alpha
+        else:
+            older = [*self._values][: len(stage.coefficients) - 2]
+            value, following = next(self._spare), torch.empty_like(x)
+            for into, to, model_output, state, base, *others in blocks(value, following, output, x, self._base, *older):
+                to_scaled_data(model_output, state, stage.alpha, stage.sigma, kind, into)
+                combine(stage.coefficients, (base, into, *others), to)
+            self._values.appendleft(value)
+            return following
+        self._values.appendleft(value)
+        return combine(stage.coefficients, (self._base, *self._values))
 
     def _orders(self, steps: int) -> list[int]:
         order, c = self.config.solver_order, self.config

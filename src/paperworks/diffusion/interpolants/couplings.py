@@ -78,7 +78,7 @@ class OptimalCoupling:
         Raises
         ------
         ValueError
-            For batches that differ in shape, NaN, or a missing generator.
+            For batches that differ in shape, NaN, no sample to choose from, or a missing generator.
         """
         return x0, x1[self.partners(x0, x1, generator)]
 
@@ -109,6 +109,10 @@ class OptimalCoupling:
         if self.method == "sinkhorn":
             if generator is None:
                 raise ValueError("generator is None; method 'sinkhorn' draws partners and takes a torch.Generator")
+            if not len(x0):
+                return torch.empty(0, dtype=torch.int64, device=x0.device)
+            if not len(x1):
+                raise ValueError(f"x1 has no samples; it takes one or more as partners of the {len(x0)} of x0")
             plan = self._plan(cost)
             return torch.multinomial(plan.to(generator.device), 1, generator=generator)[:, 0].to(x0.device)
         if len(x0) != len(x1):
@@ -119,8 +123,6 @@ class OptimalCoupling:
 
     def _plan(self, cost: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
         """Return the plan times n, so that every row sums to one."""
-        if not len(cost):
-            return cost
         log_kernel = -cost / (self.reg * cost.mean().clamp_min(torch.finfo(cost.dtype).tiny))
         log_kernel = log_kernel - log_kernel.amax(1, keepdim=True)
         kernel = log_kernel.exp()
@@ -156,5 +158,8 @@ def _squared_distances(x0: Tensor, x1: Tensor) -> Float[Tensor, "n m"]:
     if x0.shape[1:] != x1.shape[1:] or x0.ndim < 1:
         raise ValueError(f"x0 has shape {tuple(x0.shape)} and x1 {tuple(x1.shape)}; they take samples of one shape")
     rows, others = (x.detach()[..., None].flatten(1).double() for x in (x0, x1))
+    largest = max(float(x.abs().max()) if x.numel() else 1.0 for x in (rows, others))
+    if not 1e-100 < largest < 1e100 and largest:  # whose squares are beyond double precision; the unit is of no matter
+        rows, others = rows / largest, others / largest
     centre = rows.mean(0) if len(rows) else 0.0  # so that squares of far-off batches don't cancel
     return torch.cdist(rows - centre, others - centre).square()

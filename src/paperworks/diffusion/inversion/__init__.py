@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     {
         "ddim": ["ddim_invert"],
         "edict": ["EDICTSampler"],
+        "pipeline": ["BDIAImages", "BDIAPipeline"],
         "scheduler": ["BDIADDIMInverseScheduler", "BDIADDIMScheduler"],
         "sampler": ["BDIAResult", "BDIASampler", "roundtrip_error_bound"],
     },

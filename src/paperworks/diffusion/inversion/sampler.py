@@ -18,7 +18,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -207,7 +207,7 @@ class BDIASampler:
     @torch.no_grad()
     def resume(
         self,
-        pair: Pair,
+        pair: Pair | BDIAResult,
         steps: int | None = None,
         *,
         timesteps: Sequence[float] | None = None,
@@ -217,14 +217,15 @@ class BDIASampler:
         return_trajectory: bool = False,
         callback: Callback | None = None,
     ) -> BDIAResult:
-        """Sample from the pair (z_N, z_{N-1}) that `invert` gave, on the same grid; the other arguments as in `sample`.
+        """Sample from what `invert` gave, on the same grid; the other arguments as in `sample`.
 
         Parameters
         ----------
         pair
-            The states (z_N, z_{N-1}) that `invert` gave.
+            The result of `invert` (or of `BDIAPipeline.invert`), which knows its grid; or its states
+            (z_N, z_{N-1}) alone.
         steps, timesteps
-            The grid of the inversion, as in `sample`.
+            The grid of the inversion, as in `sample`, for a pair of states.
         skip_type
             How the times between are spaced, as in `time_grid`.
         t_start, t_end
@@ -242,11 +243,16 @@ class BDIASampler:
         Raises
         ------
         ValueError
-            Where the sampler is not invertible: such a pair is then not all that its first step needs.
+            Where the sampler is not invertible: such a pair is then not all that its first step needs. Where the
+            result is not one of `invert`.
         """
         self._require_invertible("resume")
+        if isinstance(pair, BDIAResult):
+            falling = way_back("pair", pair)
+            timesteps = falling if steps is None and timesteps is None else timesteps
+            pair = (pair.pair[0].to(pair.sample), pair.pair[1].to(pair.sample))  # a pipeline's is more precise
         times = self._times(steps, timesteps, skip_type, t_start, t_end)
-        older, newer = _check_pair("pair", pair)
+        older, newer = check_pair("pair", pair)
         sampling = Sampling(self.model_fn, newer, times[1], len(times) - 2, return_trajectory, callback)
         result = self._walk(sampling, self._stepper(sampling), (newer.clone(), older.clone()), times)
         kept = (older.clone(), *result.trajectory) if return_trajectory else ()
@@ -295,20 +301,15 @@ class BDIASampler:
         times = self._times(steps, timesteps, skip_type, t_start, t_end)
         check_state("z0", z0)
         n = len(times) - 1
-        if 0 < self.gamma <= 1 and (bound := roundtrip_error_bound(self.gamma, n, z0.dtype)) > 1e-3:
-            warnings.warn(
-                f"gamma {self.gamma:g} over {n} steps in {z0.dtype} amplifies rounding to about {bound:.1g}; "
-                "take gamma closer to 1, fewer steps or float64",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+        if 0 < self.gamma <= 1:
+            warn_of_amplification(self.gamma, n, z0.dtype)
         sampling = Sampling(self.model_fn, z0, times[-1], n - (z1 is not None), return_trajectory, callback)
         run = self._stepper(sampling)
         given = z1
         if z1 is None:
             z1 = run.first(z0, times[-1], times[-2])
             sampling.reached(z1, times[-2])
-        newer, z = (state.clone() for state in _check_pair("z0 and z1", (z0, z1)))
+        newer, z = (state.clone() for state in check_pair("z0 and z1", (z0, z1)))
         for i in range(n - 1, 0, -1):
             newer, z = z, run.undo(newer, z, times[i - 1], times[i], times[i + 1], newer)
             sampling.reached(z, times[i - 1])
@@ -352,7 +353,7 @@ class BDIASampler:
         """
         check_number("strength", strength, gt=0, le=1)
         times = self._times(steps, None, skip_type, t_start, t_end)
-        times = times[-(max(2, round(strength * (len(times) - 1))) + 1) :]
+        times = last_part(times, strength)
         there = self.invert(x, timesteps=times, callback=callback)
         target = BDIASampler(
             target_model_fn, self.schedule, self.gamma, self.base, backward=self.backward, allow_any_gamma=True
@@ -409,7 +410,35 @@ class BDIASampler:
         return sampling.result(BDIAResult, pair=(newer, older))
 
 
-def _check_pair(name: str, pair: Pair) -> Pair:
+def warn_of_amplification(gamma: float, steps: int, dtype: torch.dtype) -> None:
+    """Warn where a round trip is expected to amplify rounding above 1e-3."""
+    if (bound := roundtrip_error_bound(gamma, steps, dtype)) > 1e-3:
+        warnings.warn(
+            f"gamma {gamma:g} over {steps} steps in {dtype} amplifies rounding to about {bound:.1g}; "
+            "take gamma closer to 1, fewer steps or float64",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+
+def last_part(times: tuple[float, ...], strength: float) -> tuple[float, ...]:
+    """Return the part of falling times that an edit of some strength goes through: two steps at least."""
+    return times[-(max(2, round(strength * (len(times) - 1))) + 1) :]
+
+
+def way_back(name: str, result: Any) -> tuple[float, ...]:
+    """Return the falling times of the way back from what `invert` returned, whose own times rise."""
+    if not isinstance(result, BDIAResult):
+        raise TypeError(f"{name} is {type(result).__name__}; it takes what invert returned")
+    times = tuple(result.times)
+    if len(times) < 3 or not all(s < t for s, t in itertools.pairwise(times)):
+        raise ValueError(f"{name} has {len(times)} times that don't rise; it takes what invert returned, whose do")
+    return times[::-1]
+
+
+def check_pair(name: str, pair: Pair) -> Pair:
+    if not isinstance(pair, tuple | list) or len(pair) != 2:
+        raise TypeError(f"{name} is {type(pair).__name__}; it takes two states")
     first, second = (check_state(name, z) for z in pair)
     if first.shape != second.shape or first.dtype != second.dtype:
         raise ValueError(

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from paperworks.core.validation import check_choice, check_count, check_number
-from paperworks.diffusion.inversion.ddim import ddim_coefficients
 from paperworks.diffusion.models import to_noise
 from paperworks.diffusion.pndm import Spacing, training_steps
 from paperworks.diffusion.sampling import combine
@@ -65,19 +64,47 @@ class _TwoStepScheduler(Scheduler):
         device
             Device of the timesteps, by default the CPU.
         """
-        n = check_count("num_inference_steps", num_inference_steps, at_least=2)
+        grid = self.grid(check_count("num_inference_steps", num_inference_steps, at_least=2))
+        self._visit(grid if self.toward_data else grid[::-1], device)
+
+    def grid(self, steps: int) -> list[float]:
+        """Return the times of that many steps and their end, from noise to data, without placing them.
+
+        Parameters
+        ----------
+        steps
+            How many steps, at least 2.
+
+        Returns
+        -------
+        list[float]
+            The times, one more than the steps.
+        """
+        n = check_count("steps", steps, at_least=2)
         c, schedule = self.config, self.schedule
         if c.skip_type == "time_uniform" and c.timestep_spacing != "linspace":
-            steps = spaced_steps(c.timestep_spacing, len(self), n, c.steps_offset)
+            visited = spaced_steps(c.timestep_spacing, len(self), n, c.steps_offset)
             if c.timestep_spacing == "leading" and c.steps_offset:  # the steps of DDIM, which else end with 0 twice
-                steps = [float(step + c.steps_offset) for step in training_steps(len(self), n, "leading")]
-            grid = [*map(self._time, steps), schedule.t_min]
-        else:
-            grid = time_grid(schedule, n, schedule.t_max, schedule.t_min, c.skip_type)
-        self._times = grid if self.toward_data else grid[::-1]
-        visited = [self.schedule.input_time(t) for t in self._times[:-1]]
+                visited = [float(step + c.steps_offset) for step in training_steps(len(self), n, "leading")]
+            return [*map(self._time, visited), schedule.t_min]
+        return time_grid(schedule, n, schedule.t_max, schedule.t_min, c.skip_type)
+
+    def _visit(self, times: list[float], device: str | torch.device | None) -> None:
+        """Place times in the order of travel, the last of which is only reached."""
+        t, g = torch.tensor(times, dtype=torch.float64), self.config.gamma
+        log_alpha, alpha, sigma = self.schedule.log_alpha(t), self.schedule.alpha(t), self.schedule.sigma(t)
+        # From each time the DDIM steps z_to = a z + b eps onward, and from all but the first also back.
+        a, a_back = torch.exp(log_alpha[1:] - log_alpha[:-1]), torch.exp(log_alpha[:-2] - log_alpha[1:-1])
+        b, b_back = sigma[1:] - a * sigma[:-1], sigma[:-2] - a_back * sigma[1:-1]
+        # z_to = g z_before + a z + b eps - g (a' z + b' eps), g = gamma to the data and 1/gamma to the noise.
+        g = g if self.toward_data else 1 / g
+        self._ddim = list(zip(a.tolist(), b.tolist(), strict=True))
+        both = zip((a[1:] - g * a_back).tolist(), (b[1:] - g * b_back).tolist(), strict=True)
+        self._bdia = [(), *((g, *pair) for pair in both)]
+        self._levels = list(zip(alpha.tolist(), sigma.tolist(), strict=True))
+        visited = [self.schedule.input_time(t) for t in times[:-1]]
         self.timesteps = torch.tensor(visited, dtype=torch.float32, device=device)
-        self.num_inference_steps = n
+        self.num_inference_steps = len(times) - 1
         self.step_index = self.begin_index = None
         self.previous_sample = None
 
@@ -111,6 +138,8 @@ class _TwoStepScheduler(Scheduler):
 
         Raises
         ------
+        TypeError
+            Where `sample` is no tensor of floating point.
         RuntimeError
             Before `set_timesteps`, or after the last step.
         ValueError
@@ -120,17 +149,11 @@ class _TwoStepScheduler(Scheduler):
         i = self._start(timestep) if self.step_index is None else self.step_index
         if i == self.num_inference_steps:
             raise RuntimeError(f"step was called after the last of {i} steps; set_timesteps starts anew")
-        s, t = self._times[i], self._times[i + 1]
-        alpha, sigma = self.schedule.alpha(s), self.schedule.sigma(s)
-        noise = to_noise(output, x, alpha, sigma, PREDICTION_TYPES[self.config.prediction_type])
-        a, b = ddim_coefficients(self.schedule, s, t)
+        noise = to_noise(output, x, *self._levels[i], PREDICTION_TYPES[self.config.prediction_type])
         if self.previous_sample is None or i == 0:
-            following = combine((a, b), (x, noise))
+            following = combine(self._ddim[i], (x, noise))
         else:
-            # z_to = gamma^d z_before + a z + b eps - gamma^d (a' z + b' eps), d = 1 to the data and -1 to the noise.
-            g = self.config.gamma if self.toward_data else 1 / self.config.gamma
-            a_before, b_before = ddim_coefficients(self.schedule, s, self._times[i - 1])
-            following = combine((g, a - g * a_before, b - g * b_before), (self.previous_sample.to(x), x, noise))
+            following = combine(self._bdia[i], (self.previous_sample.to(x), x, noise))
         self.previous_sample = sample
         self.step_index = i + 1
         return self._output(following, sample, self.step_index == self.num_inference_steps, return_dict)
@@ -176,6 +199,8 @@ class BDIADDIMScheduler(_TwoStepScheduler):
 
 class BDIADDIMInverseScheduler(_TwoStepScheduler):
     """The way back of `BDIADDIMScheduler`, from data to noise; its arguments are the same, gamma is not 0.
+
+    A pipeline hands over one state, and the way back takes two (`previous_sample`): with pipelines use `BDIAPipeline`.
 
     Parameters
     ----------

@@ -78,21 +78,7 @@ class PFGMPPScheduler(DropInScheduler):
         self._has_prior = math.isinf(D)
 
     @classmethod
-    def translated(cls, config: Mapping[str, Any], origin: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return another scheduler's settings in the words of this one.
-
-        Parameters
-        ----------
-        config
-            Settings by their names.
-        origin
-            The other scheduler's configuration with its defaults, which tells what it is.
-
-        Returns
-        -------
-        Mapping
-            The same settings, with those of other names in this scheduler's.
-        """
+    def _translated(cls, config: Mapping[str, Any], origin: Mapping[str, Any]) -> Mapping[str, Any]:
         # Schedulers of EDM call their raw network's answer epsilon, and have this setting.
         raw = "sigma_schedule" in origin and config.get("prediction_type", "epsilon") == "epsilon"
         return {**config, "prediction_type": "raw"} if raw else config
@@ -217,6 +203,8 @@ class PFGMPPScheduler(DropInScheduler):
 
         Raises
         ------
+        TypeError
+            Where `sample` is no tensor of floating point.
         RuntimeError
             Before `set_timesteps`, or after the last step.
         ValueError
@@ -242,6 +230,9 @@ class PFGMPPScheduler(DropInScheduler):
             following = combine((1.0, 0.5 * h, 0.5 * h), (self._base, self._first, slope))
         self.step_index = index + 1
         return self._output(following, sample, self.step_index == len(self.timesteps), return_dict)
+
+    def _forget(self) -> None:
+        del self._base, self._first
 
     def _index(self, timestep: float | Tensor) -> int:
         if self.step_index is not None:

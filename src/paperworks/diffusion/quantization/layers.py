@@ -30,6 +30,9 @@ class QuantLayer(nn.Module):
         quantizes = config.activations == "input" or not is_output  # what the network returns stays as it is
         self.act_quantizer = UniformAffineQuantizer(n_bits_a) if quantizes else None
         self.at_input = config.activations == "input"
+        # What integer kernels need where the quantiser stands behind the layer; see `QuantModel.to_int8`.
+        self.input_range = None if self.at_input else UniformAffineQuantizer(n_bits_a)
+        self._bounds: list[Tensor] | None = None
         self.activation: Callable[[Tensor], Tensor] = nn.Identity()  # a ReLU that is quantised with its layer
         self.quantizes_weights = self.quantizes_activations = False
 
@@ -43,6 +46,22 @@ class QuantLayer(nn.Module):
         """The bias."""
         return self.layer.bias
 
+    @property
+    def input_quantizer(self) -> UniformAffineQuantizer | None:
+        """The quantiser of what the layer sees, which it applies itself only where activations are quantised there."""
+        return self.act_quantizer if self.at_input else self.input_range
+
+    def start_bounding(self) -> None:
+        """Begin to keep the least and the greatest number of what the layer sees."""
+        self._bounds = None if self.at_input else []
+
+    def finish_bounding(self) -> None:
+        """Take them for the range of what it sees."""
+        if self._bounds and self.input_range is not None:
+            bounds = torch.stack(self._bounds)
+            self.input_range.set_range(bounds.amin(), bounds.amax())
+        self._bounds = None
+
     def quantized_weight(self) -> Tensor:
         """The weight after its quantiser."""
         return self.weight_quantizer(self.weight)
@@ -50,6 +69,8 @@ class QuantLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the layer's output."""
         quantize = self.act_quantizer if self.quantizes_activations else None
+        if self._bounds is not None:
+            self._bounds += x.detach().aminmax()
         if quantize is not None and self.at_input:
             x = quantize(x)
         weight = self.quantized_weight() if self.quantizes_weights else self.weight

@@ -1,12 +1,15 @@
 """A network with quantisers in it, and how it is calibrated."""
 
 import copy
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from paperworks.diffusion.quantization import storage
 from paperworks.diffusion.quantization.attention import OperandQuantizers, counting_products
 from paperworks.diffusion.quantization.calibration import CalibrationSet
 from paperworks.diffusion.quantization.config import QuantConfig
@@ -14,22 +17,25 @@ from paperworks.diffusion.quantization.integer import Int8Model
 from paperworks.diffusion.quantization.layers import QuantLayer, on_device_of, replace_layers, size_of, stored_bytes
 from paperworks.diffusion.quantization.observers import MovingAverageObserver, WholeSetObserver
 from paperworks.diffusion.quantization.quantizer import UniformAffineQuantizer
+from paperworks.diffusion.quantization.storage import offer_to_pipelines
 
+_ONE_AT_A_TIME = threading.RLock()  # the groups of a call's times are kept in the quantisers, for all threads
 _TIME_NAMES = ("timestep", "timesteps", "t", "time")
 
 
 class QuantModel(nn.Module):
     """A copy of a network that computes with quantised weights and activations; made by `quantize_diffusion`.
 
-    It is called as the network is, has its attributes, and goes where the network went: into `wrap_model`, a sampler,
-    a pipeline. `set_quant_state` switches weights and activations; both off, it is the network it was made from.
+    It is called as the network is, has its attributes (`config`, `dtype`, `device`…), and goes where the network went:
+    into `wrap_model`, a sampler, a pipeline of diffusers, which is saved and loaded with it. `set_quant_state` switches
+    weights and activations; both off, it is the network it was made from.
 
     Parameters
     ----------
     model
         Network called as ``model(x, t, *conditions)``; it is copied.
     config
-        How to quantise it.
+        How to quantise it; kept as `quant_config`.
 
     Raises
     ------
@@ -50,10 +56,11 @@ class QuantModel(nn.Module):
 
     def __init__(self, model: nn.Module, config: QuantConfig | None = None) -> None:
         super().__init__()
-        self.config = QuantConfig() if config is None else config
+        self.quant_config = QuantConfig() if config is None else config
         self.model: Any = copy.deepcopy(model).eval()
         self.attention = nn.ModuleDict()
-        replace_layers(self.model, self.config)
+        replace_layers(self.model, self.quant_config)
+        offer_to_pipelines(type(self))
         self.register_buffer("time_edges", torch.empty(0))  # between the groups of times
         self.set_quant_state(weights=True, activations=True)
 
@@ -65,9 +72,11 @@ class QuantModel(nn.Module):
         Any
             What the network returns, with quantised weights and activations.
         """
-        if self.config.timewise_groups > 1:
+        if self.quant_config.timewise_groups == 1:
+            return self.model(*args, **kwargs)
+        with _ONE_AT_A_TIME:
             self._set_times(args, kwargs)
-        return self.model(*args, **kwargs)
+            return self.model(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -124,7 +133,7 @@ class QuantModel(nn.Module):
         ValueError
             Where the set is empty, an activation is NaN or infinite, or there are fewer different times than groups.
         """
-        c = self.config
+        c = self.quant_config
         for layer in self.layers().values():
             layer.weight_quantizer.fit(
                 layer.weight, c.scale_method, symmetric=c.symmetric_w, p=c.metric_p, candidates=c.candidates
@@ -143,15 +152,22 @@ class QuantModel(nn.Module):
                 self.model(*args, **kwargs)
             self._attach(counts)
         self.set_quant_state(weights=c.order == "after", activations=True)
+        for layer in self.layers().values():
+            layer.start_bounding()
         if c.ranges == "ema":
             self._calibrate_by_average(run)
         else:
             self._calibrate_over_set(run)
+        for layer in self.layers().values():
+            layer.finish_bounding()
         self.set_quant_state(weights=True, activations=True)
         return self
 
     def to_int8(self) -> Int8Model:
         """Return a copy that stores 8-bit integers and computes with integer kernels; see `Int8Model`.
+
+        These take integers at what a layer sees. Where activations are quantised at what it returns (the default), the
+        copy quantises instead what it sees, between the least and the greatest number of the calibration set.
 
         Returns
         -------
@@ -159,6 +175,69 @@ class QuantModel(nn.Module):
             A new model, for inference alone.
         """
         return Int8Model(self)
+
+    def save_pretrained(self, save_directory: str | Path, push_to_hub: bool = False, **options: Any) -> None:
+        """Write weights, scales, settings and the network's configuration into a folder, as a pipeline does.
+
+        Parameters
+        ----------
+        save_directory
+            The folder, which is made where it doesn't exist.
+        push_to_hub
+            False, since the model is uploaded with its pipeline.
+        options
+            What pipelines say on the kind of file, which is always one of tensors.
+
+        Raises
+        ------
+        ValueError
+            For `push_to_hub`.
+        """
+        storage.save(self, save_directory, push_to_hub)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        subfolder: str | None = None,
+        *,
+        model: nn.Module | None = None,
+        torch_dtype: torch.dtype | None = None,
+        **options: Any,
+    ) -> "QuantModel":
+        """Load what `save_pretrained` wrote; the model gives equal outputs.
+
+        Parameters
+        ----------
+        pretrained_model_name_or_path
+            The folder that it was saved into.
+        subfolder
+            Folder within it, ``unet`` for a pipeline's.
+        model
+            A network like the one that was quantised, whose weights don't matter; made from its configuration where
+            it is one of diffusers.
+        torch_dtype
+            Type to convert the floating-point numbers to.
+        options
+            What pipelines say on how to load, which is without effect.
+
+        Returns
+        -------
+        QuantModel
+            The model, with its weights and scales.
+
+        Raises
+        ------
+        FileNotFoundError
+            Where the folder holds no such model.
+        ValueError
+            Where `model` is missing and the network is none of diffusers, or a file is damaged.
+        """
+        folder = Path(pretrained_model_name_or_path) / (subfolder or "")
+        network, config, state = storage.load(folder, model)
+        made = cls(network, config)
+        made.load_state_dict(state)
+        return made if torch_dtype is None else made.to(torch_dtype)
 
     def size_bytes(self) -> int:
         """Return the bytes it takes to store: packed codes with their scales, everything else in its own dtype.
@@ -202,12 +281,14 @@ class QuantModel(nn.Module):
         for owner, count in counts.items():
             key = owner.replace(".", "/")
             if key not in self.attention:
-                operands = OperandQuantizers(self.config.n_bits_a, count)
+                operands = OperandQuantizers(self.quant_config.n_bits_a, count)
                 operands.attach(self.model.get_submodule(owner))
                 self.attention[key] = operands
 
     def _calibrate_over_set(self, run: Callable[[], None]) -> None:
-        found = {quantizer: WholeSetObserver(quantizer, self.config) for quantizer in self.activation_quantizers()}
+        found = {
+            quantizer: WholeSetObserver(quantizer, self.quant_config) for quantizer in self.activation_quantizers()
+        }
 
         def observe(by: str) -> None:
             for quantizer, observer in found.items():
@@ -232,7 +313,7 @@ class QuantModel(nn.Module):
     def _calibrate_by_average(self, run: Callable[[], None]) -> None:
         quantizers = list(self.activation_quantizers())
         for quantizer in quantizers:
-            quantizer.observer = MovingAverageObserver(quantizer, self.config)
+            quantizer.observer = MovingAverageObserver(quantizer, self.quant_config)
         try:
             run()
         finally:
@@ -240,7 +321,7 @@ class QuantModel(nn.Module):
                 quantizer.observer = None
 
     def _group_times(self, t: Tensor) -> None:
-        groups = self.config.timewise_groups
+        groups = self.quant_config.timewise_groups
         if groups == 1:
             return
         times = t.double().unique()
@@ -260,6 +341,9 @@ class QuantModel(nn.Module):
         group = torch.bucketize(t.expand(len(x)) if t.ndim == 0 else t, self.time_edges)
         for quantizer in self.activation_quantizers():
             quantizer.group = group
+
+
+ModelMixin = QuantModel  # by this name pipelines ask a module what they may load from it
 
 
 def quantize_diffusion(

@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import itertools
 import math
 import os
 import statistics
@@ -34,7 +35,7 @@ from paperworks.evidence import (
 )
 from paperworks.numerics import seeded
 from paperworks.papers.auto_lirpa.architectures import ARCHITECTURES, FURTHER, Residual, build
-from paperworks.papers.auto_lirpa.fuzz import DTYPES, cases, fuzzed
+from paperworks.papers.auto_lirpa.fuzz import DTYPES, REGIONS, cases, tried
 from paperworks.papers.auto_lirpa.points import attacked, extreme_point
 from paperworks.papers.auto_lirpa.training import (
     Data,
@@ -96,11 +97,12 @@ def outputs_reached(module: nn.Module, ptb: Perturbation, x: Tensor, points: int
 def sound(run: Run) -> Measurement:
     """Count outputs beyond bounds, over architectures, sets and methods."""
     kinds_of_networks = [*ARCHITECTURES, *FURTHER, *(f"trained {name}" for name in natural_networks())]
-    names = kinds_of_networks[:: run.at(smoke=17, desk=1, full=1)]
+    names = run.at(smoke=["masked attention", "trained perceptron"], desk=kinds_of_networks, full=kinds_of_networks)
     violations: dict[str, list[int]] = {_name(dtype): [0] * len(run.seeds) for dtype in PRECISIONS}
     worst = {(name, kind): 0.0 for name in names for kind in violations}
     checked, without = 0, 0
     cases = [(name, dtype, number) for name in names for dtype in PRECISIONS for number in range(len(run.seeds))]
+    cases = cases[:: run.at(smoke=3, desk=1, full=1)]  # of smoke's two networks each in another precision
     for name, dtype, number in run.progress(cases, label="networks"):
         for found, beyond in distances_beyond(run, name, dtype, run.seeds[number]):
             checked += found
@@ -126,7 +128,8 @@ def distances_beyond(run: Run, name: str, dtype: torch.dtype, seed: int) -> Iter
     points, steps = run.at(smoke=20, desk=500, full=5000), run.at(smoke=5, desk=20, full=50)
     module, x = network_of(run, name, dtype, seed)
     bounded = BoundedModule(module, x, {"steps": 2, "sound": True, "optimize_intermediate": False})
-    for ptb in SETS.values():
+    for kind in run.at(smoke=("L2, 0.1", "L0"), desk=tuple(SETS), full=tuple(SETS)):
+        ptb = SETS[kind]
         outputs = outputs_reached(module, ptb, x, points, steps, run.torch_rng(seed))
         found = outputs[..., 0].numel()
         for method in METHODS:
@@ -154,18 +157,18 @@ def network_of(run: Run, name: str, dtype: torch.dtype, seed: int) -> tuple[nn.M
 def every_rule(run: Run) -> Measurement:
     """Fuzz the rule of every operator in every type, over huge, tiny, denormal and tied numbers."""
     batch, points = run.at(smoke=2, desk=8, full=8), run.at(smoke=4, desk=64, full=256)
-    every_nth = run.at(smoke=25, desk=1, full=1)
+    every_nth = run.at(smoke=293, desk=1, full=1)  # odd, so that every type and region gets its turn
     beyond: list[int] = []
     rows: dict[str, list[int]] = {}
     for seed in run.seeds[: run.at(smoke=1, desk=1, full=3)]:
         beyond.append(0)
-        chosen = list(cases())[::every_nth]
-        for name, number, case in run.progress(chosen, label="operators"):
-            for found in fuzzed(case, batch, points, 1000 * seed + number):
-                row = rows.setdefault(name, [0, 0, 0])
-                for i, count in enumerate((found.points, found.beyond, found.refused)):
-                    row[i] += count
-                beyond[-1] += found.beyond + found.unnamed
+        chosen = list(itertools.product(cases(), DTYPES, REGIONS))[::every_nth]
+        for (name, number, case), dtype, region in run.progress(chosen, label="operators"):
+            found = tried(case, dtype, region, batch, points, 1000 * seed + number)
+            row = rows.setdefault(name, [0, 0, 0])
+            for i, count in enumerate((found.points, found.beyond, found.refused)):
+                row[i] += count
+            beyond[-1] += found.beyond + found.unnamed
     checked = sum(row[0] for row in rows.values())
     return Measurement(
         {"beyond": every(beyond)},
@@ -251,8 +254,10 @@ def natural_network(run: Run, name: str, seed: int) -> tuple[nn.Module, Data]:
     with seeded(seed):
         model = natural_networks()[name]()
 
+    few = run.at(smoke=256, desk=None, full=None)
+
     def fit(network: nn.Module) -> None:
-        train(network, data, "natural", 0.0, epochs, run.torch_rng(seed))
+        train(network, (data[0][:few], data[1][:few]), "natural", 0.0, epochs, run.torch_rng(seed))
 
     return run.trained("natural-digits", model, fit, kind=name, seed=seed, epochs=epochs), test
 
@@ -295,12 +300,13 @@ def certified_training(run: Run) -> Measurement:
 def certified_errors(run: Run, kind: Loss, seed: int) -> dict[str, float]:
     """Return the errors in percent of a perceptron trained on digits."""
     epochs, eps = run.at(smoke=1, desk=60, full=200), 0.1
+    few = run.at(smoke=256, desk=None, full=None)
 
     def make() -> dict[str, float]:
-        data, test = digits_in(run.torch_rng(seed))
+        (x, y), test = digits_in(run.torch_rng(seed))
         with seeded(seed):
             model = perceptron(64, 128, 128, 10)
-        train(model, data, kind, eps, epochs, run.torch_rng(seed))
+        train(model, (x[:few], y[:few]), kind, eps, epochs, run.torch_rng(seed))
         return errors(model, test, eps, CHECKS, attack=20)
 
     return run.cached("certified-digits", make, kind=kind, seed=seed, epochs=epochs, eps=eps)
@@ -336,8 +342,8 @@ def peak_bytes(job: Callable[[], Any]) -> int:
 def loss_fusion(run: Run) -> Measurement:
     """Time training steps by margins and by the fused loss for growing numbers of classes."""
     repeats = run.at(smoke=1, desk=9, full=15)
-    classes = run.at(smoke=(10, 20), desk=(10, 50, 200, 1000), full=(10, 50, 200, 1000))
-    at = run.at(smoke=20, desk=200, full=200)  # where times are compared
+    classes = run.at(smoke=(5, 10), desk=(10, 50, 200, 1000), full=(10, 50, 200, 1000))
+    at = run.at(smoke=10, desk=200, full=200)  # where times are compared
     times: dict[int, Times] = {}
     memory, looser = {}, [0] * len(run.seeds)
     for k in classes:

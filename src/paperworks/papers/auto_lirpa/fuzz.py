@@ -1,6 +1,5 @@
 """Every rule against extreme values: cases for each registered operator, and the points that may break a bound."""
 
-import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -304,9 +303,3 @@ def cases() -> Iterator[tuple[str, int, Case]]:
     for name, of_operator in CASES.items():
         for number, case in enumerate(of_operator):
             yield name, number, case
-
-
-def fuzzed(case: Case, batch: int, points: int, seed: int) -> Iterator[Found]:
-    """Yield what a case gives in all types and regions."""
-    for dtype, region in itertools.product(DTYPES, REGIONS):
-        yield tried(case, dtype, region, batch, points, seed)

@@ -60,7 +60,7 @@ def worst(a: Tensor, b: Tensor) -> float:
 @measures("b1-exact-inversion")
 def exact_inversion(run: Run) -> Measurement:
     """Sample, invert from the stored pair, and compare with the noise started from; DDIM inversion beside it."""
-    all_steps = run.at(smoke=(10, 50), desk=(10, 50, 100, 200, 400, 800), full=(10, 50, 100, 200, 400, 800))
+    all_steps = run.at(smoke=(10, 20), desk=(10, 50, 100, 200, 400, 800), full=(10, 50, 100, 200, 400, 800))
 
     def round_trip(steps: int, gamma: float, dtype: torch.dtype) -> float:
         sampler, noise = bench(steps, gamma, dtype)
@@ -144,7 +144,7 @@ def better_than_ddim(run: Run) -> Measurement:
     noise = bench(1, 1.0)[1]
     n = run.at(smoke=8, desk=64, full=512)
     start = torch.cat([torch.randn(n, 64, generator=run.torch_rng(s), dtype=torch.float64) for s in run.seeds])
-    solve = run.at(smoke=50, desk=400, full=1000)
+    solve = run.at(smoke=20, desk=400, full=1000)
     truths = {
         "line": line.transport(noise, SCHEDULE, 1.0, T_END),
         "wide": reference_solution(wide, SCHEDULE, start, 1.0, T_END, solve),
@@ -155,7 +155,7 @@ def better_than_ddim(run: Run) -> Measurement:
     prior = torch.cat([torch.randn(pixels, *denoiser.shape, generator=run.torch_rng(1000 + s)) for s in run.seeds])
     components = PrincipalComponents.of(digits(), 32)
     real = components(digits()[:])
-    all_steps = run.at(smoke=(20,), desk=(10, 20, 40), full=(10, 20, 40, 100))
+    all_steps = run.at(smoke=(10,), desk=(10, 20, 40), full=(10, 20, 40, 100))
 
     def found_at(steps: int, gamma: float) -> dict[str, Tensor]:
         """Return the errors of single samples, and features of what the network samples."""
@@ -214,7 +214,7 @@ def better_than_ddim(run: Run) -> Measurement:
 @measures("b4-error-law")
 def error_law(run: Run) -> Measurement:
     """Compare errors with the law of the two-step method, and measure the order at gamma 1."""
-    steps = run.at(smoke=400, desk=800, full=3200)
+    steps = run.at(smoke=100, desk=800, full=3200)
     truth = bench_mixture_1d().transport(bench(1, 1.0)[1], SCHEDULE, 1.0, T_END)
 
     def error(n: int, gamma: float) -> float:
@@ -249,7 +249,7 @@ def edm(run: Run) -> Measurement:
     truth = mixture.transport(noise, schedule, 80.0, 1e-9)
     gammas = (0.0, 0.1, 0.2, 0.5, 1.0)
     rows = []
-    for n in run.progress(run.at(smoke=(10, 18), desk=(6, 10, 18, 36, 72, 144), full=(6, 10, 18, 36, 72, 144))):
+    for n in run.progress(run.at(smoke=(10,), desk=(6, 10, 18, 36, 72, 144), full=(6, 10, 18, 36, 72, 144))):
         errors = [
             float((sampler.sample(noise, n, skip_type="karras").sample - truth).abs().mean())
             for sampler in (BDIASampler(mixture.model(schedule), schedule, g, "edm") for g in gammas)

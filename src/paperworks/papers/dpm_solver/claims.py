@@ -67,7 +67,7 @@ def label_ticks(axes: Any, calls: Iterable[int]) -> None:
 @measures("c1-orders")
 def orders(run: Run) -> Measurement:
     """Fit the slope of log error against log evaluations, the worse of the two forms."""
-    all_calls = run.at(smoke=(96, 192), desk=(96, 192, 384, 768), full=(96, 192, 384, 768, 1536))
+    all_calls = run.at(smoke=(24, 48), desk=(96, 192, 384, 768), full=(96, 192, 384, 768, 1536))
     x = torch.linspace(-2.5, 2.5, 41, dtype=torch.float64)[:, None]
     mixture = bench_mixture_1d()
     truth = mixture.transport(x, SCHEDULE, 1.0, T_END)
@@ -115,8 +115,8 @@ def orders(run: Run) -> Measurement:
 def speed_up(run: Run) -> Measurement:
     """Count the evaluations with which DDIM, on its best grid, is as accurate as 20 of ours."""
     n = run.at(smoke=8, desk=64, full=256)
-    reference_steps = run.at(smoke=50, desk=400, full=1000)
-    ddim_calls = run.at(smoke=(20, 80), desk=(20, 40, 80, 160, 320), full=(20, 40, 80, 160, 320, 640))
+    reference_steps = run.at(smoke=20, desk=400, full=1000)
+    ddim_calls = run.at(smoke=(10, 20), desk=(20, 40, 80, 160, 320), full=(20, 40, 80, 160, 320, 640))
     problems = {"mixture": bench_mixture_64d(), "digits": digits_mixture()}
     ours: dict[str, tuple[int, int, AlgorithmType, DPMSolverMethod]] = {
         "multistep 2, data form, 20 calls": (20, 2, "dpmsolver++", "multistep"),
@@ -192,8 +192,8 @@ def ten_steps(run: Run) -> Measurement:
     real = components(digits()[:])
     n, fewer = run.at(smoke=(16, 16), desk=(512, 128), full=(2000, 2000))
     noise = torch.stack([torch.randn(n, *denoiser.shape, generator=run.torch_rng(seed)) for seed in run.seeds])
-    few, some, last = run.at(smoke=(5, 10, 10), desk=(10, 20, 50), full=(10, 20, 50))
-    long = run.at(smoke=20, desk=1000, full=1000)
+    few, some, last = run.at(smoke=(3, 6, 6), desk=(10, 20, 50), full=(10, 20, 50))
+    long = run.at(smoke=10, desk=1000, full=1000)
     solvers: dict[str, tuple[int, AlgorithmType, DPMSolverMethod, SkipType]] = {
         "multistep 2, data form": (2, "dpmsolver++", "multistep", "logSNR"),
         "fast 3, noise form": (3, "dpmsolver", "singlestep", "logSNR"),
@@ -260,8 +260,8 @@ def runge_kutta_compared(run: Run) -> Measurement:
     What is best is chosen on noise of its own.
     """
     n = run.at(smoke=16, desk=1000, full=4000)
-    reference_steps = run.at(smoke=50, desk=400, full=1000)
-    all_calls = (12, 24, 48)
+    reference_steps = run.at(smoke=20, desk=400, full=1000)
+    all_calls = run.at(smoke=(12, 24), desk=(12, 24, 48), full=(12, 24, 48))
     mixture = bench_mixture_64d()
     model_fn = mixture.model(SCHEDULE)
     in_lam, in_t = slope_in_lam(model_fn, SCHEDULE), slope_in_t(model_fn, SCHEDULE)
@@ -386,7 +386,7 @@ def exact_linear_part(run: Run) -> Measurement:
 @measures("c6-adaptive")
 def adaptive(run: Run) -> Measurement:
     """Tighten the relative tolerance, and see errors fall and evaluations rise."""
-    tolerances = run.at(smoke=(0.05, 0.01), desk=(0.05, 0.01, 1e-3, 1e-4), full=(0.05, 0.01, 1e-3, 1e-4, 1e-5))
+    tolerances = run.at(smoke=(0.1, 0.05), desk=(0.05, 0.01, 1e-3, 1e-4), full=(0.05, 0.01, 1e-3, 1e-4, 1e-5))
     x = torch.linspace(-2.5, 2.5, 41, dtype=torch.float64)[:, None]
     mixture = bench_mixture_1d()
     truth = mixture.transport(x, SCHEDULE, 1.0, T_END)

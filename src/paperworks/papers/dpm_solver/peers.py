@@ -67,7 +67,7 @@ def diffusers(run: Run) -> Measurement:
     trial = normal(n, 1000)
     start = torch.cat([trial, *(normal(n, seed) for seed in run.seeds)])
     solver = DPMSolver(mixture.model(schedule), schedule, "dpmsolver")
-    truth = solver.sample(start, run.at(smoke=100, desk=1500, full=3000), 3, "logSNR", "singlestep_fixed").sample
+    truth = solver.sample(start, run.at(smoke=30, desk=1500, full=3000), 3, "logSNR", "singlestep_fixed").sample
 
     def noise_at(x: Tensor, step: Any) -> Tensor:
         return solver.model_fn(x, (float(step) + 1) / len(BETAS))
@@ -161,7 +161,7 @@ def k_diffusion(run: Run) -> Measurement:
     model_fn = mixture.model(schedule)
     n = run.at(smoke=8, desk=256, full=1024)
     start = high * torch.cat([normal(n, seed) for seed in (1000, *run.seeds)])
-    fine = run.at(smoke=300, desk=3000, full=3000)
+    fine = run.at(smoke=60, desk=3000, full=3000)
     truth = DPMSolver(model_fn, schedule, "dpmsolver").sample(start, fine, 3, "logSNR", "singlestep_fixed").sample
     grids: dict[SkipType, Any] = {"logSNR": theirs.get_sigmas_exponential, "karras": theirs.get_sigmas_karras}
     data, noise_form = DPMSolver(model_fn, schedule), DPMSolver(model_fn, schedule, "dpmsolver")

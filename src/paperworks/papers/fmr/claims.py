@@ -238,6 +238,7 @@ def sparse_latents(run: Run) -> Measurement:
     data, oracle, stand_in = garments(run), judges(run), classifier(run, "judge", 104)
     training, kinds = fashion_mnist("train"), KINDS[:4]
     n, steps = run.at(smoke=100, desk=2000, full=20_000), run.at(smoke=5, desk=300, full=1000)
+    budget = run.at(smoke=2, desk=BUDGET, full=BUDGET)
 
     def scores(generator: LinearGenerator, seeds: Sequence[int]) -> np.ndarray:
         """Return scores, (seeds, networks, 2): with all components, and with a tenth."""
@@ -245,7 +246,7 @@ def sparse_latents(run: Run) -> Measurement:
             generator, stand_in, (training[:n] + 1) / 2, training.labels[:n],
             keep=0.1, steps=steps, random_state=run.seed,
         )  # fmt: skip
-        ways = [evaluator(run, oracle, generator, sparse_mask=m) for m in (None, mask)]
+        ways = [evaluator(run, oracle, generator, budget, sparse_mask=m) for m in (None, mask)]
         cases = run.progress([(seed, kind) for seed in seeds for kind in kinds], label="networks")
         found = [[way.evaluate(classifier(run, kind, seed), data).FMR for way in ways] for seed, kind in cases]
         return np.array(found).reshape(len(seeds), len(kinds), 2)

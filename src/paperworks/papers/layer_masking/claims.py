@@ -489,13 +489,15 @@ def against_shap(run: Run) -> Measurement:
     """Hide squares alone, and half of them at once, with shap's masker of images, at the best of three blurs."""
     from shap.maskers import Image
 
-    def by_blur(width: int) -> Callable[[nn.Module], Classifier]:
+    def by_blur(blur: int) -> Callable[[nn.Module], Classifier]:
         def of(network: nn.Module) -> Classifier:
             def classifier(image: Tensor, masks: Tensor) -> Tensor:
                 picture = np.round(255 * as_array(image[0])).astype(np.uint8)
-                masker, flat = Image(f"blur({width},{width})", picture.shape), picture.ravel()
-                shown = np.concatenate([masker(mask.flatten().numpy(), flat)[0] for mask in masks])
-                parts = torch.from_numpy(shown).view(len(masks), *image.shape[1:]).split(64)
+                channels, height, width = image.shape[1:]
+                masker, flat = Image(f"blur({blur},{blur})", picture.shape), picture.ravel()
+                by_value = (mask.flatten().repeat_interleave(channels).numpy() for mask in masks)
+                shown = torch.from_numpy(np.concatenate([masker(mask, flat)[0] for mask in by_value]))
+                parts = shown.view(len(masks), height, width, channels).movedim(-1, 1).split(64)
                 return torch.cat([network(part.float() / 255) for part in parts])
 
             return classifier
@@ -505,8 +507,9 @@ def against_shap(run: Run) -> Measurement:
     def mapper(of: Callable[[nn.Module], Classifier], scores: Callable[..., Tensor], patch: int = PATCH) -> Mapper:
         return lambda network, image: scores(of(network), image, squares(image, patch))
 
+    widths = run.at(smoke=(9,), desk=(5, 9, 17), full=(5, 9, 17))
     ways = {"layer masking": by_layer_masking} | {
-        f"shap's masker, blur of {width} pixels": by_blur(width) for width in (5, 9, 17)
+        f"shap's masker, blur of {width} pixels": by_blur(width) for width in widths
     }
     alone, half = (
         deletion_areas(run, {name: mapper(way, scores) for name, way in ways.items()})

@@ -293,7 +293,7 @@ def split_digits() -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def quality(run: Run, denoiser: nn.Module, D: float, seed: int, steps: int = 18, step_noise: float = 0.0) -> float:
     """Return the energy distance of samples to held-out digits; all D start from the same normal draws."""
-    n = run.at(smoke=200, desk=1000, full=10_000)
+    n = run.at(smoke=50, desk=1000, full=10_000)
     prior = PFGMPPNoise(D, 64).sample((n, 64), 80.0, run.torch_rng(1000 + seed))
     noise = run.torch_rng(2000 + seed)
     sample = sample_heun(as_model(denoiser), prior, steps, D=D, step_noise=step_noise, generator=noise).sample

@@ -66,12 +66,13 @@ def twenty_fold(run: Run) -> Measurement:
     """Divide the largest error of 50 steps of F-PNDM by that of 1000 steps of DDIM."""
     t_end = 1e-3
     model_fn, x, truth = bench(t_end)
+    long = run.at(smoke=100, desk=1000, full=1000)
     steps = run.at(smoke=(50,), desk=(10, 20, 50, 100, 200, 500, 1000), full=(10, 20, 50, 100, 200, 500, 1000, 2000))
     rows, errors = [], {}
     figure, axes = run.figure()
     for method in run.progress(("DDIM", "S-PNDM", "F-PNDM", "PLMS"), label="methods"):
         curve = []
-        for n in sorted({*steps, 1000} if method == "DDIM" else steps):
+        for n in sorted({*steps, long} if method == "DDIM" else steps):
             started = time.perf_counter()
             result = PNDMSampler(model_fn, LINEAR, method).sample(x, n, t_end=t_end)
             seconds = time.perf_counter() - started
@@ -79,11 +80,11 @@ def twenty_fold(run: Run) -> Measurement:
             curve.append((result.nfe, errors[method, n]))
             rows.append([method, n, result.nfe, errors[method, n], seconds])
         axes.loglog(*zip(*curve, strict=True), "o-", label=method)
-    reported_line(axes, errors["DDIM", 1000], "DDIM, 1000 steps")
+    reported_line(axes, errors["DDIM", long], f"DDIM, {long} steps")
     axes.set(xlabel="network calls", ylabel="largest error", title="Distance to the exact solution")
     axes.legend()
     return Measurement(
-        exact(errors["F-PNDM", 50] / errors["DDIM", 1000]),
+        exact(errors["F-PNDM", 50] / errors["DDIM", long]),
         table=Table(["method", "steps", "network calls", "largest error", "seconds"], rows),
         figure=figure,
     )
@@ -94,7 +95,7 @@ def order(run: Run) -> Measurement:
     """Take the slope of log error against log step size, between the two finest grids."""
     t_end = 0.05
     model_fn, x, truth = bench(t_end)
-    steps = run.at(smoke=(200, 400), desk=(100, 200, 400, 800, 1600), full=(100, 200, 400, 800, 1600))
+    steps = run.at(smoke=(40, 80), desk=(100, 200, 400, 800, 1600), full=(100, 200, 400, 800, 1600))
     samplers: dict[str, tuple[PNDMMethod, dict[str, Any]]] = {
         "ddim": ("DDIM", {}),
         "s_pndm": ("S-PNDM", {}),
@@ -143,7 +144,7 @@ def errors_of(run: Run, variances: tuple[str, ...], steps: tuple[int, ...]) -> E
             "steps": list(steps),
             "n": run.at(smoke=8, desk=512 if problem == "digits" else 4096, full=8192),
             "seeds": list(run.seeds),
-            "fine": run.at(smoke=30, desk=150, full=300),
+            "fine": run.at(smoke=10, desk=150, full=300),
         }
         starts, truth = run.cached("diffusion-ode", partial(solution, **inputs), **inputs)
         schedule = discrete(kind)
@@ -222,7 +223,7 @@ COLUMNS = ["problem", "schedule", "steps", *RANKED, *(f"{method}, median" for me
 @measures("p3-ranking")
 def rank(run: Run) -> Measurement:
     """Compare the three methods at equal steps on the mixture in 64 dimensions and on the digits."""
-    steps = run.at(smoke=(20, 50), desk=(10, 20, 50, 100), full=(10, 20, 50, 100))
+    steps = run.at(smoke=(50,), desk=(10, 20, 50, 100), full=(10, 20, 50, 100))
     errors = errors_of(run, ("linear",), steps)
     factors = {
         problem: rms_ratio(errors[problem, "linear", "DDIM", 50], errors[problem, "linear", "F-PNDM", 50])
@@ -269,7 +270,7 @@ def schedules(run: Run) -> Measurement:
     # The cosine schedule in continuous time begins with far less signal than the first of its 1000 steps visited here.
     mixture, cosine = bench_mixture_64d(), NoiseScheduleVP.cosine()
     x = torch.randn(run.at(smoke=16, desk=512, full=4096), 64, generator=run.torch_rng(), dtype=torch.float64)
-    truth = reference_solution(mixture, cosine, x, cosine.t_max, 1e-3, run.at(smoke=40, desk=300, full=2000))
+    truth = reference_solution(mixture, cosine, x, cosine.t_max, 1e-3, run.at(smoke=12, desk=300, full=2000))
     model_fn = mixture.model(cosine)
     for m in steps:
         found = [
@@ -361,7 +362,8 @@ def against_diffusers(run: Run) -> Measurement:
     differences = []
     model_fn = bench_mixture_1d().model(discrete("linear"))
     x = torch.linspace(-2.5, 2.5, 41, dtype=torch.float64)[:, None]
-    for skip, m in itertools.product((False, True), (10, 20, 50, 100)):
+    budgets = run.at(smoke=(10, 20), desk=(10, 20, 50, 100), full=(10, 20, 50, 100))
+    for skip, m in itertools.product((False, True), budgets):
         theirs = diffusers.PNDMScheduler(skip_prk_steps=skip)
         # Its table is in float32, which alone makes a difference of 1e-6; the method is what is compared.
         theirs.alphas_cumprod = torch.from_numpy(np.cumprod(1 - training_betas(1000, 1e-4, 2e-2, "linear")))
@@ -404,7 +406,7 @@ def against_k_diffusion(run: Run) -> Measurement:
     """Compare the errors of PLMS and `sample_lms` at equal calls, each on the best of the four grids for it."""
     theirs = load_k_diffusion_sampling()
     t_end = 1e-3
-    n, fine = run.at(smoke=4, desk=64, full=512), run.at(smoke=40, desk=300, full=2000)
+    n, fine = run.at(smoke=4, desk=64, full=512), run.at(smoke=12, desk=300, full=2000)
     seeds = (1000, *run.seeds)  # the first chooses the grids
     x = torch.cat([torch.randn(n, 64, generator=run.torch_rng(seed), dtype=torch.float64) for seed in seeds])
     rows, ratios = [], []

@@ -1,4 +1,4 @@
-"""What PTQ4DM's paper claims, measured on a trained denoiser of digits."""
+"""What PTQ4DM's paper claims, measured on trained denoisers of digits."""
 
 import copy
 import itertools
@@ -104,7 +104,7 @@ def eight_bit(run: Run) -> Measurement:
 @measures("q2-calibration-source")
 def calibration_source(run: Run) -> Measurement:
     """Calibrate on each source with the paper's scales and with min-max ones, at 8 bits."""
-    bench = Bench.of(run, run.at(smoke=16, desk=64, full=2000), run.at(smoke=4, desk=25, full=250))
+    bench = Bench.ddpm(run, run.at(smoke=16, desk=64, full=2000), run.at(smoke=4, desk=25, full=250))
     n = run.at(smoke=16, desk=512, full=1024)
     states = bench.states(bench.noise)
     precise = bench.sample(bench.network)
@@ -150,7 +150,7 @@ def calibration_source(run: Run) -> Measurement:
 @measures("q3-skewed-times")
 def skewed_times(run: Run) -> Measurement:
     """Draw the times of one run's states by every law, and compare the predicted noise of the calibrated networks."""
-    bench = Bench.of(run, run.at(smoke=8, desk=48, full=1000), run.at(smoke=4, desk=25, full=250))
+    bench = Bench.ddpm(run, run.at(smoke=8, desk=48, full=1000), run.at(smoke=4, desk=25, full=250))
     n = run.at(smoke=16, desk=512, full=1024)
     means = run.at(
         smoke=(0.4, 0.8), desk=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9), full=tuple(k / 10 for k in range(1, 10))
@@ -160,10 +160,10 @@ def skewed_times(run: Run) -> Measurement:
     errors: dict[str, list[float]] = {law: [] for law in laws}
     for seed in run.progress(run.seeds, label="seeds"):
         # One run of the sampler serves all laws: each draws the call at which a trajectory's state is kept.
-        x, lam = bench.states(torch.randn(n, 1, 8, 8, generator=run.torch_rng(seed)))
+        x, time = bench.states(torch.randn(n, 1, 8, 8, generator=run.torch_rng(seed)))
         for name, law in laws.items():
             call = bench.steps - 1 - law.draw(n, bench.steps, run.torch_rng(1000 + seed))
-            calibration = CalibrationSet(x[call, torch.arange(n)], lam[call, torch.arange(n)])
+            calibration = CalibrationSet(x[call, torch.arange(n)], time[call, torch.arange(n)])
             errors[name].append(
                 bench.noise_error(quantize_diffusion(bench.network, calibration, settings(run)), states)
             )
@@ -191,7 +191,7 @@ def skewed_times(run: Run) -> Measurement:
 @measures("q4-metric")
 def metric(run: Run) -> Measurement:
     """Search the scales by each metric at 8 and 6 bits; the ratios are the larger ones of the two."""
-    bench = Bench.of(run, run.at(smoke=8, desk=48, full=1000), run.at(smoke=4, desk=25, full=250))
+    bench = Bench.ddpm(run, run.at(smoke=8, desk=48, full=1000), run.at(smoke=4, desk=25, full=250))
     n = run.at(smoke=16, desk=256, full=1024)
     options: dict[str, dict[str, Any]] = {
         "mse": {"metric_p": 2.0},
@@ -203,7 +203,8 @@ def metric(run: Run) -> Measurement:
     }
     states = bench.states(bench.noise)
     precise = bench.sample(bench.network)
-    errors: dict[tuple[str, int], list[tuple[float, float]]] = {(name, bits): [] for name in options for bits in (8, 6)}
+    widths = run.at(smoke=(8,), desk=(8, 6), full=(8, 6))
+    errors: dict[tuple[str, int], list[tuple[float, float]]] = {(name, bits): [] for name in options for bits in widths}
     for seed in run.progress(run.seeds, label="seeds"):
         calibration = bench.collect(n, run.torch_rng(seed))
         for name, bits in errors:
@@ -217,12 +218,12 @@ def metric(run: Run) -> Measurement:
 
     return Measurement(
         {
-            f"{one}_to_{other}": greatest([ratio(one, other, bits) for bits in (8, 6)])
+            f"{one}_to_{other}": greatest([ratio(one, other, bits) for bits in widths])
             for one, other in (("mse", "cosine"), ("cosine", "l1"))
         },
         table=Table(
-            ["metric", *(f"{what}, W{b}A{b}" for b in (8, 6) for what in ("noise MSE", "rms of samples"))],
-            [[name, *average[name, 8], *average[name, 6]] for name in options],
+            ["metric", *(f"{what}, W{b}A{b}" for b in widths for what in ("noise MSE", "rms of samples"))],
+            [[name, *itertools.chain(*(average[name, b] for b in widths))] for name in options],
         ),
     )
 

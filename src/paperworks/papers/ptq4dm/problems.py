@@ -1,4 +1,4 @@
-"""The trained denoiser that quantisation is measured on, and the samples that it makes."""
+"""The trained networks that quantisation is measured on, and the samples that they make."""
 
 import copy
 import math
@@ -18,16 +18,11 @@ from paperworks.diffusion import (
     collect_calibration,
 )
 from paperworks.evidence import Run
+from paperworks.papers.ptq4dm.ddpm import DDPM, DISCRETE, ddim_to_data, trained_ddpm
 from paperworks.testbeds import Denoiser, digits, trained_denoiser
 
 SCHEDULE = NoiseScheduleVP.linear()
 T_END = 0.02
-
-
-def ddim(model_fn: Callable[[Tensor, Any], Tensor], x: Tensor, steps: int, keep: bool = False) -> Any:
-    """Run DDIM from noise, deterministic."""
-    sampler = BDIASampler(model_fn, SCHEDULE, gamma=0.0)
-    return sampler.sample(x, steps, t_end=T_END, return_trajectory=keep)
 
 
 def rms(a: Tensor, b: Tensor) -> float:
@@ -47,9 +42,9 @@ def geometric_mean(values: Iterable[float]) -> float:
 
 @dataclass(frozen=True)
 class Bench:
-    """A trained denoiser in full precision, and what it makes of some noise."""
+    """A trained denoiser in full precision, and what it makes of some noise by DDIM."""
 
-    denoiser: Denoiser
+    denoiser: Denoiser | DDPM
     steps: int
     noise: Tensor
 
@@ -61,12 +56,17 @@ class Bench:
         )
         return cls(denoiser, steps, torch.randn(images, 1, 8, 8, generator=run.torch_rng(10_000)))
 
+    @classmethod
+    def ddpm(cls, run: Run, images: int, steps: int) -> "Bench":
+        """Do the same with a plain network of discrete steps as the paper's."""
+        return cls(trained_ddpm(run), steps, torch.randn(images, 1, 8, 8, generator=run.torch_rng(10_000)))
+
     @property
     def network(self) -> nn.Module:
         """The U-Net that is quantised."""
         return self.denoiser.network
 
-    def denoiser_of(self, network: nn.Module) -> Denoiser:
+    def denoiser_of(self, network: nn.Module) -> Denoiser | DDPM:
         """Return the denoiser with a network that stands in for its U-Net."""
         denoiser = copy.deepcopy(self.denoiser)
         denoiser.add_module("network", network)
@@ -74,19 +74,26 @@ class Bench:
 
     def model(self, network: nn.Module) -> Callable[[Tensor, Any], Tensor]:
         """Return a sampler's model made of such a network."""
-        return self.denoiser_of(network).model(SCHEDULE)
+        denoiser = self.denoiser_of(network)
+        return denoiser.model() if isinstance(denoiser, DDPM) else denoiser.model(SCHEDULE)
+
+    def run(self, model_fn: Callable[[Tensor, Any], Tensor], noise: Tensor) -> Tensor:
+        """Run DDIM from noise, deterministic."""
+        if isinstance(self.denoiser, DDPM):
+            return ddim_to_data(model_fn, noise, self.steps)
+        return BDIASampler(model_fn, SCHEDULE, gamma=0.0).sample(noise, self.steps, t_end=T_END).sample
 
     @torch.no_grad()
     def sample(self, network: nn.Module, noise: Tensor | None = None) -> Tensor:
         """Return the finished samples, from the bench's noise unless other is given."""
-        return ddim(self.model(network), self.noise if noise is None else noise, self.steps).sample
+        return self.run(self.model(network), self.noise if noise is None else noise)
 
     def collect(self, n: int, generator: torch.Generator, **options: Any) -> CalibrationSet:
         """Build a calibration set with the sampler that is used."""
-        model_fn = self.model(self.network)
+        schedule = DISCRETE if isinstance(self.denoiser, DDPM) else SCHEDULE
         return collect_calibration(
-            self.network, SCHEDULE, (1, 8, 8), n, generator=generator, model_fn=model_fn, images=digits()[:],
-            sampler=lambda model, x: ddim(model, x, self.steps), **options,
+            self.network, schedule, (1, 8, 8), n, generator=generator, model_fn=self.model(self.network),
+            images=digits()[:], sampler=self.run, **options,
         )  # fmt: skip
 
     @torch.no_grad()
@@ -95,7 +102,7 @@ class Bench:
         calls: list[tuple[Tensor, Tensor]] = []
         handle = self.network.register_forward_pre_hook(lambda module, args: calls.append((args[0], args[1])))
         try:
-            ddim(self.model(self.network), noise, self.steps)
+            self.run(self.model(self.network), noise)
         finally:
             handle.remove()
         return torch.stack([x for x, _ in calls]), torch.stack([t for _, t in calls])
@@ -104,5 +111,5 @@ class Bench:
     def noise_error(self, network: nn.Module, states: tuple[Tensor, Tensor]) -> float:
         """Return the mean square change of the predicted noise over the trajectories of full precision."""
         exact, changed = self.denoiser, self.denoiser_of(network)
-        errors = [(changed(x, lam) - exact(x, lam)).square().mean() for x, lam in zip(*states, strict=True)]
+        errors = [(changed(x, time) - exact(x, time)).square().mean() for x, time in zip(*states, strict=True)]
         return float(torch.stack(errors).mean())

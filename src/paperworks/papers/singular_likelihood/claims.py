@@ -249,7 +249,8 @@ def rate(run: Run) -> Measurement:
                 latent="uniform",
                 perturbation=level,
                 batch_size=256,
-                max_iter=run.at(smoke=20, desk=1500, full=10_000),
+                init="embedding",
+                max_iter=run.at(smoke=5, desk=1500, full=10_000),
                 random_state=seed,
             ).fit(X)
             with torch.no_grad():

@@ -199,13 +199,15 @@ class _Rewritten(TorchFunctionMode):
     """Runs functions otherwise that torch runs in a way no graph can show.
 
     Instance norms are a batch norm in training mode with samples folded into channels, whose statistics would be taken
-    for those of the batch and held constant; circular padding writes into an empty tensor; a randomised ReLU is said to
-    draw numbers in evaluation mode too.
+    for those of the batch and held constant; a batch norm in that mode refuses the single sample that is captured;
+    circular padding writes into an empty tensor; a randomised ReLU is said to draw numbers in evaluation mode too.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is nn.functional.instance_norm:
             return _instance_norm(*args, **(kwargs or {}))
+        if func is nn.functional.batch_norm:
+            return _batch_norm(*args, **(kwargs or {}))
         if func is nn.functional.pad:
             return _pad(*args, **(kwargs or {}))
         if func is nn.functional.rrelu:
@@ -229,6 +231,19 @@ def _instance_norm(
     if use_input_stats:
         return nn.functional.group_norm(x, x.shape[1], weight, bias, eps)
     return nn.functional.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
+
+
+def _batch_norm(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    return torch.batch_norm(x, weight, bias, running_mean, running_var, training, momentum, eps, False)
 
 
 def _pad(x: Tensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 Function = Callable[[Tensor], Tensor]
 _BISECTIONS = 32  # for critical points that have no closed form: an error of theirs enters intercepts squared
 _ROUGH = 20  # for tangents: any slope bounds
+_ROUGHER = 10  # where the slope to the point touched is what counts: an error of the point enters it squared
 _NARROW = 1e-8  # below this width, to the size of the ends, a chord's slope is rounding error
 _STEEPEST = 1e30  # any slope bounds, and one that overflows is of no use
 
@@ -172,7 +173,7 @@ class Curve:
             return torch.where(at.isnan(), low, at)
         return _bisect(lambda x: (self.df(x) < slope) == piece.convex, *torch.broadcast_tensors(low, high + 0 * slope))
 
-    def _tangent(self, piece: Piece, through: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    def _tangent(self, piece: Piece, through: Tensor, lower: Tensor, upper: Tensor, steps: int = _ROUGH) -> Tensor:
         """Return the point of a piece inside [lower, upper] whose tangent passes through f(through), if any does."""
         low, high = lower.clamp(piece.start, piece.end), upper.clamp(piece.start, piece.end)
         value = self.f(through)
@@ -183,7 +184,7 @@ class Curve:
             # Walking towards `through`, tangents of a convex piece rise at it.
             return misses == ((through >= x) == piece.convex)
 
-        return _bisect(short, low, high, _ROUGH)
+        return _bisect(short, low, high, steps)
 
     def chord(self, lower: Tensor, upper: Tensor) -> Tensor:
         """Return the slope between the ends of intervals, or the derivative where they nearly meet."""
@@ -242,19 +243,29 @@ class Curve:
     def _kinks_inside(self, lower: Tensor, upper: Tensor) -> list[Tensor]:
         return [torch.clamp(torch.full_like(lower, kink), lower, upper) for kink in self.kinks]
 
-    def slope_range(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the least and greatest slopes worth trying, from the derivative at ends, kinks and inflections."""
-        marks = [lower, upper, *self._kinks_inside(lower, upper)]
-        marks += [
-            torch.clamp(torch.full_like(lower, p), lower, upper)
-            for piece in self.pieces
-            for p in (piece.start, piece.end)
-            if math.isfinite(p)
-        ]
-        slopes = [self.chord(lower, upper), *(_finite(self.df(x)) for x in marks)]
-        slopes += [torch.full_like(lower, s) for s in self.slopes]
-        stacked = torch.stack(slopes).clamp(-_STEEPEST, _STEEPEST)
-        return stacked.amin(0), stacked.amax(0)
+    def slope_range(self, lower: Tensor, upper: Tensor, above: bool) -> tuple[Tensor, Tensor]:
+        """Return the least and greatest slopes worth trying: those of the convex (or concave) envelope at its ends.
+
+        A line that is steeper or flatter lies, on all of the interval, beyond the one through an end of it.
+        """
+        marks = self._kinks_inside(lower, upper)
+        curved = [piece for piece in self.pieces if piece.convex != above]
+        with torch.no_grad():  # a piece without an end of its own touches no tangent from that end of the interval
+            touched = [
+                [self._tangent(p, end, lower, upper, _ROUGHER) for p in curved if math.isfinite(limit(p))]
+                for end, limit in ((lower, lambda p: p.start), (upper, lambda p: p.end))
+            ]
+        slopes = []
+        for end, tangents in zip((lower, upper), touched, strict=True):
+            found = [self.chord(lower, upper)]
+            for at in (*marks, *(torch.clamp(x, lower, upper) for x in tangents)):
+                found.append(self.chord(torch.minimum(end, at), torch.maximum(end, at)))
+            if curved:
+                steep = self.df(end)
+                found.append(torch.where(steep.isfinite(), steep, found[0]))
+            stacked = torch.stack(found).clamp(-_STEEPEST, _STEEPEST)
+            slopes.append(stacked.amin(0) if (end is lower) != above else stacked.amax(0))
+        return torch.minimum(*slopes), torch.maximum(*slopes)
 
 
 def _finite(slope: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Operators that are recorded as simpler ones, each a few lines of the mathematics."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -250,6 +251,13 @@ def _trilinear(a: Tensor, b: Tensor, c: Tensor, *places: Any) -> Tensor:
     return (widened(a, places[0]) * widened(b, places[1]) * widened(c, places[2])).sum(places[3])
 
 
+def _product(x: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+    if dim is None:
+        x, dim = x.reshape(-1), 0
+    out = functools.reduce(torch.mul, x.split(1, dim))
+    return out if keepdim else out.squeeze(dim)
+
+
 def _stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     return torch.cat([t.unsqueeze(dim) for t in tensors], dim)
 
@@ -327,6 +335,8 @@ _TABLE: dict[Any, Decomposition] = {
     aten.constant_pad_nd.default: _padded,
     aten.copy.default: lambda x, source, non_blocking=False: source.to(x.dtype).expand(x.shape),
     aten.var.correction: _variance,
+    aten.prod.dim_int: _product,
+    aten.prod.default: _product,
     aten.std.correction: lambda *args, **kwargs: _variance(*args, **kwargs).sqrt(),
     aten.linalg_vector_norm.default: _norm,
     aten.glu.default: lambda x, dim=-1: x.chunk(2, dim)[0] * x.chunk(2, dim)[1].sigmoid(),

@@ -17,7 +17,7 @@ from paperworks.robustness.bounds.rounding import depth, double, least, unit
 from paperworks.robustness.bounds.values import Backward, Interval, LinearBounds
 
 _OWN = 8  # roundings of lines and of coefficients multiplied by them
-_PACE = 0.06  # of slopes between a curve's least and greatest: the best one is seldom an end
+_PACE = 0.12  # of slopes between the flattest and the steepest worth trying: the best one is seldom an end
 
 
 class ElementwiseRule(Rule):
@@ -109,7 +109,8 @@ class ElementwiseRule(Rule):
         """Return the lines whose slopes are parameters to optimise, for each row."""
         curve = self.curve(node)
         bounds = Interval(*double(*bounds))
-        low, high = curve.slope_range(*bounds)
+        ranges = (curve.slope_range(*bounds, above) for above in (False, True))
+        low, high = (torch.stack(ends) for ends in zip(*ranges, strict=True))
 
         def start() -> list[Tensor]:
             lines = curve.lines(*bounds)

@@ -304,11 +304,12 @@ class PeriodicCurve(Curve):
         found = super().slope(low, high, chord.double(), above).to(lower)
         return torch.where(wide | self._far(lower, upper), 0.0, found)
 
-    def slope_range(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the least and greatest slopes worth trying, 0 alone where lines are constant."""
-        least, greatest = super().slope_range(lower, upper)
-        flat = self._far(lower, upper)
-        return torch.where(flat, 0.0, least), torch.where(flat, 0.0, greatest)
+    def slope_range(self, lower: Tensor, upper: Tensor, above: bool) -> tuple[Tensor, Tensor]:
+        """Return the least and greatest slopes worth trying, 0 alone on more than a period and far from 0."""
+        low, high, _, wide = self._moved(lower, upper)
+        flat = wide | self._far(lower, upper)
+        least, greatest = (torch.where(flat, 0.0, end.to(lower)) for end in super().slope_range(low, high, above))
+        return least, greatest
 
 
 def sine() -> Curve:

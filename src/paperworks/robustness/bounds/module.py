@@ -242,11 +242,13 @@ class BoundedModule(nn.Module):
     def _specification(C: Tensor, call: Call, shape: tuple[int, ...]) -> Tensor:
         output = call.graph.output
         size = output.shape.numel()
-        fits = C.ndim >= 3 and C.shape[0] in (1, call.batch) and C.shape[2:].numel() == size
+        fits = C.ndim >= 3 and C.shape[1] > 0 and C.shape[0] in (1, call.batch) and C.shape[2:].numel() == size
         if not fits or C.shape[2:] not in (torch.Size(shape), torch.Size([size])):
             raise ValueError(
                 f"C has shape {tuple(C.shape)}; it takes ({call.batch}, specs, {', '.join(map(str, shape))})"
             )
+        if not bool(C.isfinite().all()):
+            raise ValueError("C has NaN or infinite elements; it takes finite numbers")
         return C.to(call.value(call.roots[0]).dtype).transpose(0, 1).reshape(C.shape[1], -1, *output.shape)
 
 
@@ -290,7 +292,9 @@ def _as_inputs(x: Inputs) -> list[Tensor]:
         if not isinstance(item, Tensor):
             raise TypeError(f"x[{i}] is {type(item).__name__}; it takes a tensor")
         if item.ndim == 0 or not len(item):
-            raise ValueError(f"x[{i}] has shape {tuple(item.shape)}; axis 0 takes the batch")
+            raise ValueError(f"x[{i}] has shape {tuple(item.shape)}; axis 0 takes the batch, one sample at least")
+        if item.is_complex():
+            raise TypeError(f"x[{i}] is {item.dtype}; it takes real numbers")
     return inputs
 
 

@@ -54,7 +54,7 @@ class Steps(Curve):
         by_flat, by_steep = (k * middle + self.intercept(k, lower, upper, above) for k in (flat, steep))
         return torch.where(sign * by_steep > sign * by_flat, steep, flat)
 
-    def slope_range(self, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    def slope_range(self, lower: Tensor, upper: Tensor, above: bool) -> tuple[Tensor, Tensor]:
         """Return 0, and 1 where f follows x."""
         return torch.zeros_like(lower), torch.full_like(lower, 0.0 if self.near is None else 1.0)
 

@@ -1,0 +1,1 @@
+"""Bayesian optimisation: Gaussian processes, acquisition functions and the loop around them (arXiv 1807.02811)."""
