@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from scipy.optimize import OptimizeResult
+from scipy.sparse.linalg import LinearOperator
 from sklearn.base import BaseEstimator
 
 from paperworks.diffusion import SampleResult
@@ -154,7 +155,9 @@ HELPERS: dict[str, Callable[[Any], bool]] = {
     "an error": lambda cls: issubclass(cls, BaseException),
     "a tensor, a layer or a network": lambda cls: issubclass(cls, (torch.Tensor, torch.nn.Module)),
     "an environment of gymnasium, or a wrapper": lambda cls: any("gymnasium" in c.__module__ for c in cls.__mro__),
-    "a linear operator, as SciPy takes it": lambda cls: {"matvec", "matmat", "shape", "dtype"} <= set(dir(cls)),
+    "a linear operator, as SciPy takes it": lambda cls: (
+        issubclass(cls, LinearOperator) or {"matvec", "matmat", "shape", "dtype"} <= set(dir(cls))
+    ),
     "a family of functions, with parameters and derivatives by them": lambda cls: (
         {"theta", "gradient"} <= set(dir(cls))
     ),
@@ -218,6 +221,7 @@ SINGLE = {
         "TrainingLog",
     },
     "dynamics": {"Trajectories"},
+    "solvers": {"SolveResult"},
     "training": {
         "FeatureRecorder",
         "LanczosLRScheduler",
