@@ -221,7 +221,7 @@ SINGLE = {
         "TrainingLog",
     },
     "dynamics": {"Trajectories"},
-    "solvers": {"SolveResult"},
+    "solvers": {"EllipticEnergy", "SineSeries", "SolveResult", "TrigSum"},
     "training": {
         "FeatureRecorder",
         "LanczosLRScheduler",

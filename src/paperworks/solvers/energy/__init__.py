@@ -8,7 +8,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "bounds": ["NetworkSize", "barron_bound", "iterations_for", "network_size", "paper_barron_bound", "width_for"],
         "constants": ["DescentConstants", "paper_constants", "sharp_constants"],
         "descent": ["PGDResult", "solve_pgd"],
-        "lagrangians": ["Lagrangian", "linear", "minimal_surface", "p4", "semilinear"],
+        "lagrangians": ["HessianRange", "Lagrangian", "linear", "minimal_surface", "p4", "semilinear"],
         "networks": ["RidgeNetwork"],
         "problems": ["EllipticEnergy"],
         "series": ["SineSeries"],

@@ -1,4 +1,7 @@
-"""Certified bounds of Barron norms, and the sizes of networks that they give. All of it in logarithms: the paper's are huge."""
+"""Certified bounds of Barron norms, and the sizes of networks that they give.
+
+All of it is in logarithms, as the paper's are huge.
+"""
 
 import math
 from typing import Any, NamedTuple
@@ -152,8 +155,8 @@ def paper_barron_bound(problem: EllipticEnergy, T: int, poincare: float = 1.0) -
 
     Notes
     -----
-    arXiv 2210.12101: ``(1 + step d k² W² B)^(p t + 1) b^(p^t)`` with degree p, growth k = p of the band in a step, band W
-    and b the norm of the source, 1 at least. B is the sum of the polynomial's absolute coefficients and 1.
+    arXiv 2210.12101: ``(1 + step d k² W² B)^(p t + 1) b^(p^t)`` with degree p, growth k = p of the band in a step, band
+    W and b the norm of the source, 1 at least. B is the sum of the polynomial's absolute coefficients and 1.
 
     Examples
     --------
@@ -173,7 +176,7 @@ def paper_barron_bound(problem: EllipticEnergy, T: int, poincare: float = 1.0) -
     first = math.log10(max(1.0, f.barron_norm()))
     with np.errstate(over="ignore"):
         powers = np.power(float(degree), np.arange(T + 1))
-    return np.array([(degree * t + 1) * growth + powers[t] * first for t in range(T + 1)])
+        return (degree * np.arange(T + 1) + 1) * growth + powers * first
 
 
 def iterations_for(eps: float, gap: float, constants: DescentConstants) -> int:
@@ -186,7 +189,7 @@ def iterations_for(eps: float, gap: float, constants: DescentConstants) -> int:
     gap
         The energy of the start less the least one, or a bound of it.
     constants
-        Of `sharp_constants` or `paper_constants`.
+        What `sharp_constants` or `paper_constants` returned.
 
     Returns
     -------
@@ -256,7 +259,7 @@ def width_for(eps: float, u: SineSeries | TrigSum | float, kind: str = "sigmoid"
 def network_size(
     problem: EllipticEnergy, eps: float, solution: SineSeries | TrigSum | None = None, *, bound: str = "sharp"
 ) -> NetworkSize:
-    """Return how large a network is that represents the solution within `eps`, by what is known before or after solving.
+    """Return how large a network is that represents the solution within `eps`, before or after solving.
 
     Parameters
     ----------

@@ -14,7 +14,7 @@ class DescentConstants(NamedTuple):
     mu, smoothness
         The energy lies between quadratics of these curvatures, in H¹.
     step
-        Step size.
+        Step size that the rate is of.
     rate
         The energy's gap to its least value falls by this factor in each step at least.
     optimal_step, optimal_factor
@@ -35,9 +35,7 @@ class DescentConstants(NamedTuple):
     optimal_factor: float
 
 
-def sharp_constants(
-    c_bounds: tuple[float, float], p_bounds: tuple[float, float], lambda1: float
-) -> DescentConstants:
+def sharp_constants(c_bounds: tuple[float, float], p_bounds: tuple[float, float], lambda1: float) -> DescentConstants:
     """Return the constants of gradient descent in the inner product of H¹, which the preconditioned one is.
 
     Parameters
@@ -79,7 +77,12 @@ def sharp_constants(
             " is free; it takes a lower bound above 0"
         )
     return DescentConstants(
-        mu, smoothness, 1 / smoothness, 1 - mu / smoothness, 2 / (mu + smoothness), (smoothness - mu) / (smoothness + mu)
+        mu,
+        smoothness,
+        1 / smoothness,
+        1 - mu / smoothness,
+        2 / (mu + smoothness),
+        (smoothness - mu) / (smoothness + mu),
     )
 
 

@@ -78,7 +78,7 @@ def solve_pgd(
     start: SineSeries | TrigSum | Float[np.ndarray, "*grid"] | None = None,
     track: Collection[Track] = ("barron", "certified"),
     callback: Callable[[Any], Any] | None = None,
-    tolerance: float | None = None,
+    prune: float | None = None,
     most_terms: int | None = None,
     mask: Bool[np.ndarray, "*grid"] | None = None,
     spacing: float | None = None,
@@ -89,19 +89,19 @@ def solve_pgd(
     Parameters
     ----------
     problem
-        The energy.
+        The energy to minimise.
     representation
         What iterates are: "sine" series on the unit cube, "trig" sums on the torus in any dimension, or values on a
         "grid" of any shape.
     n_modes
         Number of modes along each axis, for sines.
     step
-        "sharp", the reciprocal of the smoothness, which makes the energy fall by a known rate; "optimal", with which the
-        error in H¹ falls fastest in the worst case; "paper", the paper's; or a number.
+        "sharp", the reciprocal of the smoothness, which makes the energy fall by a known rate; "optimal", with which
+        the error in H¹ falls fastest in the worst case; "paper", the paper's; or a number.
     rtol
         It ends where the gradient's norm is at most this times that of the source, in the dual of H¹.
     maxiter
-        Most iterations.
+        Most iterations that are made.
     start
         Where it starts, such as the solution of a neighbouring problem. Default: 0.
     track
@@ -109,10 +109,11 @@ def solve_pgd(
         raises it is halved, with a warning.
     callback
         Called with the present iterate after each iteration.
-    tolerance
+    prune
         For sums: the share of the mass of an iterate, or of a product, that may be dropped. Default 1e-12.
     most_terms
-        For sums: most terms of an iterate. Default: any number.
+        For sums: most terms of an iterate. Default: any number. The gradient then stays above what the dropped terms
+        leave, so give `maxiter` as well.
     mask
         For grids: True at the points of the domain; beyond them the function is 0.
     spacing
@@ -151,10 +152,10 @@ def solve_pgd(
     check_choice("representation", representation, get_args(Representation))
     check_number("rtol", rtol, ge=0)
     check_count("maxiter", maxiter, at_least=0)
-    for name in track:
-        check_choice("track", name, get_args(Track))
+    for tracked in track:
+        check_choice("track", tracked, get_args(Track))
     given = {
-        "n_modes": n_modes, "tolerance": tolerance, "most_terms": most_terms, "mask": mask, "spacing": spacing,
+        "n_modes": n_modes, "prune": prune, "most_terms": most_terms, "mask": mask, "spacing": spacing,
         "solve": solve,
     }  # fmt: skip
     space: Any = space_of(problem, representation, {name: v for name, v in given.items() if v is not None})
@@ -205,9 +206,7 @@ def _step(step: Step | float, constants: DescentConstants, problem: EllipticEner
     return constants.step if step == "sharp" else constants.optimal_step
 
 
-def _descending(
-    space: Any, u: Any, new: Any, d: Any, eta: float, energy: float, asked: float
-) -> tuple[Any, float]:
+def _descending(space: Any, u: Any, new: Any, d: Any, eta: float, energy: float, asked: float) -> tuple[Any, float]:
     """Return an iterate of lower energy, up to rounding, and the step that led to it."""
     margin = 1e-12 * abs(energy)
     while space.energy(new) > energy + margin and eta > _LEAST_STEP * asked:

@@ -1,7 +1,7 @@
 """Integrands L(x, u, grad u) of elliptic energies, with the derivatives that a descent needs.
 
-The derivatives of polynomial ones are written with + and * alone, so that they are evaluated on arrays of values, on sums
-of exponentials and on bounds of norms alike.
+The derivatives of polynomial ones are written with + and * alone, so that they are evaluated on arrays of values, on
+sums of exponentials and on bounds of norms alike.
 """
 
 import math
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from paperworks.core.validation import check_number
 
-Values = Float[np.ndarray, " points"]
+Values = Float[np.ndarray, "*points"]
 
 
 class HessianRange(NamedTuple):
@@ -25,9 +25,9 @@ class HessianRange(NamedTuple):
     Parameters
     ----------
     c_low, c_high
-        Of its second derivative by u.
+        Least and greatest second derivative by u.
     p_low, p_high
-        Of the eigenvalues of its Hessian by the gradient.
+        Least and greatest eigenvalue of the Hessian by the gradient.
 
     Examples
     --------
@@ -41,7 +41,18 @@ class HessianRange(NamedTuple):
     p_high: float
 
     def merged(self, other: "HessianRange") -> "HessianRange":
-        """Return the range that holds both."""
+        """Return the range that holds both.
+
+        Parameters
+        ----------
+        other
+            Another range of derivatives.
+
+        Returns
+        -------
+        HessianRange
+            From the least to the greatest of both.
+        """
         return HessianRange(
             min(self.c_low, other.c_low),
             max(self.c_high, other.c_high),
@@ -69,19 +80,79 @@ class Lagrangian(ABC):
 
     @abstractmethod
     def rest(self, x: Any, u: Any, p: Sequence[Any]) -> Any:
-        """Return the integrand at points, less |p|² / 2."""
+        """Return the integrand at points, less |p|² / 2.
+
+        Parameters
+        ----------
+        x
+            Coordinates, one array for each dimension; not looked at by integrands that don't depend on them.
+        u
+            Values of the function.
+        p
+            Its derivative along each axis.
+
+        Returns
+        -------
+        Any
+            What remains of the integrand, of the kind of `u`.
+        """
 
     @abstractmethod
     def du(self, x: Any, u: Any, p: Sequence[Any]) -> Any:
-        """Return its derivative by u."""
+        """Return its derivative by u.
+
+        Parameters
+        ----------
+        x
+            Coordinates, one array for each dimension; not looked at by integrands that don't depend on them.
+        u
+            Values of the function.
+        p
+            Its derivative along each axis.
+
+        Returns
+        -------
+        Any
+            The derivative, of the kind of `u`.
+        """
 
     @abstractmethod
     def dp_rest(self, x: Any, u: Any, p: Sequence[Any]) -> list[Any]:
-        """Return its derivative by the gradient, less the gradient itself: what it has beyond |p|²/2."""
+        """Return its derivative by the gradient, less the gradient itself: what it has beyond |p|²/2.
+
+        Parameters
+        ----------
+        x
+            Coordinates, one array for each dimension; not looked at by integrands that don't depend on them.
+        u
+            Values of the function.
+        p
+            Its derivative along each axis.
+
+        Returns
+        -------
+        list
+            One entry for each axis, or none where nothing remains.
+        """
 
     @abstractmethod
-    def hessian(self, x: Any, u: Values, p: Sequence[Values]) -> HessianRange:
-        """Return the range of second derivatives over points."""
+    def hessian(self, x: Any, u: Values, p: Sequence[np.ndarray]) -> HessianRange:
+        """Return the range of second derivatives over points.
+
+        Parameters
+        ----------
+        x
+            Coordinates, one array for each dimension; not looked at by integrands that don't depend on them.
+        u
+            Values of the function.
+        p
+            Its derivative along each axis.
+
+        Returns
+        -------
+        HessianRange
+            Least and greatest ones over the points.
+        """
 
     def hessian_within(self, u: float, p: float) -> HessianRange:
         """Return the range of second derivatives over all |u| and |grad u| up to given ones, which bounds are made of.
@@ -92,6 +163,11 @@ class Lagrangian(ABC):
             Greatest absolute value of the function.
         p
             Greatest length of its gradient.
+
+        Returns
+        -------
+        HessianRange
+            Bounds of the second derivatives.
         """
         raise ValueError(f"{type(self).__name__} has no bounds of its Hessian over a range; it takes those declared")
 
@@ -121,7 +197,7 @@ class _Semilinear(Lagrangian):
     def dp_rest(self, x: Any, u: Any, p: Sequence[Any]) -> list[Any]:
         return []
 
-    def hessian(self, x: Any, u: Values, p: Sequence[Values]) -> HessianRange:
+    def hessian(self, x: Any, u: Values, p: Sequence[np.ndarray]) -> HessianRange:
         squares = u**2
         return HessianRange(
             self.c + 3 * self.gamma * float(squares.min()), self.c + 3 * self.gamma * float(squares.max()), 1.0, 1.0
@@ -167,7 +243,7 @@ class _Linear(Lagrangian):
         rest = self._rest(p)
         return [sum(float(a) * q for a, q in zip(row, p, strict=True)) for row in rest] if rest.any() else []
 
-    def hessian(self, x: Any, u: Values, p: Sequence[Values]) -> HessianRange:
+    def hessian(self, x: Any, u: Values, p: Sequence[np.ndarray]) -> HessianRange:
         return self.hessian_within(0.0, 0.0)
 
     def hessian_within(self, u: float, p: float) -> HessianRange:
@@ -195,7 +271,7 @@ class _P4(Lagrangian):
         square = sum((q * q for q in p[1:]), p[0] * p[0])
         return [self.eps * (square * q) for q in p]
 
-    def hessian(self, x: Any, u: Values, p: Sequence[Values]) -> HessianRange:
+    def hessian(self, x: Any, u: Values, p: Sequence[np.ndarray]) -> HessianRange:
         squares = np.sum([q**2 for q in p], axis=0)
         # Along the gradient it is 1 + 3 eps |p|²; across it, where there is an across, 1 + eps |p|².
         across = 3 if len(p) == 1 else 1
@@ -225,12 +301,10 @@ class _MinimalSurface(Lagrangian):
         factor = 1 / np.sqrt(1 + np.sum([q**2 for q in p], axis=0)) - 1
         return [factor * q for q in p]
 
-    def hessian(self, x: Any, u: Values, p: Sequence[Values]) -> HessianRange:
+    def hessian(self, x: Any, u: Values, p: Sequence[np.ndarray]) -> HessianRange:
         squares = np.sum([q**2 for q in p], axis=0)
         across = 1.5 if len(p) == 1 else 0.5
-        return HessianRange(
-            0.0, 0.0, float((1 + squares.max()) ** -1.5), float((1 + squares.min()) ** -across)
-        )
+        return HessianRange(0.0, 0.0, float((1 + squares.max()) ** -1.5), float((1 + squares.min()) ** -across))
 
     def hessian_within(self, u: float, p: float) -> HessianRange:
         return HessianRange(0.0, 0.0, (1 + p**2) ** -1.5, 1.0)
@@ -275,7 +349,7 @@ class _Differentiated(Lagrangian):
         found = self._gradients(x, u, p)[1]
         return [found[:, i].reshape(np.shape(u)) - q for i, q in enumerate(p)]
 
-    def hessian(self, x: Any, u: Values, p: Sequence[Values]) -> HessianRange:
+    def hessian(self, x: Any, u: Values, p: Sequence[np.ndarray]) -> HessianRange:
         places, values, slopes = self._tensors(x, u, p)
 
         def at_point(z: Tensor, place: Tensor) -> Tensor:
@@ -304,7 +378,7 @@ def linear(A: Float[np.ndarray, "dim dim"] | None = None, c: float = 0.0) -> Lag
     Returns
     -------
     Lagrangian
-        The integrand.
+        The integrand with its derivatives.
 
     Examples
     --------
@@ -327,7 +401,7 @@ def semilinear(c: float = 0.0, gamma: float = 1.0) -> Lagrangian:
     Returns
     -------
     Lagrangian
-        The integrand.
+        The integrand with its derivatives.
 
     Examples
     --------
@@ -348,7 +422,7 @@ def p4(eps: float) -> Lagrangian:
     Returns
     -------
     Lagrangian
-        The integrand.
+        The integrand with its derivatives.
 
     Examples
     --------

@@ -22,7 +22,7 @@ class RidgeNetwork(nn.Module):
     inner
         Directions of the ridges, one row for each hidden unit.
     shift
-        Their offsets.
+        Offsets of the ridges.
     outer
         Weights of the hidden units.
     kind
@@ -84,14 +84,14 @@ class RidgeNetwork(nn.Module):
     ) -> "RidgeNetwork":
         """Draw a network that is, in the mean over draws, a given function on the unit cube.
 
-        A cosine is drawn in proportion to |c|. Its profile g along its direction is g(z0) plus the integral of g'(t) times
-        a step at t, or, for relu, an affine part plus that of g''(t) times a hinge at t; the place t is drawn in
+        A cosine is drawn in proportion to |c|. Its profile g along its direction is g(z0) plus the integral of g'(t)
+        times a step at t, or, for relu, an affine part plus that of g''(t) times a hinge at t; the place t is drawn in
         proportion to |g'| or |g''|, exactly.
 
         Parameters
         ----------
         u
-            The function.
+            The function to approximate.
         kind
             Activation of the hidden units.
         width
@@ -124,7 +124,7 @@ class RidgeNetwork(nn.Module):
         if kind == "cos":
             drawn = _drawn(sizes, width, rng)
             outer = np.full(width, sizes.sum() / width)
-            return cls(*map(torch.from_numpy, (omega[drawn], phases[drawn], outer)), kind)
+            return cls(*_tensors(omega[drawn], phases[drawn], outer), kind)
         lengths = np.linalg.norm(omega, axis=1)
         still = lengths == 0
         constant = float((sizes[still] * np.cos(phases[still])).sum())
@@ -150,7 +150,7 @@ class RidgeNetwork(nn.Module):
             corner = np.minimum(unit, 0).sum(1)
             linear, start = slopes @ unit, start - slopes * corner
         affine = (torch.from_numpy(linear), constant + float(start.sum()))
-        return cls(*map(torch.from_numpy, (unit[drawn], shift, outer)), kind, affine, slope)
+        return cls(*_tensors(unit[drawn], shift, outer), kind, affine, slope)
 
     def hidden(self, x: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch width"]:
         """Return the activations of the hidden units.
@@ -173,7 +173,18 @@ class RidgeNetwork(nn.Module):
         return (ridges >= 0).to(x.dtype) if self.slope == math.inf else (self.slope * ridges).sigmoid()
 
     def forward(self, x: Float[Tensor, "batch dim"]) -> Float[Tensor, " batch"]:
-        """Return the network's values at points of the unit cube."""
+        """Return the network's values.
+
+        Parameters
+        ----------
+        x
+            Points of the unit cube, one row each.
+
+        Returns
+        -------
+        Tensor of shape (batch,)
+            One value for each point.
+        """
         return self.hidden(x) @ self.outer + x @ self.linear + self.constant
 
     @torch.no_grad()
@@ -185,12 +196,12 @@ class RidgeNetwork(nn.Module):
         x
             Points, one row each.
         y
-            Values there.
+            Values wanted at the points.
 
         Returns
         -------
         RidgeNetwork
-            Itself.
+            The network itself, fitted.
 
         Raises
         ------
@@ -206,6 +217,10 @@ class RidgeNetwork(nn.Module):
         if (self(x) - y).square().sum() > before:  # by rounding
             self.outer.copy_(kept)
         return self
+
+
+def _tensors(inner: np.ndarray, shift: np.ndarray, outer: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.from_numpy(inner), torch.from_numpy(shift), torch.from_numpy(outer)
 
 
 def _drawn(masses: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -225,5 +240,3 @@ def _angle(area: np.ndarray) -> np.ndarray:
     """Return the angle of an area, the inverse of `_area`."""
     halves = np.floor(area / 2)
     return halves * np.pi + np.arccos(np.clip(1 - (area - 2 * halves), -1, 1))
-
-

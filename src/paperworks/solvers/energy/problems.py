@@ -81,9 +81,9 @@ class EllipticEnergy:
         Parameters
         ----------
         L
-            Integrand.
+            Integrand, as in the constructor.
         u
-            The solution.
+            The solution that it is to have.
         c_bounds, p_bounds
             Bounds of the Hessian of the integrand, as in the constructor.
 
@@ -129,7 +129,9 @@ class EllipticEnergy:
         if not callable(self.f) or isinstance(self.f, TrigSum):
             raise ValueError(f"f is {type(self.f).__name__}; in sines it takes a SineSeries or a function")
         found = SineSeries.interpolating(self.f, self.dim, n_modes)
-        outer = np.abs(found.coefficients).sum() - np.abs(found.coefficients[(slice(0, n_modes // 2),) * self.dim]).sum()
+        outer = (
+            np.abs(found.coefficients).sum() - np.abs(found.coefficients[(slice(0, n_modes // 2),) * self.dim]).sum()
+        )
         if outer > 1e-3 * found.mass:
             warnings.warn(
                 f"f has {outer / found.mass:.1%} of its coefficients in the upper half of {n_modes} modes, as where it"

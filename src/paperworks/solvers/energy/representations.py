@@ -1,4 +1,4 @@
-"""What an iterate is made of – sines, sums of exponentials or values on a grid – with the energy and its gradient there."""
+"""What an iterate is made of – sines, sums of exponentials or values on a grid – with the energy and its gradient."""
 
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
@@ -64,7 +64,7 @@ class Space(Generic[State]):
 
 
 class SineSpace(Space[np.ndarray]):
-    """Sine series with n modes along each axis of the unit cube; products are taken on a finer grid without aliasing."""
+    """Sine series with n modes along each axis of the unit cube; products are taken on a finer grid, unaliased."""
 
     def __init__(self, problem: EllipticEnergy, n_modes: int) -> None:
         self.L, self.dim, self.n = problem.L, problem.dim, check_count("n_modes", n_modes)
@@ -130,13 +130,13 @@ class SineSpace(Space[np.ndarray]):
 class TorusSpace(Space[TrigSum]):
     """Sums of exponentials on the torus, of which the smallest are dropped after each step."""
 
-    def __init__(self, problem: EllipticEnergy, tolerance: float = 1e-12, most_terms: int | None = None) -> None:
+    def __init__(self, problem: EllipticEnergy, prune: float = 1e-12, most_terms: int | None = None) -> None:
         if not isinstance(problem.f, TrigSum):
             raise ValueError(f"f is {type(problem.f).__name__}; on the torus it takes a TrigSum")
         if problem.L.degree is None:
             raise ValueError("L is no polynomial in u and grad u; on the torus it takes linear, semilinear or p4")
         self.L, self.f, self.lambda1 = problem.L, problem.f, 0.0
-        self.tolerance = check_number("tolerance", tolerance, ge=0, lt=1)
+        self.tolerance = check_number("prune", prune, ge=0, lt=1)
         self.most_terms = most_terms if most_terms is None else check_count("most_terms", most_terms, at_least=2)
 
     def zero(self) -> TrigSum:
@@ -201,7 +201,9 @@ class GridSpace(Space[np.ndarray]):
         self.L, self.dim = problem.L, problem.dim
         self.mask = np.asarray(mask, dtype=bool)
         if self.mask.ndim != self.dim or not self.mask.any():
-            raise ValueError(f"mask has shape {self.mask.shape}; it takes one with a point or more in {self.dim} dimensions")
+            raise ValueError(
+                f"mask has shape {self.mask.shape}; it takes one with a point or more in {self.dim} dimensions"
+            )
         self.h = check_number("spacing", spacing, gt=0)
         f = problem.f
         if callable(f) and not isinstance(f, (SineSeries, TrigSum)):
@@ -288,11 +290,13 @@ def space_of(
     """Return the space that a representation names, with the options that it takes."""
     takes = {
         "sine": {"n_modes"},
-        "trig": {"tolerance", "most_terms"},
+        "trig": {"prune", "most_terms"},
         "grid": {"mask", "spacing", "solve"},
     }[representation]
     if strange := sorted(set(options) - takes):
-        raise ValueError(f"{strange[0]} is given; the representation '{representation}' takes {', '.join(sorted(takes))}")
+        raise ValueError(
+            f"{strange[0]} is given; the representation '{representation}' takes {', '.join(sorted(takes))}"
+        )
     needed = {"sine": {"n_modes"}, "grid": {"mask", "spacing"}}.get(representation, set())
     if missing := sorted(needed - set(options)):
         raise ValueError(f"{missing[0]} is missing; the representation '{representation}' takes it")

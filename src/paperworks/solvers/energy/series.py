@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import fft
 
-from paperworks.core.validation import check_choice, check_count
+from paperworks.core.validation import check_count
 from paperworks.solvers.energy.sums import TrigSum
 
 
@@ -48,7 +48,7 @@ class SineSeries:
         Parameters
         ----------
         function
-            Of d arrays of coordinates, which it is called with at once.
+            A function of d arrays of coordinates, which it is called with at once.
         dim
             Number of dimensions.
         n_modes
@@ -212,9 +212,26 @@ class SineSeries:
         values = (self.coefficients[tuple(places.T)][:, None] * factors).ravel()
         return TrigSum(frequencies.reshape(-1, self.dim), values, period=2.0)
 
-    def to_network(self, kind: str = "cos", width: int = 100, random_state: Any = None, **options: Any) -> Any:
-        """Draw a two-layer network that approximates it; see `RidgeNetwork.of`."""
-        return self.to_trig().to_network(check_choice("kind", kind, ("cos", "sigmoid", "relu")), width, random_state, **options)
+    def to_network(self, kind: Any = "cos", width: int = 100, random_state: Any = None, **options: Any) -> Any:
+        """Draw a two-layer network that approximates it; see `RidgeNetwork.of`.
+
+        Parameters
+        ----------
+        kind
+            Activation of the hidden units: "cos", "sigmoid" or "relu".
+        width
+            Number of hidden units.
+        random_state
+            Seed, or NumPy's generator.
+        options
+            What `RidgeNetwork.of` takes beside.
+
+        Returns
+        -------
+        Any
+            A `RidgeNetwork` in float64.
+        """
+        return self.to_trig().to_network(kind, width, random_state, **options)
 
     def __add__(self, other: "SineSeries") -> "SineSeries":
         if not isinstance(other, SineSeries):
@@ -254,7 +271,7 @@ def values_on_grid(coefficients: np.ndarray, m: int, cosine_axis: int | None = N
 
 
 def of_grid_values(values: np.ndarray, n: int, cosine_axis: int | None = None) -> np.ndarray:
-    """Return the first n coefficients along each axis of values at the points j / m, the inverse of `values_on_grid`."""
+    """Return the first n coefficients along each axis of values at j / m, the inverse of `values_on_grid`."""
     for axis in range(values.ndim):
         values = _analysis(values, axis, n, cosine=axis == cosine_axis)
     return values
@@ -287,4 +304,3 @@ def _resized(c: np.ndarray, n: int) -> np.ndarray:
     found = np.zeros((n,) * c.ndim)
     found[(slice(0, kept),) * c.ndim] = c[(slice(0, kept),) * c.ndim]
     return found
-

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Complex, Float, Int
 
-from paperworks.core.validation import check_choice, check_number
+from paperworks.core.validation import check_number
 
 _PAIRS = 1 << 22  # products of terms that are formed at once
 
@@ -144,7 +144,18 @@ class TrigSum:
         return np.cos(phases) @ self.coefficients.real - np.sin(phases) @ self.coefficients.imag
 
     def inner(self, other: "TrigSum") -> float:
-        """Return the mean of the product over the torus."""
+        """Return the mean of the product over the torus.
+
+        Parameters
+        ----------
+        other
+            Another sum on the same torus.
+
+        Returns
+        -------
+        float
+            The inner product in L², for a period of 1.
+        """
         return float(self._product(other, at_zero=True).real)
 
     def grad(self) -> list["TrigSum"]:
@@ -193,24 +204,44 @@ class TrigSum:
         TrigSum
             The sum of the others, with what was dropped added to `slack`.
         """
+        if not self.terms:
+            return self._combined(self.frequencies, self.coefficients, merge=False)
         sizes = np.abs(self.coefficients)
         order = np.argsort(sizes, kind="stable")
-        dropped = int((np.cumsum(sizes[order]) <= tolerance_mass).sum())
-        if most is not None:
-            dropped = max(dropped, self.terms - most)
-        # A term and its mirror image go together, or the rest would not be real.
-        while 0 < dropped < self.terms and sizes[order[dropped]] <= sizes[order[dropped - 1]] * (1 + 1e-9):
-            dropped += 1
+        sizes_up = sizes[order]
+        # A term and its mirror image, of the same size, go together, or the rest would not be real.
+        ends = np.flatnonzero(np.append(sizes_up[1:] > sizes_up[:-1] * (1 + 1e-9), True)) + 1
+        total = np.cumsum(sizes_up)
+        dropped = int(max([0, *ends[total[ends - 1] <= tolerance_mass]]))
+        if most is not None and self.terms - dropped > most:
+            dropped = int(ends[np.searchsorted(ends, self.terms - most)])
         kept = np.sort(order[dropped:])
         found = self._combined(self.frequencies[kept], self.coefficients[kept], merge=False)
         found.slack = self.slack + float(sizes[order[:dropped]].sum())
         return found
 
-    def to_network(self, kind: str = "cos", width: int = 100, random_state: Any = None, **options: Any) -> Any:
-        """Draw a two-layer network that approximates it; see `RidgeNetwork.of`."""
+    def to_network(self, kind: Any = "cos", width: int = 100, random_state: Any = None, **options: Any) -> Any:
+        """Draw a two-layer network that approximates it; see `RidgeNetwork.of`.
+
+        Parameters
+        ----------
+        kind
+            Activation of the hidden units: "cos", "sigmoid" or "relu".
+        width
+            Number of hidden units.
+        random_state
+            Seed, or NumPy's generator.
+        options
+            What `RidgeNetwork.of` takes beside.
+
+        Returns
+        -------
+        Any
+            A `RidgeNetwork` in float64.
+        """
         from paperworks.solvers.energy.networks import RidgeNetwork
 
-        return RidgeNetwork.of(self, check_choice("kind", kind, ("cos", "sigmoid", "relu")), width, random_state, **options)
+        return RidgeNetwork.of(self, kind, width, random_state, **options)
 
     def __add__(self, other: Any) -> "TrigSum":
         if isinstance(other, (int, float)):
@@ -272,9 +303,7 @@ class TrigSum:
         hashes, values, pairs = [np.zeros(0, np.int64)], [np.zeros(0, complex)], [np.zeros(0, np.int64)]
         for start in range(0, self.terms, rows):
             part = slice(start, start + rows)
-            found, first, where = np.unique(
-                (ours[part, None] + theirs).ravel(), return_index=True, return_inverse=True
-            )
+            found, first, where = np.unique((ours[part, None] + theirs).ravel(), return_index=True, return_inverse=True)
             products = (self.coefficients[part, None] * other.coefficients).ravel()
             hashes.append(found)
             values.append(np.bincount(where, products.real) + 1j * np.bincount(where, products.imag))
@@ -291,7 +320,9 @@ class TrigSum:
         """Make a sum of the same period without checks."""
         found = object.__new__(TrigSum)
         found.period, found.slack, found.tolerance = self.period, 0.0, self.tolerance
-        found.frequencies, found.coefficients = _merged(frequencies, coefficients) if merge else (frequencies, coefficients)
+        found.frequencies, found.coefficients = (
+            _merged(frequencies, coefficients) if merge else (frequencies, coefficients)
+        )
         return found
 
     def _check_fits(self, other: "TrigSum") -> None:
@@ -308,4 +339,3 @@ def _merged(frequencies: np.ndarray, coefficients: np.ndarray) -> tuple[np.ndarr
     total = np.bincount(where, coefficients.real, len(unique)) + 1j * np.bincount(where, coefficients.imag, len(unique))
     kept = total != 0
     return unique[kept], total[kept]
-
