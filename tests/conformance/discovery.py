@@ -221,7 +221,7 @@ SINGLE = {
         "TrainingLog",
     },
     "dynamics": {"Trajectories"},
-    "solvers": {"SolveResult"},
+    "solvers": {"RidgeletSampler", "SolveResult"},
     "training": {
         "FeatureRecorder",
         "LanczosLRScheduler",
