@@ -245,7 +245,7 @@ class BandlimitedRandomFeaturesRegressor(RegressorMixin, _RandomFeatures):
     weights_, biases_
         Hidden weights, one column for each unit, and their biases.
     coef_
-        Outer weights.
+        Outer weights, one for each feature.
     scale_, alpha_
         Scale and ridge that were used.
 

@@ -98,7 +98,7 @@ class BudgetCertificate(NamedTuple):
     attained
         Error of the best coefficients that were found.
     coefficients
-        Those coefficients.
+        The best coefficients that were found.
     direction
         The unit vector that proves the lower bound.
 
