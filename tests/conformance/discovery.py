@@ -221,7 +221,7 @@ SINGLE = {
         "TrainingLog",
     },
     "dynamics": {"Trajectories"},
-    "solvers": {"EllipticEnergy", "SineSeries", "SolveResult", "TrigSum"},
+    "solvers": {"EllipticEnergy", "RidgeletSampler", "SineSeries", "SolveResult", "TrigSum"},
     "training": {
         "FeatureRecorder",
         "LanczosLRScheduler",
