@@ -218,6 +218,7 @@ SINGLE = {
         "TrainingLog",
     },
     "dynamics": {"Trajectories"},
+    "solvers": {"GPHMSolver"},
     "training": {
         "FeatureRecorder",
         "LanczosLRScheduler",
