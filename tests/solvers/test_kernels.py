@@ -359,7 +359,7 @@ def test_deviations_are_those_of_the_dense_posterior():
     with torch.no_grad():
         K = kernel(nodes[:, None] - nodes) + best.jitter * torch.eye(20, dtype=torch.float64)
         rows = torch.cat([torch.eye(20, dtype=torch.float64)[[0, -1]], kernel(nodes[:, None] - nodes, 2) @ K.inverse()])
-        noise = torch.tensor([1 / (200 * best.boundary_precision)] * 2 + [1 / best.equation_precision] * 20)
+        noise = torch.tensor([best.boundary_gap] * 2 + [best.equation_gap] * 20)
         inner = rows @ K @ rows.mT + torch.diag(noise)
         to = kernel(at[:, None] - nodes) @ K.inverse()
         posterior = K - K @ rows.mT @ torch.linalg.solve(inner, rows @ K)

@@ -110,6 +110,7 @@ class GPHMSolver:
     Examples
     --------
     >>> import numpy as np
+    >>> from paperworks.solvers import Poisson
     >>> solver = GPHMSolver(Poisson(), domain=(0, 1), grid_shape=60, n_components=15, max_freq=12, steps=60)
     >>> k = 2 * np.pi * 8
     >>> _ = solver.fit(source=lambda x: -k**2 * np.sin(k * x), boundary=lambda x: np.sin(k * x))
@@ -147,7 +148,8 @@ class GPHMSolver:
             raise TypeError(f"equation is {equation!r}; it takes an Equation, such as Poisson()")
         self.equation = equation
         self.axes = _axes(equation.ndim, domain, grid_shape, nodes)
-        self.kernel = check_choice("kernel", kernel, ("student", "gauss"))
+        check_choice("kernel", kernel, ("student", "gauss"))
+        self.kernel = kernel
         self.n_components = check_count("n_components", n_components)
         self.max_freq = _frequencies(max_freq, self.axes)
         self.init_lengthscale = check_number("init_lengthscale", init_lengthscale, gt=0)
@@ -244,9 +246,9 @@ class GPHMSolver:
         derivative
             The order of the derivative by each variable, 0 to 4; 0 for the solution.
         return_std
-            Whether to return standard deviations too: those of the process given that equation and boundary hold at
-            the nodes with the precisions found, for the kernels found. It costs a solution for each point with several
-            variables.
+            Whether to return standard deviations too: those of the process, of the kernels found, given that equation
+            and boundary hold at the nodes up to the gaps that are left. With several variables each point costs as
+            much as a step. An extra process has its own only.
 
         Returns
         -------

@@ -95,7 +95,8 @@ class SpectralMixtureKernel(nn.Module):
         init_lengthscale: float = 1.0,
     ) -> None:
         super().__init__()
-        self.kind = check_choice("kind", kind, ("student", "gauss"))
+        check_choice("kind", kind, ("student", "gauss"))
+        self.kind = kind
         n = check_count("n_components", n_components)
         top = check_number("max_freq", max_freq, ge=0)
         scale = -math.log(check_number("init_lengthscale", init_lengthscale, gt=0)) * (1 if kind == "student" else 2)

@@ -80,8 +80,14 @@ class Part:
         return Prior(self.axes, kernels, problem.equation.coefficients, jitter)
 
     def posterior(self, problem: Problem, prior: Prior, settings: Settings) -> Projection:
-        """Return what applies the covariance of the whitened values around the fitted ones."""
-        around = Linearised.around(problem, prior, self.W, self.log_precisions)
+        """Return what applies the covariance of the whitened values around the fitted ones.
+
+        The precisions are those that fit the gaps, N / |gap|^2, which training goes towards by small steps; the factor
+        of the boundary, which makes it no more certain, is left out.
+        """
+        boundary, equation, H = problem.gaps(prior, self.W)
+        best = torch.stack([problem.count / (problem.boundary_weight * boundary), H.numel() / equation]).log()
+        around = Linearised.around(problem, prior, self.W, best)
         return projection(around, settings.cg_rtol, settings.cg_steps)
 
 
