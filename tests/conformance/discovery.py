@@ -221,7 +221,7 @@ SINGLE = {
         "TrainingLog",
     },
     "dynamics": {"Trajectories"},
-    "solvers": {"EllipticEnergy", "RidgeletSampler", "SineSeries", "SolveResult", "TrigSum"},
+    "solvers": {"EllipticEnergy", "GPHMSolver", "RidgeletSampler", "SineSeries", "SolveResult", "TrigSum"},
     "training": {
         "FeatureRecorder",
         "LanczosLRScheduler",

@@ -30,6 +30,18 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "width_for",
         ],
         "grids": ["FastPoisson", "laplacian"],
+        "kernels": [
+            "Advection",
+            "AllenCahn",
+            "Equation",
+            "GPHMSolver",
+            "GPHMStep",
+            "Helmholtz",
+            "Linear",
+            "MixtureSpectrum",
+            "Poisson",
+            "SpectralMixtureKernel",
+        ],
         "random_features": [
             "BandlimitedRandomFeaturesClassifier",
             "BandlimitedRandomFeaturesRegressor",
