@@ -225,7 +225,7 @@ def checked_slope(func: Func, t: "float | np.ndarray", u: Tensor) -> Tensor:
     ...
     ValueError: func returned shape (2,); it takes that of u0, (2, 1)
     """
-    slope = func(torch.as_tensor(t).to(u), u)
+    slope = func(torch.as_tensor(t, dtype=u.dtype, device=u.device), u)
     if slope.shape != u.shape:
         raise ValueError(f"func returned shape {tuple(slope.shape)}; it takes that of u0, {tuple(u.shape)}")
     if not torch.isfinite(slope.detach().sum()):

@@ -113,13 +113,12 @@ class BrownianTree:
         reach = place & -place
         (wa, ia), (wb, ib) = self._at(place - reach), self._at(place + reach)
         length = self.span * (2 * reach / 2**_DEPTH)
-        w = wb - wa
-        area = (ib - ia) / length - wa - w / 2
         first, second = self._normals(place)
-        z, n = first * (length / 16) ** 0.5, second * (length / 12) ** 0.5
-        half, half_area = w / 2 + 1.5 * area + z, area / 4 - z / 2 + n / 2
-        self._known[place] = wa + half, ia + length / 2 * (wa + half / 2 + half_area)
-        return self._known[place]
+        # The means are the cubic's that has the ends' values and integrals; what is drawn is independent of both.
+        w = first.mul_(length**0.5 / 4).add_(wa + wb, alpha=-0.25).add_(ib - ia, alpha=1.5 / length)
+        i = second.mul_(length / 4 * (length / 12) ** 0.5).add_(wa - wb, alpha=length / 8).add_(ia + ib, alpha=0.5)
+        self._known[place] = w, i
+        return w, i
 
     def _normals(self, place: int) -> Tensor:
         generator = torch_generator(self.random_state, place)

@@ -108,17 +108,19 @@ def _step(
     twice = w / 2 + area
     f: list[Tensor] = []
     g: list[Tensor] = []
-    for i in range(len(table.alpha)):
+    at = torch.tensor([*table.c0, *table.c1], dtype=u.dtype, device=u.device).mul_(h).add_(t).unbind()
+    stages = len(table.alpha)
+    for i in range(stages):
         at_f, at_g = u, u
         if i:
             at_f = u + _sum(table.a0[i], f) * h + twice * _sum(table.b0[i], g)
             at_g = u + _sum(table.a1[i], f) * h + _sum(table.b1[i], g) * root
-        f.append(drift(u.new_tensor(t + table.c0[i] * h), at_f))
-        g.append(diffusion(u.new_tensor(t + table.c1[i] * h), at_g))
-    parts = [_sum(weights, g) for weights in table.beta]
+        f.append(drift(at[i], at_f))
+        g.append(diffusion(at[stages + i], at_g))
+    parts = torch.tensordot(u.new_tensor(table.beta), torch.stack(g), 1)
     noise = twice * parts[2] + (w**3 - 3 * h * w) / (6 * h) * parts[3]
     end = u + _sum(table.alpha, f) * h + w * parts[0] + (w**2 - h) / (2 * root) * parts[1] + noise
-    return end, _sum([_DELTA * h] * len(f), f) + noise
+    return end, torch.add(noise, sum(f[1:], f[0]), alpha=_DELTA * h)
 
 
 def _lower_order(
