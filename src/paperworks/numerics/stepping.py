@@ -108,7 +108,18 @@ class Trial:
         return self.slopes.kept[-1]
 
     def squares(self, atol: "float | Tensor", rtol: "float | Tensor") -> Float[Tensor, " batch"]:
-        """Return for each sample the mean square of its error in units of the tolerances."""
+        """Return for each sample the mean square of its error in units of the tolerances.
+
+        Parameters
+        ----------
+        atol, rtol
+            Absolute and relative tolerance: numbers, or one for each sample in a shape that goes with the state.
+
+        Returns
+        -------
+        Tensor
+            Mean squares without unit, one for each sample.
+        """
         error = self.slopes.sum(_weights(self.pair, self.start.dtype, self.start.device).error) * self.length
         scale = torch.maximum(self.start.abs(), self.end.abs()) * rtol + atol
         return (error / scale).reshape(len(error), -1).square().mean(1)

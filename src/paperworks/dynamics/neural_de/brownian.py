@@ -25,7 +25,7 @@ class BrownianTree:
     random_state
         The seed, which determines the path.
     dtype, device
-        Of what is returned; the path itself is kept in float64 on the processor.
+        Precision and place of what is returned; the path itself is kept in float64 on the processor.
 
     Raises
     ------
@@ -67,18 +67,58 @@ class BrownianTree:
         self._known = {0: (nothing, nothing), 2**_DEPTH: (w, self.span * (w / 2 + area * (self.span / 12) ** 0.5))}
 
     def place(self, t: float) -> int:
-        """Return the number of the place nearest to a time, from 0 at the start."""
+        """Return the number of the place nearest to a time, from 0 at the start.
+
+        Parameters
+        ----------
+        t
+            A time of the span.
+
+        Returns
+        -------
+        int
+            The place, up to 2^40 at the end.
+
+        Raises
+        ------
+        ValueError
+            For a time outside of the span.
+        """
         share = (t - self.start) / self.span
         if not -1e-12 <= share <= 1 + 1e-12:
             raise ValueError(f"t is {t:g}; it takes times from {self.start:g} to {self.start + self.span:g}")
         return min(max(round(share * 2**_DEPTH), 0), 2**_DEPTH)
 
     def time(self, place: int) -> float:
-        """Return the time of a place."""
+        """Return the time of a place.
+
+        Parameters
+        ----------
+        place
+            Number of the place, from 0.
+
+        Returns
+        -------
+        float
+            The time there.
+        """
         return self.start + self.span * (place / 2**_DEPTH)
 
     def next_place(self, place: int, h: float) -> int:
-        """Return a place about `h` after another, as coarse as is near enough, which saves drawing."""
+        """Return a place about `h` after another, as coarse as is near enough, which saves drawing.
+
+        Parameters
+        ----------
+        place
+            Number of the place where a step begins.
+        h
+            About how long the step is to be.
+
+        Returns
+        -------
+        int
+            Number of a later place, the end of the span at most.
+        """
         length = max(int(h / self.span * 2**_DEPTH), 1)
         shift = max(length.bit_length() - 4, 0)
         return min(max((place + length) >> shift << shift, place + 1), 2**_DEPTH)
@@ -99,7 +139,23 @@ class BrownianTree:
         return self.between(self.place(s), self.place(t))
 
     def between(self, a: int, b: int) -> tuple[Tensor, Tensor]:
-        """Return the increment and the space-time Lévy area between two places."""
+        """Return the increment and the space-time Lévy area between two places.
+
+        Parameters
+        ----------
+        a, b
+            Numbers of two places that rise.
+
+        Returns
+        -------
+        Tensor, Tensor
+            The increment and the area, each of the path's shape.
+
+        Raises
+        ------
+        ValueError
+            For places that don't rise.
+        """
         if a >= b:
             raise ValueError(f"t is at place {b}, s at {a}; it takes a time after s")
         (wa, ia), (wb, ib) = self._at(a), self._at(b)

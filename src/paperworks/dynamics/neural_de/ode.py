@@ -138,6 +138,13 @@ class NeuralODE(nn.Module):
         self.rng = np.random.default_rng(check_count("random_state", random_state, at_least=0))
 
     def extra_repr(self) -> str:
+        """Say in a module's representation what the solver does.
+
+        Returns
+        -------
+        str
+            The span, the tolerances and the penalty.
+        """
         tolerances = f"atol={self.atol}, rtol={self.rtol}"
         return f"t_span={self.t_span}, solver={self.solver!r}, {tolerances}, regularize={self.regularize!r}"
 

@@ -97,6 +97,13 @@ class NeuralSDE(nn.Module):
         self.rng = np.random.default_rng(check_count("random_state", random_state, at_least=0))
 
     def extra_repr(self) -> str:
+        """Say in a module's representation what the solver does.
+
+        Returns
+        -------
+        str
+            The span, the tolerances and the penalty.
+        """
         return f"t_span={self.t_span}, atol={self.atol}, rtol={self.rtol}, regularize={self.regularize!r}"
 
     def forward(self, u0: Float[Tensor, "batch ..."], random_state: int | None = None) -> tuple[Tensor, SolverInfo]:
