@@ -85,7 +85,7 @@ class Trial:
     slopes
         Its slopes, that at the end last.
     pair
-        The method.
+        The method with its weights.
 
     Examples
     --------
@@ -230,7 +230,7 @@ def take_step(
     t, h
         Where it begins and how far it goes, of either sign: numbers, or arrays with one for each sample.
     pair
-        The method.
+        The method with its weights.
 
     Returns
     -------
