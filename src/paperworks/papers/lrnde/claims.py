@@ -114,8 +114,8 @@ def points(results: Sequence[Result]) -> np.ndarray:
 def fewer_evaluations(run: Run) -> Measurement:
     """Choose a local variant and its weight on validation data, and judge it on test data with other seeds."""
     best, rows = tuned(run, LOCAL)
-    # What the official code does is shown beside it, whether or not a weight of it keeps the accuracy; its gradients are
-    # millions of times as great, and the paper's weights go from 2.5 to 1.
+    # What the official code does is shown beside it, whether or not a weight of it keeps the accuracy. Its gradients
+    # are millions of times as great, and the paper's weights go from 2.5 to 1.
     weights = [10.0**k for k in (-4, -2, 0, 2, 4)][: run.at(smoke=2, desk=5, full=5)]
     recipes = [replace(AS_PUBLISHED, weight=weight) for weight in weights]
     fields = trained(run, recipes, [TUNING_SEED] * len(recipes), lengths(run)[0])
