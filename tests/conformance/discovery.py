@@ -113,6 +113,12 @@ def _is_solver(thing: Any) -> bool:
     return False
 
 
+def _solves(thing: Any, *names: str) -> bool:
+    """Whether a thing is called, or made and called, with what a solver of differential equations takes."""
+    takes = {*parameters(thing), *(parameters(thing.forward) if _is_module(thing) else ())}
+    return {*names, "u0", "t_span", "atol", "rtol"} <= takes
+
+
 # In this order: the first that fits is the kind.
 KINDS: dict[str, Callable[[Export], bool]] = {
     "estimator": lambda e: inspect.isclass(e.thing) and issubclass(e.thing, BaseEstimator),
@@ -134,6 +140,8 @@ KINDS: dict[str, Callable[[Export], bool]] = {
         and asks_for(e, "F", "u0", "atol", "max_passes", "callback")
         and _returns(e.thing, lambda cls: issubclass(cls, OptimizeResult))
     ),
+    "ODE solver": lambda e: _solves(e.thing, "func"),
+    "SDE solver": lambda e: _solves(e.thing, "drift", "diffusion"),
     "operator network": lambda e: (
         e.field == "operators" and inspect.isclass(e.thing) and issubclass(e.thing, torch.nn.Module)
     ),
@@ -220,7 +228,7 @@ SINGLE = {
         "TraceGraph",
         "TrainingLog",
     },
-    "dynamics": {"Trajectories"},
+    "dynamics": {"BrownianTree", "Trajectories"},
     "solvers": {"EllipticEnergy", "GPHMSolver", "RidgeletSampler", "SineSeries", "SolveResult", "TrigSum"},
     "training": {
         "FeatureRecorder",

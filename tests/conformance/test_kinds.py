@@ -77,6 +77,14 @@ def solve(A, b, x0=None, *, rtol=1e-5, maxiter=None, M=None, callback=None):
     pass
 
 
+def integrate(func, u0, t_span, *, atol=1e-6, rtol=1e-6):
+    pass
+
+
+def integrate_noisy(drift, diffusion, u0, t_span, *, atol=1e-6, rtol=1e-6):
+    pass
+
+
 @pytest.mark.parametrize(
     ("field", "thing", "kind"),
     [
@@ -88,6 +96,8 @@ def solve(A, b, x0=None, *, rtol=1e-5, maxiter=None, M=None, callback=None):
         ("robustness", Attack, "attack"),
         ("diffusion", Scheduler, "scheduler"),
         ("solvers", solve, "solver"),
+        ("dynamics", integrate, "ODE solver"),
+        ("dynamics", integrate_noisy, "SDE solver"),
         ("inference", Nothing, None),
     ],
 )

@@ -23,6 +23,16 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "simulate_excursions",
             "slepian_model",
         ],
+        "neural_de": [
+            "BrownianTree",
+            "ExponentialDecay",
+            "NeuralODE",
+            "NeuralSDE",
+            "SolverInfo",
+            "local_regularizer",
+            "local_sde_regularizer",
+            "solve_sde",
+        ],
         "state_space": [
             "DPLR",
             "PTDResult",

@@ -12,8 +12,11 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "eigenvalues": ["LanczosResult", "extreme_eigenvalues", "lanczos"],
         "plans": ["Step", "fixed_plan", "multistep_weights", "runge_kutta"],
         "random": ["seeded", "torch_generator"],
+        "solving": ["Solution", "TakenStep", "checked_slope", "check_state", "solve_ode"],
         "spectra": ["Spectrum", "TopEigenvalue", "lanczos_quadrature", "largest_eigenvalue"],
+        "stepping": ["ESTIMATES", "Trial", "column", "first_step", "take_step"],
         "tableaus": ["TABLEAUS", "Tableau"],
+        "pairs": ["PAIRS", "EmbeddedPair"],
         "per_sample": [
             "gauss_newton_factors",
             "gauss_newton_gram",
