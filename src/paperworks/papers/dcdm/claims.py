@@ -65,7 +65,7 @@ def few_iterations(run: Run) -> Measurement:
             ("conjugate gradients", cg(domain.matrix(), column, rtol=RTOL)),
             (
                 "network in flexible CG",
-                flexible_cg(domain.operator(), column, rtol=RTOL, M=net.as_linear_operator(domain)),
+                flexible_cg(domain.operator(), column, rtol=RTOL, maxiter=100, M=net.as_linear_operator(domain)),
             ),
         ):
             axis.semilogy(found.residual_norms / found.residual_norms[0], label=name)

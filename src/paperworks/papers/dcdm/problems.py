@@ -20,7 +20,7 @@ def network(run: Run, dim: int = 2) -> DCDMNet:
     levels = run.at(smoke=1, desk=2, full=2) if dim == 2 else 1
     n_ritz = run.at(smoke=40, desk=400, full=400 if dim == 2 else 2000)
     n_samples = run.at(smoke=240, desk=4000 if dim == 2 else 640, full=20_000)
-    epochs = run.at(smoke=3, desk=7 if dim == 2 else 6, full=50)
+    epochs = run.at(smoke=3, desk=6 if dim == 2 else 4, full=50)
 
     def fit(net: DCDMNet) -> None:
         domain = box(n, dim)

@@ -175,19 +175,22 @@ class DCDMSolver:
         limits = np.maximum(rtol * np.linalg.norm(B, axis=1), atol)
         R = B - where.apply(X) if X.any() else B.copy()
         norms = [np.linalg.norm(R, axis=1)]
-        steps: deque[_Step] = deque(maxlen=None if self.orth == "all" else self.orth)
+        # Conjugate gradients, where they have to go on, need the last direction whatever the network's are made of.
+        kept: deque[_Step] = deque(maxlen=None if self.orth == "all" else max(self.orth, 1))
         steepest, fallbacks = np.zeros(len(B), bool), np.zeros(len(B), int)
         counts = np.zeros(len(B), int)
         while (running := norms[-1] > limits).any() and len(norms) <= maxiter:
             d, q, weak = np.zeros_like(R), np.zeros_like(R), running.copy()
             ask = running & ~steepest
+            steps = list(kept) if self.orth else []
             if ask.any():
                 d[ask] = _conjugate(propose(R[ask]), steps, ask)
                 q = where.apply(d)
                 weak = running & ~_useful(d, q, R)
-            if weak.any():
-                d[weak] = _conjugate(R[weak], steps, weak)
-                q[weak] = where.apply(d[weak])
+            for rows, earlier in ((weak & ~steepest, steps), (weak & steepest, list(kept))):
+                if rows.any():
+                    d[rows] = _conjugate(R[rows], earlier, rows)
+                    q[rows] = where.apply(d[rows])
             curvature = _dots(d, q)
             if not (curvature[running] > 0).all():
                 raise ValueError(
@@ -197,14 +200,14 @@ class DCDMSolver:
             alpha = np.divide(_dots(d, R), curvature, out=np.zeros_like(curvature), where=running)
             X += alpha[:, None] * d
             R[running] = where.project(B[running] - where.apply(X[running]))
-            steps.append(_Step(d, q, curvature))
+            kept.append(_Step(d, q, curvature))
             norms.append(np.linalg.norm(R, axis=1))
             counts += running
             fallbacks += weak
             if len(norms) > _PATIENCE:
                 slow = running & ~steepest & (norms[-1] > norms[-1 - _PATIENCE] / 2)
                 steepest |= slow
-                for step in steps:  # conjugate gradients take a fresh start
+                for step in kept:  # conjugate gradients take a fresh start
                     for part in step:
                         part[slow] = 0
             if callback is not None:
@@ -307,7 +310,7 @@ def _dots(a: Rows, b: Rows) -> Float[np.ndarray, " k"]:
     return np.einsum("kn,kn->k", a, b)
 
 
-def _conjugate(d: Rows, steps: deque[_Step], rows: np.ndarray) -> Rows:
+def _conjugate(d: Rows, steps: list[_Step], rows: np.ndarray) -> Rows:
     """Take off what isn't A-orthogonal to the directions of earlier steps."""
     for step in steps:
         curvature = step.curvature[rows]

@@ -78,6 +78,10 @@ class DCDMNet(nn.Module):
         self.up = nn.ModuleList([nn.Sequential(*pairs(after)) for _ in range(levels)])
         self.last = convolution(channels, 1, 1)
         self.pool = nn.AvgPool2d(2) if dim == 2 else nn.AvgPool3d(2)
+        for module in self.modules():  # Glorot's law and no biases, as the paper's code starts; others stall at times
+            if isinstance(module, convolution):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
         if dim == 2:
             self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # faster on processors
 

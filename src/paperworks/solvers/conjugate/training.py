@@ -101,7 +101,8 @@ class RitzDataset(Dataset[Tensor]):
         weights = torch.ones(len(self.values), dtype=torch.float64)
         weights[: round(n_ritz * (0.5 + theta_frac))] = low_weight
         coefficients = torch.randn(n_samples, len(weights), dtype=torch.float64, generator=generator) * weights
-        samples = coefficients @ found.vectors[:, kept].T
+        # A space that is exhausted goes on with rounding errors, which needn't be in the matrix's range.
+        samples = torch.from_numpy(where.project((coefficients @ found.vectors[:, kept].T).numpy()))
         samples /= samples.norm(dim=1, keepdim=True)
         self.samples = samples.float().reshape(n_samples, *where.grid)
 

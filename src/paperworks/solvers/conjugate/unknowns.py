@@ -69,7 +69,7 @@ class Unknowns(NamedTuple):
                 " fixed value; it takes 0 there, else there is no solution: take the mean off"
             )
 
-    def _means(self, rows: Rows) -> Rows:
+    def _means(self, rows: Rows) -> Float[np.ndarray, "k components"]:
         sizes = np.bincount(self.closed)
         means = np.stack([np.bincount(self.closed, row, len(sizes)) for row in rows]) / np.maximum(sizes, 1)
         means[:, 0] = 0
