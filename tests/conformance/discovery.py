@@ -221,7 +221,7 @@ SINGLE = {
         "TrainingLog",
     },
     "dynamics": {"Trajectories"},
-    "solvers": {"SolveResult"},
+    "solvers": {"DCDMSolver", "PoissonDomain", "RitzDataset", "SolveResult"},
     "training": {
         "FeatureRecorder",
         "LanczosLRScheduler",
