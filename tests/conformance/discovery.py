@@ -229,7 +229,17 @@ SINGLE = {
         "TrainingLog",
     },
     "dynamics": {"BrownianTree", "Trajectories"},
-    "solvers": {"EllipticEnergy", "GPHMSolver", "RidgeletSampler", "SineSeries", "SolveResult", "TrigSum"},
+    "solvers": {
+        "DCDMSolver",
+        "EllipticEnergy",
+        "GPHMSolver",
+        "PoissonDomain",
+        "RidgeletSampler",
+        "RitzDataset",
+        "SineSeries",
+        "SolveResult",
+        "TrigSum",
+    },
     "training": {
         "FeatureRecorder",
         "LanczosLRScheduler",

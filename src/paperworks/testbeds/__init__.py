@@ -18,6 +18,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "quality": ["PrincipalComponents", "block_means", "frechet_distance", "pseudo_values", "trained_classifier"],
         "reference": ["reference_solution"],
         "sentiment": ["MiniLM", "minilm", "minilm_tokens", "sentiment_words"],
+        "smoke": ["SmokeFrame", "rising_smoke"],
         "training": ["accuracy", "fit"],
     },
 )

@@ -1,7 +1,7 @@
 """Two-layer networks drawn from a sum of cosines, unit by unit, with errors that the Barron norm bounds."""
 
 import math
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -9,7 +9,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from paperworks.core.validation import check_choice, check_count, check_number
-from paperworks.solvers.energy.sums import TrigSum
 
 Kind = Literal["cos", "sigmoid", "relu"]
 
@@ -39,6 +38,7 @@ class RidgeNetwork(nn.Module):
 
     Examples
     --------
+    >>> from paperworks.solvers import TrigSum
     >>> u = TrigSum.cosines([[1, 0]], [1.0])
     >>> network = RidgeNetwork.of(u, "cos", width=4, random_state=0)
     >>> network(torch.zeros(2, 2, dtype=torch.float64))
@@ -76,7 +76,7 @@ class RidgeNetwork(nn.Module):
     @classmethod
     def of(
         cls,
-        u: TrigSum,
+        u: Any,
         kind: Kind = "cos",
         width: int = 100,
         random_state: int | np.random.Generator | None = None,
@@ -91,7 +91,7 @@ class RidgeNetwork(nn.Module):
         Parameters
         ----------
         u
-            The function to approximate.
+            The function to approximate, a `TrigSum`.
         kind
             Activation of the hidden units.
         width

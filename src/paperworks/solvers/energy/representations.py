@@ -9,7 +9,6 @@ from scipy.sparse.linalg import splu
 
 from paperworks.core.validation import check_count, check_number
 from paperworks.solvers.energy.lagrangians import HessianRange
-from paperworks.solvers.energy.problems import EllipticEnergy
 from paperworks.solvers.energy.series import SineSeries, laplace_eigenvalues, of_grid_values, values_on_grid
 from paperworks.solvers.energy.sums import TrigSum
 from paperworks.solvers.grids import FastPoisson, laplacian
@@ -66,7 +65,7 @@ class Space(Generic[State]):
 class SineSpace(Space[np.ndarray]):
     """Sine series with n modes along each axis of the unit cube; products are taken on a finer grid, unaliased."""
 
-    def __init__(self, problem: EllipticEnergy, n_modes: int) -> None:
+    def __init__(self, problem: Any, n_modes: int) -> None:
         self.L, self.dim, self.n = problem.L, problem.dim, check_count("n_modes", n_modes)
         self.f = problem.source(self.n).coefficients
         self.eigenvalues = laplace_eigenvalues(self.n, self.dim)
@@ -130,7 +129,7 @@ class SineSpace(Space[np.ndarray]):
 class TorusSpace(Space[TrigSum]):
     """Sums of exponentials on the torus, of which the smallest are dropped after each step."""
 
-    def __init__(self, problem: EllipticEnergy, prune: float = 1e-12, most_terms: int | None = None) -> None:
+    def __init__(self, problem: Any, prune: float = 1e-12, most_terms: int | None = None) -> None:
         if not isinstance(problem.f, TrigSum):
             raise ValueError(f"f is {type(problem.f).__name__}; on the torus it takes a TrigSum")
         if problem.L.degree is None:
@@ -193,7 +192,7 @@ class GridSpace(Space[np.ndarray]):
 
     def __init__(
         self,
-        problem: EllipticEnergy,
+        problem: Any,
         mask: np.ndarray,
         spacing: float,
         solve: Callable[[np.ndarray], np.ndarray] | None = None,
@@ -284,9 +283,7 @@ class GridSpace(Space[np.ndarray]):
         return np.nan  # of what is known at points alone
 
 
-def space_of(
-    problem: EllipticEnergy, representation: str, options: dict[str, Any]
-) -> "SineSpace | TorusSpace | GridSpace":
+def space_of(problem: Any, representation: str, options: dict[str, Any]) -> "SineSpace | TorusSpace | GridSpace":
     """Return the space that a representation names, with the options that it takes."""
     takes = {
         "sine": {"n_modes"},
