@@ -119,7 +119,7 @@ def fewer_evaluations(run: Run) -> Measurement:
     weights = [10.0**k for k in (-4, -2, 0, 2, 4)][: run.at(smoke=2, desk=5, full=5)]
     recipes = [replace(AS_PUBLISHED, weight=weight) for weight in weights]
     fields = trained(run, recipes, [TUNING_SEED] * len(recipes), lengths(run)[0])
-    published = [[AS_PUBLISHED.name, weight, r.evaluations, r.points]
+    published: list[list[Any]] = [[AS_PUBLISHED.name, weight, r.evaluations, r.points]
                  for weight, r in zip(weights, evaluate(fields, "validation"), strict=True)]  # fmt: skip
     plain, local = judged(run, Recipe()), judged(run, best)
     ratios = evaluations(local) / evaluations(plain)
