@@ -119,7 +119,7 @@ def fewer_evaluations(run: Run) -> Measurement:
     weights = [10.0**k for k in (-4, -2, 0, 2, 4)][: run.at(smoke=2, desk=5, full=5)]
     recipes = [replace(AS_PUBLISHED, weight=weight) for weight in weights]
     fields = trained(run, recipes, [TUNING_SEED] * len(recipes), lengths(run)[0])
-    published: list[list[Any]] = [[AS_PUBLISHED.name, weight, r.evaluations, r.points]
+    published = [[AS_PUBLISHED.name, weight, r.evaluations, r.points]
                  for weight, r in zip(weights, evaluate(fields, "validation"), strict=True)]  # fmt: skip
     plain, local = judged(run, Recipe()), judged(run, best)
     ratios = evaluations(local) / evaluations(plain)
@@ -146,8 +146,8 @@ def fewer_evaluations(run: Run) -> Measurement:
         figure=figure,
         remark=f"Chosen: {best.name}, weight {best.weight:g}; ratio {ratios.mean():.3f} +- {spread:.3f}. With the "
         f"first slope detached, as the official code does, weights from {weights[0]:g} to {weights[-1]:g} have "
-        f"{min(row[2] for row in published)} to {max(row[2] for row in published)} evaluations at "
-        f"{min(row[3] for row in published):.1f} to {max(row[3] for row in published):.1f} points on validation, no "
+        f"{min(row[2] for row in published)} to {max(row[2] for row in published)} evaluations at "  # type: ignore[type-var]
+        f"{min(row[3] for row in published):.1f} to {max(row[3] for row in published):.1f} points on validation, no "  # type: ignore[type-var]
         f"regulariser {rows[0][2]} at {rows[0][3]:.1f}.",
     )  # fmt: skip
 
