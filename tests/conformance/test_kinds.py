@@ -68,12 +68,19 @@ class Scheduler:
     def add_noise(self): ...
 
 
+class Bandit:
+    def predict(self): ...
+    def update(self): ...
+    def probabilities(self): ...
+    def state_dict(self): ...
+
+
 class Nothing:
     def swim(self):
         pass
 
 
-def solve(A, b, x0=None, *, rtol=1e-5, maxiter=None, M=None, callback=None):
+def solve(A, b, x0=None, *, rtol=1e-5, maxiter=None, callback=None):
     pass
 
 
@@ -88,6 +95,7 @@ def solve(A, b, x0=None, *, rtol=1e-5, maxiter=None, M=None, callback=None):
         ("robustness", Attack, "attack"),
         ("diffusion", Scheduler, "scheduler"),
         ("solvers", solve, "solver"),
+        ("solvers", Bandit, "bandit"),
         ("inference", Nothing, None),
     ],
 )

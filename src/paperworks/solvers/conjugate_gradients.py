@@ -70,6 +70,8 @@ def cg(
             nonlocal p, rho
             z = r if precondition is None else precondition.matvec(r).astype(r.dtype, copy=False)
             before, rho = rho, np.vdot(r, z).real
+            if not rho > 0 and precondition is None:
+                raise ValueError("A and b are of a size whose squares underflow; it takes the system scaled up")
             if not rho > 0:
                 raise ValueError(f"M is not positive definite: a residual r has r'Mr = {rho:.3g}")
             p = z + (rho / before) * p

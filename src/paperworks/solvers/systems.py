@@ -176,8 +176,8 @@ def iterate(
                 if norms[-1] <= limit:
                     break
             r = b - system.apply(x)
-            norms[-1] = norm(r)
-            if not np.isfinite(norms[-1]):
+            carried, norms[-1] = norms[-1], norm(r)
+            if not np.isfinite([carried, norms[-1]]).all():
                 raise ValueError(
                     f"A is no matrix for this method: the residual overflowed after {len(norms) - 1} iterations"
                 )
@@ -235,7 +235,7 @@ def check_matrix(A: Any, *, entries: bool = False) -> Any:
     dtype('float64')
     """
     if sparse.issparse(A):
-        A = sparse.csr_array(A)
+        A = A if isinstance(A, sparse.csr_array) else sparse.csr_array(A)
     elif isinstance(A, LinearOperator) or (hasattr(A, "matvec") and hasattr(A, "shape")):
         if entries:
             raise TypeError("A is a linear operator; this solver reads entries: it takes an array or a sparse matrix")

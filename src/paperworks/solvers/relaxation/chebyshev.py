@@ -84,7 +84,7 @@ class ChebCB(Bandit):
         p[best] = 1 - p.sum()
         return p
 
-    def _learn(self, arm: int, probability: float, context: Any, cost: float) -> None:
+    def _learn(self, arm: int, p: np.ndarray, context: Any, cost: float) -> None:
         predicted = float(self._theta[arm] @ context)
         self._sums += predicted**2, predicted * cost, cost**2
         row = np.append(context, cost - 1)

@@ -71,7 +71,7 @@ def ssor_pcg(
     check_omega(omega)
     system = check_system(A, b, x0, entries=True)
     split = Splitting(system.A, omega)
-    if not (split.diagonal.real > 0).all() or split.diagonal.imag.any():
+    if not (split.diagonal.real > 0).all():
         raise ValueError("A is not positive definite: its diagonal has entries that are not positive")
     result = iterate(system, split.pcg, rtol=rtol, atol=atol, maxiter=maxiter, callback=callback)
     if not result.converged and (apart := _asymmetry(split.A)):

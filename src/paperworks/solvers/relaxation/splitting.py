@@ -47,6 +47,8 @@ class Splitting:
         Square matrix with floating-point numbers, an array or in CSR, without zeros on its diagonal.
     omega
         Relaxation parameter, which can be set later too.
+    compile
+        Whether to take numba's loops where they are to be had.
 
     Raises
     ------
@@ -60,8 +62,8 @@ class Splitting:
     array([1., 1.])
     """
 
-    def __init__(self, A: Any, omega: float) -> None:
-        A = sparse.csr_array(A)
+    def __init__(self, A: Any, omega: float, *, compile: bool = True) -> None:
+        A = A if isinstance(A, sparse.csr_array) else sparse.csr_array(A)
         if not A.has_canonical_format:
             A = A.copy()
             A.sum_duplicates()
@@ -70,7 +72,7 @@ class Splitting:
             raise ValueError(
                 f"A has {int((self.diagonal == 0).sum())} zeros on its diagonal; relaxation divides by its entries"
             )
-        self.compiled = compiled() if A.dtype == np.float64 and A.nnz < 2**31 else None
+        self.compiled = compiled() if compile and A.dtype == np.float64 and A.nnz < 2**31 else None
         if self.compiled:
             middle = np.empty(A.shape[0], np.int32)
             indptr, indices = A.indptr.astype(np.int32, copy=False), A.indices.astype(np.int32, copy=False)

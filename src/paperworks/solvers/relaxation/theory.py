@@ -268,10 +268,9 @@ def pcg_bound(
     """
     check_number("rtol", rtol, gt=0, lt=1)
     dense, lower, d = _parts(A)
-    omega = _omegas(omega)
+    omega, kappa = _omegas(omega), _condition(dense)
     mu = float(linalg.eigh(np.diag(d), dense, eigvals_only=True)[-1])
     nu = float(linalg.eigh((lower / d) @ lower.T.conj() - np.diag(d) / 4, dense, eigvals_only=True)[-1])
-    kappa = _condition(dense)
     split = (1 + mu * (2 - omega) ** 2 / (4 * omega) + nu * omega) / (2 - omega)
     numerator = math.log(math.sqrt(kappa) / rtol + math.sqrt(kappa / rtol**2 - 1))
     return (1 + numerator / -np.log(1 - 2 / (1 + np.sqrt(split))))[()]
