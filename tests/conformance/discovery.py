@@ -224,7 +224,7 @@ SINGLE = {
         "TrainingLog",
     },
     "dynamics": {"Trajectories"},
-    "solvers": {"AdaptiveSolver", "SolveResult"},
+    "solvers": {"AdaptiveSolver", "SolveResult", "Splitting"},
     "training": {
         "FeatureRecorder",
         "LanczosLRScheduler",

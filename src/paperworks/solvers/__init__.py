@@ -12,6 +12,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "BinnedBandit",
             "ChebCB",
             "SSORPreconditioner",
+            "Splitting",
             "TsallisINF",
             "energy_bound",
             "estimate_tau",

@@ -9,6 +9,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "bandits": ["BinnedBandit", "TsallisINF"],
         "chebyshev": ["ChebCB"],
         "preconditioned": ["SSORPreconditioner", "ssor_pcg"],
+        "splitting": ["Splitting"],
         "stationary": ["sor", "ssor"],
         "theory": [
             "energy_bound",

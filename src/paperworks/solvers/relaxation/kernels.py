@@ -31,10 +31,10 @@ def sor_steps(
     middle: Any,
     scale: Any,
     omega: float,
-    x: Any,
-    r: Any,
     limit: float,
     norms: Any,
+    x: Any,
+    r: Any,
 ) -> int:
     """Sweep forward until the residual's norm is at most `limit` or `norms` is full; return the number of sweeps."""
     n = x.size
@@ -70,10 +70,10 @@ def ssor_steps(
     middle: Any,
     scale: Any,
     omega: float,
-    x: Any,
-    r: Any,
     limit: float,
     norms: Any,
+    x: Any,
+    r: Any,
 ) -> int:
     """Sweep forward and back until the residual's norm is at most `limit` or `norms` is full; return how often."""
     n = x.size
@@ -117,10 +117,10 @@ def pcg_steps(
     middle: Any,
     scale: Any,
     omega: float,
-    x: Any,
-    r: Any,
     limit: float,
     norms: Any,
+    x: Any,
+    r: Any,
     split: Any,
     p: Any,
 ) -> int:
@@ -212,7 +212,7 @@ def compiled() -> Kernels | None:
     numbers = types.Array(types.float64, 1, "C", readonly=True)
     changed, real = types.float64[::1], types.float64
     matrix = (integers, integers, numbers, integers, numbers)
-    steps = (*matrix, real, changed, changed, real, changed)
+    steps = (*matrix, real, real, changed, changed, changed)
     signatures = [
         types.void(integers, integers, types.int32[::1]),
         types.int64(*steps),

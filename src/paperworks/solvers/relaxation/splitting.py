@@ -1,5 +1,6 @@
 """A matrix split into its diagonal and its two triangles, with the iterations that sweep over them."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -100,7 +101,18 @@ class Splitting:
         return (2 / self.omega - 1) * self.diagonal
 
     def lower(self, v: np.ndarray) -> np.ndarray:
-        """Solve W u = v."""
+        """Solve W u = v.
+
+        Parameters
+        ----------
+        v
+            Right-hand side of shape (n,), in the dtype of the matrix.
+
+        Returns
+        -------
+        ndarray
+            Solution u, a fresh array.
+        """
         if not self.compiled:
             return self._factor("lower").solve(v)
         u = v.copy()
@@ -108,7 +120,18 @@ class Splitting:
         return u
 
     def upper(self, v: np.ndarray) -> np.ndarray:
-        """Solve V u = v."""
+        """Solve V u = v.
+
+        Parameters
+        ----------
+        v
+            Right-hand side of shape (n,), in the dtype of the matrix.
+
+        Returns
+        -------
+        ndarray
+            Solution u, a fresh array.
+        """
         if not self.compiled:
             return self._factor("upper").solve(v)
         u = v.copy()
@@ -116,7 +139,20 @@ class Splitting:
         return u
 
     def sor(self, x: np.ndarray, r: np.ndarray) -> Advance:
-        """Begin forward sweeps: x += W^-1 r."""
+        """Begin forward sweeps: x += W^-1 r.
+
+        Parameters
+        ----------
+        x
+            Solution to begin with, which the iteration changes in place.
+        r
+            Its residual, which the iteration changes along.
+
+        Returns
+        -------
+        Callable[[float, int], Sequence[float]]
+            Advances until the residual's norm is at most a limit, at most so many iterations, and returns the norms.
+        """
         if self.compiled:
             return self._run(self.compiled.sor_steps, x, r)
         U = sparse.triu(self.A, 1, format="csr")
@@ -129,7 +165,20 @@ class Splitting:
         return _stepwise(step, r)
 
     def ssor(self, x: np.ndarray, r: np.ndarray) -> Advance:
-        """Begin forward and backward sweeps: x += V^-1 K W^-1 r."""
+        """Begin forward and backward sweeps: x += V^-1 K W^-1 r.
+
+        Parameters
+        ----------
+        x
+            Solution to begin with, which the iteration changes in place.
+        r
+            Its residual, which the iteration changes along.
+
+        Returns
+        -------
+        Callable[[float, int], Sequence[float]]
+            Advances until the residual's norm is at most a limit, at most so many iterations, and returns the norms.
+        """
         if self.compiled:
             return self._run(self.compiled.ssor_steps, x, r)
         L = sparse.tril(self.A, -1, format="csr")
@@ -144,7 +193,20 @@ class Splitting:
         return _stepwise(step, r)
 
     def pcg(self, x: np.ndarray, r: np.ndarray) -> Advance:
-        """Begin conjugate gradients on the split system W^-1 A V^-1, whose products cost no more than two solves."""
+        """Begin conjugate gradients on the split system W^-1 A V^-1, whose products cost no more than two solves.
+
+        Parameters
+        ----------
+        x
+            Solution to begin with, which the iteration changes in place.
+        r
+            Its residual, which the iteration changes along.
+
+        Returns
+        -------
+        Callable[[float, int], Sequence[float]]
+            Advances until the residual's norm is at most a limit, at most so many iterations, and returns the norms.
+        """
         split, inner = self.lower(r), self.inner
         p = inner * split
         if self.compiled:
@@ -169,15 +231,15 @@ class Splitting:
 
         return _stepwise(step, r)
 
-    def _run(self, kernel: Any, x: np.ndarray, r: np.ndarray, *state: np.ndarray) -> Advance:
-        def advance(limit: float, steps: int) -> Sequence[float]:
-            norms = np.empty(steps)
-            made = kernel(*self._matrix, self._scale, self.omega, x, r, limit, norms, *state)
-            if made < 0:
-                raise _indefinite()
-            return norms[:made].tolist()
+    def _run(self, kernel: Any, *state: np.ndarray) -> Advance:
+        return functools.partial(self._advance, kernel, state)
 
-        return advance
+    def _advance(self, kernel: Any, state: tuple[np.ndarray, ...], limit: float, steps: int) -> Sequence[float]:
+        norms = np.empty(steps)
+        made = kernel(*self._matrix, self._scale, self.omega, limit, norms, *state)
+        if made < 0:
+            raise _indefinite()
+        return norms[:made].tolist()
 
     def _factor(self, triangle: str) -> SuperLU:
         # A triangle is its own factor: in the natural order, without pivoting, nothing is filled in.
