@@ -224,7 +224,8 @@ def heat_equation(run: Run) -> Measurement:
     heat, arms = Heat(cells), choices(run)
     low, high = heat.contexts
     totals: dict[str, float] = {"conjugate gradients": float(simulate(heat, steps, plain).sum())}
-    single = {float(omega): float(simulate(heat, steps, with_fixed(omega)).sum()) for omega in run.progress(arms)}
+    paths = {float(omega): simulate(heat, steps, with_fixed(omega)) for omega in run.progress(arms)}
+    single = {omega: float(counts.sum()) for omega, counts in paths.items()}
     best, one = min(single, key=lambda omega: single[omega]), single[1.0]
     totals |= {f"fixed at {omega:g}": single[omega] for omega in (1.0, float(ARMS[10]), float(ARMS[15]), best)}
     optimal = simulate(heat, steps, best_of_instance)
@@ -243,8 +244,8 @@ def heat_equation(run: Run) -> Measurement:
         totals[label] = float(np.mean(learnt_totals[label]))
     totals["instance-optimal"] = float(optimal.sum())
     axes.plot(np.cumsum(optimal), "k--", label="instance-optimal")
-    axes.plot([0, steps], [0, single[best]], ":", label=f"best fixed, {best:g}")
-    axes.plot([0, steps], [0, one], ":", label="fixed at 1")
+    axes.plot(np.cumsum(paths[best]), ":", label=f"best fixed, {best:g}")
+    axes.plot(np.cumsum(paths[1.0]), ":", label="fixed at 1")
     axes.set(xlabel="time step", ylabel="iterations so far", title=f"Heat equation, {cells} x {cells} cells")
     axes.legend()
 
