@@ -122,10 +122,10 @@ def sor_radius(
     return np.where(omega < optimal_omega(beta), ((omega * beta + np.sqrt(below)) / 2) ** 2, omega - 1)[()]
 
 
-def estimate_tau(A: Any, omegas: Sequence[float] | Float[np.ndarray, " n"], iterations: Sequence[int]) -> float:
+def estimate_tau(A: Any, omegas: Sequence[float] | Float[np.ndarray, " n"], counts: Sequence[int]) -> float:
     """Return how far powers of SOR's iteration are from their spectral radius (arXiv:2310.02246, Assumption 2.1).
 
-    The smallest tau with |C^k| <= (rho + tau (1 - rho))^k for each parameter, at k = iterations - 1.
+    The smallest tau with |C^k| <= (rho + tau (1 - rho))^k for each parameter, at k = counts - 1.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def estimate_tau(A: Any, omegas: Sequence[float] | Float[np.ndarray, " n"], iter
         Consistently ordered symmetric positive definite matrix, of which dense powers are taken.
     omegas
         Relaxation parameters between 0 and 2.
-    iterations
+    counts
         Sweeps that a solve took with each parameter, at least 2.
 
     Returns
@@ -151,11 +151,11 @@ def estimate_tau(A: Any, omegas: Sequence[float] | Float[np.ndarray, " n"], iter
     """
     A = check_matrix(A, entries=True)
     dense = A.toarray() if sparse.issparse(A) else A
-    if len(omegas) != len(iterations):
-        raise ValueError(f"iterations has {len(iterations)} entries; it takes one for each of {len(omegas)} omegas")
+    if len(omegas) != len(counts):
+        raise ValueError(f"counts has {len(counts)} entries; it takes one for each of {len(omegas)} omegas")
     beta, lower, found = jacobi_radius(A), np.tril(dense, -1), 0.0
-    for omega, count in zip(omegas, iterations, strict=True):
-        k = check_count("iterations", count, at_least=2) - 1
+    for omega, count in zip(omegas, counts, strict=True):
+        k = check_count("counts", count, at_least=2) - 1
         W = lower + np.diag(np.diag(dense) / check_omega(float(omega)))
         C = np.eye(len(W)) - linalg.solve_triangular(W, dense.T.conj(), lower=True, trans="C").T.conj()
         rho = float(sor_radius(beta, float(omega)))
@@ -293,7 +293,8 @@ def regret_bound(
     Parameters
     ----------
     alphas
-        Of each round's matrix, tau + (1 - tau) max(beta^2, greatest omega - 1), between 0 and 1.
+        Contraction of the least favourable parameter, one number between 0 and 1 for the matrix of each round:
+        tau + (1 - tau) max(beta^2, greatest omega - 1).
     n_arms
         Number d of parameters.
     normalizer
