@@ -16,7 +16,7 @@ from sklearn.base import BaseEstimator
 from paperworks.diffusion import SampleResult
 from paperworks.papers import FIELDS
 
-SCIPY_SOLVER = ("A", "b", "x0", "rtol", "maxiter", "M", "callback")
+SCIPY_SOLVER = ("A", "b", "x0", "rtol", "maxiter", "callback")  # and M, where it can be preconditioned
 
 
 class Export(NamedTuple):
@@ -126,6 +126,9 @@ KINDS: dict[str, Callable[[Export], bool]] = {
     "workflow optimiser": lambda e: (
         inspect.isclass(e.thing) and {"zero_feedback", "backward", "propose"} <= set(dir(e.thing))
     ),
+    "bandit": lambda e: (
+        inspect.isclass(e.thing) and {"predict", "update", "probabilities", "state_dict"} <= set(dir(e.thing))
+    ),
     "scheduler": lambda e: inspect.isclass(e.thing) and {"set_timesteps", "step", "add_noise"} <= set(dir(e.thing)),
     "sampler": lambda e: _is_sampler(e.thing),
     "attack": lambda e: inspect.isclass(e.thing) and _is_attack(e.thing),
@@ -230,6 +233,7 @@ SINGLE = {
     },
     "dynamics": {"BrownianTree", "Trajectories"},
     "solvers": {
+        "AdaptiveSolver",
         "DCDMSolver",
         "EllipticEnergy",
         "GPHMSolver",
@@ -238,6 +242,7 @@ SINGLE = {
         "RitzDataset",
         "SineSeries",
         "SolveResult",
+        "Splitting",
         "TrigSum",
     },
     "training": {

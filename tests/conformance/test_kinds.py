@@ -68,12 +68,19 @@ class Scheduler:
     def add_noise(self): ...
 
 
+class Bandit:
+    def predict(self): ...
+    def update(self): ...
+    def probabilities(self): ...
+    def state_dict(self): ...
+
+
 class Nothing:
     def swim(self):
         pass
 
 
-def solve(A, b, x0=None, *, rtol=1e-5, maxiter=None, M=None, callback=None):
+def solve(A, b, x0=None, *, rtol=1e-5, maxiter=None, callback=None):
     pass
 
 
@@ -98,6 +105,7 @@ def integrate_noisy(drift, diffusion, u0, t_span, *, atol=1e-6, rtol=1e-6):
         ("solvers", solve, "solver"),
         ("dynamics", integrate, "ODE solver"),
         ("dynamics", integrate_noisy, "SDE solver"),
+        ("solvers", Bandit, "bandit"),
         ("inference", Nothing, None),
     ],
 )

@@ -1,11 +1,11 @@
 """Conjugate gradients that keep the history of their residuals."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from paperworks.solvers.systems import SolveResult, check_preconditioner, check_stopping, check_system
+from paperworks.solvers.systems import Advance, SolveResult, check_preconditioner, check_system, iterate
 
 
 def cg(
@@ -33,8 +33,8 @@ def cg(
     x0
         Start. Default: zeros.
     rtol
-        The iteration ends where the residual's norm is at most max(`rtol` norm(`b`), `atol`). The residual is the one
-        of the recursion, as in SciPy.
+        The iteration ends where the residual's norm is at most max(`rtol` norm(`b`), `atol`). The residual is that of
+        the solution, not only of the recursion, as it is in SciPy.
     atol
         Absolute tolerance, in the unit of `b`.
     maxiter
@@ -62,28 +62,30 @@ def cg(
     """
     system = check_system(A, b, x0)
     precondition = check_preconditioner(M, len(system.b))
-    maxiter = check_stopping(rtol, atol, maxiter, len(system.b))
-    b, x, dtype = system.b, system.x, system.b.dtype
-    limit = max(rtol * float(np.linalg.norm(b)), atol)
-    r = b - system.apply(x) if x.any() else b.copy()
-    norms = [float(np.linalg.norm(r))]
-    p, rho = np.zeros_like(b), 1.0
-    while norms[-1] > limit and len(norms) <= maxiter:
-        z = r if precondition is None else precondition.matvec(r).astype(dtype, copy=False)
-        before, rho = rho, np.vdot(r, z).real
-        if not rho > 0:
-            raise ValueError(f"M is not positive definite: a residual r has r'Mr = {rho:.3g}")
-        p = z + (rho / before) * p if len(norms) > 1 else z.copy()
-        q = system.apply(p)
-        curvature = np.vdot(p, q).real
-        if not curvature > 0:
-            raise ValueError(
-                f"A is not positive definite: a direction p has p'Ap = {curvature:.3g}; take a solver for indefinite or"
-                " singular systems, such as scipy.sparse.linalg.minres"
-            )
-        x += (rho / curvature) * p
-        r -= (rho / curvature) * q
-        norms.append(float(np.linalg.norm(r)))
-        if callback is not None:
-            callback(x)
-    return system.result(x, norms[-1] <= limit, norms)
+
+    def begin(x: np.ndarray, r: np.ndarray) -> Advance:
+        p, rho = np.zeros_like(r), 1.0
+
+        def advance(limit: float, steps: int) -> Sequence[float]:
+            nonlocal p, rho
+            z = r if precondition is None else precondition.matvec(r).astype(r.dtype, copy=False)
+            before, rho = rho, np.vdot(r, z).real
+            if not rho > 0 and precondition is None:
+                raise ValueError("A and b are of a size whose squares underflow; it takes the system scaled up")
+            if not rho > 0:
+                raise ValueError(f"M is not positive definite: a residual r has r'Mr = {rho:.3g}")
+            p = z + (rho / before) * p
+            q = system.apply(p)
+            curvature = np.vdot(p, q).real
+            if not curvature > 0:
+                raise ValueError(
+                    f"A is not positive definite: a direction p has p'Ap = {curvature:.3g}; take a solver for"
+                    " indefinite or singular systems, such as scipy.sparse.linalg.minres"
+                )
+            x[:] += (rho / curvature) * p
+            r[:] -= (rho / curvature) * q
+            return [float(np.linalg.norm(r))]
+
+        return advance
+
+    return iterate(system, begin, rtol=rtol, atol=atol, maxiter=maxiter, callback=callback)
