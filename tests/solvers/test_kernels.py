@@ -524,6 +524,8 @@ def test_bad_points_and_equations_are_refused():
         solver.predict_grid([[0.1], [0.2]])
     with pytest.raises(ValueError, match=r"an entry of the shape \(1, 2\)"):
         solver.predict_grid([[[0.1, 0.2]]])
+    uneven = GPHMSolver(Poisson(2), nodes=[np.linspace(0, 1, 6), np.linspace(0, 1, 7)])
+    assert uneven.grid_shape == (6, 7)
     for points, derivative in ((["a"], 0), ([0.1], 1.0)):
         with pytest.raises(TypeError, match=r"real numbers|whole number"):
             solver.predict(points, derivative)

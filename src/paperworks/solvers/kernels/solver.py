@@ -302,8 +302,9 @@ class GPHMSolver:
             Values with one axis for each variable.
         """
         self._check_fitted()
-        if np.ndim(axes) == 0 or len(axes) != len(self.axes):
-            got = "is a number" if np.ndim(axes) == 0 else f"has {len(axes)} entries"
+        lengthy = hasattr(axes, "__len__")
+        if not lengthy or len(axes) != len(self.axes):
+            got = f"has {len(axes)} entries" if lengthy else f"is {axes!r}"
             raise ValueError(f"axes {got}; it takes an array for each of {len(self.axes)} variables")
         orders = self._orders(derivative)
         lines = [check_finite("axes", _reals("axes", x)) for x in axes]
@@ -471,7 +472,7 @@ def _axes(ndim: int, domain: Any, grid_shape: Any, nodes: Any) -> list[Axis]:
     if (nodes is None) == (domain is None or grid_shape is None) or (nodes is not None and domain is not None):
         raise ValueError("the grid takes either domain and grid_shape, or nodes")
     if nodes is not None:
-        given = [nodes] if np.ndim(nodes) == 0 or len(nodes) == 0 or np.ndim(nodes[0]) == 0 else nodes
+        given = [nodes] if not hasattr(nodes, "__len__") or len(nodes) == 0 or np.ndim(nodes[0]) == 0 else nodes
         lines = [_reals("nodes", x).numpy() for x in given]
     else:
         if np.ndim(domain) == 0:
