@@ -399,14 +399,14 @@ class GPHMSolver:
         known = problem.known.numpy()
         off = self.solution_[known] - problem.boundary.numpy()[known]
         for name, gap, data in (
-            ("boundary", off, problem.boundary.numpy()[known]),
+            ("boundary", off, self.solution_),  # values at the boundary may all be 0
             ("source", self.residual_, problem.source.numpy()),
         ):
             size = np.abs(data).max()
             share = np.abs(gap).max() / size if size else 0.0
             if share > _MISFIT:
                 warnings.warn(
-                    f"the solution misses {name} by {share:.2g} of its greatest value; more steps, or units in which "
+                    f"the solution misses {name} by {share:.2g} of the greatest value; more steps, or units in which "
                     "the box is 0.1 to 10 long and the solution 1 to 100 great, may help",
                     stacklevel=3,
                 )
