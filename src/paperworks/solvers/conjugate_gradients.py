@@ -34,7 +34,8 @@ def cg(
         Start. Default: zeros.
     rtol
         The iteration ends where the residual's norm is at most max(`rtol` norm(`b`), `atol`). The residual is the one
-        of the recursion, as in SciPy.
+        of the recursion, as in SciPy, which goes on to fall where that of the solution doesn't: it ends too where it is
+        below the square of the precision of the dtype, relative to the first.
     atol
         Absolute tolerance, in the unit of `b`.
     maxiter
@@ -67,6 +68,7 @@ def cg(
     limit = max(rtol * float(np.linalg.norm(b)), atol)
     r = b - system.apply(x) if x.any() else b.copy()
     norms = [float(np.linalg.norm(r))]
+    limit = max(limit, float(np.finfo(dtype).eps) ** 2 * norms[0])
     p, rho = np.zeros_like(b), 1.0
     while norms[-1] > limit and len(norms) <= maxiter:
         z = r if precondition is None else precondition.matvec(r).astype(dtype, copy=False)

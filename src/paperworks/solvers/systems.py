@@ -126,7 +126,7 @@ def check_system(A: Any, b: Any, x0: Any = None, *, entries: bool = False) -> Sy
     Raises
     ------
     ValueError
-        If shapes don't fit or anything isn't finite.
+        If shapes don't fit, anything isn't finite, or the norm of `b` is beyond all numbers.
     TypeError
         If something isn't numbers, or `A` is an operator and entries are needed.
 
@@ -153,6 +153,10 @@ def check_system(A: Any, b: Any, x0: Any = None, *, entries: bool = False) -> Sy
         _check_finite("A", A.data if sparse.issparse(A) else A)
     shape = b.shape
     b = _vector("b", b, n, dtype)
+    with np.errstate(over="ignore", under="ignore"):
+        precision = np.finfo(dtype)
+        if b.any() and not precision.tiny / precision.eps < np.square(np.abs(b)).sum() < np.inf:
+            raise ValueError(f"b has elements up to {np.abs(b).max():.3g}; it takes ones whose squares {dtype} holds")
     # SciPy starts from zeros too; a copy, since the iteration may write to it.
     x = np.zeros(n, dtype) if x0 is None else _vector("x0", np.asarray(x0), n, dtype).copy()
     return System(A, b, x, shape)
