@@ -164,7 +164,8 @@ def admissibility_constant(activation: Name, order: int, dim: int = 1) -> float:
     Raises
     ------
     ValueError
-        Where the integral is 0, as for an odd activation with an even order, or doesn't converge; for an order over 100.
+        Where the integral is 0, as for an odd activation with an even order, or doesn't converge, and for an order
+        over 100.
 
     Notes
     -----
@@ -193,7 +194,7 @@ def admissibility_constant(activation: Name, order: int, dim: int = 1) -> float:
         at = np.array(w)
         return (complex(transform(at)) * complex(ridgelet_spectrum(at, order)).conjugate()).real * w**-dim
 
-    return 2 * (2 * math.pi) ** (dim - 1) * quad(integrand, 0, np.inf, epsabs=0, epsrel=1e-12, limit=200)[0]
+    return 2 * (2 * math.pi) ** (dim - 1) * quad(integrand, 0, 50, epsabs=0, epsrel=1e-12, limit=200)[0]
 
 
 class RidgeletSampler:
