@@ -16,6 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from paperworks.evidence import (
+    Estimate,
     Measurement,
     Run,
     Table,
@@ -98,10 +99,10 @@ def suitable_range(run: Run) -> Measurement:
     axes.legend()
     return Measurement(
         {
-            **{f"omega_{w}": mean(errors[w][:, best[w]]) for w in SINES},
+            **{f"omega_{w}": _geometric_mean(errors[w][:, best[w]]) for w in SINES},
             "least_range": exact(min(chosen)),
             "largest_range": exact(max(chosen)),
-            "too_wide": mean(np.min([found[:, -1] for found in errors.values()], axis=0)),
+            "too_wide": _geometric_mean(np.min([found[:, -1] for found in errors.values()], axis=0)),
             "range_grows": exact(chosen == sorted(chosen)),
         },
         table=Table(
@@ -113,6 +114,17 @@ def suitable_range(run: Run) -> Measurement:
         ),
         figure=figure,
     )
+
+
+def _geometric_mean(errors: np.ndarray) -> Estimate:
+    """Return the mean of errors that spread over orders: Student's t for their logarithms."""
+    logs = mean(np.log(errors))
+
+    def interval(level: float) -> tuple[float, float]:
+        low, high = np.exp(logs.interval(level))
+        return float(low), float(high)
+
+    return Estimate(math.exp(float(logs.value)), f"{logs.method}, of logarithms", interval, tuple(errors), varies=True)
 
 
 def _wave_packet(w: np.ndarray) -> np.ndarray:
@@ -225,7 +237,7 @@ def _norm_in_the_plane(largest: float, order: int, run: Run) -> float:
     angles = np.pi * np.arange(turns) / turns  # half a turn: the rest is the same with b turned round
     directions = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     norm = 0.0
-    for a, b, db in run.progress(list(_grid_of_parameters(radii, directions, 4.5, 0.25)), "plane"):
+    for a, b, db in run.progress(list(_grid_of_parameters(radii, directions, 4.5, 0.25)), label="plane"):
         R = ridgelet_transform((grid, f, weights), a, b, order)
         norm += 2 * float((R**2).sum()) * db * np.linalg.norm(a[0]) * (largest / count) * (np.pi / turns)
     # (2 pi) times the integral of |rho^(w)|² w^-2 over all w.
