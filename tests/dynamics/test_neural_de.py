@@ -394,3 +394,26 @@ def test_local_errors_shrink_with_the_step(estimator):
 def test_bad_input_is_refused(call, error, match):
     with pytest.raises(error, match=match):
         call()
+
+
+def test_the_adjoint_finds_its_parameters_under_hooks_of_saved_tensors():
+    func = torch.nn.Linear(2, 2).double()
+
+    class Field(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = func
+
+        def forward(self, t, u):
+            return self.inner(u)
+
+    layer = NeuralODE(Field(), adjoint="adjoint", atol=1e-8, rtol=1e-8)
+    u0 = torch.ones(1, 2, dtype=torch.float64)
+    gradients = []
+    for hooked in (False, True):
+        func.zero_grad()
+        with torch.autograd.graph.saved_tensors_hooks(torch.clone if hooked else lambda x: x, lambda x: x):
+            layer(u0)[0].sum().backward()
+        gradients.append(func.weight.grad.clone())
+    torch.testing.assert_close(*gradients)
+    assert bool((gradients[0] != 0).any())

@@ -33,12 +33,13 @@ class _Adjoint(torch.autograd.Function):
         outputs = solve(u0)
         kept.append(outputs)
         ctx.func, ctx.t0, ctx.options, ctx.times = func, t0, options, outputs.times
-        ctx.save_for_backward(outputs.states, *parameters)
+        ctx.save_for_backward(outputs.states, *parameters)  # which says if they were changed meanwhile
+        ctx.parameters = list(parameters)  # the very ones that `func` has: hooks give back others
         return outputs.states
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        states, *parameters = ctx.saved_tensors
+        states, parameters = ctx.saved_tensors[0], ctx.parameters
         order = sorted(range(len(ctx.times)), key=lambda i: ctx.times[i], reverse=True)
         u, t = states[order[0]], ctx.times[order[0]]
         adjoint = torch.zeros_like(u)
