@@ -17,6 +17,7 @@ from paperworks.solvers import (
     SineSeries,
     TrigSum,
     barron_bound,
+    composition_bound,
     iterations_for,
     laplacian,
     linear,
@@ -25,6 +26,7 @@ from paperworks.solvers import (
     p4,
     paper_barron_bound,
     paper_constants,
+    perturbation_bound,
     semilinear,
     sharp_constants,
     solve_pgd,
@@ -253,6 +255,47 @@ def test_bounds_of_norms_hold_and_are_exact_for_one_step():
     paper = paper_constants(1.0, 6.75).step
     assert (barron_bound(problem, 6, paper) <= paper_barron_bound(problem, 6)).all()
     assert paper_barron_bound(problem, 2000)[-1] == math.inf
+
+
+@given(st.lists(st.floats(-3, 3), min_size=2, max_size=4), st.floats(0.05, 2.0))
+@settings(max_examples=30, deadline=None)
+def test_polynomials_of_functions_are_within_their_bounds(coefficients, size):
+    g = TrigSum.cosines(np.array([[1, 0]]), np.array([size]), 0.3)
+    power, total = (TrigSum([[0, 0]], [a]) for a in (1.0, 0.0))
+    for a in coefficients:
+        total, power = total + a * power, power * g
+    terms = {(k,): a for k, a in enumerate(coefficients)}
+    tight = composition_bound(terms, g.barron_norm())
+    assert total.barron_norm() <= tight * (1 + 1e-12)
+    assert tight <= composition_bound(terms, g.barron_norm(), closed_form=True) * (1 + 1e-12)
+
+
+def test_compositions_by_hand():
+    assert composition_bound({(2, 1): 3.0, (0, 0): -1.0}, 2.0) == 3 * 8 + 1
+    assert composition_bound({(2, 1): 3.0, (0, 0): -4.0}, 2.0, closed_form=True) == pytest.approx(math.sqrt(10) * 5 * 8)
+    assert composition_bound({(0,): 0.0, (900,): 1.0}, 1e3) == math.inf
+    for terms in ({}, {(1,): math.nan}, {(1,): 1.0, (1, 2): 1.0}, {(-1,): 1.0}):
+        with pytest.raises(ValueError, match="terms"):
+            composition_bound(terms, 1.0)
+    with pytest.raises(ValueError, match="norm"):
+        composition_bound({(1,): 1.0}, -1.0)
+
+
+def test_an_approximate_integrand_strays_within_its_bound():
+    # L' is (1 + error) |p|² / 2, and both start at 0: in each mode the two descents are geometric series.
+    upper, error, step = 1.0, 0.2, 0.7
+    target = 1.0
+    exact, near, distances = 0.0, 0.0, [0.0]
+    for _ in range(12):
+        exact, near = exact - step * (exact - target), near - step * ((1 + error) * near - target)
+        distances.append(abs(exact - near))
+    bounds = perturbation_bound(12, step, upper, error, radius=target)
+    assert (np.array(distances) <= bounds).all()
+    # By hand, one step and two.
+    np.testing.assert_allclose(bounds[1:3], [step * error, step * error * (2 + step * (upper + error))])
+    assert perturbation_bound(10**4, step, upper, error, 1.0)[-1] == math.inf
+    with pytest.raises(ValueError, match="error"):
+        perturbation_bound(1, step, upper, -1.0, 1.0)
 
 
 def test_sizes():

@@ -25,6 +25,7 @@ from paperworks.solvers import (
     ridgelet_transform,
     spectral_lower_bound,
     spectrum_share,
+    width_curve,
 )
 from paperworks.solvers.random_features.activations import ACTIVATIONS
 from paperworks.solvers.random_features.least_squares import decompose, within_budget
@@ -206,7 +207,7 @@ def test_advice_finds_a_range_for_each_frequency():
     assert math.isfinite(recommend_scale(X, np.zeros(len(X))).scale)
 
 
-@pytest.mark.parametrize("distribution", ["uniform", "normal", "sphere", "ridgelet"])
+@pytest.mark.parametrize("distribution", ["uniform", "ball", "normal", "sphere", "ridgelet"])
 @pytest.mark.parametrize("activation", list(ACTIVATIONS))
 def test_all_laws_and_activations_fit(distribution, activation):
     if distribution == "sphere" and activation in ("sin", "cos"):
@@ -266,6 +267,38 @@ def test_without_coefficients_the_target_is_the_error():
     assert curve.errors == pytest.approx(math.sqrt(3))
 
 
+def test_weights_of_a_ball_fill_it():
+    for dim in (1, 3):
+        drawn = RandomFeaturesTransformer(4000, scale=2.0, distribution="ball", random_state=0).fit(np.ones((2, dim)))
+        radii = np.linalg.norm(drawn.weights_, axis=0)
+        assert radii.max() <= 2
+        # The share within a radius is that of the volume.
+        assert (radii <= 1).mean() == pytest.approx(0.5**dim, abs=0.03)
+
+
+def test_one_factorisation_gives_the_errors_of_all_widths():
+    rng = np.random.default_rng(0)
+    H, f = rng.normal(size=(40, 60)), rng.normal(size=40)
+    H[:, 5], H[:, 9] = H[:, 2], 0.0  # a unit twice, and one that is dead
+    H[:, 12] *= 1e-200
+    found = width_curve(H, f * 1e200) / 1e200
+    for width in range(40):
+        expected = f - H[:, :width] @ np.linalg.lstsq(H[:, :width], f, rcond=None)[0] if width != 0 else f
+        if width < 13:
+            assert found[width] == pytest.approx(np.linalg.norm(expected))
+    assert found[6] == found[5]
+    assert found[13] < found[12]
+    np.testing.assert_allclose(found[42:], 0, atol=1e-12)
+    # Where units nearly depend on each other it is no worse than a truncated decomposition by more than rounding.
+    x = np.linspace(-1, 1, 300)[:, None]
+    features = RandomFeaturesTransformer(200, scale=5.0, random_state=0).fit_transform(x)
+    y = np.sin(5 * x[:, 0])
+    best = np.linalg.norm(y - features @ np.linalg.lstsq(features, y, rcond=1e-12)[0])
+    assert width_curve(features, y)[-1] < 1e-9
+    assert best < 1e-9
+    assert (np.diff(found) <= 0).all()
+
+
 def test_classes_are_told_apart():
     data = load_iris()
     model = BandlimitedRandomFeaturesClassifier(80, alpha="auto", random_state=0)
@@ -295,6 +328,8 @@ BAD = {
         "4 dimensions",
     ),
     "one class": (lambda: BandlimitedRandomFeaturesClassifier(9).fit(X, np.ones(len(X))), "one class"),
+    "no features": (lambda: width_curve(np.ones((3, 0)), np.ones(3)), "H has shape"),
+    "a share": (lambda: width_curve(np.ones((3, 1)), np.ones(3), rcond=1.0), "rcond"),
     "no ranges": (lambda: recommend_scale(X, X[:, 0], scales=[]), "scales is empty"),
     "order": (lambda: admissibility_constant("gauss", 400), "order is 400"),
     "NaN parameters": (

@@ -30,6 +30,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "SineSeries",
             "TrigSum",
             "barron_bound",
+            "composition_bound",
             "iterations_for",
             "linear",
             "minimal_surface",
@@ -37,6 +38,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "p4",
             "paper_barron_bound",
             "paper_constants",
+            "perturbation_bound",
             "semilinear",
             "sharp_constants",
             "solve_pgd",
@@ -75,6 +77,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "ridgelet_transform",
             "spectral_lower_bound",
             "spectrum_share",
+            "width_curve",
         ],
         "relaxation": [
             "AdaptiveSolver",

@@ -25,7 +25,8 @@ class FoundationModelRobustness:
     --------
     >>> from paperworks.robustness import Oracle, OracleConstrainedPerturber, PixelGenerator
     >>> model = torch.nn.Flatten()
-    >>> perturber = OracleConstrainedPerturber(PixelGenerator(), Oracle(lambda x: x.flatten(1)), step_size=0.1)
+    >>> judges = Oracle(lambda x: x.flatten(1))  # the model in another form
+    >>> perturber = OracleConstrainedPerturber(PixelGenerator(), judges, step_size=0.1, allow_member=True)
     >>> metric = FoundationModelRobustness(model, perturber)
     >>> metric.update(torch.tensor([[[[0.9, 0.2]]]]), torch.tensor([0]))
     >>> metric.compute()
@@ -107,7 +108,8 @@ class FMRAugmenter:
     Examples
     --------
     >>> from paperworks.robustness import Oracle, OracleConstrainedPerturber, PixelGenerator
-    >>> perturber = OracleConstrainedPerturber(PixelGenerator(), Oracle(lambda x: x.flatten(1)), step_size=0.1)
+    >>> judges = Oracle(lambda x: x.flatten(1))  # the model in another form
+    >>> perturber = OracleConstrainedPerturber(PixelGenerator(), judges, step_size=0.1, allow_member=True)
     >>> augment = FMRAugmenter(torch.nn.Flatten(), perturber, every=2)
     >>> x, y = torch.tensor([[[[0.9, 0.2]]]]).expand(4, 1, 1, 2), torch.zeros(4, dtype=torch.long)
     >>> [int((augment(x, y) != x).any((1, 2, 3)).sum()) for step in range(3)]

@@ -3,7 +3,10 @@
 import math
 from typing import NamedTuple
 
-from paperworks.core.validation import check_number
+import numpy as np
+from jaxtyping import Float
+
+from paperworks.core.validation import check_count, check_number
 
 
 class DescentConstants(NamedTuple):
@@ -121,6 +124,57 @@ def paper_constants(lower: float, upper: float, poincare: float = 1.0) -> Descen
     step = lower**3 / ((1 + poincare) * upper**3)
     rate = 1 - lower**5 / ((1 + poincare) * upper**4)
     return DescentConstants(lower, upper, step, rate, step, math.sqrt(rate))
+
+
+def perturbation_bound(
+    T: int, step: float, upper: float, error: float, radius: float
+) -> Float[np.ndarray, " iterates"]:
+    """Bound how far the descent of an approximate integrand strays from that of the true one.
+
+    Parameters
+    ----------
+    T
+        Number of steps.
+    step
+        Step size of both.
+    upper
+        Upper bound Lambda of the true integrand's Hessian.
+    error
+        Bound of ``|grad L - grad of its approximation|`` at p, as a share of ``|p|``.
+    radius
+        Bound of the norms of the true iterates, such as ``|u*| + E(u_0) / lambda``.
+
+    Returns
+    -------
+    ndarray of shape (T + 1,)
+        Bounds of the distance in H¹ of iterates 0 to T; infinity where they are beyond all numbers.
+
+    Raises
+    ------
+    ValueError
+        For numbers out of range.
+
+    Notes
+    -----
+    arXiv 2210.12101, the lemma on approximate integrands: a step multiplies the distance by ``1 + step (Lambda +
+    error)`` at most and adds ``step error radius``, which sums to ``error radius / (Lambda + error)`` times
+    ``(1 + step (Lambda + error))^t - 1``.
+
+    Examples
+    --------
+    >>> perturbation_bound(2, step=0.5, upper=1.0, error=0.0, radius=3.0)
+    array([0., 0., 0.])
+    """
+    check_count("T", T, at_least=0)
+    check_number("step", step, gt=0)
+    check_number("upper", upper, gt=0)
+    check_number("error", error, ge=0)
+    check_number("radius", radius, ge=0)
+    if error * radius == 0:
+        return np.zeros(T + 1)
+    with np.errstate(over="ignore"):
+        growth = np.expm1(np.arange(T + 1) * math.log1p(step * (upper + error)))
+    return error * radius / (upper + error) * growth
 
 
 def check_bounds(

@@ -50,8 +50,8 @@ class PGDResult:
     >>> from paperworks.solvers import EllipticEnergy, linear
     >>> problem = EllipticEnergy(linear(), SineSeries(np.ones((1, 1))), dim=2)
     >>> result = solve_pgd(problem, n_modes=1)
-    >>> result.iterations, result.certified_error < 1e-8
-    (1, True)
+    >>> result.converged, result.certified_error < 1e-8
+    (True, True)
     """
 
     u: SineSeries | TrigSum | np.ndarray

@@ -41,7 +41,7 @@ class RidgeNetwork(nn.Module):
     >>> from paperworks.solvers import TrigSum
     >>> u = TrigSum.cosines([[1, 0]], [1.0])
     >>> network = RidgeNetwork.of(u, "cos", width=4, random_state=0)
-    >>> network(torch.zeros(2, 2, dtype=torch.float64))
+    >>> network(torch.zeros(2, 2, dtype=torch.float64)).detach()
     tensor([1., 1.], dtype=torch.float64)
     """
 

@@ -46,6 +46,7 @@ class EllipticEnergy:
 
     Examples
     --------
+    >>> from paperworks.solvers import semilinear
     >>> u = SineSeries(np.array([[1.0]]))
     >>> problem = EllipticEnergy.with_solution(semilinear(), u, c_bounds=(0.0, 3.0))
     >>> problem.dim, problem.f.n_modes

@@ -29,7 +29,7 @@ class SineSeries:
     --------
     >>> u = SineSeries(np.array([[1.0, 0.0], [0.0, 0.5]]))
     >>> u(np.array([[0.5, 0.5], [0.25, 0.25]])).round(6)
-    array([1. , 1. ])
+    array([1., 1.])
     >>> round(u.barron_norm(), 6)  # sum of |c| (1 + pi |k|)
     10.385766
     """

@@ -18,7 +18,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "BandlimitedRandomFeaturesRegressor",
             "RandomFeaturesTransformer",
         ],
-        "least_squares": ["BudgetCertificate", "BudgetCurve", "budget_curve", "dual_certificate"],
+        "least_squares": ["BudgetCertificate", "BudgetCurve", "budget_curve", "dual_certificate", "width_curve"],
         "ridgelets": ["RidgeletSampler", "admissibility_constant", "inverse_ridgelet", "ridgelet_transform"],
         "scales": ["ScaleAdvice", "recommend_scale"],
     },

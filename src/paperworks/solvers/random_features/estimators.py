@@ -1,6 +1,6 @@
 """scikit-learn estimators whose hidden weights are drawn from a band."""
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from scipy.linalg import lstsq
@@ -43,7 +43,8 @@ class RandomFeaturesTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixi
     activation
         Name of the activation: "tanh", "sigmoid", "relu", "gauss", "softplus", "sin" or "cos".
     distribution
-        Law of the weights: "uniform" in the cube, "normal" of the same variance, or on a "sphere" of radius `scale`.
+        Law of the weights: "uniform" in the cube, "normal" of the same variance, or uniform in a "ball" or on a
+        "sphere" of radius `scale`.
     direct_links
         Whether the inputs and a constant are features too.
     random_state
@@ -184,7 +185,7 @@ class _RandomFeatures(BaseEstimator):
     def _check(self) -> None:
         check_count("n_features", self.n_features)
         activation_named(self.activation)
-        check_choice("distribution", self.distribution, ("uniform", "normal", "sphere", "ridgelet"))
+        check_choice("distribution", self.distribution, (*get_args(Distribution), "ridgelet"))
         for name, value in (("scale", self.scale), ("alpha", self.alpha)):
             if not (isinstance(value, str) and value == "auto"):
                 check_number(name, value, **({"gt": 0} if name == "scale" else {"ge": 0}))
@@ -234,8 +235,8 @@ class BandlimitedRandomFeaturesRegressor(RegressorMixin, _RandomFeatures):
     direct_links
         Whether the output is also linear in the inputs, as in a random vector functional-link network.
     distribution
-        Law of the weights: "uniform" in the cube, "normal" of the same variance, on a "sphere", or "ridgelet", in
-        proportion to the ridgelet transform of the data, in up to three dimensions.
+        Law of the weights: "uniform" in the cube, "normal" of the same variance, uniform in a "ball" or on a "sphere"
+        of radius `scale`, or "ridgelet", in proportion to the data's ridgelet transform, in up to three dimensions.
     coef_budget
         Largest 2-norm of the outer weights, of each output.
     random_state

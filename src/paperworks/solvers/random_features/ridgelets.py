@@ -67,7 +67,7 @@ def ridgelet_transform(
     >>> x = np.linspace(-8, 8, 801)[:, None]
     >>> found = ridgelet_transform(lambda x: np.exp(-x[:, 0] ** 2 / 2), np.ones((1, 1)), np.zeros(1), 2,
     ...                            x=x, weights=np.full(801, 0.02))
-    >>> found.round(4), round(-np.sqrt(np.pi) / 2, 4)
+    >>> found.round(4), round(-math.sqrt(math.pi) / 2, 4)
     (array([-0.8862]), -0.8862)
     """
     points, values, measure = _samples(f, x, weights)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Float
@@ -12,7 +12,7 @@ from paperworks.core.validation import check_choice, check_count, check_number
 from paperworks.solvers.random_features.activations import Name, activation_named
 from paperworks.solvers.random_features.least_squares import RCOND, decompose
 
-Distribution = Literal["uniform", "normal", "sphere"]
+Distribution = Literal["uniform", "ball", "normal", "sphere"]
 RIDGES = (0.0, *np.geomspace(1e-10, 1e2, 13).tolist())
 """Ridges that are tried where the data are to choose, in units of the mean squared norm of a sample's features."""
 _DIRECTIONS, _FREQUENCIES = 32, 96  # of the periodogram of scattered samples
@@ -189,12 +189,14 @@ def draw_unit_weights(
     n: int, dim: int, distribution: Distribution, rng: np.random.RandomState
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw hidden weights and biases for a scale of 1; those of another are multiples."""
-    check_choice("distribution", distribution, ("uniform", "normal", "sphere"))
+    check_choice("distribution", distribution, get_args(Distribution))
     if distribution == "normal":
         a = rng.normal(scale=1 / math.sqrt(3), size=(dim, n))
-    elif distribution == "sphere":
+    elif distribution in ("sphere", "ball"):
         a = rng.normal(size=(dim, n))
         a /= np.linalg.norm(a, axis=0)
+        if distribution == "ball":
+            a *= rng.uniform(size=n) ** (1 / dim)
     else:
         a = rng.uniform(-1, 1, (dim, n))
     return a, rng.uniform(-1, 1, n)
