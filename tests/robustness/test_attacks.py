@@ -359,6 +359,26 @@ def test_images_are_attacked_as_their_pixels_are(kind, norm):
         assert attack(policy, images[:0]).adv.shape == (0, 3, 2, 2)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("kind", [FGSM, PGD, APGD, ACG, FMN])
+def test_half_precision_keeps_its_dtype_and_the_region(kind, norm, dtype):
+    generator = torch.Generator().manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(12, 16), torch.nn.ReLU(), torch.nn.Linear(16, 4)).to(dtype)
+    x = torch.rand(5, 12, generator=generator).to(dtype)
+    x[0], x[1] = 0, 1
+    y = network(x).argmax(1)
+    for loss in (CrossEntropyLoss(), DifferenceLogitsRatioLoss()):
+        for eps in (0.0, 1e-3, 0.3, 1e3):
+            steps = {} if kind is FGSM else {"steps": 5}
+            adv = kind(loss, eps, norm, **steps)(network, x, y).adv
+            assert adv.dtype == dtype
+            assert ((adv >= 0) & (adv <= 1)).all()
+            size = torch.linalg.vector_norm((adv - x).double(), ord=norm, dim=1)
+            # Each feature is rounded once, and the ball's radius as well.
+            assert (size <= eps + torch.finfo(dtype).eps * (12 ** (1 / norm) + eps)).all()
+
+
 def test_it_may_start_from_another_observation():
     policy, obs, pool = BifurcationLayer(network(4)), observations(20), observations(15, seed=9)
     mask = torch.tensor([1, 1, 0, 1, 1, 1])

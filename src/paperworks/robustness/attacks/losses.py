@@ -239,7 +239,8 @@ class DifferenceLogitsRatioLoss(_LogitsLoss):
         if outputs.shape[1] < 3:
             raise ValueError(f"outputs has {outputs.shape[1]} logits; the ratio takes 3 or more")
         top = outputs.topk(3, 1).values
-        found = difference(outputs, reference) / (top[:, 0] - top[:, 2]).clamp_min(1e-12)
+        least = max(1e-12, torch.finfo(top.dtype).tiny)
+        found = difference(outputs, reference) / (top[:, 0] - top[:, 2]).clamp_min(least)
         return -found if self.targeted else found
 
 

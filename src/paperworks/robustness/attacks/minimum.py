@@ -12,7 +12,7 @@ from torch import Tensor
 from paperworks.core.validation import check_finite, check_number
 from paperworks.robustness.attacks.attack import Attack, AttackResult, Observations, Problem, on_flat, unflattened
 from paperworks.robustness.attacks.losses import AttackLoss, Reference
-from paperworks.robustness.attacks.region import lengths
+from paperworks.robustness.attacks.region import least, lengths
 
 _BISECTIONS = 10
 
@@ -100,13 +100,13 @@ class FMN(Attack):
             closer = wins & (size < distance)
             best, distance = torch.where(closer[:, None], x, best), torch.where(closer, size, distance)
             # Until there is a success, a little beyond where a linear model of the loss has the nearest one.
-            linear = size + losses.abs() / lengths(uphill, dual).clamp_min(1e-12)
+            linear = size + losses.abs() / lengths(uphill, dual).clamp_min(max(1e-12, least(uphill)))
             grown = torch.where(distance.isinf(), linear, radius) * (1 + self.shrink * cosine)
             radius = torch.where(wins, torch.minimum(radius * (1 - self.shrink * cosine), distance), grown)
             radius = torch.minimum(radius, region.eps[:, 0])
             length = self.step_size * (0.01 + 0.99 * cosine)
             # Features at their ends are still pushed there, or the projection onto the ball would take them back.
-            moved = x + length * gradient / uphill.norm(dim=1, keepdim=True).clamp_min(1e-30)
+            moved = x + length * gradient / uphill.norm(dim=1, keepdim=True).clamp_min(least(uphill))
             x = replace(region, eps=radius[:, None]).project(moved)
         size, wins = self._judged(problem, x)
         closer = wins & (size < distance)

@@ -63,7 +63,7 @@ class Region:
         if self.norm == math.inf:
             return gradient.sign()
         if self.norm == 2:
-            return gradient / gradient.norm(dim=1, keepdim=True).clamp_min(1e-30)
+            return gradient / gradient.norm(dim=1, keepdim=True).clamp_min(least(gradient))
         gradient = self.uphill(gradient, x)
         best = gradient.abs().argmax(1, keepdim=True)
         return torch.zeros_like(gradient).scatter(1, best, gradient.gather(1, best).sign())
@@ -80,9 +80,9 @@ class Region:
         noise = 2 * torch.rand(like.shape, generator=generator, dtype=like.dtype).to(like.device) - 1
         if self.norm != math.inf:
             share = torch.rand(len(like), 1, generator=generator, dtype=like.dtype).to(like.device)
-            noise = share * noise / lengths(noise * self.allowed, self.norm)[:, None].clamp_min(1e-30)
+            noise = share * noise / lengths(noise * self.allowed, self.norm)[:, None].clamp_min(least(noise))
         # Where the ball is without an end, the box is what there is.
-        return self.project(self.center + noise * self.eps.clamp_max(1e6))
+        return self.project(self.center + noise * self.eps.clamp_max(min(1e6, torch.finfo(like.dtype).max / 4)))
 
     def size(self, x: Float[Tensor, "batch features"]) -> Float[Tensor, " batch"]:
         """Return how far points are from the centers."""
@@ -92,19 +92,26 @@ class Region:
         if self.norm == math.inf:
             return torch.clamp(moved, -self.eps, self.eps)
         room = torch.where(moved > 0, self.high - self.center, self.center - self.low)
-        sizes = moved.abs()
+        # Half precision has no squares of small moves, nor of large balls.
+        dtype = torch.promote_types(moved.dtype, torch.float32)
+        sizes, room, eps = moved.abs().to(dtype), room.to(dtype), self.eps.to(dtype).clamp_max(1e30)
         within = torch.minimum(sizes, room)
-        far = lengths(within, self.norm)[:, None] > self.eps
+        far = lengths(within, self.norm)[:, None] > eps
         if not bool(far.any()):
-            return moved.sign() * within
+            return moved.sign() * within.to(moved)
         # What shrinks a move into the ball is not the same once the box holds some features back.
-        cut = torch.minimum((_shrunk if self.norm == 2 else _lessened)(sizes, room, self.eps.clamp_max(1e30)), room)
-        return moved.sign() * torch.where(far, cut, within)
+        cut = torch.minimum((_shrunk if self.norm == 2 else _lessened)(sizes, room, eps), room)
+        return moved.sign() * torch.where(far, cut, within).to(moved)
 
 
 def lengths(vectors: Float[Tensor, "batch features"], norm: float) -> Float[Tensor, " batch"]:
     """Return norms of vectors."""
     return torch.linalg.vector_norm(vectors, ord=norm, dim=1)
+
+
+def least(like: Tensor) -> float:
+    """Return a number below all lengths that matter, which the type of a tensor has."""
+    return max(1e-30, torch.finfo(like.dtype).tiny)
 
 
 def _shrunk(sizes: Tensor, room: Tensor, eps: Tensor) -> Tensor:
