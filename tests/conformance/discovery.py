@@ -145,6 +145,7 @@ KINDS: dict[str, Callable[[Export], bool]] = {
     ),
     "ODE solver": lambda e: _solves(e.thing, "func"),
     "SDE solver": lambda e: _solves(e.thing, "drift", "diffusion"),
+    "time stepper": lambda e: inspect.isclass(e.thing) and {"loss", "step", "rollout"} <= set(dir(e.thing)),
     "operator network": lambda e: (
         e.field == "operators" and inspect.isclass(e.thing) and issubclass(e.thing, torch.nn.Module)
     ),
