@@ -132,7 +132,7 @@ class VarianceScheduler(NoiseScheduler):
         Parameters
         ----------
         original
-            Targets y.
+            Targets y of the network, (batch, channels, *grid).
         noise
             Standard normal numbers of the same shape.
         timesteps
@@ -152,7 +152,7 @@ class VarianceScheduler(NoiseScheduler):
         Parameters
         ----------
         original
-            Targets y.
+            Targets y of the network, (batch, channels, *grid).
         noise
             The noise that `add_noise` was given.
         timesteps
@@ -161,7 +161,7 @@ class VarianceScheduler(NoiseScheduler):
         Returns
         -------
         Tensor
-            Of the shape of the targets.
+            The velocity, of the shape of the targets.
         """
         signal, spread = self._roots(timesteps, original)
         return signal * noise - spread * original
@@ -178,7 +178,7 @@ class VarianceScheduler(NoiseScheduler):
         output
             The network's v.
         timestep
-            The level.
+            The level that the network was evaluated at.
         sample
             What the network saw.
         generator
@@ -292,7 +292,7 @@ class AdditiveScheduler(NoiseScheduler):
         Returns
         -------
         Tensor
-            Zeros.
+            Zeros of the same shape.
         """
         return torch.zeros_like(like)
 
@@ -302,7 +302,7 @@ class AdditiveScheduler(NoiseScheduler):
         Parameters
         ----------
         original
-            Targets y.
+            Targets y of the network, (batch, channels, *grid).
         noise
             Standard normal numbers of the same shape.
         timesteps
@@ -322,7 +322,7 @@ class AdditiveScheduler(NoiseScheduler):
         Parameters
         ----------
         original
-            Targets y.
+            Targets y of the network, (batch, channels, *grid).
         noise
             The noise that `add_noise` was given.
         timesteps
@@ -345,7 +345,7 @@ class AdditiveScheduler(NoiseScheduler):
         output
             The network's prediction of the noise; at level 0, of the target.
         timestep
-            The level.
+            The level that the network was evaluated at.
         sample
             What the network saw.
         generator

@@ -79,14 +79,61 @@ class Stepper(nn.Module, ABC):
     def loss(
         self, u_prev: Seen, u_next: Fields, cond: Condition | None = None, generator: torch.Generator | None = None
     ) -> Float[Tensor, ""]:
-        """Return the loss of a batch, with a graph."""
+        """Return the loss of a batch, with a graph.
+
+        Parameters
+        ----------
+        u_prev
+            States before the step, (batch, channels, *grid); with a `history`, all of it along the channels.
+        u_next
+            States after `horizon` steps, (batch, channels, *grid).
+        cond
+            Physical parameters of each row, where the backbone takes any.
+        generator
+            torch's generator for what is drawn; the global one by default.
+
+        Returns
+        -------
+        Tensor
+            One number, a mean over rows and space.
+        """
 
     @abstractmethod
     def step(self, u_prev: Seen, cond: Condition | None = None, generator: torch.Generator | None = None) -> Fields:
-        """Return the state after a step."""
+        """Return the state after a step.
+
+        Parameters
+        ----------
+        u_prev
+            States before the step, (batch, channels, *grid); with a `history`, all of it along the channels.
+        cond
+            Physical parameters of each row, where the backbone takes any.
+        generator
+            torch's generator for what is drawn; the global one by default.
+
+        Returns
+        -------
+        Tensor
+            States after the step, (batch, channels, *grid).
+        """
 
     def forward(self, u_prev: Seen, cond: Condition | None = None, generator: torch.Generator | None = None) -> Fields:
-        """Return the state after a step."""
+        """Return the state after a step, as `step` does.
+
+        Parameters
+        ----------
+        u_prev
+            States before the step, (batch, channels, *grid); with a `history`, all of it along the channels.
+        cond
+            Physical parameters of each row, where the backbone takes any.
+        generator
+            torch's generator for what is drawn; the global one by default.
+
+        Returns
+        -------
+        Tensor
+            States after the step, (batch, channels, *grid).
+        """
         return self.step(u_prev, cond, generator)
 
     @torch.no_grad()

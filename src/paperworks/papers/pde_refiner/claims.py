@@ -27,8 +27,7 @@ from paperworks.evidence import (
     races,
     statistic,
 )
-from paperworks.numerics import seeded
-from paperworks.numerics.random import torch_generator
+from paperworks.numerics import seeded, torch_generator
 from paperworks.operators import (
     AdditiveScheduler,
     PDERefiner,

@@ -7,8 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from paperworks.evidence import Run
-from paperworks.numerics import ExponentialAverage, seeded, train, warmup_cosine
-from paperworks.numerics.random import torch_generator
+from paperworks.numerics import ExponentialAverage, seeded, torch_generator, train, warmup_cosine
 from paperworks.operators import DilatedResNet, OneStepMSE, PDERefiner, PeriodicUNet, RolloutDiverged, Stepper
 from paperworks.testbeds import kuramoto_sivashinsky, sine_fields
 
