@@ -232,6 +232,7 @@ SINGLE = {
         "TrainingLog",
     },
     "dynamics": {"BrownianTree", "Trajectories"},
+    "operators": {"Conditioned"},
     "solvers": {
         "AdaptiveSolver",
         "DCDMSolver",

@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "denoisers": ["Denoiser", "trained_denoiser"],
         "functions": ["TestFunction", "branin", "hartmann6", "rosenbrock"],
         "garments": ["PastedGarments", "SmallResNet", "erased", "pasted_garments", "trained_garment_classifier"],
+        "gpme": ["ConservationProblem", "FunctionBatch", "PorousMedium", "Stefan", "on_grid"],
         "imagenet": ["ImageNetClassifier", "imagenet_classifier", "photographs", "random_crops"],
         "mixtures": ["GaussianMixture", "bench_mixture_1d", "bench_mixture_64d", "digits_mixture"],
         "networks": ["Classifier", "UNet"],

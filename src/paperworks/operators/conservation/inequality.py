@@ -1,0 +1,96 @@
+"""The nearest field that is nowhere negative, or never rises, in the metric of a covariance."""
+
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.linalg import solve_triangular
+from scipy.optimize import nnls
+from torch import Tensor
+
+from paperworks.core.validation import check_choice
+
+Kind = Literal["nonneg", "monotone"]
+_JITTER = 1e-10  # of the largest variance, which makes a covariance after an exact constraint invertible
+
+
+def project_inequality(
+    mean: Float[Tensor, "*batch n"], cov: Float[Tensor, "*shape"], kind: Kind = "nonneg"
+) -> Float[Tensor, "*batch n"]:
+    """Return the field v that is nearest to a mean, by (v - mean)ᵀ S⁻¹ (v - mean), under an inequality.
+
+    Parameters
+    ----------
+    mean
+        Means, (..., n).
+    cov
+        Variances (..., n) or covariances (..., n, n).
+    kind
+        "nonneg": v >= 0; "monotone": v falls from each point to the next and ends at 0 at least.
+
+    Returns
+    -------
+    Tensor of shape (..., n)
+        The projections.
+
+    Raises
+    ------
+    ValueError
+        For shapes that don't fit, an unknown kind, or a covariance that isn't positive semidefinite.
+
+    Notes
+    -----
+    arXiv 2302.11002, appendix on inequality constraints: non-negative least squares with the inverse of the Cholesky
+    factor, for "monotone" in the steps of v.
+
+    Examples
+    --------
+    >>> project_inequality(torch.tensor([1.0, -0.5]), torch.ones(2))
+    tensor([1., 0.])
+    >>> project_inequality(torch.tensor([1.0, 2.0, 0.0]), torch.ones(3), "monotone")
+    tensor([1.5000, 1.5000, 0.0000])
+    """
+    check_choice("kind", kind, get_args(Kind))
+    n = mean.shape[-1]
+    diagonal = cov.ndim == 1 or (cov.shape == mean.shape and cov.shape[-2:] != (n, n))
+    if cov.shape[-1] != n or (not diagonal and cov.shape[-2] != n):
+        raise ValueError(f"cov has shape {tuple(cov.shape)}; it takes (…, {n}) or (…, {n}, {n})")
+    S = (torch.diag_embed(cov) if diagonal else cov).detach().double().cpu().expand(*mean.shape, n)
+    rows = mean.detach().double().cpu().reshape(-1, n).numpy()
+    found = [_nearest(m, s, kind) for m, s in zip(rows, S.reshape(-1, n, n).numpy(), strict=True)]
+    return torch.from_numpy(np.stack(found)).to(mean).reshape(mean.shape)
+
+
+def truncate_monotone(u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
+    """Make a field fall and stay at 0 at least, cheaply: its running minimum, cut off at 0.
+
+    Parameters
+    ----------
+    u
+        Fields, (..., n).
+
+    Returns
+    -------
+    Tensor of shape (..., n)
+        The truncated fields.
+
+    Examples
+    --------
+    >>> truncate_monotone(torch.tensor([1.0, 2.0, -1.0]))
+    tensor([1., 1., 0.])
+    """
+    return u.cummin(-1).values.clamp_min(0)
+
+
+def _nearest(mean: np.ndarray, S: np.ndarray, kind: Kind) -> np.ndarray:
+    jitter = _JITTER * max(float(np.diagonal(S).max()), np.finfo(float).tiny)
+    try:
+        L = np.linalg.cholesky(S + jitter * np.eye(len(S)))
+    except np.linalg.LinAlgError:
+        raise ValueError("cov isn't positive semidefinite; it takes a covariance") from None
+    A = solve_triangular(L, np.eye(len(S)), lower=True)
+    if kind == "monotone":  # v is the sum of non-negative steps from the right
+        steps = A @ np.triu(np.ones_like(S))
+        return np.cumsum(nnls(steps, A @ mean)[0][::-1])[::-1]
+    return nnls(A, A @ mean)[0]

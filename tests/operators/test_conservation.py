@@ -1,0 +1,334 @@
+"""The update against dense algebra and autograd, closed forms against quadrature, the process against its own rules."""
+
+import copy
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.linear_model import BayesianRidge
+
+from paperworks.operators import (
+    AttentiveNeuralProcess,
+    ConservativeUpdate,
+    ConservingRegressor,
+    ProbConservANP,
+    condition_linear,
+    conservation_error,
+    constrained_log_likelihood,
+    gaussian_log_likelihood,
+    moment_match,
+    project_inequality,
+    quadrature_weights,
+    second_difference_update,
+    shock_location,
+    truncate_monotone,
+)
+from paperworks.testbeds.gpme import PROBLEMS, PorousMedium, Stefan, on_grid
+
+F64 = torch.float64
+
+
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def drawn(*shape, seed=0):
+    return torch.randn(*shape, generator=rng(seed), dtype=F64)
+
+
+def spd(*batch, n, seed=0):
+    root = drawn(*batch, n, n, seed=seed)
+    return root @ root.mT + 0.1 * torch.eye(n, dtype=F64)
+
+
+@given(st.integers(0, 2**31), st.integers(2, 6), st.integers(1, 3), st.sampled_from([0.0, 0.3]))
+@settings(max_examples=40, deadline=None)
+def test_the_update_is_the_formula(seed, n, m, noise):
+    m = min(m, n)
+    mu, S, G, b = (
+        drawn(4, n, seed=seed),
+        spd(4, n=n, seed=seed + 1),
+        drawn(m, n, seed=seed + 2),
+        drawn(4, m, seed=seed + 3),
+    )
+    found = condition_linear(mu, S, G, b, noise)
+    inner = G @ S @ G.T + noise * torch.eye(m, dtype=F64)
+    if float(torch.linalg.cond(inner).max()) > 1e6:
+        return
+    K = S @ G.T @ torch.linalg.inv(inner)
+    torch.testing.assert_close(found.mean, mu - (K @ (mu @ G.T - b)[..., None])[..., 0], rtol=1e-7, atol=1e-8)
+    torch.testing.assert_close(found.covariance, S - K @ G @ S, rtol=1e-7, atol=1e-8)
+    torch.testing.assert_close(found.variance, found.covariance.diagonal(dim1=-2, dim2=-1), rtol=1e-9, atol=1e-12)
+    # Variances alone are the same as a diagonal covariance.
+    s = S.diagonal(dim1=-2, dim2=-1)
+    one, other = condition_linear(mu, s, G, b, noise), condition_linear(mu, torch.diag_embed(s), G, b, noise)
+    torch.testing.assert_close(one.mean, other.mean)
+    torch.testing.assert_close(one.covariance, other.covariance)
+    same = condition_linear(mu.numpy(), s.numpy(), G.numpy(), b.numpy(), noise)
+    np.testing.assert_allclose(same.mean, one.mean, atol=1e-12)
+    np.testing.assert_allclose(same.covariance, one.covariance, atol=1e-12)
+
+
+def test_noise_leaves_its_share_of_the_error():
+    mu, s, g, b = drawn(5), torch.rand(5, generator=rng(), dtype=F64), drawn(5, seed=2), torch.tensor([0.7], dtype=F64)
+    found = condition_linear(mu, s, g, b, 0.3)
+    share = 0.3 / (0.3 + (g**2 * s).sum())
+    torch.testing.assert_close((g @ found.mean - b).abs(), share * (g @ mu - b).abs())
+
+
+def test_gradients_go_through():
+    g = drawn(2, 4, seed=5)
+    inputs = [drawn(3, 4).requires_grad_(), torch.rand(3, 4, dtype=F64, generator=rng()).add(0.1).requires_grad_()]
+    value = drawn(3, 2, seed=6).requires_grad_()
+
+    def call(mu, s, b):
+        found = condition_linear(mu, s, g, b)
+        return found.mean, found.variance
+
+    assert torch.autograd.gradcheck(call, (*inputs, value))
+    update = ConservativeUpdate(g, noise_var="learned")
+    assert float(update.noise()) == pytest.approx(0.01)
+    update(*inputs, value)[0].sum().backward()
+    assert update.log_precision.grad is not None
+
+
+def test_observations_that_depend_on_each_other():
+    mu, s = drawn(4), torch.ones(4, dtype=F64)
+    row = drawn(4, seed=3)
+    G, b = torch.stack([row, 2 * row]), torch.tensor([1.0, 2.0], dtype=F64)
+    with pytest.raises(np.linalg.LinAlgError, match="2 observations have rank 1"):
+        condition_linear(mu, s, G, b)
+    found = condition_linear(mu, s, G, b, pseudo_inverse=True)
+    torch.testing.assert_close(found.mean, condition_linear(mu, s, row, b[:1]).mean)
+    with pytest.raises(np.linalg.LinAlgError, match="contradict"):
+        condition_linear(mu, s, G, torch.tensor([1.0, 3.0], dtype=F64), pseudo_inverse=True)
+    with pytest.raises(np.linalg.LinAlgError, match="rank 0"):
+        condition_linear(mu, 0 * s, row, b[:1])
+
+
+def test_the_layer_in_its_modes():
+    x = torch.tensor([0.0, 0.1, 0.5, 1.0], dtype=F64)
+    mean, variance, value = drawn(3, 4), torch.rand(3, 4, dtype=F64, generator=rng()), drawn(3, seed=4)
+    g = quadrature_weights(x)
+    by_points, by_matrix = (
+        ConservativeUpdate()(mean, variance, value, x=x),
+        ConservativeUpdate(g)(mean, variance, value),
+    )
+    torch.testing.assert_close(by_points, by_matrix)
+    assert float(conservation_error(by_points[0], value, x).abs().max()) < 1e-12
+    hard, kept = ConservativeUpdate(g, mode="hard")(mean, variance, value)
+    torch.testing.assert_close(hard, mean - (mean @ g - value)[:, None] * g / (g @ g))
+    assert kept is variance
+    full, cov = ConservativeUpdate(g)(mean, torch.diag_embed(variance), value)
+    torch.testing.assert_close(full, by_matrix[0])
+    assert cov.shape == (3, 4, 4)
+    single, _ = ConservativeUpdate()(mean.float(), variance.float(), value.float(), x=x.float())
+    assert single.dtype == torch.float32
+    assert float((single.double() @ g - value).abs().max()) < 1e-6
+    update = ConservativeUpdate(g)
+    again = pickle.loads(pickle.dumps(copy.deepcopy(update)))
+    torch.testing.assert_close(again(mean, variance, value), update(mean, variance, value))
+
+
+def test_weights_integrate():
+    x = torch.tensor([0.0, 0.2, 0.5, 0.7, 1.0], dtype=F64)
+    assert float(quadrature_weights(x) @ (2 * x)) == pytest.approx(1)
+    assert float(quadrature_weights(x, "simpson") @ (3 * x**2)) == pytest.approx(1)
+    assert float(quadrature_weights(x, "left") @ x) < 0.5 < float(quadrature_weights(x, "right") @ x)
+    np.testing.assert_allclose(quadrature_weights(x.numpy()), quadrature_weights(x))
+    with pytest.raises(ValueError, match="strictly increasing"):
+        quadrature_weights(torch.tensor([0.0, 0.0, 1.0]))
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_solutions_have_their_masses(name):
+    problem = PROBLEMS[name]
+    for share in (0.0, 0.4, 1.0):
+        parameter = problem.parameters[0] * (1 - share) + problem.parameters[1] * share
+        x, u, mass = on_grid(problem, parameter, 40_001)
+        assert float(torch.trapezoid(u, x)) == pytest.approx(float(mass), abs=3e-4)
+    batch = problem.sample_functions(3, 4, generator=rng())
+    assert batch.context_x.shape == (3, 16, 2)
+    assert bool(batch.target_y.isfinite().all())
+
+
+def test_known_constants_of_the_stefan_problem():
+    alpha, c1 = Stefan().constants(0.5)
+    assert (alpha, c1) == pytest.approx((1.2401252666, 0.8071551669), abs=1e-9)
+    assert float(Stefan().mass(0.6, torch.tensor(0.05, dtype=F64))) == pytest.approx(0.1859462060, abs=1e-9)
+    assert Stefan().constants(0.6) == pytest.approx((1.0513395993, 0.7369656739), abs=1e-9)
+
+
+def test_equations_hold_inside():
+    t, x = torch.tensor(0.4, dtype=F64), torch.tensor(0.15, dtype=F64)
+    m, h = 3.0, 1e-4
+
+    def u(dt, dx):
+        return PorousMedium().solution(m, t + dt, x + dx)
+
+    left = (u(h, 0) - u(-h, 0)) / (2 * h)
+    power = [u(0, d) ** (m + 1) / (m + 1) for d in (-h, 0, h)]
+    assert float(left) == pytest.approx(float((power[0] - 2 * power[1] + power[2]) / h**2), rel=1e-4)
+
+
+def test_second_differences_are_smoothed():
+    mean, variance = drawn(3, 7), torch.rand(3, 7, dtype=F64, generator=rng()) + 0.1
+    found, cov = second_difference_update(mean, variance)
+    D = torch.from_numpy(np.diff(np.eye(7), 2, axis=0))
+    a, s = 0.9, variance[0]
+    spread = [
+        s[i] + 4 * s[i + 1] + s[i + 2] - 4 * a * (s[i] * s[i + 1]).sqrt() - 4 * a * (s[i + 1] * s[i + 2]).sqrt()
+        + 2 * a**2 * (s[i] * s[i + 2]).sqrt()
+        for i in range(5)
+    ]  # fmt: skip
+    S = torch.diag(s)
+    K = S @ D.T @ torch.linalg.inv(D @ S @ D.T + torch.diag(torch.stack(spread)))
+    torch.testing.assert_close(found[0], mean[0] - K @ D @ mean[0])
+    torch.testing.assert_close(cov[0], S - K @ D @ S)
+    assert float((found @ D.T).norm()) < float((mean @ D.T).norm())
+
+
+@pytest.mark.parametrize("kind", ["nonneg", "monotone"])
+def test_inequalities_are_the_nearest(kind):
+    mean, S = drawn(5), spd(n=5, seed=1)
+    found = project_inequality(mean, S, kind)
+    inverse = torch.linalg.inv(S).numpy()
+
+    def distance(v):
+        return (v - mean.numpy()) @ inverse @ (v - mean.numpy())
+
+    differences = np.eye(5) if kind == "nonneg" else np.eye(5) - np.eye(5, k=1)
+    best = minimize(distance, np.zeros(5), constraints={"type": "ineq", "fun": lambda v: differences @ v}, tol=1e-12)
+    np.testing.assert_allclose(found, best.x, atol=1e-4)
+    assert bool((found >= -1e-9).all())
+    if kind == "monotone":
+        assert bool((found.diff() <= 1e-9).all())
+    u = truncate_monotone(mean)
+    assert bool((u.diff() <= 0).all() & (u >= 0).all())
+
+
+def test_mixtures_and_likelihoods():
+    means, variances = drawn(50, 3), torch.rand(50, 3, dtype=F64, generator=rng())
+    mean, variance = moment_match(means, variances)
+    torch.testing.assert_close(variance, (variances + means**2).mean(0) - mean**2)
+    assert bool((moment_match(means[:1], 0 * variances[:1])[1] == 1e-8).all())
+    y, g = drawn(3, seed=1), torch.ones(3, dtype=F64)
+    joint = torch.distributions.MultivariateNormal(
+        mean, torch.diag(variance) - torch.outer(variance, variance) / (variance.sum() + 0.2)
+    )
+    # The field given its own integral, seen with noise: Bayes' rule with the density of that observation at no error.
+    found = condition_linear(mean, variance, g, (g @ y)[None], 0.2)
+    updated = torch.distributions.MultivariateNormal(found.mean, found.covariance).log_prob(y)
+    assert float(constrained_log_likelihood(y, mean, variance, g, 0.2)) == pytest.approx(float(updated))
+    assert joint.event_shape == (3,)
+    torch.testing.assert_close(
+        gaussian_log_likelihood(y, mean, variance), torch.distributions.Normal(mean, variance.sqrt()).log_prob(y)
+    )
+
+
+def test_fronts_are_located():
+    x = torch.linspace(0, 1, 101, dtype=F64)
+    found = shock_location(0.3 - x, torch.full((101,), 0.01**2, dtype=F64), x, generator=rng())
+    assert found.low <= 0.3 <= found.high
+    g = quadrature_weights(x)
+    after = condition_linear(0.3 - x, torch.full((101,), 1e-4, dtype=F64), g, torch.tensor([-0.2], dtype=F64))
+    assert shock_location(after.mean, after.covariance, x, generator=rng()).median == pytest.approx(0.3, abs=0.03)
+    assert shock_location(1 + 0 * x, 0 * x, x).median == 1.0
+
+
+def test_the_process_predicts_and_keeps_the_integral():
+    process = AttentiveNeuralProcess(hidden=16).eval()
+    points, values = torch.rand(8, 2, generator=rng()), torch.rand(8, generator=rng(1))
+    x = torch.linspace(0, 1, 9)
+    model = ProbConservANP(process, n_samples=5)
+    plain, _ = model(points, values, x, torch.tensor(0.5), None, generator=rng())
+    mean, variance = model(points, values, x, torch.tensor(0.5), torch.tensor(0.7), generator=rng())
+    assert float(conservation_error(mean, torch.tensor(0.7), x.double()).abs()) < 1e-8
+    assert bool((variance > 0).all())
+    # As by hand, draw by draw.
+    z_mean, z_log = process.latent_encoder(points, values)
+    z = z_mean + (0.5 * z_log).exp() * torch.randn(5, 16, generator=rng())
+    asked = torch.stack([torch.full((9,), 0.5), x], -1)
+    each = torch.stack([process(points, values, asked, z=one)[0] for one in z])
+    torch.testing.assert_close(each.double().mean(0), plain, atol=1e-5, rtol=1e-5)
+    # The order of what is seen doesn't matter.
+    order = torch.randperm(8, generator=rng())
+    again, _ = model(points[order], values[order], x, torch.tensor(0.5), None, generator=rng())
+    torch.testing.assert_close(again, plain, atol=1e-5, rtol=1e-5)
+
+
+def test_training_learns():
+    torch.manual_seed(0)
+    process = AttentiveNeuralProcess(hidden=16)
+    data = PorousMedium().sample_functions(32, 5, generator=rng())
+    optimizer = torch.optim.Adam(process.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(60):
+        loss = process.loss(*data, generator=rng(1))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0] - 20
+
+
+def test_weights_are_loaded_without_unpickling(tmp_path):
+    process = AttentiveNeuralProcess(hidden=16)
+    official = {
+        name.replace(".weight", ".linear_layer.weight").replace(".bias", ".linear_layer.bias")
+        if "layer_norm" not in name
+        else name: value
+        for name, value in process.state_dict().items()
+    }
+    torch.save({"state_dict": official}, tmp_path / "anp.pt")
+    loaded = AttentiveNeuralProcess.load_official(tmp_path / "anp.pt")
+    for name, value in process.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[name], value)
+    torch.save({"other": torch.ones(1)}, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match="holds no weights"):
+        AttentiveNeuralProcess.load_official(tmp_path / "other.pt")
+
+
+@pytest.mark.parametrize("base", [None, BayesianRidge(), GaussianProcessRegressor(alpha=0.1)])
+def test_a_regressor_keeps_totals(base):
+    x = np.linspace(0, 1, 12)[:, None]
+    y = np.sin(6 * x[:, 0])
+    model = ConservingRegressor(base).fit(x, y)
+    G, value = np.kron(np.eye(3), np.ones(4)), np.array([1.0, 2.0, 3.0])
+    kept, spread = model.predict(x, G=G, value=value, return_std=True)
+    np.testing.assert_allclose(G @ kept, value, atol=1e-8)
+    assert (spread <= model.predict(x, return_std=True)[1] + 1e-9).all()
+    np.testing.assert_allclose(model.predict(x), model.base_.predict(x))
+
+
+BAD = {
+    "rows": (lambda: condition_linear(drawn(4), torch.ones(4, dtype=F64), drawn(1, 3), drawn(1)), "G has shape"),
+    "values": (lambda: condition_linear(drawn(4), torch.ones(4, dtype=F64), drawn(2, 4), drawn(3)), "b \\(3,\\)"),
+    "cov": (lambda: condition_linear(drawn(4), torch.ones(3, 3, dtype=F64), drawn(1, 4), drawn(1)), "cov has shape"),
+    "negative": (lambda: condition_linear(drawn(2), torch.tensor([-1.0, 1.0]), drawn(1, 2), drawn(1)), "negative"),
+    "NaN": (lambda: condition_linear(drawn(2) * math.nan, torch.ones(2), drawn(1, 2), drawn(1)), "mean has NaN"),
+    "noise": (lambda: condition_linear(drawn(2), torch.ones(2), drawn(1, 2), drawn(1), -1.0), "noise"),
+    "no points": (lambda: ConservativeUpdate()(drawn(2), torch.ones(2), drawn(1)), "x is given"),
+    "mode": (lambda: ConservativeUpdate(mode="soft"), "mode"),
+    "three points": (lambda: second_difference_update(drawn(2), torch.ones(2)), "n >= 3"),
+    "alpha": (lambda: second_difference_update(drawn(3), torch.ones(3), 1.0), "alpha"),
+    "heads": (lambda: AttentiveNeuralProcess(hidden=10, heads=4), "heads don't divide"),
+    "contexts": (lambda: AttentiveNeuralProcess(hidden=8)(drawn(3, 2), drawn(4), drawn(3, 2)), "context_x"),
+    "indefinite": (lambda: project_inequality(drawn(2), torch.tensor([[1.0, 2.0], [2.0, 1.0]])), "semidefinite"),
+    "infinite": (lambda: constrained_log_likelihood(drawn(2), drawn(2), torch.ones(2), drawn(2), 0.0), "noise"),
+    "one of two": (lambda: ConservingRegressor().fit(np.eye(3), np.ones(3)).predict(np.eye(3), G=np.ones(3)), "both"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+@pytest.mark.usefixtures("untyped")
+def test_bad_input_is_refused(name):
+    call, message = BAD[name]
+    with pytest.raises(ValueError, match=message):
+        call()
