@@ -40,7 +40,7 @@ class ConservationProblem(ABC):
     domain
         First and last place.
     horizon
-        Last time.
+        Last time that functions are drawn at.
     judged
         Time at which it is judged.
     """
@@ -52,11 +52,39 @@ class ConservationProblem(ABC):
 
     @abstractmethod
     def solution(self, parameter: float, t: Tensor, x: Tensor) -> Tensor:
-        """Return u at times and places."""
+        """Return u at times and places.
+
+        Parameters
+        ----------
+        parameter
+            Which solution of the family.
+        t
+            Times, of any shape.
+        x
+            Places, of the same shape.
+
+        Returns
+        -------
+        Tensor
+            One value for each time and place.
+        """
 
     @abstractmethod
     def mass(self, parameter: float, t: Tensor) -> Tensor:
-        """Return the integral of u over the domain at times."""
+        """Return the integral of u over the domain at times.
+
+        Parameters
+        ----------
+        parameter
+            Which solution of the family.
+        t
+            Times, of any shape.
+
+        Returns
+        -------
+        Tensor
+            One integral for each time.
+        """
 
     def sample_functions(self, count: int, side: int = 10, generator: torch.Generator | None = None) -> FunctionBatch:
         """Draw functions with random parameters, each seen and asked for at side² points.
@@ -105,11 +133,39 @@ class Heat(ConservationProblem):
     parameters, domain, judged = (1.0, 5.0), (0.0, 2 * math.pi), 0.5
 
     def solution(self, parameter: float, t: Tensor, x: Tensor) -> Tensor:
-        """Return exp(-k t) sin x."""
+        """Return exp(-k t) sin x.
+
+        Parameters
+        ----------
+        parameter
+            Which solution of the family.
+        t
+            Times, of any shape.
+        x
+            Places, of the same shape.
+
+        Returns
+        -------
+        Tensor
+            One value for each time and place.
+        """
         return torch.exp(-parameter * t) * x.sin()
 
     def mass(self, parameter: float, t: Tensor) -> Tensor:
-        """Return zeros."""
+        """Return zeros.
+
+        Parameters
+        ----------
+        parameter
+            Which solution of the family.
+        t
+            Times, of any shape.
+
+        Returns
+        -------
+        Tensor
+            One integral for each time.
+        """
         return torch.zeros_like(t)
 
 
@@ -119,11 +175,39 @@ class PorousMedium(ConservationProblem):
     parameters, judged = (1.0, 6.0), 0.5
 
     def solution(self, parameter: float, t: Tensor, x: Tensor) -> Tensor:
-        """Return (m max(t - x, 0))^(1/m)."""
+        """Return (m max(t - x, 0))^(1/m).
+
+        Parameters
+        ----------
+        parameter
+            Which solution of the family.
+        t
+            Times, of any shape.
+        x
+            Places, of the same shape.
+
+        Returns
+        -------
+        Tensor
+            One value for each time and place.
+        """
         return (parameter * (t - x).clamp_min(0)) ** (1 / parameter)
 
     def mass(self, parameter: float, t: Tensor) -> Tensor:
-        """Return m^(1 + 1/m) / (m + 1) t^(1 + 1/m)."""
+        """Return m^(1 + 1/m) / (m + 1) t^(1 + 1/m).
+
+        Parameters
+        ----------
+        parameter
+            Which solution of the family.
+        t
+            Times, of any shape.
+
+        Returns
+        -------
+        Tensor
+            One integral for each time.
+        """
         return parameter ** (1 + 1 / parameter) / (parameter + 1) * t ** (1 + 1 / parameter)
 
 
@@ -164,7 +248,7 @@ class Stefan(ConservationProblem):
         parameter
             Height of the shock.
         t
-            Times.
+            Times, of any shape.
 
         Returns
         -------
@@ -174,13 +258,41 @@ class Stefan(ConservationProblem):
         return self.constants(parameter)[0] * t.sqrt()
 
     def solution(self, parameter: float, t: Tensor, x: Tensor) -> Tensor:
-        """Return 1 - c1 erf(x / (2 sqrt t)) up to the front, 0 beyond."""
+        """Return 1 - c1 erf(x / (2 sqrt t)) up to the front, 0 beyond.
+
+        Parameters
+        ----------
+        parameter
+            Which solution of the family.
+        t
+            Times, of any shape.
+        x
+            Places, of the same shape.
+
+        Returns
+        -------
+        Tensor
+            One value for each time and place.
+        """
         alpha, c1 = self.constants(parameter)
         root = t.clamp_min(1e-300).sqrt()
         return torch.where(x <= alpha * root, 1 - c1 * torch.erf(x / (2 * root)), 0.0)
 
     def mass(self, parameter: float, t: Tensor) -> Tensor:
-        """Return 2 c1 sqrt(t / pi)."""
+        """Return 2 c1 sqrt(t / pi).
+
+        Parameters
+        ----------
+        parameter
+            Which solution of the family.
+        t
+            Times, of any shape.
+
+        Returns
+        -------
+        Tensor
+            One integral for each time.
+        """
         return 2 * self.constants(parameter)[1] * (t / math.pi).sqrt()
 
 
@@ -190,11 +302,39 @@ class LinearAdvection(ConservationProblem):
     parameters, judged = (1.0, 5.0), 0.1
 
     def solution(self, parameter: float, t: Tensor, x: Tensor) -> Tensor:
-        """Return 1 up to 1/2 + a t, 0 beyond."""
+        """Return 1 up to 1/2 + a t, 0 beyond.
+
+        Parameters
+        ----------
+        parameter
+            Which solution of the family.
+        t
+            Times, of any shape.
+        x
+            Places, of the same shape.
+
+        Returns
+        -------
+        Tensor
+            One value for each time and place.
+        """
         return (x - parameter * t <= 0.5).to(x.dtype)
 
     def mass(self, parameter: float, t: Tensor) -> Tensor:
-        """Return 1/2 + min(1/2, a t)."""
+        """Return 1/2 + min(1/2, a t).
+
+        Parameters
+        ----------
+        parameter
+            Which solution of the family.
+        t
+            Times, of any shape.
+
+        Returns
+        -------
+        Tensor
+            One integral for each time.
+        """
         return 0.5 + (parameter * t).clamp_max(0.5)
 
 
@@ -204,14 +344,42 @@ class BurgersRiemann(ConservationProblem):
     parameters, domain, judged = (1.0, 4.0), (-1.0, 1.0), 0.5
 
     def solution(self, parameter: float, t: Tensor, x: Tensor) -> Tensor:
-        """Return the ramp before t = 1/a, the step after."""
+        """Return the ramp before t = 1/a, the step after.
+
+        Parameters
+        ----------
+        parameter
+            Which solution of the family.
+        t
+            Times, of any shape.
+        x
+            Places, of the same shape.
+
+        Returns
+        -------
+        Tensor
+            One value for each time and place.
+        """
         a = parameter
         edge = a * t - 1
         ramp = torch.where(x <= edge, a, torch.where(x <= 0, a * x / torch.where(edge == 0, -1.0, edge), 0.0))
         return torch.where(t < 1 / a, ramp, torch.where(x <= edge / 2, a, 0.0)).to(x.dtype)
 
     def mass(self, parameter: float, t: Tensor) -> Tensor:
-        """Return a (1 + a t) / 2, as long as the shock is inside."""
+        """Return a (1 + a t) / 2, as long as the shock is inside.
+
+        Parameters
+        ----------
+        parameter
+            Which solution of the family.
+        t
+            Times, of any shape.
+
+        Returns
+        -------
+        Tensor
+            One integral for each time.
+        """
         return 0.5 * parameter * (1 + parameter * t)
 
 

@@ -32,7 +32,7 @@ def project_inequality(
     Returns
     -------
     Tensor of shape (..., n)
-        The projections.
+        The nearest fields that fulfil the inequality.
 
     Raises
     ------

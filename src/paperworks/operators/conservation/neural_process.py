@@ -305,9 +305,9 @@ class ProbConservANP(nn.Module):
         context_x, context_y
             Points (context, 2), of time and place, and values that are known.
         x
-            Places, increasing.
+            Places, increasing, in their own unit.
         t
-            The time.
+            The time that is asked for.
         value
             What the integral over the places is; None for the process's own prediction.
         generator
