@@ -1,5 +1,7 @@
 """Every exported bandit: probabilities, one update for each choice, and a state that goes on bit by bit."""
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -56,8 +58,36 @@ def test_a_copy_goes_on_alike(export):
     assert play(one, 40) == play(other, 40)
     np.testing.assert_array_equal(one.probabilities(0.2), other.probabilities(0.2))
     assert one.history_ == other.history_
-    with pytest.raises(ValueError, match="state is of another bandit"):
-        make(export, (1.0, 1.5)).load_state_dict(one.state_dict())
+    for state in (make(export, (1.0, 1.5)).state_dict(), make(export, (1.0, 1.3, 1.8)).state_dict(), {}, None):
+        with pytest.raises(ValueError, match="state is of another bandit"):
+            one.load_state_dict(state)
+
+
+@BANDITS
+def test_a_pickle_between_choice_and_cost_goes_on_alike(export):
+    one = make(export)
+    play(one, 40)
+    last = one.predict(0.3)
+    other = pickle.loads(pickle.dumps(one))
+    for bandit in (one, other):
+        bandit.update(10 * last)
+    assert play(one, 40) == play(other, 40)
+    np.testing.assert_array_equal(one.probabilities(0.2), other.probabilities(0.2))
+
+
+@BANDITS
+@pytest.mark.filterwarnings("error")
+def test_costs_of_any_size_leave_probabilities(export):
+    for costs in ([1e100] * 30, [1.0, 1e100] * 15, list(1e8 + np.arange(300.0))):
+        bandit = make(export)
+        for number, cost in enumerate(costs):
+            bandit.predict(number % 7 / 7)
+            bandit.update(cost)
+        for context in (0.0, 0.3, 1.0):
+            p = bandit.probabilities(context)
+            assert np.isfinite(p).all()
+            assert (p >= 0).all()
+            assert p.sum() == pytest.approx(1, abs=1e-12)
 
 
 @BANDITS
@@ -76,7 +106,7 @@ def test_bad_input_is_refused(export):
     with pytest.raises(ValueError, match="predict comes first"):
         bandit.update(1.0)
     bandit.predict(0.5)
-    for cost in (0.0, -1.0, np.nan, np.inf):
+    for cost in (0.0, -1.0, 0.5, 1e101, np.nan, np.inf):
         with pytest.raises(ValueError, match="cost"):
             bandit.update(cost)
     bandit.update(3)
@@ -91,4 +121,6 @@ def test_bad_input_is_refused(export):
                 bandit.predict(context)
         with pytest.raises(ValueError, match="high"):
             make(export, low=1.0)
+        with pytest.raises(ValueError, match="high"):
+            make(export, low=-1e308, high=1e308)
         make(export, clip=True).predict(1.5)

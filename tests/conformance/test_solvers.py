@@ -18,8 +18,15 @@ pytestmark = pytest.mark.usefixtures("untyped")
 # Symmetric, positive definite and diagonally dominant: any solver's case.
 A = np.diag(np.full(12, 3.0)) - np.diag(np.ones(11), 1) - np.diag(np.ones(11), -1)
 B = np.linspace(-1, 1, 12)
+
+
+def jacobi(residuals: Any) -> Any:
+    """A direction for each residual, as a network would propose it: a damped step of Jacobi's."""
+    return residuals / 4
+
+
 # What single methods ask for beside SciPy's arguments.
-VALUES = {"A": lambda: A, "b": lambda: B, "omega": lambda: 1.2}
+VALUES = {"A": lambda: A, "b": lambda: B, "omega": lambda: 1.2, "net": lambda: jacobi}
 
 
 class Solver:
@@ -28,7 +35,7 @@ class Solver:
     def __init__(self, subject: Subject) -> None:
         thing = subject.export.thing
         if inspect.isclass(thing):
-            self.object = thing(**arguments(thing, {}, subject.options))
+            self.object = thing(**arguments(thing, VALUES, subject.options))
             self.solve = getattr(self.object, "solve", self.object)
         else:
             self.object, self.solve = thing, thing

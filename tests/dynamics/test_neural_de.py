@@ -158,6 +158,70 @@ def test_evaluation_adds_nothing_and_training_says_what_it_adds(regularize, cont
     assert math.isnan(quiet.t_reg)
 
 
+@pytest.mark.parametrize("solver", PAIRS)
+@pytest.mark.parametrize("step_size", ["auto", "solver"])
+def test_every_local_step_is_counted(solver, step_size):
+    for regularize in ("unbiased", "biased"):
+        field = Field()
+        layer = NeuralODE(field, solver=solver, step_size=step_size, regularize=regularize, atol=1e-4, rtol=1e-4)
+        assert layer(U)[1].nfe == field.calls
+
+
+class Hidden(nn.Module):
+    """Dynamics whose parameters are in a list, where a module doesn't find them."""
+
+    def __init__(self):
+        super().__init__()
+        self.fields = [Field()]
+
+    def forward(self, t, u):
+        return self.fields[0](t, u)
+
+
+def test_the_adjoint_refuses_parameters_that_it_cannot_find():
+    for func in (Hidden(), lambda t, u, field=Field(): field(t, u)):
+        u, _ = NeuralODE(func, adjoint="adjoint")(U.clone().requires_grad_())
+        with pytest.raises(RuntimeError, match=r"func has a parameter of shape \(3, 3\)"):
+            u.sum().backward()
+
+
+def test_the_gradient_with_the_first_slope_held_fast_is_that_of_its_weight():
+    """For u' = a u the penalty has a closed form; with k1 constant its gradient is b1's term, millions of times it."""
+    a, h, tol = torch.tensor(-2.0, dtype=torch.float64, requires_grad=True), 0.009, 1.4e-8
+    u, pair = torch.full((1, 1), 1.3, dtype=torch.float64), PAIRS["tsit5"]
+
+    def by_hand(a, k1):
+        slopes = [k1]
+        for row in pair.a[1:]:
+            slopes.append(a * (u + h * sum(w * k for w, k in zip(row, slopes, strict=True))))
+        end = u + h * sum(w * k for w, k in zip(pair.b, slopes, strict=True))
+        slopes.append(a * end)
+        error = h * sum(w * k for w, k in zip(pair.error, slopes, strict=True))
+        return (h * error.abs() / (tol + tol * torch.maximum(u, end))).sum()
+
+    for held in (True, False):
+        got = local_regularizer(lambda t, u: a * u, u, 0.0, 1.0, tol, tol, step=h, detach_slope=held)
+        wanted = by_hand(a, (a.detach() if held else a) * u)
+        assert got.item() == pytest.approx(wanted.item(), rel=1e-4)
+        gradient, expected = (float(torch.autograd.grad(x, a)[0]) for x in (got, wanted))
+        assert gradient == pytest.approx(expected, rel=1e-3)
+        first = -pair.error[0] * h * h * 1.3 / (tol * 2.3)
+        assert (gradient == pytest.approx(first, rel=0.05)) == held
+        assert (abs(gradient) > 1e5 * 1e-6) == held
+
+
+def test_the_local_step_stays_within_the_span():
+    seen = []
+
+    def field(t, u):
+        seen.append(float(t))
+        return -u
+
+    local_regularizer(field, U, 0.9, 1.0, step=0.5)
+    local_sde_regularizer(field, lambda t, u: 0.1 * u, U, 0.9, 1.0, step=0.5, estimator="lamba")
+    assert max(seen) <= 1.0 + 1e-15
+
+
 def test_times_are_drawn_as_they_say():
     layer = NeuralODE(Field(), (0.0, 2.0), regularize="biased", atol=1e-4, rtol=1e-4)
     starts = {round(float(step.t[0]), 12) for step in layer(U)[1].steps}
@@ -305,6 +369,15 @@ def test_local_errors_shrink_with_the_step(estimator):
         (lambda: NeuralODE(Field(), step_size="big"), ValueError, "step_size is 'big'"),
         (lambda: local_regularizer(Field(), U, 1.0, 1.0), ValueError, "t is 1"),
         (lambda: local_regularizer(Field(), U, 0.0, 1.0, atol=-1.0), ValueError, "atol is -1"),
+        (lambda: local_regularizer(Field(), U, 0.0, 1.0, rtol=math.inf), ValueError, "rtol is inf"),
+        (lambda: local_regularizer(Field(), U, 0.0, 1.0, rtol=torch.ones(3)), ValueError, r"rtol has shape \(3,\)"),
+        (lambda: local_regularizer(Field(), U, 0.0, math.inf), ValueError, "t_end is inf"),
+        (lambda: local_regularizer(Field(), U, 0.0, 1.0, step=np.full(4, 0.1)), ValueError, "step is"),
+        (lambda: local_regularizer(Field(), U, 0.0, 1.0, step=-0.1, control="sample"), ValueError, "step is"),
+        (lambda: local_regularizer(Field(), U, [0.0, 0.2, 0.1, 0.3], 1.0), ValueError, "that rise"),
+        (lambda: local_regularizer(Field(), U, [0.0, 0.1, math.nan, 0.3], 1.0), ValueError, "that rise"),
+        (lambda: local_regularizer(lambda t, u: u / (t == 0), U, 0.0, 1.0), RuntimeError, "local step's penalty"),
+        (lambda: local_sde_regularizer(Field(), lambda t, u: u / 0, U, 0.0, 1.0), RuntimeError, "local step's penalty"),
         (lambda: local_regularizer(Field(), U, [0.0, 1.0], 1.0), ValueError, "t has 2 times for 4"),
         (lambda: local_regularizer(Field(), U, 0.0, 1.0, kind="all"), ValueError, "kind is 'all'"),
         (lambda: local_regularizer(Field(), U * math.nan, 0.0, 1.0), ValueError, "u0 has 12 NaN"),
@@ -321,3 +394,26 @@ def test_local_errors_shrink_with_the_step(estimator):
 def test_bad_input_is_refused(call, error, match):
     with pytest.raises(error, match=match):
         call()
+
+
+def test_the_adjoint_finds_its_parameters_under_hooks_of_saved_tensors():
+    func = torch.nn.Linear(2, 2).double()
+
+    class Field(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = func
+
+        def forward(self, t, u):
+            return self.inner(u)
+
+    layer = NeuralODE(Field(), adjoint="adjoint", atol=1e-8, rtol=1e-8)
+    u0 = torch.ones(1, 2, dtype=torch.float64)
+    gradients = []
+    for hooked in (False, True):
+        func.zero_grad()
+        with torch.autograd.graph.saved_tensors_hooks(torch.clone if hooked else lambda x: x, lambda x: x):
+            layer(u0)[0].sum().backward()
+        gradients.append(func.weight.grad.clone())
+    torch.testing.assert_close(*gradients)
+    assert bool((gradients[0] != 0).any())

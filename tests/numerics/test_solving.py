@@ -172,6 +172,85 @@ def test_without_a_graph_nothing_is_kept():
         assert not solve_ode(lambda t, u: -rate * u, U, (0.0, 1.0)).states.requires_grad
 
 
+@pytest.mark.parametrize("size", [1e-200, 1e200])
+def test_stiffness_knows_no_size(size):
+    trial = take_step(lambda t, u: -7.0 * u, size * U, -7.0 * size * U, 0.3, 0.1, PAIRS["tsit5"])
+    for control in ("batch", "sample"):
+        wanted = torch.full_like(trial.stiffness_estimate(control), 7 / PAIRS["tsit5"].stability)
+        assert torch.allclose(trial.stiffness_estimate(control), wanted, rtol=1e-9)
+
+
+def test_stiffness_is_not_made_up_of_rounding():
+    u = U.float()
+    short = take_step(lambda t, u: -7.0 * u, u, -7.0 * u, 0.0, 1e-5, PAIRS["tsit5"])
+    assert float(short.stiffness_estimate("batch")) <= 7 / PAIRS["tsit5"].stability
+
+
+@pytest.mark.parametrize("control", ["batch", "sample"])
+def test_a_rejected_step_that_is_not_finite_leaves_gradients_alone(control):
+    """The second sample's first steps run into the logarithm of a negative number; the first's are fine."""
+    rate = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+    each = torch.tensor([[1.0], [100.0]], dtype=torch.float64)
+    u = torch.tensor([[0.9], [8.0]], dtype=torch.float64)
+
+    def end():
+        field = lambda t, u: -rate * torch.log(u) * each  # noqa: E731
+        return solve_ode(field, u, (0.0, 0.01), atol=1e-6, rtol=1e-6, control=control).states[-1].sum()
+
+    (gradient,) = torch.autograd.grad(end(), rate)
+    with torch.no_grad():
+        ends = []
+        for shift in (1e-4, -2e-4):
+            rate.add_(shift)
+            ends.append(float(end()))
+    assert float(gradient) == pytest.approx((ends[0] - ends[1]) / 2e-4, rel=1e-3)
+
+
+def test_functions_may_return_the_same_memory_each_time():
+    memory = torch.empty_like(U)
+
+    def fresh(t, u):
+        return -20 * torch.sin(5 * u) * torch.cos(t)
+
+    def reused(t, u):
+        return memory.copy_(fresh(t, u))
+
+    for graph in (True, False):
+        with torch.set_grad_enabled(graph):
+            one, other = (solve_ode(f, U, (0.0, 1.0), estimates="stiffness_estimate") for f in (fresh, reused))
+        assert one.n_reject[0] > 0
+        assert torch.equal(one.states, other.states)
+        assert [step.estimate for step in one.steps] == [step.estimate for step in other.steps]
+
+
+def test_times_may_be_long():
+    still = torch.zeros_like(U)
+    solution = solve_ode(lambda t, u: 1e-10 * torch.cos(1e-10 * t) * torch.ones_like(u), still, (0.0, 1e10))
+    assert torch.allclose(solution.states, torch.full_like(U, math.sin(1.0)), atol=1e-5)
+
+
+def test_failures_say_where_precision_is_short():
+    with pytest.raises(RuntimeError, match="rtol is below the precision of torch"):
+        solve_ode(swing, U.float(), (0.0, 1.0), atol=1e-12, rtol=1e-12, max_steps=100)
+
+
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize(
+    ("u0", "func", "match"),
+    [
+        (U.half(), swing, "u0 is torch.float16"),
+        (U.bfloat16(), swing, "u0 is torch.bfloat16"),
+        (U.to(torch.complex128), swing, "u0 is torch.complex128"),
+        (U.tolist(), swing, "u0 is list"),
+        (U, lambda t, u: 1.0, "func returned float"),
+        (U, lambda t, u: u.float(), "func returned torch.float32"),
+    ],
+)
+def test_other_types_are_refused(u0, func, match):
+    with pytest.raises(TypeError, match=match):
+        solve_ode(func, u0, (0.0, 1.0))
+
+
 @pytest.mark.usefixtures("untyped")
 @pytest.mark.parametrize(
     ("options", "match"),
@@ -181,12 +260,18 @@ def test_without_a_graph_nothing_is_kept():
         ({"controller": "d"}, "controller is 'd'"),
         ({"estimates": "all"}, "estimates is 'all'"),
         ({"t_eval": []}, "t_eval is"),
+        ({"rtol": torch.tensor([1.0, math.inf])}, "rtol is down to 1; it takes finite"),
         ({"atol": torch.ones(3)}, r"atol has shape \(3,\)"),
     ],
 )
 def test_bad_options_are_refused(options, match):
     with pytest.raises(ValueError, match=match):
         solve_ode(swing, U, (0.0, 1.0), **options)
+
+
+def test_a_span_is_finite():
+    with pytest.raises(ValueError, match="t_span is"):
+        solve_ode(swing, U, (-1e308, 1e308))
 
 
 def test_pairs_that_do_not_fit_together_are_refused():

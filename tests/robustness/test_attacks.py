@@ -458,3 +458,61 @@ def attacked(attack=None, policy=None, obs=None, **options):
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 1), st.floats(-2, 3)), min_size=1, max_size=6),
+    st.floats(0, 2),
+    st.sampled_from([1, 2]),
+)
+@settings(max_examples=60, deadline=None)
+def test_projections_are_the_nearest_points_of_ball_and_box(pairs, eps, norm):
+    center, x = torch.tensor(pairs, dtype=torch.float64).T[:, None]
+    ones = torch.ones_like(center)
+    region = Region(center, torch.full((1, 1), eps, dtype=torch.float64), norm, ones[0], 0 * ones, ones)
+    found = region.project(x)
+    assert float(region.size(found)) <= eps * (1 + 1e-9) + 1e-12
+    assert bool(((found >= 0) & (found <= 1)).all())
+    # A point of a convex set is the nearest one if no other point of it lies towards x.
+    others = torch.rand(2000, len(pairs), generator=rng(), dtype=torch.float64)
+    others = others[lengths(others - center, norm) <= eps]
+    assert float(((others - found) @ (x - found).T).clamp_min(0).sum()) < 1e-9
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_minimum_norm_attack_finds_what_there_is_in_any_norm(norm):
+    # Nearly all that the box holds is needed, features of small weight too.
+    found = FMN(GroupDifferenceLogitsLoss(), norm=norm)(
+        BifurcationLayer(line([0.9, 3.5, 2.7], -6.69)), torch.zeros(1, 3)
+    )
+    assert bool(found.success)
+    best = {1: 2 + 0.49 / 0.9, 2: math.sqrt(2 + (0.49 / 0.9) ** 2), math.inf: 6.69 / 7.1}[norm]
+    assert float(found.norm) == pytest.approx(best, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("options", "call", "message"),
+    [
+        ({"mask": torch.tensor([1.0, 0.5])}, {}, "mask has values other than 0 and 1"),
+        ({"mask": torch.tensor([1.0, math.nan])}, {}, "mask has values other than 0 and 1"),
+        ({"drift": 0.1}, {"previous": torch.full((3, 2), math.nan)}, "previous has 6"),
+        ({"drift": 0.1}, {"previous": torch.zeros(1, 2)}, "previous has shape"),
+        ({}, {"start": torch.full((3, 2), math.nan)}, "start has 6"),
+        ({}, {"start": torch.zeros(1, 2)}, "start has shape"),
+        ({}, {"y": torch.tensor([0])}, "y has 1 rows"),
+        ({}, {"obs": torch.zeros(3, 0)}, "one feature or more"),
+        ({"pool": torch.zeros(2, 3)}, {}, "pool has shape"),
+    ],
+)
+@pytest.mark.usefixtures("untyped")
+def test_what_does_not_fit_the_observations_is_refused(options, call, message):
+    attack = FMN(CrossEntropyLoss(), 0.1, **options)
+    with pytest.raises(ValueError, match=message):
+        attack(nn.Identity(), **{"obs": torch.full((3, 2), 0.5), **call})
+
+
+@pytest.mark.usefixtures("untyped")
+def test_labels_of_any_whole_numbers_are_taken():
+    x = torch.tensor([[0.6, 0.5]])
+    for dtype in (torch.int32, torch.uint8, torch.int64):
+        assert bool(PGD(CrossEntropyLoss(), 0.2)(nn.Identity(), x, torch.zeros(1, dtype=dtype)).success)

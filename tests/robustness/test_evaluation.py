@@ -587,3 +587,83 @@ def test_probabilities_instead_of_logits_are_told():
         perturber(budget=0).generate(nn.Sequential(network(0), nn.Softmax(1)), x, y)
     with pytest.warns(UserWarning, match="a model of the oracle returns rows"):
         Oracle(nn.Sequential(network(0), nn.Softmax(1))).predict(x)
+
+
+class Called:
+    def __init__(self, model):
+        self.model = model
+
+    def __call__(self, x):
+        return self.model(x)
+
+
+class Buffers(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.structure = [copy.deepcopy(model).to("meta")]
+        self.names = {name.replace(".", "_"): name for name in model.state_dict()}
+        for name, original in self.names.items():
+            self.register_buffer(name, model.state_dict()[original])
+
+    def forward(self, x):
+        return torch.func.functional_call(
+            self.structure[0], {original: getattr(self, name) for name, original in self.names.items()}, (x,)
+        )
+
+
+def nudged(model):
+    other = copy.deepcopy(model)
+    next(other.parameters()).data.view(-1)[0] += 1e-7
+    return other
+
+
+@pytest.mark.parametrize(
+    "disguise",
+    [
+        lambda judge: lambda x: judge(x),
+        lambda judge: judge.forward,
+        Called,
+        lambda judge: copy.deepcopy(judge).half().float(),
+        lambda judge: copy.deepcopy(judge).bfloat16().float(),
+        lambda judge: nn.Sequential(torch.nn.utils.fuse_conv_bn_eval(judge[0], judge[1]), *judge[2:]),
+        Buffers,
+        nudged,
+        lambda judge: lambda x: judge(x) + 3,
+    ],
+    ids=["lambda", "method", "object", "half", "bfloat16", "fused", "buffers", "nudged", "shifted"],
+)
+def test_a_member_in_disguise_is_recognised(disguise):
+    judge = network(1)
+    x, y = labelled(Oracle(judge))
+    with pytest.raises(ValueError, match="member of the oracle"):
+        OracleConstrainedPerturber(PixelGenerator(), Oracle(judge), budget=1).generate(disguise(judge), x, y)
+
+
+def test_a_fresh_normalisation_makes_no_member():
+    judge = nn.Sequential(nn.Flatten(), nn.LayerNorm(64))
+    oracle = Oracle(nn.Sequential(judge, nn.Unflatten(1, (4, 16)), nn.AdaptiveAvgPool1d(1), nn.Flatten()))
+    x, y = labelled(oracle)
+    stranger = nn.Sequential(nn.Flatten(), nn.LayerNorm(64), nn.Linear(64, 4)).requires_grad_(False)
+    OracleConstrainedPerturber(PixelGenerator(), oracle, budget=1).generate(stranger, x, y)
+
+
+def test_answers_that_are_no_number_are_refused():
+    judge = network(1)
+    x, y = labelled(Oracle(judge))
+
+    def broken(images):
+        return judge(images).index_fill(1, torch.tensor([2]), math.nan)
+
+    perturber = OracleConstrainedPerturber(PixelGenerator(), Oracle(judge), budget=2)
+    with pytest.raises(ValueError, match="the model returns NaN"):
+        FMREvaluator(perturber).evaluate(broken, (x, y))
+    with pytest.raises(ValueError, match="a model of the oracle returns NaN"):
+        Oracle(broken).predict(x)
+
+
+def test_an_empty_batch_is_passed_over():
+    judge, model = network(1), network(2)
+    x, y = labelled(Oracle(judge))
+    evaluator = FMREvaluator(OracleConstrainedPerturber(PixelGenerator(), Oracle(judge), budget=1))
+    report = evaluator.evaluate(model, [(x, y), (x[:0], y[:0])])
+    assert len(report.labels) == len(x)

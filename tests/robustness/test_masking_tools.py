@@ -376,3 +376,46 @@ def explain(image, **options):
 def curves(labels=None, **options):
     labels = torch.zeros(5).long() if labels is None else labels
     return missingness_curves(network(), IMAGES, labels, grid_segmenter(4), **options)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        nn.Sequential(nn.Flatten(), nn.Linear(256, 4)),
+        nn.ModuleDict({"aux": nn.Conv2d(3, 2, 1), "main": nn.Conv2d(1, 4, 3)}),
+        network(channels=1).double(),
+        network(channels=1).bfloat16(),
+    ],
+    ids=["no-convolution", "registered-first", "double", "bfloat16"],
+)
+def test_the_network_says_which_channels_and_type_it_takes(model):
+    class Main(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.parts = model
+
+        def forward(self, x):
+            return self.parts["main"](x).mean((2, 3)) if isinstance(self.parts, nn.ModuleDict) else self.parts(x)
+
+    grey = np.repeat(np.random.default_rng(0).random((2, 16, 16, 1)), 3, axis=3)
+    masks = np.ones((2, 16, 16), dtype=np.int8)
+    classifier = MaskedImageClassifier(Main(), method="grey")
+    found = classifier.predict_proba(grey, masks)
+    np.testing.assert_allclose(found.sum(1), 1, atol=0.01)
+    with pytest.raises(ValueError, match="three channels that differ"):
+        classifier.predict_proba(grey * [1, 0.5, 0.2], masks)
+
+
+def test_a_grey_image_with_its_channel_is_explained_and_nan_refused():
+    explainer = LayerMaskLimeImageExplainer(random_state=0)
+    classify = MaskedImageClassifier(network(channels=1)).predict_proba
+    image = np.random.default_rng(0).random((16, 16, 1)).astype(np.float32)
+    explainer.explain_instance(image, classify, num_samples=8)
+    with pytest.raises(ValueError, match="NaN"):
+        explainer.explain_instance(image * np.nan, classify)
+
+
+def test_no_images_give_no_rows():
+    model = LayerMaskedModel(network())
+    for masks in (0, 1):
+        assert model(torch.zeros(0, 3, 8, 8), torch.zeros(masks, 8, 8)).shape == (0, 4)

@@ -1,3 +1,4 @@
+import math
 import warnings
 
 import numpy as np
@@ -166,7 +167,7 @@ def test_prediction_is_sure_or_abstains():
 def test_draws_come_in_batches_without_gradients_and_leave_the_network_as_it_was():
     network = Constant()
     Smooth(network, 3, 1.0).certify(torch.zeros(2), n0=5, n=25, batch_size=10)
-    assert network.asked == [(False, False, size) for size in (5, 10, 10, 5)]
+    assert network.asked == [(False, False, size) for size in (5, 8, 8, 8, 1)], "whole blocks of 16 numbers"
     assert network.training
     assert not network.frozen.training
 
@@ -373,3 +374,18 @@ def test_bad_values_are_named(call, message):
 def test_wrong_kinds_are_named(call, message):
     with pytest.raises(TypeError, match=message):
         call()
+
+
+@pytest.mark.parametrize("shape", [(1, 15, 15), (3, 5, 5), (2,), (8, 8)])
+def test_counts_do_not_depend_on_the_size_of_batches(shape):
+    weights = torch.randn(math.prod(shape), 4, generator=torch.Generator().manual_seed(0))
+    smooth = Smooth(lambda x: x.flatten(1) @ weights, 4, 0.5)
+    x = torch.rand(3, *shape, generator=torch.Generator().manual_seed(1))
+    counts = [smooth.certify_batch(x, n0=33, n=499, batch_size=size).counts for size in (1, 7, 100, 2000)]
+    assert all(np.array_equal(counts[0], other) for other in counts[1:])
+
+
+def test_a_bound_that_cannot_be_computed_is_no_bound():
+    assert lower_confidence_bound(2, 2000, 1e-200) == 0
+    with pytest.raises(ValueError, match="both finite"):
+        Smooth(nn.Identity(), 2, 1.0, input_range=(0, math.inf))

@@ -13,6 +13,9 @@ A = laplacian((7, 6))
 B = np.random.default_rng(0).standard_normal(42)
 
 
+CANCELLING = np.array([[0, 1, 1, 1], [1, 0, 0, 1], [1, 0, 0, -1], [1, 1, -1, 0]])  # triangles, whose products sum to 0
+
+
 def dense(M):
     return np.stack([M @ e for e in np.eye(M.shape[0])], axis=1)
 
@@ -77,6 +80,40 @@ def test_factors_are_copied_and_keep_precision():
     assert (M @ B.astype(np.float32)).dtype == np.float32
 
 
+@pytest.mark.parametrize("M", [IncompleteCholesky(A), RitzDeflation(A, B), RitzDeflation(A, B, n_ritz=1)])
+def test_complex_vectors_keep_both_parts(M):
+    np.testing.assert_allclose(M @ (B + 2j * B), (1 + 2j) * (M @ B))
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-160, 1e160, 1e300])
+def test_factors_scale_with_their_matrix(scale):
+    for modified in (0.0, 0.97):
+        found = IncompleteCholesky(scale * A, modified) @ B * scale
+        np.testing.assert_allclose(found, IncompleteCholesky(A, modified) @ B, rtol=1e-10)
+
+
+def test_the_residual_is_that_of_the_solution():
+    b, rtol = A @ np.ones(42), 2e-16
+    x, info = found = flexible_cg(A, b, rtol=rtol, maxiter=500)
+    left = np.linalg.norm(b - A @ x)
+    assert (info == 0) == (left <= rtol * np.linalg.norm(b) * (1 + 1e-6))
+    assert found.residual_norms[-1] == pytest.approx(left)
+
+
+def test_one_ritz_vector_deflates():
+    M = RitzDeflation(A, B, n_ritz=1, steps=42)
+    least, vectors = np.linalg.eigh(A.toarray())
+    np.testing.assert_allclose(dense(M), np.outer(vectors[:, 0], vectors[:, 0]) / least[0] + np.eye(42) / 4, atol=1e-8)
+
+
+def test_matrices_with_positive_elements_off_the_diagonal_do():
+    matrix = abs(A)  # no M-matrix
+    for modified in (0.0, 0.97, 1.0):
+        M = IncompleteCholesky(matrix, modified)
+        assert (M.pivots > 0).all()
+        assert cg(matrix, B, M=M, rtol=1e-10).converged
+
+
 def test_the_known_ranking_of_preconditioners():
     matrix, b = laplacian((32, 32)), np.random.default_rng(0).standard_normal(1024)
     factors = (IncompleteCholesky(matrix, 0.97), IncompleteCholesky(matrix), RitzDeflation(matrix, b, 16, 128), None)
@@ -96,17 +133,41 @@ def test_deflation_by_all_ritz_pairs_is_the_inverse_and_jacobi():
     ("call", "words"),
     [
         (lambda: IncompleteCholesky(4 * np.eye(3) - np.ones((3, 3))), "three unknowns"),
+        (lambda: IncompleteCholesky(5 * np.eye(4) + CANCELLING), "three unknowns"),
+        (lambda: IncompleteCholesky(np.array([[2.0, 1.0], [0.0, 2.0]])), "not symmetric"),
+        (lambda: RitzDeflation(np.array([[2.0, 1.0], [0.0, 2.0]]), np.ones(2), 1), "not symmetric"),
+        (lambda: IncompleteCholesky(3.0), "A has shape"),
         (lambda: IncompleteCholesky(A, 1.5), "modified"),
         (lambda: IncompleteCholesky(-A), "diagonal element -4"),
         (lambda: IncompleteCholesky(sparse.csr_array([[0.0, 1.0], [1.0, 2.0]])), "diagonal element 0"),
         (lambda: RitzDeflation(A, B, n_ritz=43), "n_ritz"),
         (lambda: RitzDeflation(A, B, n_ritz=4, steps=3), "steps"),
         (lambda: RitzDeflation(sparse.diags_array([1.0, 0.0]), np.ones(2), 1), "diagonal element 0"),
-        (lambda: RitzDeflation(A, B[1:]), "b has shape"),
+        (lambda: RitzDeflation(A, B[1:]), "start has shape"),
+        (lambda: flexible_cg(A, 1e-200 * B), "size whose squares"),
+        (lambda: flexible_cg(A, 1e200 * B), "size whose squares"),
+        (
+            lambda: flexible_cg(A, B, M=LinearOperator(A.shape, matvec=lambda v: v * np.nan, dtype=float)),
+            "M returned NaN",
+        ),
         (lambda: flexible_cg(-A, B), "not positive definite"),
         (lambda: flexible_cg(A, B[1:]), "b has shape"),
     ],
 )
 def test_what_makes_no_sense_is_refused(call, words):
     with pytest.raises(ValueError, match=words):
+        call()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: IncompleteCholesky(np.array([[2, 1j], [-1j, 2]])),
+        lambda: RitzDeflation(np.array([[2, 1j], [-1j, 2]]), np.ones(2), 1),
+        lambda: IncompleteCholesky(PoissonDomain([[1]]).operator()),
+        lambda: flexible_cg(A, B, M=LinearOperator(A.shape, matvec=lambda v: 1j * v, dtype=complex)),
+    ],
+)
+def test_what_is_of_another_kind_is_refused(call):
+    with pytest.raises(TypeError):
         call()

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
-from scipy.sparse.linalg import aslinearoperator
+from scipy.sparse.linalg import LinearOperator, aslinearoperator
 
 from paperworks.solvers import DCDMNet, DCDMSolver, PoissonDomain, cg, dcdm, laplacian
 
@@ -143,6 +143,7 @@ def test_the_pair_is_scipys():
     assert info == 0
     assert not x.any()
     assert dcdm(BOX, B[:, None], blurred).x.shape == (BOX.n, 1)
+    assert dcdm(BOX, B, blurred, start[:, None]).iterations == dcdm(BOX, B[:, None], blurred, start).iterations == 0
     assert dcdm(BOX, B.astype(np.float32), identity, rtol=1e-3).x.dtype == np.float64  # the matrix's
     single = dcdm(BOX.matrix().astype(np.float32), B.astype(np.float32), identity, rtol=1e-3)
     assert single.x.dtype == np.float32
@@ -179,6 +180,64 @@ def test_a_right_hand_side_without_a_solution_is_refused(as_matrix):
         dcdm(A, np.ones(64), identity)
 
 
+@pytest.mark.parametrize("scale", [1e-300, 1e-160, 1e160, 1e300])
+@pytest.mark.parametrize("net", [identity, blurred])
+def test_sizes_whose_squares_under_or_overflow_do(scale, net):
+    expected = dcdm(BOX, B, net)
+    found = dcdm(BOX, scale * B, net)
+    assert (found.info, found.iterations) == (0, expected.iterations)
+    np.testing.assert_allclose(found.x / scale, expected.x, rtol=1e-9)
+    np.testing.assert_allclose(found.residual_norms / scale, expected.residual_norms, rtol=1e-6)
+    np.testing.assert_allclose(dcdm(scale * BOX.matrix(), scale * B, net).x, expected.x, rtol=1e-9)
+    mixed = dcdm(BOX, np.stack([B, scale * B], axis=1), net)
+    assert mixed.info == 0
+    np.testing.assert_allclose(mixed.x[:, 1] / scale, mixed.x[:, 0], rtol=1e-9)
+    np.testing.assert_allclose(dcdm(BOX, B, lambda r: scale * net(r)).x, expected.x, rtol=1e-9)
+
+
+def test_small_rows_beside_large_ones_are_equations_too():
+    b = 10.0 ** np.arange(0, -16, -1)
+    x, info = dcdm(np.diag(b), b, identity, rtol=1e-8, maxiter=500)
+    assert info == 0
+    assert np.linalg.norm(b - b * x) <= 1e-8 * np.linalg.norm(b)
+    both = np.zeros((32, 32))
+    both[:16, :16] = laplacian((4, 4)).toarray()
+    both[16:, 16:] = 1e-16 * both[:16, :16]  # open, although its sums of rows are below the rounding of the others
+    b = np.append(np.zeros(16), np.random.default_rng(1).standard_normal(16))
+    x, info = dcdm(both, b, identity, shape=(4, 8), rtol=1e-9)
+    assert info == 0
+    np.testing.assert_allclose(both @ x, b, atol=1e-8)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_part_of_b_out_of_the_range_counts_in_the_residual(dtype):
+    domain = PoissonDomain(np.ones((12, 12), bool), bc="neumann")
+    A = domain.matrix().astype(dtype)
+    off = float(np.sqrt(np.finfo(dtype).eps)) / 2
+    b = (B - B.mean() + off).astype(dtype)
+    for rtol, solved in ((off / 4, False), (off * 4, True)):
+        x, info = found = dcdm(A, b, identity, rtol=rtol, maxiter=100)
+        left = np.linalg.norm(b - A @ x)
+        assert (info == 0) == solved == (left <= rtol * np.linalg.norm(b))
+        assert found.residual_norms[-1] == pytest.approx(left, rel=1e-3)
+
+
+@given(st.integers(0, 2**31), st.sampled_from([(1, 1), (1, 9), (7, 5), (3, 5, 4), (1, 1, 6)]), st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_domains_of_any_shape_are_solved_as_directly(seed, grid, walls):
+    rng = np.random.default_rng(seed)
+    cells = rng.choice(3, grid, p=[0.3, 0.6, 0.1])
+    cells.flat[0] = 1
+    domain = PoissonDomain(cells, bc="neumann" if walls else "dirichlet")
+    A = domain.matrix().toarray()
+    expected = rng.standard_normal((domain.n, 3)) * [1e-150, 1, 1e150]
+    expected = np.linalg.pinv(A) @ (A @ expected)
+    x, info = dcdm(domain, A @ expected, lambda r: r + 0.1 * r.abs(), rtol=1e-10, maxiter=500)
+    assert info == 0
+    scale = np.abs(expected).max(axis=0) + (not A.any())
+    np.testing.assert_allclose(x / scale, expected / scale, atol=1e-7)
+
+
 def test_networks_of_half_precision_do():
     net = DCDMNet(2, channels=4).to(torch.bfloat16)
     x, info = dcdm(BOX, B, net, rtol=1e-8, maxiter=500)
@@ -208,6 +267,7 @@ def test_what_the_network_sees_has_norm_one_if_asked():
 
 
 LOPSIDED = np.eye(4) + np.eye(4, k=1)
+NOWHERE = LinearOperator((16, 16), matvec=lambda v: v * np.nan, dtype=float)
 
 
 @pytest.mark.usefixtures("untyped")
@@ -219,7 +279,13 @@ LOPSIDED = np.eye(4) + np.eye(4, k=1)
         (lambda: dcdm(BOX, B, identity, np.ones(3)), ValueError, "x0 has shape"),
         (lambda: dcdm(BOX, np.full(BOX.n, np.nan), identity), ValueError, "b has"),
         (lambda: dcdm(BOX, 1j * B, identity), TypeError, "complex"),
+        (lambda: dcdm(BOX, B.astype(np.longdouble), identity), TypeError, "single or double"),
         (lambda: dcdm(BOX, B, lambda r: r * np.nan), ValueError, "net returned NaN"),
+        (lambda: dcdm(BOX, B, lambda r: r.numpy()), TypeError, "net returned ndarray"),
+        (lambda: dcdm(BOX, B, lambda r: 1j * r), TypeError, "net returned torch.complex128"),
+        (lambda: dcdm(BOX, B, None), TypeError, "net is None"),
+        (lambda: dcdm(BOX, B, DCDMNet(2).to("meta")), ValueError, "meta device"),
+        (lambda: dcdm(NOWHERE, B[:16], identity), ValueError, "NaN or infinite"),
         (lambda: dcdm(BOX, B, lambda r: r[..., 1:]), ValueError, "net returned shape"),
         (lambda: dcdm(BOX, B, DCDMNet(3)), ValueError, "takes 3 dimensions"),
         (lambda: dcdm(BOX, B, identity, shape=(6, 24)), ValueError, "that of the domain"),

@@ -67,6 +67,19 @@ def test_gradients_go_through_the_stencil():
     assert torch.autograd.gradcheck(domain.apply, (x,))
 
 
+def test_gradients_go_through_after_a_first_use_without_them():
+    domain, x = PoissonDomain([[1, 1]]), torch.ones(1, 2, requires_grad=True)
+    with torch.inference_mode():
+        domain.apply(x)
+    domain.apply(x).sum().backward()
+    assert x.grad.tolist() == [[3, 3]]
+
+
+def test_complex_vectors_keep_both_parts():
+    operator, x = PoissonDomain(np.tri(3, dtype=bool)).operator(), np.arange(9.0)
+    np.testing.assert_array_equal(operator @ (x + 2j * x), (1 + 2j) * (operator @ x))
+
+
 def test_input_is_left_alone():
     domain, x = PoissonDomain([[1, 0], [1, 1]]), np.ones((2, 2))
     domain.apply(x)
@@ -107,6 +120,7 @@ def test_copies_are_the_same():
         (lambda: PoissonDomain([[1, 3]]), ValueError, r"mask holds \[1, 3\]"),
         (lambda: PoissonDomain([[0, 2]]), ValueError, "no fluid"),
         (lambda: PoissonDomain([[1]], 0.0), ValueError, "spacing"),
+        (lambda: PoissonDomain([[1]], 1e-200), ValueError, "spacing"),
         (lambda: PoissonDomain([[1]], bc="periodic"), ValueError, "bc"),
         (lambda: PoissonDomain([[1, 1]]).apply(np.ones((2, 1))), ValueError, "x has shape"),
         (lambda: PoissonDomain([[1, 1]]).apply(np.ones((1, 2), int)), TypeError, "x holds int64"),

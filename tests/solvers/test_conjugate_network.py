@@ -66,9 +66,54 @@ def test_files_of_something_else_are_refused(tmp_path):
     torch.save({"weights": {}}, tmp_path / "other.pt")
     with pytest.raises(ValueError, match="holds no DCDMNet"):
         DCDMNet.load(tmp_path / "other.pt")
-    torch.save(PoissonDomain, tmp_path / "code.pt")
-    with pytest.raises(Exception, match=r"weights_only|Unsupported"):
+    torch.save(PoissonDomain, tmp_path / "code.pt")  # which isn't executed
+    with pytest.raises(ValueError, match=r"holds no DCDMNet.*weights_only"):
         DCDMNet.load(tmp_path / "code.pt")
+    for content in (b"", b"hello"):
+        (tmp_path / "text.pt").write_bytes(content)
+        with pytest.raises(ValueError, match="holds no DCDMNet"):
+            DCDMNet.load(tmp_path / "text.pt")
+    with pytest.raises(FileNotFoundError):
+        DCDMNet.load(tmp_path / "none.pt")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda settings, weights: settings.update(dim=3),
+        lambda settings, weights: settings.update(more=3),
+        lambda settings, weights: settings.update(channels=10**7),
+        lambda settings, weights: settings.update(levels=10**9),
+        lambda settings, weights: settings.clear(),
+        lambda settings, weights: weights.clear(),
+        lambda settings, weights: weights.popitem(),
+        lambda settings, weights: weights.update({key: w.int() for key, w in weights.items()}),
+        lambda settings, weights: weights.update({key: w + 0j for key, w in weights.items()}),
+        lambda settings, weights: weights.update({key: w * np.nan for key, w in weights.items()}),
+        lambda settings, weights: weights.update(dict.fromkeys(weights, "text")),
+        lambda settings, weights: weights.update({"last.bias": weights["last.bias"].double()}),
+    ],
+)
+def test_files_that_were_tampered_with_are_refused(tmp_path, change):
+    file = tmp_path / "net.pt"
+    DCDMNet(2, channels=2).save(file)
+    found = torch.load(file, weights_only=True)
+    change(found["settings"], found["weights"])
+    torch.save(found, file)
+    with pytest.raises(ValueError, match="holds no DCDMNet"):
+        DCDMNet.load(file)
+
+
+def test_training_goes_on_after_a_file(tmp_path):
+    data = RitzDataset(BOX, 20, 100)
+    with seeded(0):
+        net = DCDMNet(2, channels=4)
+    first = train_dcdm(net, data, BOX, epochs=2)
+    net.save(tmp_path / "net.pt")
+    again = DCDMNet.load(tmp_path / "net.pt")
+    found = [train_dcdm(each, data, BOX, epochs=2, random_state=1) for each in (net, again)]
+    np.testing.assert_array_equal(found[0].losses, found[1].losses)
+    assert found[0].validation < first.validation
 
 
 def test_as_an_operator_it_is_homogeneous_and_stays_in_the_fluid():
@@ -79,6 +124,9 @@ def test_as_an_operator_it_is_homogeneous_and_stays_in_the_fluid():
     np.testing.assert_allclose(M @ (1000 * r), 1000 * (M @ r), rtol=1e-4, atol=1e-4)
     assert not (M @ r)[~domain.fluid.ravel()].any()
     assert not (M @ np.zeros(100)).any()
+    np.testing.assert_allclose(M @ (1e-200 * r) * 1e200, M @ r, rtol=1e-4, atol=1e-4)
+    with pytest.raises(TypeError, match="complex"):
+        M @ (1j * r)
     with pytest.raises(ValueError, match="takes 3 dimensions"):
         DCDMNet(3).as_linear_operator(domain)
 
@@ -115,6 +163,19 @@ def test_samples_are_mixtures_with_more_of_the_lower_half():
     assert (v[:40] / v.sum() > 1e-6).all()
     assert v[40:].sum() / v.sum() < 1e-10
     assert v[22:].sum() / v.sum() == pytest.approx(18 / (22 * 81 + 18), rel=0.1)
+
+
+def test_an_exhausted_space_counts_what_it_found():
+    # Few of the 36 eigenvalues of a square differ; the Krylov space ends before it has 36 dimensions.
+    data = RitzDataset(PoissonDomain(np.ones((6, 6), bool)), 36, n_samples=4000)
+    shares = np.linalg.svd(data.samples.flatten(1).double().numpy(), full_matrices=False)[1] ** 2
+    low = round(0.55 * len(data.values))
+    assert shares[low] < shares[low - 1] / 30
+
+
+def test_integers_are_numbers_too():
+    A = BOX.matrix().astype(int)
+    assert torch.equal(RitzDataset(A, 10, 3).samples, RitzDataset(BOX, 10, 3).samples)
 
 
 def test_null_directions_are_left_out():
@@ -175,8 +236,12 @@ DATA = RitzDataset(BOX, 4, 4)
         (lambda: DCDMNet(4), "dim"),
         (lambda: DCDMNet(2, channels=0), "channels"),
         (lambda: DCDMNet(2, levels=0), "levels"),
+        (lambda: DCDMNet(2, levels=10**9), "levels"),
         (lambda: DCDMNet(2, variant="n32"), "variant"),
         (lambda: DCDMNet(2)(torch.zeros(8, 8)), "r has shape"),
+        (lambda: dcdm_loss(torch.ones(2, 10, 10), torch.ones(1, 10, 10), BOX.apply), "net_out has shape"),
+        (lambda: RitzDataset(PoissonDomain([[1]], bc="neumann"), 1, 1), "maps a random vector to 0"),
+        (lambda: RitzDataset(np.full((4, 4), np.nan), 1, 1), "NaN"),
         (lambda: RitzDataset(BOX, 101, 10), "n_ritz"),
         (lambda: RitzDataset(BOX, 10, 0), "n_samples"),
         (lambda: RitzDataset(BOX, 10, 10, low_weight=0.0), "low_weight"),

@@ -268,7 +268,30 @@ def test_sizes():
         network_size(problem, 0.1, bound="paper"),
     )
     assert after.log10_width < before.log10_width < paper.log10_width
-    assert after.log10_width == pytest.approx(math.log10(16 * u.barron_norm() ** 2 / 0.01))
+    # 4 C² / (eps / 2)² with the radius sqrt(2) / 2 of the square in C.
+    assert after.log10_width == pytest.approx(math.log10(8 * u.barron_norm() ** 2 / 0.01))
+    assert width_for(0.1, u) == math.ceil(2 * u.barron_norm() ** 2 / 0.01)
+    assert network_size(problem, 0.1, 0.0 * u).log10_width == 0
+    assert iterations_for(1e-200, 1.0, sharp_constants((0.0, 1.0), (1.0, 1.0), 9.0)) == 401
+
+
+def test_the_width_of_sigmoids_has_the_radius_of_the_cube():
+    # In 50 dimensions drawn networks break the bound without it.
+    u = TrigSum.cosines(np.ones((1, 50), int), [1.0])
+    x = torch.rand(2000, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    truth = torch.from_numpy(u(x.numpy()))
+    with torch.no_grad():
+        errors = [float((u.to_network("sigmoid", 200, s)(x) - truth).square().mean()) for s in range(10)]
+    assert 4 * u.barron_norm() ** 2 / 200 < np.mean(errors) < 50 * u.barron_norm() ** 2 / 200
+    assert width_for(1.0, u) == math.ceil(50 * u.barron_norm() ** 2)
+
+
+def test_numbers_that_are_none_are_no_convergence():
+    problem = EllipticEnergy(lambda x, u, p: 0.5 * p.square().sum(1) + u.log(), ONE, 2, (0.0, 1.0), (1.0, 1.0))
+    with pytest.raises(RuntimeError, match="infinite"), np.errstate(all="ignore"):
+        solve_pgd(problem, n_modes=3)
+    bounds = barron_bound(EllipticEnergy(p4(0.1), ONE, 2, p_bounds=(1.0, 4.0)), 1000, 0.3)
+    assert bounds[-1] == math.inf
 
 
 @pytest.mark.parametrize("kind", ["cos", "sigmoid", "relu"])
@@ -323,6 +346,39 @@ BAD = {
     "n_modes missing": (lambda: solve_pgd(cubic()[0]), "n_modes is missing"),
     "strange option": (lambda: solve_pgd(cubic()[0], n_modes=9, spacing=0.1), "spacing is given"),
     "torus": (lambda: solve_pgd(cubic()[0], representation="trig"), "TrigSum"),
+    "axes mixed": (
+        lambda: EllipticEnergy.with_solution(linear(np.array([[2.0, 0.5], [0.5, 1.0]])), ONE),
+        "mixes the axes",
+    ),
+    "axes mixed in a bound": (
+        lambda: barron_bound(EllipticEnergy(linear(np.array([[2.0, 0.5], [0.5, 1.0]])), ONE, 2), 2, 0.5),
+        "mixes the axes",
+    ),
+    "no finite source": (
+        lambda: EllipticEnergy.with_solution(minimal_surface(), ONE, p_bounds=(0.01, 1.0)),
+        "infinitely many",
+    ),
+    "NaN of a source": (
+        lambda: solve_pgd(
+            EllipticEnergy(linear(), lambda x, y: x * y * math.nan, 2),
+            representation="grid",
+            mask=np.ones((3, 3), bool),
+            spacing=0.25,
+        ),
+        "f has complex, NaN",
+    ),
+    "complex source": (lambda: EllipticEnergy(linear(), 1j * np.ones((2, 2)), 2), "finite real"),
+    "NaN times": (lambda: math.nan * wave(), "other is nan"),
+    "frequencies": (lambda: TrigSum.cosines([[2**62]], [1.0]), "frequencies has"),
+    "too wide": (lambda: width_for(1e-200, ONE), "eps"),
+    "refit to NaN": (
+        lambda: (
+            wave()
+            .to_network()
+            .refit(torch.zeros(2, 2, dtype=torch.float64), torch.full((2,), math.nan, dtype=torch.float64))
+        ),
+        "x or y has NaN",
+    ),
     "no polynomial": (
         lambda: solve_pgd(EllipticEnergy(minimal_surface(), wave(), 2, p_bounds=(0.1, 1.0)), representation="trig"),
         "no polynomial",

@@ -230,6 +230,42 @@ def test_a_budget_and_biases_of_the_paper():
     np.testing.assert_allclose(both.predict(X)[:, 0], -both.predict(X)[:, 1], atol=1e-6)
 
 
+@pytest.mark.parametrize("unit", [1e-300, 1e-3, 1e160])
+def test_units_and_places_of_data_do_not_matter(unit):
+    y = np.sin(20 * X[:, 0])
+
+    def error(x, y):
+        found = BandlimitedRandomFeaturesRegressor(60, random_state=0).fit(x, y).predict(x)
+        return np.abs(found / np.abs(y).max() - y / np.abs(y).max()).max()
+
+    for x, values in ((X * unit, y), (X, y * unit), (X + 1000, y)):
+        assert error(x, values) < 2e-4
+    advice, other = (recommend_scale(x, y, n_features=60) for x in (X, X * unit))
+    assert other.scale == pytest.approx(advice.scale / unit)
+    assert other.band == pytest.approx(advice.band / unit)
+    for H, f in ((1.0, unit), (unit, 1.0)):
+        for norm, lower in (("l2", 3.0), ("l1", math.sqrt(12.5))):
+            found = dual_certificate(H * np.eye(2), f * np.array([3.0, 4.0]), 2.0 * f / H, norm)
+            assert found.lower / f == pytest.approx(lower)
+            assert found.lower <= found.attained
+
+
+def test_advice_is_for_the_biases_that_are_drawn():
+    y = np.sin(20 * X[:, 0])
+    given = recommend_scale(5 * X, y, n_features=60, bias_scale="paper", scales=[2.0])
+    assert given.error != recommend_scale(5 * X, y, n_features=60, scales=[2.0]).error
+    fitted = BandlimitedRandomFeaturesRegressor(60, scale=2.0, bias_scale="paper", random_state=0).fit(5 * X, y)
+    assert np.abs(fitted.biases_).max() <= 2
+
+
+def test_without_coefficients_the_target_is_the_error():
+    for activation in ("cos", "gauss"):
+        assert spectral_lower_bound(packet, 4.0, 0.0, activation).relative == 1
+    curve = budget_curve(np.zeros((3, 2)), np.ones(3))
+    assert (curve.budgets == 0).all()
+    assert curve.errors == pytest.approx(math.sqrt(3))
+
+
 def test_classes_are_told_apart():
     data = load_iris()
     model = BandlimitedRandomFeaturesClassifier(80, alpha="auto", random_state=0)
@@ -259,6 +295,13 @@ BAD = {
         "4 dimensions",
     ),
     "one class": (lambda: BandlimitedRandomFeaturesClassifier(9).fit(X, np.ones(len(X))), "one class"),
+    "no ranges": (lambda: recommend_scale(X, X[:, 0], scales=[]), "scales is empty"),
+    "order": (lambda: admissibility_constant("gauss", 400), "order is 400"),
+    "NaN parameters": (
+        lambda: ridgelet_transform((X, X[:, 0], X[:, 0]), np.full((1, 1), np.nan), np.ones(1)),
+        "a or b has NaN",
+    ),
+    "NaN values": (lambda: inverse_ridgelet(np.full(1, np.nan), np.ones((1, 1)), np.ones(1), X, 1.0), "R, a, b or x"),
     "parity": (lambda: admissibility_constant("tanh", 2), "not admissible"),
     "divergence": (lambda: admissibility_constant("relu", 2, dim=1), "not admissible"),
     "points": (lambda: admissibility_constant("cos", 2), "made of points"),

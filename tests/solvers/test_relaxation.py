@@ -195,6 +195,41 @@ def test_what_does_not_converge_says_so():
     assert stuck.iterations < 1000  # it doesn't sweep on where rounding leaves nothing to gain
 
 
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("solve", [sor, ssor, ssor_pcg])
+@pytest.mark.parametrize("size", [1e-300, 1e-160, 1e160, 1e300])
+def test_right_hand_sides_whose_squares_leave_the_range(solve, size):
+    seen, usual = [], solve(A, B, omega=1.3)
+    for matrix in (A, sparse.csr_array(A * size)):
+        result = solve(matrix, B * size, omega=1.3, callback=lambda x: seen.append(x.copy()))
+        assert (result.info, result.iterations) == (0, usual.iterations)
+        np.testing.assert_array_equal(seen[-1], result.x)
+        residual = B - matrix @ (result.x / size)
+        assert result.residual_norms[-1] / size == pytest.approx(np.linalg.norm(residual), rel=1e-4)
+    assert solve(A, B * size, omega=1.3, rtol=0.0, atol=1e-3 * size).iterations < usual.iterations
+
+
+@pytest.mark.usefixtures("way")
+def test_a_tolerance_below_rounding_is_not_laid_on_the_matrix():
+    result = ssor_pcg(A, B, omega=1.3, rtol=0.0)
+    assert not result.converged
+    np.testing.assert_allclose(result.x, np.linalg.solve(DENSE, B), rtol=1e-12)
+
+
+@pytest.mark.usefixtures("untyped", "way")
+@pytest.mark.parametrize("solve", [sor, ssor, ssor_pcg])
+def test_a_parameter_is_a_number_of_full_precision(solve):
+    expected = solve(A, B, omega=1.5)
+    for omega in (np.float32(1.5), np.float64(1.5), np.array(1.5)):
+        np.testing.assert_array_equal(solve(A, B, omega=omega).x, expected.x)
+    assert solve(A, B, omega=1.5, maxiter=10**12).iterations == expected.iterations
+    slow = solve(A, B, omega=1e-3, maxiter=3000, rtol=1e-12)  # over several calls of the loop
+    assert slow.iterations == (3000 if solve is not ssor_pcg else slow.iterations)
+    for omega in (0.0, 2.0, math.nan):
+        with pytest.raises(ValueError, match="omega"):
+            Splitting(A, omega)
+
+
 def test_conjugate_gradients_begin_again_where_the_recursion_has_lost_its_way():
     # At this condition number the recursion's residual goes on to fall after that of the solution has stopped.
     hilbert = 1 / (1 + np.arange(10) + np.arange(10)[:, None])

@@ -137,6 +137,8 @@ def solve_ode(
         For bad arguments, or a slope of another shape than `u0`.
     RuntimeError
         Where the slope isn't finite, the step shrinks to nothing, or `max_steps` don't suffice, as for stiff problems.
+    TypeError
+        For states that aren't float32 or float64, or a slope of another type than theirs.
 
     Examples
     --------
@@ -147,7 +149,7 @@ def solve_ode(
     """
     method, t0, t1, times = _checked(u0, t_span, pair, t_eval, control, controller, estimates)
     check_count("max_steps", max_steps)
-    atol, rtol = (_tolerance(name, value, u0) for name, value in (("atol", atol), ("rtol", rtol)))
+    atol, rtol = (check_tolerance(name, value, u0) for name, value in (("atol", atol), ("rtol", rtol)))
     groups = 1 if control == "batch" else len(u0)
     sign, power = np.sign(t1 - t0), 1 / (method.error_order + 1)
     t, u = np.full(groups, t0), u0
@@ -161,9 +163,9 @@ def solve_ode(
     while (left := t1 - t).any():
         active = left != 0
         if counts[:, active].sum(0).max() >= max_steps:
-            raise _gave_up(f"max_steps={max_steps} don't suffice", t, h, active, trial, control)
-        if (active & (np.abs(h) <= 1e-14 * max(abs(t0), abs(t1)))).any():
-            raise _gave_up("its step shrank to nothing", t, h, active, trial, control)
+            raise _gave_up(f"max_steps={max_steps} don't suffice", t, h, active, trial, control, rtol)
+        if (active & (np.abs(h) <= 1e-14 * np.abs(t) + 1e-25 * abs(t1 - t0))).any():
+            raise _gave_up("its step shrank to nothing", t, h, active, trial, control, rtol)
         arrives = np.abs(h) >= np.abs(left) * (1 - 1e-9)
         length = np.where(arrives, left, h)
         trial = take_step(func, u, slope, _times(t, control), _times(length, control), method)
@@ -171,6 +173,9 @@ def solve_ode(
             errors = trial.squares(atol, rtol).double().cpu().numpy()
         error = np.sqrt(errors.mean(keepdims=True) if control == "batch" else errors)
         accepted = active & (error <= 1)
+        # What isn't finite would make gradients NaN, even of samples that leave it out: all try again from here.
+        lost = trial.end.requires_grad and not np.isfinite(error).all()
+        accepted &= not lost
         counts[accepted.astype(int), np.arange(groups)] += active
         there = np.where(arrives, t1, t + length)
         if accepted.any():
@@ -190,7 +195,8 @@ def solve_ode(
             factor = _SAFETY * bounded ** (-0.7 * power) * before ** (0.4 * power)
             before = np.where(accepted, bounded, before)
         most = np.where(accepted, _MOST, 1.0)
-        h = np.where(active, length * np.clip(factor, _LEAST, most), h)
+        factor = np.where(lost & (error <= 1), 1.0, np.clip(factor, _LEAST, most))
+        h = np.where(active, length * factor, h)
     states = torch.stack([u if time == t1 else x for time, x in zip(times, found, strict=True)])  # type: ignore[misc]
     nfe = 2 + len(method.b) * counts.sum(0)
     return Solution(states, nfe, counts[1], counts[0], steps)
@@ -213,6 +219,8 @@ def checked_slope(func: Func, t: "float | np.ndarray", u: Tensor) -> Tensor:
 
     Raises
     ------
+    TypeError
+        For anything but a tensor of the state's type.
     ValueError
         For another shape than the state's.
     RuntimeError
@@ -226,11 +234,14 @@ def checked_slope(func: Func, t: "float | np.ndarray", u: Tensor) -> Tensor:
     ValueError: func returned shape (2,); it takes that of u0, (2, 1)
     """
     slope = func(torch.as_tensor(t, dtype=u.dtype, device=u.device), u)
+    if not isinstance(slope, Tensor) or slope.dtype != u.dtype:
+        kind = slope.dtype if isinstance(slope, Tensor) else type(slope).__name__
+        raise TypeError(f"func returned {kind}; it takes a tensor of u0's, {u.dtype}")
     if slope.shape != u.shape:
         raise ValueError(f"func returned shape {tuple(slope.shape)}; it takes that of u0, {tuple(u.shape)}")
     if not torch.isfinite(slope.detach().sum()):
         raise RuntimeError(f"func returned NaN or infinity at t={np.min(t):g}, where the solution begins")
-    return slope
+    return slope if slope.requires_grad else slope.clone()  # some functions return the same memory each time
 
 
 def _times(values: np.ndarray, control: Control) -> "float | np.ndarray":
@@ -255,6 +266,8 @@ def _checked(
     if len(t_span) != 2:
         raise ValueError(f"t_span has {len(t_span)} times; it takes 2, where to begin and to end")
     t0, t1 = (check_number("t_span", time) for time in t_span)
+    if not np.isfinite(t1 - t0):
+        raise ValueError(f"t_span is {tuple(t_span)}; it takes times whose difference is finite")
     if t0 == t1:
         raise ValueError(f"t_span is {tuple(t_span)}; it takes two different times")
     times = [t1] if t_eval is None else [check_number("t_eval", time) for time in t_eval]
@@ -281,7 +294,7 @@ def check_state(u0: Tensor) -> Tensor:
     Raises
     ------
     TypeError
-        For integers or complex numbers.
+        For anything but a tensor of float32 or float64; steps of half precision lose more than they add.
     ValueError
         For no batch, no elements, NaN or infinity.
 
@@ -292,14 +305,41 @@ def check_state(u0: Tensor) -> Tensor:
     ...
     ValueError: u0 has 1 NaN or infinite elements of 1; it takes finite numbers
     """
-    if not u0.is_floating_point():
-        raise TypeError(f"u0 is {u0.dtype}; it takes real numbers of floating point")
+    kind = u0.dtype if isinstance(u0, Tensor) else type(u0).__name__
+    if kind not in (torch.float32, torch.float64):
+        raise TypeError(f"u0 is {kind}; it takes a tensor of real numbers of floating point, float32 or float64")
     if u0.ndim == 0 or u0.numel() == 0:
         raise ValueError(f"u0 has shape {tuple(u0.shape)}; it takes a batch of one or more samples, (batch, ...)")
     return check_finite("u0", u0)
 
 
-def _tolerance(name: str, value: "float | Tensor", u0: Tensor) -> "float | Tensor":
+def check_tolerance(name: str, value: "float | Tensor", u0: Tensor) -> "float | Tensor":
+    """Return a positive tolerance, or one for each sample in a shape that goes with the states, else raise.
+
+    Parameters
+    ----------
+    name
+        What an error calls it.
+    value
+        A number, or (batch,).
+    u0
+        The states, (batch, ...).
+
+    Returns
+    -------
+    float or Tensor
+        The tolerance.
+
+    Raises
+    ------
+    ValueError
+        For numbers that aren't positive and finite, or another count of them than of samples.
+
+    Examples
+    --------
+    >>> check_tolerance("atol", torch.tensor([1e-3, 1e-6]), torch.ones(2, 5)).shape
+    torch.Size([2, 1])
+    """
     if not isinstance(value, Tensor) or value.ndim == 0:
         return check_number(name, value, gt=0)
     if value.shape != u0.shape[:1]:
@@ -336,10 +376,18 @@ def _record(
 
 
 def _gave_up(
-    why: str, t: np.ndarray, h: np.ndarray, active: np.ndarray, trial: Trial | None, control: Control
+    why: str,
+    t: np.ndarray,
+    h: np.ndarray,
+    active: np.ndarray,
+    trial: Trial | None,
+    control: Control,
+    rtol: "float | Tensor",
 ) -> RuntimeError:
     slowest = int(np.argmax(np.where(active, np.abs(h) < np.inf, False)))
     text = f"the solver stopped at t={t[slowest]:g} with a step of {h[slowest]:.3g}: {why}"
+    if trial is not None and float(torch.as_tensor(rtol).min()) < torch.finfo(trial.start.dtype).eps:
+        text += f"; rtol is below the precision of {trial.start.dtype}"
     if trial is not None:
         with torch.no_grad():
             stiffness = float(trial.stiffness_estimate(control).max())

@@ -53,8 +53,12 @@ class _Slopes:
         self.append(first)
 
     def append(self, slope: Tensor) -> None:
+        # Copies, as some functions return the same memory each time.
         if self.buffer is not None:
-            self.buffer[len(self.kept)] = slope.reshape(-1)
+            row = self.buffer[len(self.kept)]
+            slope = row.copy_(slope.reshape(-1)).view(self.shape)
+        elif not slope.requires_grad:
+            slope = slope.clone()
         self.kept.append(slope)
 
     def sum(self, weights: Tensor) -> Tensor:
@@ -155,13 +159,15 @@ class Trial:
         -------
         Tensor
             One value, or one for each sample: ``|lambda| / stability`` for ``f = lambda u``, 0 where nothing moves.
+            Where the stages are as near as rounding can tell apart, it goes to 0.
         """
         apart = _weights(self.pair, self.start.dtype, self.start.device).apart
         turned = self.slopes.kept[-1] - self.slopes.kept[-2]
         moved = self.slopes.sum(apart) * self.length
-        over, under = (_root(_grouped(x.reshape(len(x), -1).square().mean(1), control)) for x in (turned, moved))
-        small = torch.finfo(under.dtype).tiny ** 0.5
-        return torch.where(under <= small, 0.0, over / under.clamp_min(small)) / self.pair.stability
+        over, under, state = (_norm(x, control) for x in (turned, moved, self.end.detach()))
+        limits = torch.finfo(under.dtype)
+        under = under + limits.eps * state
+        return torch.where(under <= limits.tiny, 0.0, over / under.clamp_min(limits.tiny)) / self.pair.stability
 
     def estimate(
         self, kind: EstimateKind, atol: "float | Tensor", rtol: "float | Tensor", control: Control
@@ -283,6 +289,15 @@ def _grouped(squares: Tensor, control: Control) -> Tensor:
     return squares.mean(0, keepdim=True) if control == "batch" else squares
 
 
+def _norm(x: Tensor, control: Control) -> Tensor:
+    """Return root mean squares, of numbers of any size."""
+    rows = x.reshape(len(x), -1)
+    size = rows.detach().abs()
+    size = size.amax().reshape(1, 1) if control == "batch" else size.amax(1, keepdim=True)
+    size = size.clamp_min(torch.finfo(x.dtype).tiny)
+    return size[:, 0] * _root(_grouped((rows / size).square().mean(1), control))
+
+
 def _root(squares: Tensor) -> Tensor:
     """Return square roots whose gradient at 0 is 0."""
     tiny = torch.finfo(squares.dtype).tiny
@@ -331,7 +346,7 @@ def first_step(
         scale = u.abs() * rtol + atol
         d0, d1 = _sizes(u / scale, control), _sizes(slope / scale, control)
         span = np.broadcast_to(t_end - np.asarray(t, float), d0.shape)
-        usable = (d0 > 1e-5) & (d1 > 1e-5)
+        usable = (d0 > 1e-5) & (d1 > 1e-5) & np.isfinite(d0 + d1)
         trial = np.where(usable, 0.01 * d0 / np.where(usable, d1, 1.0), 1e-6)
         trial = np.minimum(np.where(np.isfinite(trial), trial, 1e-6), np.abs(span))
         signed = np.copysign(trial, span)
@@ -349,7 +364,7 @@ def first_step(
             np.maximum(1e-6, 1e-3 * trial),
         )
         guess = np.minimum(np.minimum(100 * trial, good), np.abs(span))
-        return np.copysign(np.where(np.isfinite(guess), guess, trial), span)
+        return np.copysign(np.where(np.isfinite(guess) & (guess > 0), guess, trial), span)
 
 
 def _sizes(x: Tensor, control: Control) -> np.ndarray:

@@ -133,15 +133,16 @@ class FastPoisson(LinearOperator):
 
 
 def _axes(shape: Any, spacing: Any, boundary: Any) -> tuple[tuple[int, ...], tuple[float, ...], tuple[Boundary, ...]]:
-    counts = tuple(check_count("shape", n) for n in (shape if isinstance(shape, Sequence) else (shape,)))
+    counts = tuple(check_count("shape", n) for n in (shape if np.ndim(shape) else (shape,)))
     if not counts:
         raise ValueError("shape is empty; it takes a number of unknowns for each axis")
-    spacings = tuple(spacing) if isinstance(spacing, Sequence) else (spacing,) * len(counts)
+    spacings = tuple(spacing) if np.ndim(spacing) else (spacing,) * len(counts)
     ends = (boundary,) * len(counts) if isinstance(boundary, str) else tuple(boundary)
     for name, given in (("spacing", spacings), ("boundary", ends)):
         if len(given) != len(counts):
             raise ValueError(f"{name} has {len(given)} entries; it takes one, or one for each of {len(counts)} axes")
-    spacings = tuple(check_number("spacing", h, gt=0) for h in spacings)
+    # Squares of spacings and their reciprocals have to be numbers.
+    spacings = tuple(check_number("spacing", h, ge=1e-150, le=1e150) for h in spacings)
     return counts, spacings, tuple(cast(Boundary, check_choice("boundary", end, get_args(Boundary))) for end in ends)
 
 

@@ -274,7 +274,7 @@ def check_system(A: Any, b: Any, x0: Any = None, *, entries: bool = False) -> Sy
     Raises
     ------
     ValueError
-        If shapes don't fit or anything isn't finite.
+        If shapes don't fit, anything isn't finite, or the norm of `b` is beyond all numbers.
     TypeError
         If something isn't numbers, or `A` is an operator and entries are needed.
 

@@ -33,12 +33,13 @@ class _Adjoint(torch.autograd.Function):
         outputs = solve(u0)
         kept.append(outputs)
         ctx.func, ctx.t0, ctx.options, ctx.times = func, t0, options, outputs.times
-        ctx.save_for_backward(outputs.states, *parameters)
+        ctx.save_for_backward(outputs.states, *parameters)  # which says if they were changed meanwhile
+        ctx.parameters = list(parameters)  # the very ones that `func` has: hooks give back others
         return outputs.states
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        states, *parameters = ctx.saved_tensors
+        states, parameters = ctx.saved_tensors[0], ctx.parameters
         order = sorted(range(len(ctx.times)), key=lambda i: ctx.times[i], reverse=True)
         u, t = states[order[0]], ctx.times[order[0]]
         adjoint = torch.zeros_like(u)
@@ -74,6 +75,8 @@ def _back(
             place = x.new_full((len(x),) if per_sample else (), s)
             slope = func(place, x)
             wanted = (x, *parameters) if weighs else (x,)
+            if calls == 1:
+                _check_parameters(slope, (x, *parameters))
             if not slope.requires_grad:
                 return (slope, torch.zeros_like(x)), [None] * len(parameters)
             pulled = torch.autograd.grad(slope, wanted, -a, allow_unused=True)
@@ -85,6 +88,23 @@ def _back(
     with torch.no_grad():
         (_, adjoint), _ = adapt(field, (u, adjoint / size), t, end, tolerance, sums, tableau=PAIRS[options["solver"]])
     return adjoint * size, [None if value is None else value * size for value in sums.values]
+
+
+def _check_parameters(slope: Tensor, known: Sequence[Tensor]) -> None:
+    """Raise where the graph of a slope ends in tensors that would get no gradient."""
+    found, seen = [slope.grad_fn], set()
+    while found:
+        node = found.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", None)
+        if leaf is not None and not any(leaf is one for one in known):
+            raise RuntimeError(
+                f"func has a parameter of shape {tuple(leaf.shape)} that the adjoint can't find; make func a module "
+                "that has it among its parameters, or take adjoint='backprop'"
+            )
+        found += [following for following, _ in node.next_functions]
 
 
 def solve_with_adjoint(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from paperworks.core.validation import check_choice, check_count, check_number
 from paperworks.dynamics.neural_de.adjoint import Outputs, solve_with_adjoint
-from paperworks.dynamics.neural_de.regularizers import Sampling, SolverInfo, local_regularizer
+from paperworks.dynamics.neural_de.regularizers import Sampling, SolverInfo, local_evaluations, local_regularizer
 from paperworks.numerics import ESTIMATES, PAIRS, Solution, solve_ode
 from paperworks.numerics.stepping import Control, EstimateKind, Func
 
@@ -35,8 +35,8 @@ class NeuralODE(nn.Module):
     Parameters
     ----------
     func
-        ``func(t, u)``, the dynamics: a module, whose parameters the adjoint finds, or a function. `u` is (batch, ...),
-        `t` a tensor without dimension, or (batch,) with ``control="sample"``.
+        ``func(t, u)``, the dynamics: a module, whose parameters the adjoint finds, or a function; one with parameters
+        takes ``backprop``. `u` is (batch, ...), `t` a tensor without dimension, or (batch,) with ``control="sample"``.
     t_span
         Where time begins and ends, rising; (0, 1) by default.
     solver
@@ -80,7 +80,8 @@ class NeuralODE(nn.Module):
     Notes
     -----
     A forward pass raises RuntimeError where the dynamics aren't finite, the step shrinks to nothing or `max_steps`
-    don't suffice, and says whether the problem is stiff.
+    don't suffice, and says whether the problem is stiff. The adjoint's backward pass raises it where the dynamics have
+    parameters that it can't find.
 
     Examples
     --------
@@ -206,7 +207,11 @@ class NeuralODE(nn.Module):
             outputs = solve(u0)
         reg, cost, t_reg = outputs.states.new_zeros(()), 0, float("nan")
         if place:
-            reg, cost, t_reg = self._local(place[0], t1), 8, float(np.mean(place[0].t))
+            reg, cost, t_reg = (
+                self._local(place[0], t1),
+                local_evaluations(self.solver, self.step_size),
+                float(np.mean(place[0].t)),
+            )
         elif penalises:
             stacked = torch.stack([step.estimate for step in outputs.solution.steps if step.estimate is not None])
             took = torch.as_tensor(np.stack([step.h != 0 for step in outputs.solution.steps]), device=stacked.device)

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from paperworks.core.validation import check_choice, check_count, check_number
-from paperworks.numerics import ESTIMATES, PAIRS, check_state, checked_slope, column, first_step, take_step
+from paperworks.numerics import ESTIMATES, PAIRS, check_state, checked_slope, first_step, take_step
+from paperworks.numerics.solving import check_tolerance
 from paperworks.numerics.stepping import Control, EstimateKind, Func
 
 Sampling = Literal["unbiased", "biased", "global"]
@@ -134,7 +135,8 @@ def local_regularizer(
         paper's code. The error is a difference of slopes; with one of them held fast, its gradient is mostly that of
         the slopes' common size, so False is what lowers it.
     step
-        The step's length; by default that which a solver begins with here.
+        The step's length, or one for each sample, cut where it would go beyond `t_end`; by default that which a solver
+        begins with here.
     control
         ``batch``: one step and one error for all samples; ``sample``: one for each, and the mean of their penalties.
 
@@ -146,7 +148,9 @@ def local_regularizer(
     Raises
     ------
     ValueError
-        For unknown names, tolerances that aren't positive, or a time that isn't before `t_end`.
+        For unknown names, tolerances that aren't positive, times in no order, or that aren't before `t_end`.
+    RuntimeError
+        Where the step isn't finite.
 
     Examples
     --------
@@ -167,29 +171,43 @@ def local_regularizer(
         raise ValueError(f"t has {len(times)} times for {len(u)} states; it takes one for each, two or more")
     elif control == "sample":
         start = times
+    elif not (np.isfinite(times).all() and (np.diff(times) > 0).all()):
+        raise ValueError(f"t is {times.tolist()}; it takes times of a trajectory that rise")
     else:
         where = generator.device if generator else None
         drawn = int(torch.randint(len(times) - 1, (), generator=generator, device=where))
         start, u = float(times[drawn]), u[drawn]
     check_state(u.detach())
+    check_number("t_end", t_end)
     if not (np.asarray(start) < t_end).all():
         raise ValueError(f"t is {np.max(start):g}; it takes times before t_end, {t_end:g}")
-    for name, value in (("atol", atol), ("rtol", rtol)):
-        if not bool((torch.as_tensor(value) > 0).all()):
-            raise ValueError(f"{name} is {value!r}; it takes numbers > 0")
-    atol, rtol = (column(x.to(u), u) if isinstance(x, Tensor) and x.ndim else x for x in (atol, rtol))
+    atol, rtol = (check_tolerance(name, value, u) for name, value in (("atol", atol), ("rtol", rtol)))
     if detach_state:
         u = u.detach()
     constant = detach_state if detach_slope is None else detach_slope
     with torch.set_grad_enabled(torch.is_grad_enabled() and not constant):
         slope = checked_slope(func, start, u)
-    length: float | np.ndarray
     if step is None:
         found = first_step(func, u, slope, start, t_end, pair, atol, rtol, control)
-        length = found if control == "sample" else float(found[0])
     else:
-        length = step if isinstance(step, np.ndarray) else check_number("step", step, gt=0)
-    if control == "sample" and not isinstance(start, np.ndarray):
-        start = np.full(len(u), start)
-    trial = take_step(func, u, slope, start, length, pair)
-    return trial.estimate(kind, atol, rtol, control).mean()
+        found = np.array(step, float)
+        if found.shape not in ((), (len(u),) if control == "sample" else ()) or not (found > 0).all():
+            raise ValueError(f"step is {step}; it takes one length > 0, or with control='sample' one for each sample")
+        found = np.minimum(found, t_end - np.asarray(start)).reshape(-1)
+    length: float | np.ndarray = float(found[0])
+    if control == "sample":
+        start, length = (np.broadcast_to(x, (len(u),)).copy() for x in (start, found))
+    penalty = take_step(func, u, slope, start, length, pair).estimate(kind, atol, rtol, control).mean()
+    return check_penalty(penalty, start)
+
+
+def local_evaluations(solver: str, step_size: str) -> int:
+    """Return how often `local_regularizer` evaluates the dynamics."""
+    return 1 + (step_size == "auto") + len(PAIRS[solver].b)
+
+
+def check_penalty(penalty: Tensor, t: "float | np.ndarray") -> Tensor:
+    """Return a finite penalty, else raise RuntimeError."""
+    if not torch.isfinite(penalty.detach()):
+        raise RuntimeError(f"the local step's penalty at t={np.min(t):g} is {penalty.item():g}; it takes finite slopes")
+    return penalty

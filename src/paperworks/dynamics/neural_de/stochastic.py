@@ -11,6 +11,7 @@ from torch import Tensor
 
 from paperworks.core.validation import check_choice, check_count, check_number
 from paperworks.dynamics.neural_de.brownian import BrownianTree
+from paperworks.dynamics.neural_de.regularizers import check_penalty
 from paperworks.numerics import Solution, TakenStep, check_state, checked_slope
 from paperworks.numerics.stepping import Func
 
@@ -19,6 +20,7 @@ Estimator = Literal["sosri", "lamba", "milstein"]
 ESTIMATORS: tuple[Estimator, ...] = ("sosri", "lamba", "milstein")
 
 _SAFETY, _LEAST, _MOST = 0.9, 0.2, 5.0
+_FINEST = 2.0**-32  # share of the path's span; in shorter steps its areas are lost to rounding
 _DELTA = 1.0  # weight of the drift's part of the error
 
 
@@ -160,7 +162,8 @@ def _first_step(drift: Func, diffusion: Func, u: Tensor, t: float, t_end: float,
         f, g = drift(place, u), 3 * diffusion(place, u)
         d0, d1 = size(u), size(torch.maximum((f + g).abs(), (f - g).abs()))
         span = t_end - t
-        trial = min(0.01 * d0 / d1 if d0 > 1e-5 and d1 > 1e-5 else 1e-6, span)
+        usable = d0 > 1e-5 and 1e-5 < d1 < np.inf
+        trial = min(max(0.01 * d0 / d1, 1e-300) if usable else 1e-6, span)
         late, moved = u.new_tensor(t + trial), u + trial * f
         f1, g1 = drift(late, moved), 3 * diffusion(late, moved)
         turn = torch.maximum((g - g1).abs(), (g + g1).abs())
@@ -168,7 +171,7 @@ def _first_step(drift: Func, diffusion: Func, u: Tensor, t: float, t_end: float,
         greatest = max(d1, d2)
         good = (0.01 / greatest) ** 0.5 if greatest > 1e-15 else max(1e-6, 1e-3 * trial)
         guess = min(100 * trial, good, span)
-        return guess if np.isfinite(guess) else trial
+        return guess if np.isfinite(guess) and guess > 0 else trial
 
 
 def local_sde_regularizer(
@@ -205,7 +208,7 @@ def local_sde_regularizer(
     detach_state
         Whether the state is a constant for the gradient; the step's length always is.
     step
-        The step's length; by default that which a solver begins with here.
+        The step's length, cut where it would go beyond `t_end`; by default that which a solver begins with here.
 
     Returns
     -------
@@ -216,6 +219,8 @@ def local_sde_regularizer(
     ------
     ValueError
         For unknown names, tolerances that aren't positive, or a time that isn't before `t_end`.
+    RuntimeError
+        Where the step isn't finite.
 
     Examples
     --------
@@ -232,6 +237,7 @@ def local_sde_regularizer(
     if detach_state:
         u = u.detach()
     h = _first_step(drift, diffusion, u, t, t_end, atol, rtol) if step is None else check_number("step", step, gt=0)
+    h = min(h, t_end - t)
     draws = torch.randn(
         (2, *u.shape), generator=generator, dtype=u.dtype, device=generator.device if generator else "cpu"
     )
@@ -240,7 +246,7 @@ def local_sde_regularizer(
         end, error = _step(drift, diffusion, u, t, h, w, area)
     else:
         end, error = _lower_order(drift, diffusion, u, t, h, w, estimator == "milstein")
-    return h * _size(error, u, end, atol, rtol)[0]
+    return check_penalty(h * _size(error, u, end, atol, rtol)[0], t)
 
 
 def solve_sde(
@@ -331,9 +337,9 @@ def solve_sde(
             raise RuntimeError(
                 f"the solver stopped at t={t:g} with a step of {h:.3g}: max_steps={max_steps} don't suffice"
             )
-        there = min(path.next_place(place, h), next(stop for stop in stops if stop > place))
+        wanted, there = h, min(path.next_place(place, h), next(stop for stop in stops if stop > place))
         h = path.time(there) - t
-        if there == place + 1:
+        if wanted < path.span * _FINEST:
             raise RuntimeError(f"the solver stopped at t={t:g} with a step of {h:.3g}: it shrank to nothing")
         end, error = _step(drift, diffusion, u, t, h, *path.between(place, there))
         size, squares = _size(error, u, end, atol, rtol)

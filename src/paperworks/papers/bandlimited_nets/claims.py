@@ -13,9 +13,10 @@ from sklearn.kernel_approximation import RBFSampler
 from sklearn.linear_model import RidgeCV
 from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from paperworks.evidence import (
+    Estimate,
     Measurement,
     Run,
     Table,
@@ -98,10 +99,10 @@ def suitable_range(run: Run) -> Measurement:
     axes.legend()
     return Measurement(
         {
-            **{f"omega_{w}": mean(errors[w][:, best[w]]) for w in SINES},
+            **{f"omega_{w}": _geometric_mean(errors[w][:, best[w]]) for w in SINES},
             "least_range": exact(min(chosen)),
             "largest_range": exact(max(chosen)),
-            "too_wide": mean(np.min([found[:, -1] for found in errors.values()], axis=0)),
+            "too_wide": _geometric_mean(np.min([found[:, -1] for found in errors.values()], axis=0)),
             "range_grows": exact(chosen == sorted(chosen)),
         },
         table=Table(
@@ -113,6 +114,17 @@ def suitable_range(run: Run) -> Measurement:
         ),
         figure=figure,
     )
+
+
+def _geometric_mean(errors: np.ndarray) -> Estimate:
+    """Return the mean of errors that spread over orders: Student's t for their logarithms."""
+    logs = mean(np.log(errors))
+
+    def interval(level: float) -> tuple[float, float]:
+        low, high = np.exp(logs.interval(level))
+        return float(low), float(high)
+
+    return Estimate(math.exp(float(logs.value)), f"{logs.method}, of logarithms", interval, tuple(errors), varies=True)
 
 
 def _wave_packet(w: np.ndarray) -> np.ndarray:
@@ -225,7 +237,7 @@ def _norm_in_the_plane(largest: float, order: int, run: Run) -> float:
     angles = np.pi * np.arange(turns) / turns  # half a turn: the rest is the same with b turned round
     directions = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     norm = 0.0
-    for a, b, db in run.progress(list(_grid_of_parameters(radii, directions, 4.5, 0.25)), "plane"):
+    for a, b, db in run.progress(list(_grid_of_parameters(radii, directions, 4.5, 0.25)), label="plane"):
         R = ridgelet_transform((grid, f, weights), a, b, order)
         norm += 2 * float((R**2).sum()) * db * np.linalg.norm(a[0]) * (largest / count) * (np.pi / turns)
     # (2 pi) times the integral of |rho^(w)|² w^-2 over all w.
@@ -281,8 +293,9 @@ def _diabetes_loss(seed: int, grid: np.ndarray, run: Run) -> float:
 
 
 def _all_sets(run: Run, seed: int) -> dict[str, Split]:
-    functions = {name: of_function(name, run.at(smoke=400, desk=1000, full=1000)) for name in FUNCTIONS}
-    real = run.at(smoke=("diabetes",), desk=("diabetes", "digits"), full=("diabetes", "digits"))
+    names = run.at(smoke=OSCILLATING, desk=tuple(FUNCTIONS), full=tuple(FUNCTIONS))
+    functions = {name: of_function(name, run.at(smoke=150, desk=1000, full=1000)) for name in names}
+    real = run.at(smoke=(), desk=("diabetes", "digits"), full=("diabetes", "digits"))
     return {**functions, **{name: of_data(name, seed) for name in real}}
 
 
@@ -291,7 +304,7 @@ Predict = Callable[[np.ndarray], np.ndarray]
 
 def _race(run: Run, name: str, fitted: Callable[[Split, int, int], Predict], how: str) -> Measurement:
     """Compare errors at equal numbers of units; `fitted(data, units, seed)` returns the peer's prediction."""
-    units = 300
+    units = run.at(smoke=60, desk=300, full=300)
     rows: list[list[Any]] = []
     ratios: dict[str, list[float]] = {}
     for seed in run.progress(run.seeds):
@@ -332,7 +345,7 @@ def against_scikit_learn(run: Run) -> Measurement:
     """Race random Fourier features, whose width and ridge cross-validation chooses."""
 
     def fitted(data: Split, units: int, seed: int) -> Predict:
-        ridge = RidgeCV(np.geomspace(1e-12, 1e2, 15))
+        ridge = RidgeCV(np.geomspace(1e-14, 1e2, 17))
         search = GridSearchCV(
             make_pipeline(RBFSampler(n_components=units, random_state=seed), ridge),
             {"rbfsampler__gamma": np.geomspace(1e-4, 1e4, run.at(smoke=5, desk=17, full=33))},
@@ -374,16 +387,32 @@ def against_scikit_elm(run: Run) -> Measurement:
     from skelm import ELMRegressor
 
     def fitted(data: Split, units: int, seed: int) -> Predict:
+        model = ELMRegressor(n_neurons=units, ufunc="tanh", random_state=seed)
         search = GridSearchCV(
-            make_pipeline(StandardScaler(), ELMRegressor(n_neurons=units, ufunc="tanh", random_state=seed)),
-            {"elmregressor__alpha": np.geomspace(1e-9, 1e2, run.at(smoke=3, desk=12, full=12))},
+            make_pipeline(StandardScaler(), FunctionTransformer(_multiplied), model),
+            {
+                "elmregressor__alpha": np.geomspace(1e-9, 1e2, run.at(smoke=3, desk=8, full=12)),
+                "functiontransformer__kw_args": [{"factor": factor} for factor in _factors(run)],
+            },
             cv=KFold(5, shuffle=True, random_state=seed),
         )
         return search.fit(data.X, data.y).predict
 
-    return _race(
-        run, "scikit-elm", fitted, "Its ridge by five folds, on standardised inputs, which its range is made for."
-    )
+    return _race(run, "scikit-elm", fitted, f"Its ridge {_ON_STANDARDISED}")
+
+
+_ON_STANDARDISED = (
+    "by five folds and, as its range is fixed, a factor of the standardised inputs, which does what a range would."
+)
+
+
+def _factors(run: Run) -> list[float]:
+    """Return factors of standardised inputs for peers whose range of weights is fixed."""
+    return [2.0**k for k in run.at(smoke=(0, 2), desk=range(-4, 7, 2), full=range(-5, 8))]
+
+
+def _multiplied(X: np.ndarray, factor: float) -> np.ndarray:
+    return factor * X
 
 
 @races("hpelm", exclusive=False)
@@ -402,19 +431,21 @@ def against_hpelm(run: Run) -> Measurement:
             model.train(X, y[:, None], "r")
             return model
 
-        def loss(norm: float) -> float:
-            X = scaler.transform(data.X)
+        def loss(setting: tuple[float, float]) -> float:
+            norm, factor = setting
+            X = factor * scaler.transform(data.X)
             errors = [
                 float(np.square(train(X[i], data.y[i], norm).predict(X[j]).ravel() - data.y[j]).mean())
                 for i, j in folds.split(X)
             ]
             return float(np.mean(errors))
 
-        norms = np.geomspace(1e-12, 1e2, run.at(smoke=3, desk=15, full=15))
-        model = train(scaler.transform(data.X), data.y, min(norms, key=loss))
-        return lambda X: model.predict(scaler.transform(X))
+        norms = np.geomspace(1e-12, 1e2, run.at(smoke=3, desk=8, full=15))
+        norm, factor = min(itertools.product(norms, _factors(run)), key=loss)
+        model = train(factor * scaler.transform(data.X), data.y, norm)
+        return lambda X: model.predict(factor * scaler.transform(X))
 
-    return _race(run, "hpelm", fitted, "Its ridge by five folds, on standardised inputs, which its range is made for.")
+    return _race(run, "hpelm", fitted, f"Its ridge {_ON_STANDARDISED}")
 
 
 @races("scipy")

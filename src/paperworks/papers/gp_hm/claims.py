@@ -11,7 +11,7 @@ from scipy.integrate import solve_bvp
 
 from paperworks.evidence import Measurement, Run, Table, every, exact, greatest, interleaved, measures, races, ratio
 from paperworks.papers.gp_hm.problems import CASES, Array, Case, PlaneCase, chebyshev, relative
-from paperworks.solvers import AllenCahn, GPHMSolver, MixtureSpectrum, Poisson, SpectralMixtureKernel
+from paperworks.solvers import Advection, AllenCahn, GPHMSolver, MixtureSpectrum, Poisson, SpectralMixtureKernel
 
 KINDS = ("student", "gauss")
 NAMES = {"student": "GP-HM, Student-t bumps", "gauss": "GP-HM, Gaussian bumps"}
@@ -204,6 +204,45 @@ SUM = PlaneCase(
 )
 
 
+def scales(x: Array) -> Array:
+    """Return sin(x) + 0.1 sin(20x) + cos(100x)."""
+    return np.sin(x) + 0.1 * np.sin(20 * x) + np.cos(100 * x)
+
+
+def scales_bend(x: Array) -> Array:
+    """Return the second derivative of `scales`."""
+    return -np.sin(x) - 40 * np.sin(20 * x) - 1e4 * np.cos(100 * x)
+
+
+LARGE = {
+    "2P1": PlaneCase(
+        Poisson(2),
+        lambda x, y: np.sin(100 * x) * np.sin(100 * y),
+        lambda x, y: -2e4 * np.sin(100 * x) * np.sin(100 * y),
+        2 * np.pi,
+        400,
+        20.0,
+    ),
+    "2A": PlaneCase(
+        AllenCahn(2),
+        lambda x, y: scales(x) * scales(y),
+        lambda x, y: (
+            scales_bend(x) * scales(y)
+            + scales(x) * scales_bend(y)
+            + (scales(x) * scales(y)) ** 3
+            - scales(x) * scales(y)
+        ),
+        1.0,
+        400,
+        30.0,
+    ),
+    "advection": PlaneCase(
+        Advection(200.0), lambda x, t: np.sin(x - 200 * t), lambda x, t: np.zeros_like(x), 1.0, 200, 40.0
+    ),
+}
+"""The paper's other problems of two variables."""
+
+
 @measures("c5-two-dimensions")
 def two_dimensions(run: Run) -> Measurement:
     """Solve problems of two variables."""
@@ -214,6 +253,10 @@ def two_dimensions(run: Run) -> Measurement:
     }
     start = {"init_log_precisions": (10.0, 0.0)}
     jobs["sum", "student"] = SUM, run.at(smoke=2, desk=30, full=100), {**start, **small}
+    if run.scale == "full":
+        for name, case in LARGE.items():
+            weight = {"boundary_weight": 500.0} if name == "advection" else {}
+            jobs |= {(name, kernel): (case, 100, {**start, **weight, "kernel": kernel}) for kernel in KINDS}
     found, rows = {}, []
     figure, axes = run.figure()
     for (name, kernel), (case, steps, options) in run.progress(jobs.items(), label="problems"):

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from paperworks.core.validation import check_choice, check_count, check_number
+from paperworks.core.validation import check_choice, check_count, check_finite, check_number
 from paperworks.robustness.attacks.losses import AttackLoss, Reference
 from paperworks.robustness.attacks.region import Region, inside
 
@@ -185,6 +185,12 @@ class Attack(ABC):
             flat = {name: None if other is None else other.flatten(1) for name, other in others.items()}
             return unflattened(self(on_flat(model, obs), obs.flatten(1), y, eps=eps, **flat), obs)
         region = self.region(obs, eps, previous)
+        if start is not None:
+            _like("start", start, obs)
+        if y is not None:
+            if len(y) != len(obs):
+                raise ValueError(f"y has {len(y)} rows; it takes one for each of the {len(obs)} observations")
+            y = y.long() if y.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32) else y
         if y is None:
             if self.loss.targeted:
                 raise ValueError("y is None; it takes the target of each observation where the loss is targeted")
@@ -220,6 +226,10 @@ class Attack(ABC):
         allowed = obs.new_ones(features) if self.mask is None else _flat(torch.as_tensor(self.mask).to(obs))
         if allowed.shape != (features,):
             raise ValueError(f"mask has shape {tuple(allowed.shape)}; it takes ({features},), one for each feature")
+        if not bool(((allowed == 0) | (allowed == 1)).all()):
+            raise ValueError("mask has values other than 0 and 1; it takes 1 where a feature may change, else 0")
+        if not features:
+            raise ValueError(f"obs has shape {tuple(obs.shape)}; it takes one feature or more")
         low, high = (_flat(torch.as_tensor(bound, dtype=obs.dtype, device=obs.device)) for bound in self.bounds)
         if any(bound.ndim > 0 and bound.shape != (features,) for bound in (low, high)):
             raise ValueError(f"bounds have shapes {tuple(low.shape)} and {tuple(high.shape)}; they take ({features},)")
@@ -229,6 +239,7 @@ class Attack(ABC):
         if self.drift is not None:
             if previous is None:
                 raise ValueError("previous is None; an attack with drift takes the previous observations")
+            _like("previous", previous, obs)
             low = torch.maximum(low, torch.minimum(previous - self.drift, obs))
             high = torch.minimum(high, torch.maximum(previous + self.drift, obs))
         radius = torch.as_tensor(self.eps if eps is None else eps, dtype=obs.dtype, device=obs.device)
@@ -268,6 +279,12 @@ def on_flat(model: Callable[[Tensor], Any], obs: Observations) -> Callable[[Tens
 def unflattened(result: AttackResult, obs: Observations) -> AttackResult:
     """Return a result with observations of the shape of the true ones."""
     return replace(result, adv=result.adv.view_as(obs))
+
+
+def _like(name: str, given: Observations, obs: Observations) -> None:
+    if given.shape != obs.shape:
+        raise ValueError(f"{name} has shape {tuple(given.shape)}; it takes that of obs, {tuple(obs.shape)}")
+    check_finite(name, given)
 
 
 def _flat(values: Tensor) -> Tensor:

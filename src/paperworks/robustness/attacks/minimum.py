@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from paperworks.core.validation import check_number
+from paperworks.core.validation import check_finite, check_number
 from paperworks.robustness.attacks.attack import Attack, AttackResult, Observations, Problem, on_flat, unflattened
 from paperworks.robustness.attacks.losses import AttackLoss, Reference
 from paperworks.robustness.attacks.region import lengths
@@ -95,17 +95,18 @@ class FMN(Attack):
         for step in range(self.steps):
             cosine = (1 + math.cos(math.pi * step / self.steps)) / 2
             losses, gradient = problem.gradient(x)
-            gradient = region.uphill(gradient, x)  # else its length promises what the box doesn't let through
+            uphill = region.uphill(gradient, x)  # the gradient's length promises what the box doesn't let through
             size, wins = self._judged(problem, x)
             closer = wins & (size < distance)
             best, distance = torch.where(closer[:, None], x, best), torch.where(closer, size, distance)
             # Until there is a success, a little beyond where a linear model of the loss has the nearest one.
-            linear = size + losses.abs() / lengths(gradient, dual).clamp_min(1e-12)
+            linear = size + losses.abs() / lengths(uphill, dual).clamp_min(1e-12)
             grown = torch.where(distance.isinf(), linear, radius) * (1 + self.shrink * cosine)
             radius = torch.where(wins, torch.minimum(radius * (1 - self.shrink * cosine), distance), grown)
             radius = torch.minimum(radius, region.eps[:, 0])
             length = self.step_size * (0.01 + 0.99 * cosine)
-            moved = x + length * gradient / gradient.norm(dim=1, keepdim=True).clamp_min(1e-30)
+            # Features at their ends are still pushed there, or the projection onto the ball would take them back.
+            moved = x + length * gradient / uphill.norm(dim=1, keepdim=True).clamp_min(1e-30)
             x = replace(region, eps=radius[:, None]).project(moved)
         size, wins = self._judged(problem, x)
         closer = wins & (size < distance)
@@ -122,7 +123,12 @@ class FMN(Attack):
         if self.pool is None:
             return center
         near, distance = center, torch.full_like(center[:, 0], torch.inf)
-        for other in self.pool.to(center).flatten(1):
+        pool = check_finite("pool", self.pool.to(center)).flatten(1)
+        if pool.shape[1] != center.shape[1]:
+            raise ValueError(
+                f"pool has shape {tuple(self.pool.shape)}; it takes observations of {center.shape[1]} features each"
+            )
+        for other in pool:
             candidate = torch.clamp(center + (other - center) * region.allowed, region.low, region.high)
             far = region.size(candidate)
             chosen = problem.succeeds(candidate) & (far < distance)

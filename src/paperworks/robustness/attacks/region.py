@@ -47,8 +47,9 @@ class Region:
         return replace(self, **parts)
 
     def project(self, x: Float[Tensor, "batch features"]) -> Float[Tensor, "batch features"]:
-        """Return points of the regions: onto the ball, then into the box, which keeps them in the ball."""
+        """Return the nearest points of the regions, the ball and the box at once."""
         moved = (x - self.center) * self.allowed
+        # Clamped again, as the center and the move to the box's end may add up to beyond it in the last digit.
         return torch.clamp(self.center + self._onto_ball(moved), self.low, self.high)
 
     def steepest(
@@ -90,9 +91,15 @@ class Region:
     def _onto_ball(self, moved: Tensor) -> Tensor:
         if self.norm == math.inf:
             return torch.clamp(moved, -self.eps, self.eps)
-        if self.norm == 2:
-            return moved * (self.eps / moved.norm(dim=1, keepdim=True).clamp_min(1e-30)).clamp_max(1)
-        return torch.where(lengths(moved, 1)[:, None] <= self.eps, moved, _onto_simplex(moved, self.eps))
+        room = torch.where(moved > 0, self.high - self.center, self.center - self.low)
+        sizes = moved.abs()
+        within = torch.minimum(sizes, room)
+        far = lengths(within, self.norm)[:, None] > self.eps
+        if not bool(far.any()):
+            return moved.sign() * within
+        # What shrinks a move into the ball is not the same once the box holds some features back.
+        cut = torch.minimum((_shrunk if self.norm == 2 else _lessened)(sizes, room, self.eps.clamp_max(1e30)), room)
+        return moved.sign() * torch.where(far, cut, within)
 
 
 def lengths(vectors: Float[Tensor, "batch features"], norm: float) -> Float[Tensor, " batch"]:
@@ -100,14 +107,34 @@ def lengths(vectors: Float[Tensor, "batch features"], norm: float) -> Float[Tens
     return torch.linalg.vector_norm(vectors, ord=norm, dim=1)
 
 
-def _onto_simplex(moved: Tensor, eps: Tensor) -> Tensor:
-    """Project onto the ball of norm 1 (Duchi and others, 2008)."""
-    sizes = moved.abs()
-    ordered = sizes.sort(dim=1, descending=True).values
-    count = torch.arange(1, moved.shape[1] + 1, device=moved.device)
-    excess = (ordered.cumsum(1) - eps.clamp_max(1e30)) / count
-    last = (ordered > excess).sum(1, keepdim=True).clamp_min(1) - 1
-    return moved.sign() * (sizes - excess.gather(1, last).clamp_min(0)).clamp_min(0)
+def _shrunk(sizes: Tensor, room: Tensor, eps: Tensor) -> Tensor:
+    """Scale sizes so that, cut off at their room, their 2-norm is `eps`: the projection onto ball and box.
+
+    Features reach the ends of their room in the order of room / size; before the k-th does, the square of the norm is
+    the room of those before, squared, and the scale times the rest, squared.
+    """
+    ends = torch.where(sizes > 0, room / sizes.clamp_min(torch.finfo(sizes.dtype).tiny), torch.inf)
+    ends, order = ends.sort(dim=1)
+    held = room.gather(1, order).square().nan_to_num(0).cumsum(1) - room.gather(1, order).square().nan_to_num(0)
+    free = sizes.gather(1, order).square().flip(1).cumsum(1).flip(1)
+    scale = ((eps.square() - held).clamp_min(0) / free.clamp_min(torch.finfo(sizes.dtype).tiny)).sqrt()
+    return sizes * scale.gather(1, (scale > ends).sum(1, keepdim=True).clamp_max(sizes.shape[1] - 1))
+
+
+def _lessened(sizes: Tensor, room: Tensor, eps: Tensor) -> Tensor:
+    """Take the same from all sizes so that, cut off at their room, their sum is `eps`: the projection onto both.
+
+    The sum is made of a hinge down from each size, and one up from each size less its room, so it is linear between
+    those points (after Duchi and others, 2008, who have no box).
+    """
+    points = torch.cat([sizes, (sizes - room).clamp_min(0)], dim=1)
+    slopes = torch.cat([torch.ones_like(sizes), -torch.ones_like(sizes)], dim=1)
+    points, order = points.sort(dim=1, descending=True)
+    slopes = slopes.gather(1, order)
+    slope, height = slopes.cumsum(1), (slopes * points).cumsum(1)
+    last = (height - slope * points < eps).sum(1, keepdim=True).clamp_min(1) - 1  # the last point with too small a sum
+    taken = (height - eps).gather(1, last) / slope.gather(1, last).clamp_min(1)
+    return (sizes - taken.clamp_min(0)).clamp_min(0)
 
 
 def inside(x: Tensor, low: Tensor, high: Tensor) -> Bool[Tensor, ""]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from paperworks.core.validation import check_count
 from paperworks.robustness.evaluation.measures import diversity, ssim
-from paperworks.robustness.evaluation.oracle import Classifier, Oracle, evaluating
+from paperworks.robustness.evaluation.oracle import Classifier, Oracle, answers
 from paperworks.robustness.evaluation.search import OracleConstrainedPerturber, PerturbedBatch
 
 Pairs = tuple[Tensor, Tensor] | Iterable[Any]
@@ -257,6 +257,7 @@ class FMREvaluator:
         batches = [
             (images, self.perturber.generate(model, images, labels, self.batch_size))
             for images, labels in as_batches(dataset)
+            if len(images)
         ]
         if not batches:
             raise ValueError("dataset is empty; it takes images and their labels")
@@ -298,7 +299,7 @@ class FMREvaluator:
         ndarray of shape (models, models)
             Accuracies from 0 to 1, of shape (models, models).
         """
-        pairs = list(as_batches(dataset))
+        pairs = [(x, y) for x, y in as_batches(dataset) if len(x)]
         matrix = np.zeros((len(models), len(models)))
         for i, target in enumerate(models.values()):
             made = [self.perturber.generate(target, x, y, self.batch_size) for x, y in pairs]
@@ -307,9 +308,7 @@ class FMREvaluator:
         return matrix
 
     def _right(self, model: Classifier, x: Tensor, y: Tensor) -> Tensor:
-        with torch.no_grad(), evaluating(model):
-            found = torch.cat([model(part).argmax(1) for part in x.split(self.batch_size)])
-        return found == y
+        return torch.cat([answers(model, part).argmax(1) for part in x.split(self.batch_size)]) == y
 
     def _report(self, model: Classifier, batches: list[tuple[Tensor, PerturbedBatch]]) -> FMRReport:
         def gathered(function: Callable[[Tensor, PerturbedBatch], Tensor]) -> np.ndarray:

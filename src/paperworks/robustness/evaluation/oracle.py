@@ -17,6 +17,7 @@ Classifier = Callable[[Tensor], Tensor]
 """From images (batch, channels, height, width) to logits (batch, classes)."""
 
 Rule = Literal["mean", "majority", "unanimous"]
+_SAME = 0.02  # relative distance of logits below which a model is taken for a judge; bfloat16 leaves 0.01
 NONE = -1  # the label of an image that the judges don't agree on
 
 
@@ -146,13 +147,25 @@ class Oracle:
             if answer.shape[1] != classes:
                 raise ValueError(f"oracle has a model of {answer.shape[1]} classes; the evaluated one has {classes}")
 
-    def check_stranger(self, model: Classifier) -> None:
-        """Raise ValueError if a model is one of the judges, copied or wrapped, or shares weights with one."""
+    def check_stranger(self, model: Classifier, x: Float[Tensor, "batch channels height width"] | None = None) -> None:
+        """Raise ValueError if a model is one of the judges.
+
+        It is where it shares weights with one, holds copies of all of them, or answers alike: however it is wrapped,
+        fused or stored, the logits of a judge differ from each other by the same.
+
+        Parameters
+        ----------
+        model
+            Classifier to be evaluated.
+        x
+            Images on which answers are compared; without them weights alone are.
+        """
         own = {id(p) for judge in self.models for p in _parameters(judge)}
         shared = any(model is judge for judge in self.models) or any(id(p) in own for p in _parameters(model))
-        contents = {_content(p) for p in _parameters(model)}
-        held = [{_content(p) for p in _parameters(judge)} for judge in self.models]
-        if shared or any(judge and judge <= contents for judge in held):
+        contents = {_content(p) for p in _parameters(model) if _tells(p)}
+        held = [{_content(p) for p in _parameters(judge) if _tells(p)} for judge in self.models]
+        copied = any(judge and judge <= contents for judge in held)
+        if shared or copied or (x is not None and any(_alike(model, judge, x) for judge in self.models)):
             raise ValueError(
                 "model is a member of the oracle, which inflates its score; it takes another one, or allow_member=True"
             )
@@ -161,8 +174,7 @@ class Oracle:
         return [self._ask(model, x) for model in self.models]
 
     def _ask(self, model: Classifier, x: Tensor) -> Tensor:
-        with torch.no_grad(), evaluating(model):
-            logits = model(x)
+        logits = answers(model, x, "a model of the oracle")
         if not self._told:
             self._told = warn_of_probabilities("a model of the oracle", logits)
         return logits.softmax(1)
@@ -238,6 +250,16 @@ def evaluating(*models: Any) -> Iterator[None]:
             part.training = True
 
 
+def answers(model: Classifier, x: Tensor, who: str = "the model") -> Tensor:
+    """Ask a model in evaluation mode and without gradients, and refuse answers of which no class is the greatest."""
+    with torch.no_grad(), evaluating(model):
+        logits = model(x)
+    # Infinities of one sign leave probabilities that are known; NaN would count as class 0.
+    if bad := int(logits.softmax(1).isnan().any(1).sum()):
+        raise ValueError(f"{who} returns NaN or infinite logits for {bad} of {len(x)} images; it takes finite ones")
+    return logits
+
+
 def warn_of_probabilities(who: str, outputs: Tensor) -> bool:
     """Warn if outputs look like probabilities, and say whether so."""
     likely = (
@@ -256,6 +278,20 @@ def _content(parameter: nn.Parameter) -> tuple[torch.Size, bytes]:
     """Return what a weight and its copies have in common, whatever their type and device."""
     values = parameter.detach().double().cpu()
     return values.shape, hashlib.sha256(values.numpy().tobytes()).digest()  # in order of the indices, not of memory
+
+
+def _tells(parameter: nn.Parameter) -> bool:
+    """Say whether a weight can be told from another network's, as ones and zeros of a fresh normalisation can't."""
+    return parameter.numel() > 0 and bool((parameter != parameter.flatten()[0]).any())
+
+
+def _alike(model: Classifier, judge: Classifier, x: Tensor) -> bool:
+    """Say whether two models give the same logits up to a constant and the rounding of half precision."""
+    ours, theirs = (answers(m, x, who).double() for m, who in ((model, "the model"), (judge, "a model of the oracle")))
+    if ours.shape != theirs.shape:
+        return False
+    ours, theirs = (logits - logits.mean(1, keepdim=True) for logits in (ours, theirs))
+    return bool((ours - theirs).norm() < _SAME * theirs.norm())
 
 
 def _size(model: Any) -> int:

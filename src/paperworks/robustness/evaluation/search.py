@@ -13,12 +13,13 @@ from torch.nn import functional
 from paperworks.core.validation import check_choice, check_count, check_number
 from paperworks.robustness.evaluation.ascent import RULES, Ascent, Rule
 from paperworks.robustness.evaluation.generators import ImageGenerator
-from paperworks.robustness.evaluation.oracle import Classifier, Oracle, evaluating, warn_of_probabilities
+from paperworks.robustness.evaluation.oracle import Classifier, Oracle, answers, evaluating, warn_of_probabilities
 
 OnReject = Literal["stop", "backtrack", "skip"]
 Loss = Literal["cross-entropy", "margin"]
 _HALVINGS = 3  # of a rejected step, by backtracking
 _ADAM_RATE = 0.1
+_COMPARED = 32  # images on which a model's answers are compared to the judges'
 
 
 @dataclass(frozen=True)
@@ -236,9 +237,8 @@ class OracleConstrainedPerturber:
                 f"{low:g} to {high:g}"
             )
         if not self.allow_member:
-            self.oracle.check_stranger(model)
-        with torch.no_grad(), evaluating(model):
-            logits = model(x[:1])
+            self.oracle.check_stranger(model, x[:_COMPARED])
+        logits = answers(model, x[:1])
         warn_of_probabilities("the model", logits)
         self.oracle.check_classes(x[:1], logits.shape[1])
         if int(y.min()) < 0 or int(y.max()) >= logits.shape[1]:
@@ -290,7 +290,7 @@ class _Search:
             free = self.batch_size - len(active)
             active, waiting = torch.cat([active, waiting[:free]]), waiting[free:]
             active = self._step(active)
-        final = self._in_batches(lambda x, y: self.options.losses(self.model(x), y), self.best, self.y)
+        final = self._in_batches(lambda x, y: self.options.losses(answers(self.model, x), y), self.best, self.y)
         trace = torch.where(self.trace.isnan(), final.double()[:, None], self.trace)
         return PerturbedBatch(self.best, self.y, self.start, self.validated, self.accepted, trace)
 
@@ -330,7 +330,7 @@ class _Search:
         return accepted
 
     def _still_right(self, index: Tensor) -> Tensor:
-        return self.model(self.best[index]).argmax(1) == self.y[index]
+        return answers(self.model, self.best[index]).argmax(1) == self.y[index]
 
     def _in_batches(self, function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
         parts = zip(*(t.split(self.batch_size) for t in tensors), strict=True)

@@ -154,9 +154,12 @@ class LayerMaskLimeImageExplainer:
             raise ValueError(f"image has shape {image.shape}; it takes (height, width, channels) or (height, width)")
         for name, value in (("num_features", num_features), ("num_samples", num_samples), ("batch_size", batch_size)):
             check_count(name, value)
+        if not np.isfinite(image).all():
+            raise ValueError("image has NaN or infinite pixels; it takes finite ones")
         image = image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
         seed = self.random_state.randint(0, high=1000) if random_seed is None else random_seed
-        segments = (segmentation_fn or quickshift_segmenter(kernel_size=4, random_state=seed))(image)
+        colours = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image  # as segmenters take them
+        segments = (segmentation_fn or quickshift_segmenter(kernel_size=4, random_state=seed))(colours)
         if segments.shape != image.shape[:2]:
             raise ValueError(f"segmentation_fn gave shape {segments.shape}; it takes {image.shape[:2]}")
         names, numbered = np.unique(segments, return_inverse=True)

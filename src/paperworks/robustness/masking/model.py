@@ -157,7 +157,7 @@ class LayerMaskedModel(nn.Module):
         if mask is None:
             return self.model(x)
         if isinstance(mask, Tensor) and mask.ndim in (3, 4) and 1 in (len(x), len(mask)):
-            n = max(len(x), len(mask))
+            n = len(mask) if len(x) == 1 else len(x)
             x, mask = x.expand(n, *x.shape[1:]), mask.expand(n, *mask.shape[1:])
         region = self._region(check_mask(mask, x))
         if region.full:

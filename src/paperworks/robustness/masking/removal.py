@@ -1,5 +1,6 @@
 """Ways to remove a part of an image from what a classifier sees: layer masking, or paint."""
 
+import contextlib
 from collections.abc import Callable
 from typing import Literal, get_args
 
@@ -111,7 +112,8 @@ class MaskedImageClassifier:
     def __init__(self, model: nn.Module, method: Removal = "neighbor", batch_size: int = 64) -> None:
         self.batch_size = check_count("batch_size", batch_size)
         self.method = method
-        self._channels = next((part.in_channels for part in model.modules() if isinstance(part, nn.Conv2d)), None)
+        self._model = model
+        self._grey: bool | None = None  # whether the network takes one channel; not known before it is asked
         if method in PADDINGS:
             self._forward: Callable[[Tensor, Tensor], Tensor] = LayerMaskedModel(model, method)
         elif method in PAINTS or isinstance(method, tuple):
@@ -159,8 +161,8 @@ class MaskedImageClassifier:
     def predict_proba(self, images: np.ndarray, masks: np.ndarray) -> np.ndarray:
         """Return probabilities of images (n, height, width, channels) and masks (n, height, width), as LIME takes them.
 
-        Bytes are scaled to [0, 1]. A grey image, which LIME repeats in three channels, goes to a network whose first
-        convolution takes one channel as it was.
+        Bytes are scaled to [0, 1]. A grey image, which LIME repeats in three channels, goes to a network that takes
+        one channel as it was. The network gets its own dtype and device.
 
         Returns
         -------
@@ -174,10 +176,23 @@ class MaskedImageClassifier:
         """
         scale = 255 if images.dtype == np.uint8 else 1
         different = images[:1] if images.strides[0] == 0 else images  # one image seen through many masks
-        tensor = torch.from_numpy(np.array(different)).permute(0, 3, 1, 2).float().contiguous() / scale
-        if self._channels == 1 and tensor.shape[1] == 3:
+        weight = next((p for p in self._model.parameters() if p.is_floating_point()), torch.empty(0))
+        tensor = torch.from_numpy(np.array(different)).permute(0, 3, 1, 2).to(weight).contiguous() / scale
+        if tensor.shape[1] == 3 and self._takes_one_channel(tensor):
             if not torch.equal(tensor, tensor[:, :1].expand_as(tensor)):
                 raise ValueError("images has three channels that differ; the network takes one, as of a grey image")
             tensor = tensor[:, :1].contiguous()
         with torch.no_grad():
-            return self(tensor, torch.from_numpy(masks)).softmax(1).double().numpy()
+            return self(tensor, torch.from_numpy(masks).to(tensor.device)).softmax(1).double().cpu().numpy()
+
+    def _takes_one_channel(self, images: Tensor) -> bool:
+        if self._grey is None:
+            self._grey = False
+            with torch.no_grad():
+                try:
+                    self._model(images[:1])
+                except RuntimeError:  # of shapes that don't fit
+                    with contextlib.suppress(RuntimeError):
+                        self._model(images[:1, :1])
+                        self._grey = True
+        return self._grey

@@ -55,6 +55,7 @@ def lower_confidence_bound(count: Counts, n: int, alpha: float = 0.001) -> Float
 
 def _clopper_pearson(counts: np.ndarray, n: int, alpha: float) -> np.ndarray:
     quantile = betaincinv(np.maximum(counts, 1), n - counts + 1, alpha)  # a beta distribution needs one success
+    quantile = np.nan_to_num(quantile, nan=0.0)  # where no bound is found, as for alpha below 1e-100: none is given
     return np.where(counts == n, alpha ** (1 / n), np.where(counts == 0, 0.0, quantile))
 
 

@@ -24,6 +24,7 @@ from paperworks.numerics import torch_generator
 from paperworks.robustness.smoothing.binomial import lower_confidence_bound, two_sided_p_value
 
 ABSTAIN = -1
+_BLOCK = 16  # numbers that torch's normal generator makes at once
 _LOOKS = 8  # times that an image's draws are looked at, each after twice as many as the one before
 
 BaseClassifier = Callable[[Tensor], Tensor]
@@ -145,8 +146,8 @@ class Smooth:
         input_range: tuple[float, float] = (0.0, 1.0),
     ) -> None:
         low, high = input_range
-        if not low < high:
-            raise ValueError(f"input_range is {input_range!r}; it takes a least and a greater value")
+        if not (low < high and math.isfinite(high - low)):
+            raise ValueError(f"input_range is {input_range!r}; it takes a least and a greater value, both finite")
         self.base_classifier = base_classifier
         self.num_classes = check_count("num_classes", num_classes, at_least=2)
         self.sigma = check_number("sigma", sigma, gt=0)
@@ -179,7 +180,8 @@ class Smooth:
         alpha
             Probability of a wrong certificate, at most.
         batch_size
-            Draws in one call of the base classifier.
+            Draws in one call of the base classifier, in whole blocks of 16 numbers of noise: results don't depend on
+            it.
         generator
             Source of the noise, on the device of `x`; by default torch's own, as `torch.manual_seed` sets it.
 
@@ -345,16 +347,21 @@ class Smooth:
         sources: Sequence[torch.Generator | None],
     ) -> Int64[Tensor, "images classes"]:
         """Count how often the base classifier sees each class in `n` noisy copies of each image."""
-        size = min(n, check_count("batch_size", batch_size))
+        check_count("batch_size", batch_size)
+        # Noise is drawn for whole blocks of copies, so that what a copy gets doesn't depend on `batch_size`.
+        block = _BLOCK // math.gcd(_BLOCK, math.prod(x.shape[1:]))
+        size = min(-(-n // block), max(1, batch_size // block)) * block
         group = max(1, batch_size // n)  # images in one call, where a call holds several
         counts = torch.zeros(len(x), self.num_classes, dtype=torch.int64, device=x.device)
         noisy = x.new_empty(min(group, len(x)), size, *x.shape[1:])
         for start in range(0, len(x), group):
             images = x[start : start + group]
             for done in range(0, n, size):
-                part = noisy[: len(images), : min(size, n - done)]
+                left = min(size, n - done)
+                part = noisy[: len(images), : -(-left // block) * block]
                 for copies, source in zip(part, sources[start : start + group], strict=True):
                     torch.randn(copies.shape, generator=source, dtype=x.dtype, device=x.device, out=copies)
+                part = part[:, :left]
                 torch.add(images[:, None], part, alpha=self.noise, out=part)
                 counts[start : start + group] += self._votes(part)
         return counts

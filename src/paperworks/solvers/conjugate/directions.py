@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from paperworks.core.validation import check_count
 from paperworks.solvers.conjugate.domains import PoissonDomain
-from paperworks.solvers.conjugate.unknowns import Rows, Unknowns, unknowns_of
+from paperworks.solvers.conjugate.unknowns import Rows, Unknowns, norms_of, unit, unknowns_of
 from paperworks.solvers.systems import SolveResult, check_stopping, check_system
 
 Network = Callable[[Tensor], Tensor]
@@ -34,16 +34,23 @@ class Proposal:
 
     def __init__(self, net: Network, where: Unknowns, normalize: bool = True) -> None:
         self.net, self.where, self.normalize = net, where, normalize
+        if not callable(net):
+            raise TypeError(f"net is {net!r}; it takes a network, which maps tensors to tensors")
         self.weights = next(net.parameters(), None) if isinstance(net, nn.Module) else None
+        if self.weights is not None and self.weights.is_meta:
+            raise ValueError("net is on the meta device, where weights have no values; move it to another first")
 
     def __call__(self, residuals: Rows) -> Rows:
         """Return a direction for each residual."""
         if self.normalize:
-            residuals = residuals / np.linalg.norm(residuals, axis=1, keepdims=True)
+            residuals = unit(residuals)
         with torch.inference_mode():
             given = torch.from_numpy(residuals.reshape(-1, *self.where.grid))
             given = given if self.weights is None else given.to(self.weights)
             found = self.net(given)
+            if not isinstance(found, Tensor) or found.is_complex():
+                what = found.dtype if isinstance(found, Tensor) else type(found).__name__
+                raise TypeError(f"net returned {what}; it has to return a real tensor")
             if found.shape != given.shape:
                 raise ValueError(f"net returned shape {tuple(found.shape)} for {tuple(given.shape)}; it has to keep it")
             # Not every dtype of a network is one of NumPy's.
@@ -167,31 +174,34 @@ class DCDMSolver:
         ValueError
             If shapes don't fit, something isn't finite, `b` is not in the range of `A`, or `A` is not semidefinite.
         TypeError
-            If the system is complex.
+            If the system isn't of real numbers in single or double precision, or the network returns something else.
         """
         where, X, B, form = self._system(A, b, x0)
         maxiter = check_stopping(rtol, atol, maxiter, where.n)
         propose = Proposal(self.net, where, self.normalize)
-        limits = np.maximum(rtol * np.linalg.norm(B, axis=1), atol)
+        limits = np.maximum(rtol * norms_of(B), atol)
         R = B - where.apply(X) if X.any() else B.copy()
-        norms = [np.linalg.norm(R, axis=1)]
+        norms = [norms_of(R)]
+        R = where.project(R)  # what is outside of the range stays in the norms, so that they are those of B - A X
         # Conjugate gradients, where they have to go on, need the last direction whatever the network's are made of.
         kept: deque[_Step] = deque(maxlen=None if self.orth == "all" else max(self.orth, 1))
         steepest, fallbacks = np.zeros(len(B), bool), np.zeros(len(B), int)
         counts = np.zeros(len(B), int)
-        while (running := norms[-1] > limits).any() and len(norms) <= maxiter:
+        while (running := (norms[-1] > limits) & R.any(axis=1)).any() and len(norms) <= maxiter:
             d, q, weak = np.zeros_like(R), np.zeros_like(R), running.copy()
             ask = running & ~steepest
             steps = list(kept) if self.orth else []
             if ask.any():
-                d[ask] = _conjugate(propose(R[ask]), steps, ask)
+                d[ask] = _conjugate(unit(propose(R[ask])), steps, ask)
                 q = where.apply(d)
                 weak = running & ~_useful(d, q, R)
             for rows, earlier in ((weak & ~steepest, steps), (weak & steepest, list(kept))):
                 if rows.any():
-                    d[rows] = _conjugate(R[rows], earlier, rows)
+                    d[rows] = _conjugate(unit(R[rows]), earlier, rows)
                     q[rows] = where.apply(d[rows])
             curvature = _dots(d, q)
+            if not np.isfinite(curvature).all():
+                raise ValueError("A has a product with a finite vector that is NaN or infinite; it takes finite ones")
             if not (curvature[running] > 0).all():
                 raise ValueError(
                     f"A is not positive definite: a direction d has d'Ad = {curvature[running].min():.3g}; take a"
@@ -199,9 +209,13 @@ class DCDMSolver:
                 )
             alpha = np.divide(_dots(d, R), curvature, out=np.zeros_like(curvature), where=running)
             X += alpha[:, None] * d
-            R[running] = where.project(B[running] - where.apply(X[running]))
+            left = B[running] - where.apply(X[running])
             kept.append(_Step(d, q, curvature))
-            norms.append(np.linalg.norm(R, axis=1))
+            norms.append(norms[-1].copy())
+            norms[-1][running] = norms_of(left)
+            if not np.isfinite(norms[-1]).all():
+                raise ValueError(f"A is too badly scaled: the residual overflowed after {len(norms) - 1} iterations")
+            R[running] = where.project(left)
             counts += running
             fallbacks += weak
             if len(norms) > _PATIENCE:
@@ -224,19 +238,21 @@ class DCDMSolver:
         starts = None if x0 is None else np.asarray(x0)
         if given is None or not given.size:
             raise ValueError(f"b has shape {b.shape}; it takes (n,) or (n, k)")
-        if starts is not None and starts.shape not in (b.shape, given.shape[: b.ndim]):
+        if starts is not None and (starts[:, None] if starts.ndim == 1 else starts).shape != given.shape:
             raise ValueError(f"x0 has shape {starts.shape}; it takes {b.shape}, that of b")
         columns = [None] * given.shape[1] if starts is None else list(starts.reshape(given.shape).T)
         checked = [check_system(matrix, column, start) for column, start in zip(given.T, columns, strict=True)]
-        if np.iscomplexobj(checked[0].b):
-            raise TypeError("A, b or x0 is complex; this solver takes real systems")
+        if checked[0].b.dtype not in (np.float32, np.float64):
+            raise TypeError(
+                f"A, b or x0 holds {checked[0].b.dtype}; it takes real numbers of single or double precision"
+            )
         where = unknowns_of(
             A if isinstance(A, PoissonDomain) else checked[0].A, self.shape, getattr(self.net, "dim", None)
         )
         B = np.stack([system.b for system in checked])
         where.check_range(B)
         X = where.project(np.stack([system.x for system in checked]))
-        return where, X, where.project(B), lambda rows: rows.T.reshape(b.shape).copy()
+        return where, X, B, lambda rows: rows.T.reshape(b.shape).copy()
 
 
 def dcdm(
@@ -288,7 +304,7 @@ def dcdm(
     ValueError
         If shapes don't fit, something isn't finite, `b` is not in the range of `A`, or `A` is not semidefinite.
     TypeError
-        If the system is complex.
+        If the system isn't of real numbers in single or double precision, or the network returns something else.
 
     References
     ----------
@@ -321,6 +337,6 @@ def _conjugate(d: Rows, steps: list[_Step], rows: np.ndarray) -> Rows:
 
 def _useful(d: Rows, q: Rows, r: Rows) -> np.ndarray:
     """Return where a direction has curvature and isn't nearly orthogonal to the residual."""
-    length, force = np.linalg.norm(d, axis=1), np.linalg.norm(r, axis=1)
-    curved = _dots(d, q) > np.finfo(d.dtype).eps * length * np.linalg.norm(q, axis=1)
+    length, force = norms_of(d), norms_of(r)
+    curved = _dots(d, q) > np.finfo(d.dtype).eps * length * norms_of(q)
     return np.asarray(curved & (np.abs(_dots(d, r)) >= _LEAST_COSINE * length * force))

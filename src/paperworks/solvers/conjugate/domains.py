@@ -32,7 +32,7 @@ class PoissonDomain:
         Grid of two or three dimensions: True where there is fluid and False where there is a solid, or whole numbers: 0
         solid, 1 fluid, 2 air.
     spacing
-        Width of a voxel. By default 1, as in arXiv:2205.10763, where the scale doesn't matter.
+        Width of a voxel, from 1e-100 to 1e100. By default 1, as in arXiv:2205.10763, where the scale doesn't matter.
     bc
         What is beyond the grid: "dirichlet" – air, "neumann" – solid walls.
 
@@ -68,7 +68,7 @@ class PoissonDomain:
         if not (cells == self.FLUID).any():
             raise ValueError("mask has no fluid voxel; it takes one at least")
         self.cells = cells.astype(np.int8)
-        self.spacing = check_number("spacing", spacing, gt=0)
+        self.spacing = check_number("spacing", spacing, ge=1e-100, le=1e100)  # whose squares are numbers too
         self.bc = check_choice("bc", bc, get_args(Walls))
         self.grid: tuple[int, ...] = cells.shape
         self.fluid = self.cells == self.FLUID
@@ -220,7 +220,8 @@ class PoissonDomain:
         if key not in self._weights:
             scale, counts = self.fluid / self.spacing**2, self.diagonal * self.spacing**2
             if isinstance(x, Tensor):
-                self._weights[key] = tuple(torch.from_numpy(a).to(x.device, x.dtype) for a in (scale, counts))  # type: ignore[assignment]
+                with torch.inference_mode(False):  # else gradients couldn't go through them later
+                    self._weights[key] = tuple(torch.from_numpy(a).to(x.device, x.dtype) for a in (scale, counts))  # type: ignore[assignment]
             else:
                 self._weights[key] = scale.astype(x.dtype), counts.astype(x.dtype)
         return self._weights[key]
@@ -245,6 +246,8 @@ class PoissonOperator(LinearOperator):
         self.domain = domain
 
     def _matmat(self, x: np.ndarray) -> np.ndarray:
+        if np.iscomplexobj(x):
+            return self._matmat(x.real) + 1j * self._matmat(x.imag)
         values = x if x.dtype in (np.float32, np.float64) else x.astype(float)
         return self.domain.apply(values.T.reshape(-1, *self.domain.grid)).reshape(-1, self.domain.n).T
 

@@ -1,11 +1,11 @@
 """Conjugate gradients with a preconditioner that may change from step to step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from paperworks.solvers.systems import SolveResult, check_preconditioner, check_stopping, check_system
+from paperworks.solvers.systems import Advance, SolveResult, check_preconditioner, check_system, iterate, norm
 
 
 def flexible_cg(
@@ -34,7 +34,7 @@ def flexible_cg(
     x0
         Start. Default: zeros.
     rtol
-        The iteration ends where the residual's norm is at most max(`rtol` norm(`b`), `atol`).
+        The iteration ends where the solution's residual has a norm of at most max(`rtol` norm(`b`), `atol`).
     atol
         Absolute tolerance, in the unit of `b`.
     maxiter
@@ -53,6 +53,8 @@ def flexible_cg(
     ------
     ValueError
         If shapes don't fit, something isn't finite, or a direction shows that `A` isn't positive definite.
+    TypeError
+        If `M` returns complex numbers in a real system.
 
     References
     ----------
@@ -66,38 +68,42 @@ def flexible_cg(
     """
     system = check_system(A, b, x0)
     precondition = check_preconditioner(M, len(system.b))
-    maxiter = check_stopping(rtol, atol, maxiter, len(system.b))
-    b, x, dtype = system.b, system.x, system.b.dtype
-    limit = max(rtol * float(np.linalg.norm(b)), atol)
 
-    def direction(r: np.ndarray) -> np.ndarray:
-        return r if precondition is None else precondition.matvec(r).astype(dtype, copy=False)
+    def begin(x: np.ndarray, r: np.ndarray) -> Advance:
+        p, change, rho = np.zeros_like(r), np.zeros_like(r), 1.0
 
-    r = b - system.apply(x) if x.any() else b.copy()
-    norms = [float(np.linalg.norm(r))]
-    if norms[0] > limit and maxiter:
-        z = direction(r)
-        p, rho = z, np.vdot(z, r)
-    while norms[-1] > limit and len(norms) <= maxiter:
-        if not abs(rho) > np.finfo(dtype).eps * norms[-1] * np.linalg.norm(z):  # M helps nothing here: start afresh
-            z = p = r
-            rho = np.vdot(r, r)
-        q = system.apply(p)
-        curvature = np.vdot(p, q).real
-        if not curvature > 0:
-            raise ValueError(
-                f"A is not positive definite: a direction p has p'Ap = {curvature:.3g}; take a solver for indefinite or"
-                " singular systems, such as scipy.sparse.linalg.minres"
-            )
-        alpha = np.vdot(p, r) / curvature
-        x += alpha * p
-        change = -alpha * q
-        r = r + change
-        norms.append(float(np.linalg.norm(r)))
-        if callback is not None:
-            callback(x)
-        if norms[-1] > limit:
-            z = direction(r)
+        def direction() -> np.ndarray:
+            if precondition is None:
+                return r.copy()
+            z = precondition.matvec(r)
+            if np.iscomplexobj(z) and not np.iscomplexobj(r):
+                raise TypeError("M returned complex numbers for a real residual; it takes a real one for real systems")
+            if not np.isfinite(z).all():
+                raise ValueError("M returned NaN or infinite elements; it takes one that is finite")
+            return z.astype(r.dtype, copy=False)
+
+        def advance(limit: float, steps: int) -> Sequence[float]:
+            nonlocal p, change, rho
+            z = direction()
             p = z + np.conj(np.vdot(z, change) / rho) * p
             rho = np.vdot(z, r)
-    return system.result(x, norms[-1] <= limit, norms)
+            if not abs(rho) > np.finfo(r.dtype).eps * norm(r) * norm(z):  # M helps nothing here: start afresh
+                p, rho = r.copy(), np.vdot(r, r)
+            q = system.apply(p)
+            curvature = np.vdot(p, q).real
+            if not (0 < abs(rho) < np.inf and np.isfinite(curvature)):
+                raise ValueError("A and b are of a size whose squares under- or overflow; it takes them scaled")
+            if not curvature > 0:
+                raise ValueError(
+                    f"A is not positive definite: a direction p has p'Ap = {curvature:.3g}; take a solver for"
+                    " indefinite or singular systems, such as scipy.sparse.linalg.minres"
+                )
+            alpha = np.vdot(p, r) / curvature
+            x[:] += alpha * p
+            change = -alpha * q
+            r[:] += change
+            return [norm(r)]
+
+        return advance
+
+    return iterate(system, begin, rtol=rtol, atol=atol, maxiter=maxiter, callback=callback)

@@ -11,7 +11,8 @@ from scipy.sparse.linalg import LinearOperator, splu
 
 from paperworks.core.validation import check_count, check_number
 from paperworks.numerics.eigenvalues import lanczos
-from paperworks.solvers.systems import check_system
+from paperworks.solvers.conjugate.unknowns import symmetric
+from paperworks.solvers.systems import check_matrix
 
 
 class IncompleteCholesky(LinearOperator):
@@ -33,7 +34,10 @@ class IncompleteCholesky(LinearOperator):
     Raises
     ------
     ValueError
-        If three unknowns are neighbours of each other, or a diagonal element isn't positive in a row that isn't zero.
+        If three unknowns are neighbours of each other, the matrix isn't symmetric, or a diagonal element isn't positive
+        in a row that isn't zero.
+    TypeError
+        If the matrix is complex, or an operator.
 
     References
     ----------
@@ -50,12 +54,12 @@ class IncompleteCholesky(LinearOperator):
 
     def __init__(self, A: Any, modified: float = 0.0) -> None:
         self.modified = check_number("modified", modified, ge=0, le=1)
-        matrix = check_system(A, np.zeros(np.shape(A)[0]), entries=True).A
-        matrix = sparse.csr_array(matrix).astype(float)
+        matrix = symmetric(check_matrix(A, entries=True)).astype(float)
         matrix.eliminate_zeros()
         super().__init__(np.dtype(float), matrix.shape)
         lower = sparse.csr_array(sparse.tril(matrix, -1))
-        if abs((lower @ lower).multiply(lower)).sum():
+        pattern = lower.astype(bool).astype(int)  # values might cancel, under- or overflow
+        if (pattern @ pattern).multiply(pattern).sum():
             raise ValueError("A has three unknowns that are neighbours of each other; it takes 5 or 7 point stencils")
         diagonal = matrix.diagonal()
         used = np.diff(matrix.indptr) > 0
@@ -79,7 +83,7 @@ class IncompleteCholesky(LinearOperator):
             pivot = whole
             for at in range(starts[i], starts[i + 1]):
                 a, j = values[at], columns[at]
-                pivot -= a * (a + below[j] - share * a) / pivots[j]
+                pivot -= a * ((a + below[j] - share * a) / pivots[j])
             pivots[i] = pivot if pivot >= 0.25 * whole else whole
         return np.array(pivots)
 
@@ -89,6 +93,8 @@ class IncompleteCholesky(LinearOperator):
                 self._factor, permc_spec="NATURAL", diag_pivot_thresh=0, relax=1, options={"SymmetricMode": True}
             )
         values = np.asarray(r).ravel()
+        if np.iscomplexobj(values):
+            return self._matvec(values.real) + 1j * self._matvec(values.imag)
         x = self._solver.solve(self._solver.solve(values.astype(float)), "T")
         return np.where(self._used, x, 0).astype(values.dtype if values.dtype.kind == "f" else float, copy=False)
 
@@ -116,7 +122,9 @@ class RitzDeflation(LinearOperator):
     Raises
     ------
     ValueError
-        If a diagonal element or a Ritz value isn't positive, or a number is out of its bounds.
+        If the matrix isn't symmetric, a diagonal element or a Ritz value isn't positive, or a number is out of bounds.
+    TypeError
+        If the matrix is complex, or an operator.
 
     References
     ----------
@@ -131,16 +139,18 @@ class RitzDeflation(LinearOperator):
     """
 
     def __init__(self, A: Any, start: ArrayLike, n_ritz: int = 16, steps: int | None = None) -> None:
-        system = check_system(A, start, entries=True)
-        matrix = sparse.csr_array(system.A)
-        n = len(system.b)
+        matrix = symmetric(check_matrix(A, entries=True))
+        n = matrix.shape[0]
+        if np.shape(start) not in ((n,), (n, 1)):
+            raise ValueError(f"start has shape {np.shape(start)}; it takes ({n},), as A has {n} rows")
+        first = np.array(start, dtype=float).ravel()
         super().__init__(np.dtype(float), (n, n))
         count = check_count("n_ritz", n_ritz, at_most=n)
         steps = min(4 * count, n) if steps is None else check_count("steps", steps, at_least=count, at_most=n)
         diagonal = matrix.diagonal()
         if (diagonal <= 0).any():
             raise ValueError(f"A has the diagonal element {diagonal.min():.3g}; it takes positive ones")
-        found = lanczos(lambda v: torch.from_numpy(matrix @ v.numpy()), torch.from_numpy(system.b.astype(float)), steps)
+        found = lanczos(lambda v: torch.from_numpy(matrix @ v.numpy()), torch.from_numpy(first), steps)
         self.values: Float[np.ndarray, " k"] = found.values[:count].numpy()
         self.vectors: Float[np.ndarray, "n k"] = np.ascontiguousarray(found.vectors[:, :count].numpy())
         if not self.values[0] > 0:
@@ -150,7 +160,7 @@ class RitzDeflation(LinearOperator):
     def _matvec(self, r: np.ndarray) -> np.ndarray:
         values = np.asarray(r).ravel()
         found = self.vectors @ ((self.vectors.T @ values) / self.values) + self._inverse * values
-        return found.astype(values.dtype if values.dtype.kind == "f" else float, copy=False)
+        return found.astype(values.dtype if values.dtype.kind in "fc" else float, copy=False)
 
     def _adjoint(self) -> "RitzDeflation":
         return self  # real and symmetric

@@ -39,8 +39,8 @@ class RitzDataset(Dataset[Tensor]):
     low_weight
         Factor of the lower coefficients. Default: 9, the paper's.
     theta_frac
-        The factor goes to the first half of the Ritz values and this share more. Default: 0.05, the paper's 500 of
-        10,000.
+        The factor goes to the first half of the Ritz values that were found and this share more. Default: 0.05, the
+        paper's 500 of 10,000.
     shape
         Numbers of voxels along the axes. Default: the domain's own, or a square or cube.
     random_state
@@ -94,12 +94,14 @@ class RitzDataset(Dataset[Tensor]):
             return torch.from_numpy(where.apply(v.numpy()[None])[0])
 
         start = product(torch.randn(where.n, dtype=torch.float64, generator=generator))
+        if not start.any():
+            raise ValueError("A maps a random vector to 0; it takes a matrix that has a right-hand side to train on")
         found = lanczos(product, start, n_ritz)
         # Relative to the spectrum, which scales with the spacing; the paper's matrix has a norm of about 10.
         kept = found.values > 1e-8 * found.values[-1]
         self.values = found.values[kept]
         weights = torch.ones(len(self.values), dtype=torch.float64)
-        weights[: round(n_ritz * (0.5 + theta_frac))] = low_weight
+        weights[: round(len(found.values) * (0.5 + theta_frac))] = low_weight
         coefficients = torch.randn(n_samples, len(weights), dtype=torch.float64, generator=generator) * weights
         # A space that is exhausted goes on with rounding errors, which needn't be in the matrix's range.
         samples = torch.from_numpy(where.project((coefficients @ found.vectors[:, kept].T).numpy()))
@@ -135,6 +137,11 @@ def dcdm_loss(
     Tensor
         The mean over the batch.
 
+    Raises
+    ------
+    ValueError
+        If the shapes of directions and residuals differ.
+
     References
     ----------
     arXiv:2205.10763, the loss of the training.
@@ -145,6 +152,8 @@ def dcdm_loss(
     >>> dcdm_loss(r / 5, r, lambda z: 3 * z)
     tensor(0.)
     """
+    if net_out.shape != r.shape:
+        raise ValueError(f"net_out has shape {tuple(net_out.shape)}; it takes {tuple(r.shape)}, that of r")
     z, r = net_out.flatten(1), r.flatten(1)
     image = apply_A(net_out).flatten(1)
     alpha = (r * z).sum(1) / ((z * image).sum(1) + 1e-12)

@@ -11,6 +11,7 @@ from scipy.sparse.linalg import LinearOperator
 
 from paperworks.core.validation import check_count
 from paperworks.solvers.conjugate.domains import PoissonDomain, PoissonOperator
+from paperworks.solvers.systems import check_matrix
 
 Rows = Float[np.ndarray, "k n"]
 
@@ -57,15 +58,16 @@ class Unknowns(NamedTuple):
             )
         if not self.closed.any():
             return
-        sizes = np.bincount(self.closed)
-        sums = self._means(b) * sizes
-        spread = np.stack([np.sqrt(np.bincount(self.closed, row**2, len(sizes))) for row in b]) * np.sqrt(sizes)
+        sizes, given = np.bincount(self.closed), unit(b)
+        sums = self._means(given) * sizes
+        spread = np.stack([np.sqrt(np.bincount(self.closed, row**2, len(sizes))) for row in given]) * np.sqrt(sizes)
         wrong = np.abs(sums) > np.sqrt(np.finfo(b.dtype).eps) * spread
         wrong[:, 0] = False
         if wrong.any():
             column, component = (int(index[0]) for index in np.nonzero(wrong))
+            total = b[column, self.closed == component].sum()
             raise ValueError(
-                f"b sums to {sums[column, component]:.3g} over a component of {sizes[component]} unknowns without a"
+                f"b sums to {total:.3g} over a component of {sizes[component]} unknowns without a"
                 " fixed value; it takes 0 there, else there is no solution: take the mean off"
             )
 
@@ -98,8 +100,12 @@ def unknowns_of(A: Any, shape: Sequence[int] | None, dim: int | None) -> Unknown
     ------
     ValueError
         If the shape doesn't fit, the matrix isn't symmetric, or its diagonal isn't that of a semidefinite one.
+    TypeError
+        If the matrix isn't of real numbers in single or double precision.
     """
     domain = A if isinstance(A, PoissonDomain) else A.domain if isinstance(A, PoissonOperator) else None
+    if domain is None:
+        A = check_matrix(A)
     n = domain.n if domain is not None else A.shape[0]
     grid = _grid(n, domain.grid if domain is not None and shape is None else shape, dim)
     if domain is not None:
@@ -113,10 +119,59 @@ def unknowns_of(A: Any, shape: Sequence[int] | None, dim: int | None) -> Unknown
         )
     if isinstance(A, LinearOperator):
         return Unknowns(lambda rows: np.asarray(A @ rows.T).T, grid, np.ones(n, bool), np.zeros(n, int))
-    matrix = sparse.csr_array(A, copy=True)
+    matrix = symmetric(A)
     matrix.eliminate_zeros()  # which would connect what they stand between
     active, closed = _structure(matrix)
     return Unknowns(lambda rows: np.asarray(matrix @ rows.T).T, grid, active, closed)
+
+
+def symmetric(A: Any) -> sparse.csr_array:
+    """Return a copy of a matrix that may be positive semidefinite: real, symmetric, with no diagonal element below 0.
+
+    Parameters
+    ----------
+    A
+        Square matrix, sparse or dense, of floating numbers.
+
+    Returns
+    -------
+    scipy.sparse.csr_array
+        The matrix.
+
+    Raises
+    ------
+    ValueError
+        If it isn't symmetric, or a diagonal element is below 0.
+    TypeError
+        If it isn't of real numbers in single or double precision.
+    """
+    matrix = sparse.csr_array(A, copy=True)
+    if matrix.dtype not in (np.float32, np.float64):
+        raise TypeError(f"A holds {matrix.dtype}; it takes real numbers of single or double precision")
+    diagonal = matrix.diagonal()
+    if (diagonal < 0).any():
+        raise ValueError(f"A has the diagonal element {diagonal.min():.3g}; it takes none below 0")
+    apart, root = sparse.coo_array(matrix - matrix.T), np.sqrt(diagonal)
+    i, j = apart.coords
+    # The diagonal bounds elements of semidefinite matrices, so that it is the measure of their rounding.
+    if (np.abs(apart.data) > 10 * np.finfo(matrix.dtype).eps * root[i] * root[j]).any():
+        raise ValueError("A is not symmetric; it takes a symmetric positive semidefinite matrix")
+    return matrix
+
+
+def norms_of(rows: Rows) -> Float[np.ndarray, " k"]:
+    """Return the norms of rows, also of numbers whose squares under- or overflow."""
+    size = np.abs(rows).max(axis=1, initial=0)
+    divisor = np.where(size > 0, size, 1)
+    return np.asarray(size * np.linalg.norm(rows / divisor[:, None], axis=1))
+
+
+def unit(rows: Rows) -> Rows:
+    """Return rows of norm one; zeros stay what they are."""
+    size = np.abs(rows).max(axis=1, initial=0, keepdims=True)
+    rows = rows / np.where(size > 0, size, 1)
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.where(norms > 0, norms, 1)
 
 
 def _grid(n: int, shape: Sequence[int] | None, dim: int | None) -> tuple[int, ...]:
@@ -136,18 +191,13 @@ def _grid(n: int, shape: Sequence[int] | None, dim: int | None) -> tuple[int, ..
 
 def _structure(A: sparse.csr_array) -> tuple[np.ndarray, np.ndarray]:
     """Return which rows are not zero, and the components whose constants are mapped to zero."""
-    eps = 10 * np.finfo(A.dtype).eps
-    size = np.abs(A.data).max(initial=0)
-    if np.abs((A - A.T).data).max(initial=0) > eps * size:
-        raise ValueError("A is not symmetric; it takes a symmetric positive semidefinite matrix")
     diagonal = A.diagonal()
-    if (diagonal < 0).any():
-        raise ValueError(f"A has the diagonal element {diagonal.min():.3g}; it takes none below 0")
     total = np.asarray(abs(A).sum(axis=1)).ravel()
     if ((diagonal == 0) & (total > 0)).any():
         raise ValueError("A has a row with 0 on the diagonal and other elements; it is not positive semidefinite")
     count, label = connected_components(A, directed=False)
-    lost = np.abs(A.sum(axis=1)).ravel() > eps * np.maximum(total, size)
+    # Relative to each row, so that small rows beside large ones count as what they are.
+    lost = np.abs(A.sum(axis=1)).ravel() > 10 * np.finfo(A.dtype).eps * total
     held = np.zeros(count, bool)
     held[label[lost]] = True
     held[label[diagonal == 0]] = True  # zero rows, which are no unknowns

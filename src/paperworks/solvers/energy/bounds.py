@@ -51,7 +51,8 @@ class NormBound:
     def __mul__(self, other: Any) -> "NormBound":
         if isinstance(other, NormBound):
             return NormBound(self.log_norm + other.log_norm, float(np.logaddexp(self.log_band, other.log_band)))
-        return NormBound(_log(other) + self.log_norm, self.log_band)
+        # 0 times a norm beyond all numbers is 0.
+        return NormBound(_log(other) + self.log_norm, self.log_band) if other else NormBound(-math.inf, -math.inf)
 
     __rmul__ = __mul__
 
@@ -102,7 +103,8 @@ def barron_bound(problem: EllipticEnergy, T: int, step: float) -> Float[np.ndarr
     Raises
     ------
     ValueError
-        For an integrand that is no polynomial, or a source given as a function or as values.
+        For an integrand that is no polynomial or, with sines, mixes the axes; or a source given as a function or as
+        values.
 
     Notes
     -----
@@ -122,6 +124,8 @@ def barron_bound(problem: EllipticEnergy, T: int, step: float) -> Float[np.ndarr
     check_number("step", step, gt=0)
     if L.degree is None:
         raise ValueError("L is no polynomial in u and grad u; the bound takes linear, semilinear or p4")
+    if isinstance(f, SineSeries) and L.mixes_axes:
+        raise ValueError("L has a matrix A that mixes the axes, which leaves sines; the bound takes a diagonal one")
     least = problem.dim * np.pi**2 if isinstance(f, SineSeries) else 0.0
     shrinks = max(abs(1 - step * least / (1 + least)), abs(1 - step))
     source = NormBound(_log(f.barron_norm()), _log(f.band))
@@ -210,10 +214,10 @@ def iterations_for(eps: float, gap: float, constants: DescentConstants) -> int:
     check_number("gap", gap, ge=0)
     if not constants.rate < 1:
         raise ValueError(f"constants has rate {constants.rate}; it takes one below 1")
-    ratio = 2 * gap / (constants.mu * eps**2)
-    if ratio <= 1:
+    log_ratio = math.log(2) + _log(gap) - math.log(constants.mu) - 2 * math.log(eps)
+    if log_ratio <= 0:
         return 0
-    return 1 if constants.rate == 0 else math.ceil(math.log(ratio) / -math.log(constants.rate))
+    return 1 if constants.rate == 0 else math.ceil(log_ratio / -math.log(constants.rate))
 
 
 def width_for(eps: float, u: SineSeries | TrigSum | float, kind: str = "sigmoid") -> int:
@@ -224,19 +228,21 @@ def width_for(eps: float, u: SineSeries | TrigSum | float, kind: str = "sigmoid"
     eps
         The error asked for.
     u
-        The function, or its norm: the Barron norm for sigmoids, the mass (the sum of |c|) for cosines.
+        The function, or its constant: for sigmoids the Barron norm times the radius of the domain, sqrt(dim) / 2 for
+        the cube; for cosines the mass, the sum of |c|.
     kind
         Hidden units: "sigmoid" or "cos".
 
     Returns
     -------
     int
-        ``4 C² / eps²`` for sigmoids and ``M² / eps²`` for cosines, rounded up.
+        ``4 C² / eps²`` for sigmoids and ``M² / eps²`` for cosines, rounded up. With C the Barron norm times the
+        radius, that is ``dim |u|² / eps²``.
 
     Raises
     ------
     ValueError
-        For an error that isn't positive or another kind.
+        For an error that isn't positive or another kind, or a width beyond all numbers: `network_size` has logarithms.
 
     Notes
     -----
@@ -250,10 +256,12 @@ def width_for(eps: float, u: SineSeries | TrigSum | float, kind: str = "sigmoid"
     check_number("eps", eps, gt=0)
     check_choice("kind", kind, ("sigmoid", "cos"))
     if isinstance(u, (SineSeries, TrigSum)):
-        norm = u.barron_norm() if kind == "sigmoid" else u.mass
+        norm = _radius(u.dim) * u.barron_norm() if kind == "sigmoid" else u.mass
     else:
         norm = check_number("u", u, ge=0)
-    return max(1, math.ceil((4 if kind == "sigmoid" else 1) * norm**2 / eps**2))
+    if not norm / eps < 1e150:
+        raise ValueError(f"eps is {eps:g} for a constant of {norm:.3g}, which takes a width of more than 1e300")
+    return max(1, math.ceil((4 if kind == "sigmoid" else 1) * (norm / eps) ** 2))
 
 
 def network_size(
@@ -291,14 +299,14 @@ def network_size(
     >>> from paperworks.solvers import semilinear
     >>> u = SineSeries(np.array([[1.0]]))
     >>> problem = EllipticEnergy.with_solution(semilinear(), u, c_bounds=(0.0, 3.0))
-    >>> round(10 ** network_size(problem, 0.1, u).log10_width)
-    47279
+    >>> round(10 ** network_size(problem, 0.1, u).log10_width)  # half the error is the width's: 4 width_for(0.1, u)
+    23640
     """
     check_number("eps", eps, gt=0)
     check_choice("bound", bound, ("sharp", "paper"))
     f = _spectral(problem)
     if solution is not None:
-        iterations, log10_norm = 0, math.log10(solution.barron_norm())
+        iterations, log10_norm = 0, _log(solution.barron_norm()) / _LOG10
     else:
         lambda1 = problem.dim * np.pi**2 if isinstance(f, SineSeries) else 0.0
         sharp = sharp_constants(problem.c_bounds, problem.p_bounds, lambda1)
@@ -310,7 +318,7 @@ def network_size(
             paper = paper_constants(problem.p_bounds[0], max(problem.c_bounds[1], problem.p_bounds[1]))
             iterations = iterations_for(eps / 2, gap, paper)
             log10_norm = float(paper_barron_bound(problem, iterations)[-1])
-    log10_width = math.log10(16) + 2 * log10_norm - 2 * math.log10(eps)
+    log10_width = max(0.0, 2 * (math.log10(4 * _radius(problem.dim)) + log10_norm - math.log10(eps)))
     return NetworkSize(iterations, log10_norm, log10_width, log10_width + math.log10(problem.dim + 2))
 
 
@@ -318,6 +326,11 @@ def _spectral(problem: EllipticEnergy) -> SineSeries | TrigSum:
     if not isinstance(problem.f, (SineSeries, TrigSum)):
         raise ValueError(f"f is {type(problem.f).__name__}; bounds take a source that is a SineSeries or a TrigSum")
     return problem.f
+
+
+def _radius(dim: int) -> float:
+    """Return half the diagonal of the unit cube: a ridge of frequency omega turns by 2 radius |omega| at most."""
+    return math.sqrt(dim) / 2
 
 
 def _dual_square(f: SineSeries | TrigSum) -> float:

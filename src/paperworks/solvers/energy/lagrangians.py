@@ -77,6 +77,7 @@ class Lagrangian(ABC):
 
     degree: int | None
     uses_gradient: bool = True  # beyond |p|² / 2
+    mixes_axes: bool = False  # a product of two entries of p, each to an odd power, is no product of sines and cosines
 
     @abstractmethod
     def rest(self, x: Any, u: Any, p: Sequence[Any]) -> Any:
@@ -217,7 +218,9 @@ class _Linear(Lagrangian):
     def __init__(self, A: np.ndarray | None, c: float) -> None:
         self.c = check_number("c", c, ge=0)
         self.A = None if A is None else np.asarray(A, dtype=float)
-        if self.A is not None and (self.A.ndim != 2 or not np.allclose(self.A, self.A.T)):
+        if self.A is not None and (
+            self.A.ndim != 2 or self.A.shape[0] != self.A.shape[1] or not np.allclose(self.A, self.A.T)
+        ):
             raise ValueError(f"A has shape {self.A.shape}; it takes a symmetric matrix")
         self.eigenvalues = np.ones(1) if self.A is None else np.linalg.eigvalsh(self.A)
         if not self.eigenvalues[0] > 0:
@@ -231,6 +234,10 @@ class _Linear(Lagrangian):
     @property
     def uses_gradient(self) -> bool:  # type: ignore[override]
         return self.A is not None
+
+    @property
+    def mixes_axes(self) -> bool:  # type: ignore[override]
+        return self.A is not None and bool((np.diag(np.diag(self.A)) != self.A).any())
 
     def rest(self, x: Any, u: Any, p: Sequence[Any]) -> Any:
         products = zip(self.dp_rest(x, u, p), p, strict=False)

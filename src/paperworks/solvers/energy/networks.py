@@ -114,7 +114,7 @@ class RidgeNetwork(nn.Module):
         Notes
         -----
         Barron (1993): the mean squared error is at most ``mass² / width`` for cosines and ``(2 C)² / width`` for
-        sigmoids, with C the Barron norm.
+        sigmoids, with C the Barron norm times the radius sqrt(dim) / 2 of the cube.
         """
         check_count("width", width)
         check_choice("kind", kind, get_args(Kind))
@@ -206,14 +206,18 @@ class RidgeNetwork(nn.Module):
         Raises
         ------
         ValueError
-            For values of another number than points.
+            For values of another number than points, or ones that aren't finite.
         """
         if y.shape != x.shape[:1]:
             raise ValueError(f"y has shape {tuple(y.shape)}; it takes one value for each of {len(x)} points")
+        if not (x.isfinite().all() and y.isfinite().all()):
+            raise ValueError("x or y has NaN or infinite elements; they take finite ones")
         before = (self(x) - y).square().sum()
         wanted = (y - x @ self.linear - self.constant).double()
         kept = self.outer.clone()
-        self.outer.copy_(torch.linalg.lstsq(self.hidden(x).double(), wanted[:, None], driver="gelsd").solution[:, 0])
+        # Hidden units may be dependent, for which LAPACK alone has a driver.
+        hidden = self.hidden(x).double().cpu()
+        self.outer.copy_(torch.linalg.lstsq(hidden, wanted.cpu()[:, None], driver="gelsd").solution[:, 0])
         if (self(x) - y).square().sum() > before:  # by rounding
             self.outer.copy_(kept)
         return self

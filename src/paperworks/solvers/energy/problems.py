@@ -63,8 +63,8 @@ class EllipticEnergy:
         self.L, self.dim = as_lagrangian(L), check_count("dim", dim)
         if isinstance(f, (SineSeries, TrigSum)) and f.dim != dim:
             raise ValueError(f"f has {f.dim} dimensions; it takes {dim}")
-        if isinstance(f, np.ndarray) and (f.ndim != dim or not np.isfinite(f).all()):
-            raise ValueError(f"f has shape {f.shape}; it takes finite values on a grid of {dim} dimensions")
+        if isinstance(f, np.ndarray) and (f.ndim != dim or np.iscomplexobj(f) or not np.isfinite(f).all()):
+            raise ValueError(f"f has shape {f.shape}; it takes finite real values on a grid of {dim} dimensions")
         self.f = f
         self.c_bounds, self.p_bounds = check_bounds(*self._bounds(c_bounds, p_bounds))
 
@@ -81,7 +81,8 @@ class EllipticEnergy:
         Parameters
         ----------
         L
-            Integrand, as in the constructor.
+            Integrand, as in the constructor: a polynomial, which in sines doesn't mix the axes. Others have a source
+            of infinitely many terms; give it to the constructor as a function.
         u
             The solution that it is to have.
         c_bounds, p_bounds
@@ -90,7 +91,12 @@ class EllipticEnergy:
         Returns
         -------
         EllipticEnergy
-            The problem; for a polynomial integrand its source is exact.
+            The problem, with an exact source.
+
+        Raises
+        ------
+        ValueError
+            For an integrand whose source has infinitely many terms, or bounds as in the constructor.
         """
         from paperworks.solvers.energy.representations import SineSpace, TorusSpace
 
@@ -99,8 +105,13 @@ class EllipticEnergy:
             problem = cls(L, zero, u.dim, c_bounds, p_bounds)
             source: SineSeries | TrigSum = TorusSpace(problem).gradient(u)[0]
         else:
-            degree = as_lagrangian(L).degree or 4
-            wide = u.resized(degree * u.n_modes)
+            L = as_lagrangian(L)
+            if L.degree is None or L.mixes_axes:
+                raise ValueError(
+                    "L is no polynomial, or mixes the axes, so that its source has infinitely many modes; give the"
+                    " source to the constructor as a function"
+                )
+            wide = u.resized(L.degree * u.n_modes)
             problem = cls(L, 0.0 * wide, u.dim, c_bounds, p_bounds)
             source = SineSeries(SineSpace(problem, wide.n_modes).gradient(wide.coefficients)[0])
         problem.f = source

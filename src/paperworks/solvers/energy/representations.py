@@ -46,7 +46,7 @@ class Space(Generic[State]):
         raise NotImplementedError
 
     def size(self, g: State, d: State) -> float:
-        """Return the norm in H¹ of a preconditioned derivative."""
+        """Return the norm in H¹ of a preconditioned derivative: NaN where it has NaN."""
         raise NotImplementedError
 
     def moved(self, u: State, d: State, step: float) -> State:
@@ -110,7 +110,7 @@ class SineSpace(Space[np.ndarray]):
         return self.size(self.f, self.precondition(self.f))
 
     def size(self, g: np.ndarray, d: np.ndarray) -> float:
-        return float(np.sqrt(max(0.0, np.vdot(g, d)) / 2**self.dim))
+        return float(np.sqrt(max(np.vdot(g, d), 0.0) / 2**self.dim))
 
     def moved(self, u: np.ndarray, d: np.ndarray, step: float) -> np.ndarray:
         return u - step * d
@@ -169,7 +169,7 @@ class TorusSpace(Space[TrigSum]):
         return self.size(self.f, self.f.precondition())
 
     def size(self, g: TrigSum, d: TrigSum) -> float:
-        return float(np.sqrt(max(0.0, g.inner(d))))
+        return float(np.sqrt(max(g.inner(d), 0.0)))
 
     def moved(self, u: TrigSum, d: TrigSum, step: float) -> TrigSum:
         new = u - step * d
@@ -210,6 +210,8 @@ class GridSpace(Space[np.ndarray]):
             f = np.broadcast_to(f(*np.meshgrid(*places, indexing="ij", sparse=True)), self.mask.shape)
         if not isinstance(f, np.ndarray) or f.shape != self.mask.shape:
             raise ValueError(f"f is {type(f).__name__}; on a grid it takes a function, or values of the mask's shape")
+        if np.iscomplexobj(f) or not np.isfinite(f).all():
+            raise ValueError("f has complex, NaN or infinite values; it takes finite real ones")
         self.f = np.asarray(f, dtype=float)[self.mask]
         places = [self.h * np.arange(n + 1) for n in self.mask.shape]
         self.x = np.meshgrid(*places, indexing="ij", sparse=True)
@@ -269,7 +271,7 @@ class GridSpace(Space[np.ndarray]):
         return self.size(self.f, self.precondition(self.f))
 
     def size(self, g: np.ndarray, d: np.ndarray) -> float:
-        return float(np.sqrt(max(0.0, np.vdot(g, d)) * self.h**self.dim))
+        return float(np.sqrt(max(np.vdot(g, d), 0.0) * self.h**self.dim))
 
     def moved(self, u: np.ndarray, d: np.ndarray, step: float) -> np.ndarray:
         return u - step * d

@@ -1,6 +1,7 @@
 """Sine series on the unit cube, and the transforms between their coefficients and values on a grid."""
 
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,8 @@ class SineSeries:
     """
 
     def __init__(self, coefficients: Float[np.ndarray, "*modes"]) -> None:
+        if np.iscomplexobj(coefficients):
+            raise ValueError("coefficients is complex; it takes real ones")
         c = np.asarray(coefficients, dtype=float)
         if c.ndim < 1 or len(set(c.shape)) != 1 or not c.size:
             raise ValueError(f"coefficients has shape {c.shape}; it takes n entries along each axis")
@@ -62,7 +65,9 @@ class SineSeries:
         check_count("dim", dim)
         nodes = np.arange(1, check_count("n_modes", n_modes) + 1) / (n_modes + 1)
         grid = np.meshgrid(*[nodes] * dim, indexing="ij", sparse=True)
-        values = np.broadcast_to(np.asarray(function(*grid), dtype=float), (n_modes,) * dim)
+        values = np.broadcast_to(np.asarray(function(*grid)), (n_modes,) * dim)
+        if np.iscomplexobj(values) or not np.isfinite(values).all():
+            raise ValueError("function returns complex, NaN or infinite values; it takes finite real ones")
         return cls(fft.dstn(values, 1) / (n_modes + 1) ** dim)
 
     @property
@@ -125,7 +130,8 @@ class SineSeries:
         values = np.sin(rows[:, :1] * k) @ self.coefficients.reshape(self.n_modes, -1)
         for axis in range(1, self.dim):
             sines = np.sin(rows[:, axis : axis + 1] * k)
-            values = np.einsum("pkr,pk->pr", values.reshape(len(rows), self.n_modes, -1), sines)
+            rest = self.n_modes ** (self.dim - 1 - axis)
+            values = np.einsum("pkr,pk->pr", values.reshape(len(rows), self.n_modes, rest), sines)
         return values.reshape(points.shape[:-1])
 
     def on_grid(self, m: int) -> Float[np.ndarray, "*grid"]:
@@ -242,12 +248,15 @@ class SineSeries:
         return SineSeries(_resized(self.coefficients, n) + _resized(other.coefficients, n))
 
     def __sub__(self, other: "SineSeries") -> "SineSeries":
-        return self + (-1.0) * other
+        return self + (-1.0) * other if isinstance(other, SineSeries) else NotImplemented
 
     def __mul__(self, factor: float) -> "SineSeries":
-        return SineSeries(float(factor) * self.coefficients)
+        return SineSeries(float(factor) * self.coefficients) if isinstance(factor, Real) else NotImplemented
 
     __rmul__ = __mul__
+
+    def __truediv__(self, divisor: float) -> "SineSeries":
+        return SineSeries(self.coefficients / float(divisor)) if isinstance(divisor, Real) else NotImplemented
 
     def __neg__(self) -> "SineSeries":
         return SineSeries(-self.coefficients)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from jaxtyping import Complex, Float, Int
 from paperworks.core.validation import check_number
 
 _PAIRS = 1 << 22  # products of terms that are formed at once
+_MOST = 1 << 40  # of a frequency, so that those of products are exact
 
 
 class TrigSum:
@@ -56,6 +58,8 @@ class TrigSum:
             raise ValueError(f"frequencies has shape {k.shape} and coefficients {c.shape}; they take (n, dim) and (n,)")
         if k.size and k.dtype.kind not in "iu":
             raise TypeError(f"frequencies has dtype {k.dtype}; it takes whole numbers")
+        if k.size and max(int(k.max()), -int(k.min())) > _MOST:
+            raise ValueError(f"frequencies has {k.min()} to {k.max()}; it takes numbers up to 2**40 either way")
         if not np.isfinite(c).all():
             raise ValueError("coefficients has NaN or infinite elements; it takes finite ones")
         self.period = check_number("period", period, gt=0)
@@ -244,8 +248,9 @@ class TrigSum:
         return RidgeNetwork.of(self, kind, width, random_state, **options)
 
     def __add__(self, other: Any) -> "TrigSum":
-        if isinstance(other, (int, float)):
-            other = self._combined(np.zeros((1, self.dim), np.int64), np.array([complex(other)]))
+        if isinstance(other, Real):
+            added = check_number("other", other)
+            other = self._combined(np.zeros((1, self.dim), np.int64), np.array([complex(added)]))
         if not isinstance(other, TrigSum):
             return NotImplemented
         self._check_fits(other)
@@ -262,19 +267,23 @@ class TrigSum:
         return -1.0 * self
 
     def __sub__(self, other: Any) -> "TrigSum":
-        return self + (-1.0) * other
+        return self + (-1.0) * other if isinstance(other, (TrigSum, Real)) else NotImplemented
 
     def __rsub__(self, other: Any) -> "TrigSum":
         return (-1.0) * self + other
 
     def __mul__(self, other: Any) -> "TrigSum":
-        if isinstance(other, (int, float)):
-            found = self._combined(self.frequencies, float(other) * self.coefficients, merge=False)
-            found.slack = abs(float(other)) * self.slack
+        if isinstance(other, Real):
+            factor = check_number("other", other)
+            found = self._combined(self.frequencies, factor * self.coefficients, merge=False)
+            found.slack = abs(factor) * self.slack
             return found
         return self._product(other) if isinstance(other, TrigSum) else NotImplemented
 
     __rmul__ = __mul__
+
+    def __truediv__(self, divisor: float) -> "TrigSum":
+        return self * (1 / divisor) if isinstance(divisor, Real) else NotImplemented
 
     def __repr__(self) -> str:
         return f"TrigSum({self.terms} terms in {self.dim} dimensions, Barron norm {self.barron_norm():.4g})"

@@ -28,6 +28,8 @@ class Equation:
 
     Raises
     ------
+    TypeError
+        Where coefficients are no mapping, or the nonlinear term or its slope can't be called.
     ValueError
         Where multi-indices differ in length or are out of range, where there are none, where all constants are 0, or
         where only one of the nonlinear term and its slope is given.
@@ -45,6 +47,9 @@ class Equation:
     slope: Callable[[Float[Tensor, "*grid"]], Float[Tensor, "*grid"]] | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.coefficients, Mapping):
+            raise TypeError(f"coefficients is {self.coefficients!r}; it takes a mapping of constants by multi-index")
+        object.__setattr__(self, "coefficients", dict(self.coefficients))
         if not self.coefficients:
             raise ValueError("coefficients is empty; it takes a constant for at least one multi-index")
         lengths = {len(index) if isinstance(index, tuple) else 0 for index in self.coefficients}
@@ -60,6 +65,9 @@ class Equation:
             raise ValueError("coefficients are all 0; it takes one that isn't")
         if (self.nonlinear is None) != (self.slope is None):
             raise ValueError("nonlinear and slope belong together; it takes both or none")
+        for name, function in (("nonlinear", self.nonlinear), ("slope", self.slope)):
+            if function is not None and not callable(function):
+                raise TypeError(f"{name} is {function!r}; it takes a function of a tensor")
 
     @property
     def ndim(self) -> int:
@@ -93,7 +101,7 @@ class Linear(Equation):
     """
 
     def __init__(self, coefficients: Mapping[MultiIndex, float]) -> None:
-        super().__init__(dict(coefficients))
+        super().__init__(coefficients)
 
 
 class Poisson(Equation):

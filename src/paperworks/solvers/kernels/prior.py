@@ -94,7 +94,11 @@ def cholesky(K: Float[Tensor, "n n"], jitter: float) -> tuple[Float[Tensor, "n n
         L, failed = torch.linalg.cholesky_ex(K + jitter * eye)
         if not failed:
             return L, jitter
-        if not torch.isfinite(K).all() or jitter * 10 > MAX_JITTER * (1 + 1e-9):
+        if not torch.isfinite(K).all():
+            raise torch.linalg.LinAlgError(
+                "the covariance is not finite; lr, max_freq, init_lengthscale or the length of the box is out of range"
+            )
+        if jitter * 10 > MAX_JITTER * (1 + 1e-9):
             raise torch.linalg.LinAlgError(
                 f"the covariance has no Cholesky factor with a jitter up to {jitter:g}; a smaller lr or a smaller "
                 "max_freq may help"

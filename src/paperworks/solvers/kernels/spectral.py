@@ -14,6 +14,7 @@ from paperworks.core.validation import check_choice, check_count, check_number
 Kind = Literal["student", "gauss"]
 MAX_ORDER = 4
 """The highest derivative of a Matérn-5/2 kernel that is continuous."""
+_VANISHED = 800.0  # exp(-800) is 0 in double precision; beyond it a product with a power of the lag would be inf * 0
 
 
 class MixtureSpectrum(NamedTuple):
@@ -156,7 +157,7 @@ class SpectralMixtureKernel(nn.Module):
         Returns
         -------
         Tensor
-            Values of the shape of `lag`.
+            Values of the shape of `lag`; 0 at lags so great that the envelope has vanished.
 
         Raises
         ------
@@ -200,7 +201,7 @@ class SpectralMixtureKernel(nn.Module):
 def _matern(z: Tensor, inverse_length: Tensor, order: int) -> list[Tensor]:
     """Return the Matérn-5/2 envelope and its derivatives up to an order."""
     a = math.sqrt(5) * inverse_length
-    x = a * z.abs()
+    x = (a * z.abs()).clamp(max=_VANISHED)
     decay = (-x).exp()
     g = [(1 + x + x * x / 3) * decay]
     if order >= 1:
@@ -216,8 +217,8 @@ def _matern(z: Tensor, inverse_length: Tensor, order: int) -> list[Tensor]:
 
 def _squared_exponential(z: Tensor, b: Tensor, order: int) -> list[Tensor]:
     """Return exp(-b z^2) and its derivatives up to an order."""
-    g = (-b * z * z).exp()
-    y = b * z * z
+    y = (b * z * z).clamp(max=_VANISHED)
+    g = (-y).exp()
     factors = (
         torch.ones_like(y),
         -2 * b * z,

@@ -139,6 +139,8 @@ def spectral_lower_bound(
     check_number("budget", budget, ge=0)
     tail, kappa = _tail_and_kappa(f, lam, activation, dim, spacing)
     grid = _grid(tail, lam)
+    if budget == 0:  # at low frequencies kappa may be infinite
+        return SpectralBound(tail.norm, 0.0, 1.0)
     values = tail(grid) - budget * kappa(grid)
     best = int(values.argmax())
     low, high = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
@@ -360,7 +362,10 @@ def _sizes(spectrum: Callable[[np.ndarray], np.ndarray], at: np.ndarray) -> np.n
             f"f returns shape {found.shape} for {at.shape}; its transform takes finite numbers, one for each"
         )
     if not found.any():
-        raise ValueError("f is 0 at all frequencies; its transform takes another function")
+        raise ValueError(
+            f"f is 0 at all of {len(at)} frequencies from {at[0]:.2g} to {at[-1]:.2g}; its transform takes another"
+            " function, or another unit of length"
+        )
     return found
 
 

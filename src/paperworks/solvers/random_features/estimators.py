@@ -23,7 +23,7 @@ from paperworks.solvers.random_features.scales import (
     Distribution,
     draw_unit_weights,
     hidden_layer,
-    largest,
+    place_biases,
     recommend_scale,
 )
 
@@ -38,8 +38,8 @@ class RandomFeaturesTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixi
     scale
         Half side of the cube that weights are drawn from, as the paper has it.
     bias_scale
-        Half length of the interval of biases. Default: `scale` times the largest 1-norm of a sample, so that ridges lie
-        all over the data; "paper" for `scale` itself.
+        Half length of the interval of biases round 0; "paper" for `scale` itself. Default: round what the mean of the
+        samples gives, `scale` times their largest distance from it in the 1-norm, so that ridges lie all over the data.
     activation
         Name of the activation: "tanh", "sigmoid", "relu", "gauss", "softplus", "sin" or "cos".
     distribution
@@ -99,7 +99,8 @@ class RandomFeaturesTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixi
         scale = check_number("scale", self.scale, gt=0)
         activation_named(self.activation)
         draw = draw_unit_weights(self.n_features, X.shape[1], self.distribution, check_random_state(self.random_state))
-        self.weights_, self.biases_ = scale * draw[0], _bias_scale(self.bias_scale, scale, X) * draw[1]
+        self.weights_ = scale * draw[0]
+        self.biases_ = place_biases(draw[1], self.weights_, X, scale, self.bias_scale)
         self._n_features_out = self.n_features + (X.shape[1] + 1 if self.direct_links else 0)
         return self
 
@@ -118,8 +119,8 @@ class RandomFeaturesTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixi
         """
         check_is_fitted(self)
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
-        draw = self.weights_.astype(X.dtype, copy=False), self.biases_.astype(X.dtype, copy=False)
-        return hidden_layer(X, 1.0, 1.0, draw, self.activation, self.direct_links)
+        weights, biases = self.weights_.astype(X.dtype, copy=False), self.biases_.astype(X.dtype, copy=False)
+        return hidden_layer(X, weights, biases, self.activation, self.direct_links)
 
 
 class _RandomFeatures(BaseEstimator):
@@ -158,17 +159,17 @@ class _RandomFeatures(BaseEstimator):
             law: Distribution = "uniform" if self.distribution == "ridgelet" else self.distribution
             advice = recommend_scale(
                 X, y, self.activation, n_features=self.n_features, distribution=law, alpha=alpha,
-                direct_links=self.direct_links, random_state=rng.randint(2**31),
+                bias_scale=self.bias_scale, direct_links=self.direct_links, random_state=rng.randint(2**31),
                 scales=None if scale == "auto" else (scale,),
             )  # fmt: skip
             scale, alpha = advice.scale, advice.alpha
         self.scale_, self.alpha_ = float(scale), float(alpha)
-        bias = _bias_scale(self.bias_scale, self.scale_, X)
         if self.distribution == "ridgelet":
             self.weights_, self.biases_ = self._ridgelets(X, y, rng)
         else:
             a, b = draw_unit_weights(self.n_features, X.shape[1], self.distribution, rng)
-            self.weights_, self.biases_ = self.scale_ * a, bias * b
+            self.weights_ = self.scale_ * a
+            self.biases_ = place_biases(b, self.weights_, X, self.scale_, self.bias_scale)
         H = self._features(X)
         if self.coef_budget is not None:
             parts = decompose(H, self.rcond)
@@ -204,7 +205,7 @@ class _RandomFeatures(BaseEstimator):
         return np.concatenate([a for a, _ in drawn]).T, np.concatenate([b for _, b in drawn])
 
     def _features(self, X: np.ndarray) -> np.ndarray:
-        return hidden_layer(X, 1.0, 1.0, (self.weights_, self.biases_), self.activation, self.direct_links)
+        return hidden_layer(X, self.weights_, self.biases_, self.activation, self.direct_links)
 
     def _outputs(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
@@ -221,8 +222,8 @@ class BandlimitedRandomFeaturesRegressor(RegressorMixin, _RandomFeatures):
     scale
         Half side of the cube that weights are drawn from, or "auto" to choose it from the data; see `recommend_scale`.
     bias_scale
-        Half length of the interval of biases. Default: `scale` times the largest 1-norm of a sample; "paper" for
-        `scale` itself.
+        Half length of the interval of biases round 0; "paper" for `scale` itself. Default: round what the mean of the
+        samples gives, `scale` times their largest distance from it in the 1-norm, so that ridges lie all over the data.
     activation
         Name of the activation: "tanh", "sigmoid", "relu", "gauss", "softplus", "sin" or "cos".
     alpha
@@ -391,12 +392,3 @@ class BandlimitedRandomFeaturesClassifier(ClassifierMixin, _RandomFeatures):
         """
         outputs = self.decision_function(X)
         return self.classes_[(outputs > 0).astype(int) if outputs.ndim == 1 else outputs.argmax(1)]
-
-
-def _bias_scale(bias_scale: Any, scale: float, X: np.ndarray) -> float:
-    if bias_scale is None:
-        return scale * largest(X)
-    if isinstance(bias_scale, str):
-        check_choice("bias_scale", bias_scale, ("paper",))
-        return scale
-    return check_number("bias_scale", bias_scale, ge=0)

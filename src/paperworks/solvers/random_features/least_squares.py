@@ -8,7 +8,7 @@ from jaxtyping import Float
 from scipy import linalg
 from scipy.optimize import brentq
 
-from paperworks.core.validation import check_choice, check_number
+from paperworks.core.validation import check_choice, check_count, check_number
 
 RCOND = 1e-12
 """Singular values below this share of the largest are taken as rounding."""
@@ -160,13 +160,18 @@ def dual_certificate(
     H, f = _checked(H, f)
     check_number("C", C, ge=0)
     check_choice("norm", norm, ("l2", "l1"))
+    check_count("steps", steps)
+    H, unit_H = _in_units(H)
+    f, unit_f = _in_units(f)
+    C = check_number("C * H / f", C * (unit_H / unit_f), ge=0)
     c = within_budget(decompose(H), f, C) if norm == "l2" else _within_l1(H, f, C, steps)
     residual = f - H @ c
     attained = float(np.linalg.norm(residual))
     direction = residual / attained if attained > 0 else np.zeros_like(f)
     spread = H.T @ direction
     dual = np.linalg.norm(spread) if norm == "l2" else np.abs(spread).max(initial=0.0)
-    return BudgetCertificate(max(0.0, float(f @ direction - C * dual)), attained, c, direction)
+    lower = min(max(0.0, float(f @ direction - C * dual)), attained)  # above it by rounding alone
+    return BudgetCertificate(unit_f * lower, unit_f * attained, c / unit_H * unit_f, direction)
 
 
 class BudgetCurve(NamedTuple):
@@ -228,13 +233,15 @@ def budget_curve(
     mu = np.geomspace(1e3, 1e-24, 60) if ridges is None else np.sort(np.asarray(ridges, dtype=float))[::-1]
     if not (mu > 0).all():
         raise ValueError("ridges has numbers that aren't positive; it takes ones above 0")
+    H, unit_H = _in_units(H)
+    f, unit_f = _in_units(f)
     u, s, _ = linalg.svd(H, full_matrices=False, check_finite=False)
     z = u.T @ f
     beyond = max(0.0, float(f @ f - z @ z))
-    mu = mu[:, None] * s[:1] ** 2
+    mu = mu[:, None] * (s[0] ** 2 or 1.0)
     budgets = np.linalg.norm(s * z / (s**2 + mu), axis=1)
     errors = np.sqrt(np.square(mu * z / (s**2 + mu)).sum(1) + beyond)
-    return BudgetCurve(budgets, errors)
+    return BudgetCurve(budgets / unit_H * unit_f, unit_f * errors)
 
 
 def _within_l1(H: np.ndarray, f: np.ndarray, budget: float, steps: int) -> np.ndarray:
@@ -259,6 +266,12 @@ def _onto_l1(v: np.ndarray, budget: float) -> np.ndarray:
     excess = (np.cumsum(ordered) - budget) / np.arange(1, len(v) + 1)
     taken = excess[max([0, *np.flatnonzero(ordered > excess)])]
     return np.sign(v) * np.maximum(sizes - taken, 0)
+
+
+def _in_units(values: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return an array in units of its largest element, and that, so that squares are numbers."""
+    unit = float(np.abs(values).max()) or 1.0
+    return values / unit, unit
 
 
 def _checked(H: np.ndarray, f: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -44,7 +44,7 @@ def ridgelet_transform(
     a, b
         Hidden weights and biases, of the same shape but for the last axis of `a`.
     order
-        Order of the derivative.
+        Order of the derivative, at most 100.
     x, weights
         Points and weights of the quadrature for a function.
 
@@ -72,10 +72,12 @@ def ridgelet_transform(
     """
     points, values, measure = _samples(f, x, weights)
     a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
-    check_count("order", order)
+    check_count("order", order, at_most=100)
     if a.shape != (*b.shape, points.shape[1]):
         raise ValueError(f"a has shape {a.shape} and b {b.shape}; they take (…, {points.shape[1]}) and (…)")
     flat_a, flat_b = a.reshape(-1, points.shape[1]), b.ravel()
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise ValueError("a or b has NaN or infinite elements; they take finite ones")
     product = values * measure
     found = np.empty(len(flat_b))
     rows = max(1, _BLOCK // len(points))
@@ -91,7 +93,7 @@ def inverse_ridgelet(
     b: Float[np.ndarray, " parameters"],
     x: Float[np.ndarray, "points dim"],
     weights: Float[np.ndarray, " parameters"] | float,
-    activation: Name = "tanh",
+    activation: Name = "gauss",
     order: int = 2,
 ) -> Float[np.ndarray, " points"]:
     """Reconstruct a function from its ridgelet transform: a network with a unit at each pair of weights and bias.
@@ -119,7 +121,7 @@ def inverse_ridgelet(
     Raises
     ------
     ValueError
-        For shapes that don't fit, or a pair that isn't admissible.
+        For shapes that don't fit, values that aren't finite, or a pair that isn't admissible.
 
     Examples
     --------
@@ -127,6 +129,8 @@ def inverse_ridgelet(
     array([0., 0.])
     """
     R, a, b, x = (np.asarray(v, dtype=float) for v in (R, a, b, x))
+    if not all(np.isfinite(v).all() for v in (R, a, b, x)):
+        raise ValueError("R, a, b or x has NaN or infinite elements; they take finite ones")
     if x.ndim != 2 or R.shape != b.shape or a.shape != (*b.shape, x.shape[1]):
         raise ValueError(f"R, a, b and x have shapes {R.shape}, {a.shape}, {b.shape} and {x.shape}; they don't fit")
     constant = admissibility_constant(activation, order, x.shape[1])
@@ -160,7 +164,8 @@ def admissibility_constant(activation: Name, order: int, dim: int = 1) -> float:
     Raises
     ------
     ValueError
-        Where the integral is 0, as for an odd activation with an even order, or doesn't converge.
+        Where the integral is 0, as for an odd activation with an even order, or doesn't converge, and for an order
+        over 100.
 
     Notes
     -----
@@ -172,7 +177,7 @@ def admissibility_constant(activation: Name, order: int, dim: int = 1) -> float:
     -6.2832
     """
     sigma = activation_named(activation)
-    check_count("order", order)
+    check_count("order", order, at_most=100)  # the constants grow like factorials
     check_count("dim", dim)
     if sigma.transform is None:
         raise ValueError(f"activation is {activation!r}, whose transform is made of points; it takes another")
@@ -189,7 +194,7 @@ def admissibility_constant(activation: Name, order: int, dim: int = 1) -> float:
         at = np.array(w)
         return (complex(transform(at)) * complex(ridgelet_spectrum(at, order)).conjugate()).real * w**-dim
 
-    return 2 * (2 * math.pi) ** (dim - 1) * quad(integrand, 0, np.inf, epsabs=0, epsrel=1e-12, limit=200)[0]
+    return 2 * (2 * math.pi) ** (dim - 1) * quad(integrand, 0, 50, epsabs=0, epsrel=1e-12, limit=200)[0]
 
 
 class RidgeletSampler:
@@ -267,7 +272,8 @@ class RidgeletSampler:
         rng = np.random.default_rng(random_state.randint(2**31) if legacy else random_state)  # type: ignore[union-attr]
         count = self.oversampling * check_count("n", n)
         a = rng.uniform(-self.scale, self.scale, (count, dim))
-        b = rng.uniform(-1, 1, count) * self.scale * np.abs(points).sum(1).max()
+        centre = points.mean(0)
+        b = a @ centre + rng.uniform(-1, 1, count) * self.scale * np.abs(points - centre).sum(1).max()
         sizes = np.abs(ridgelet_transform((points, values, measure), a, b, self.order))
         total = sizes.sum()
         if not total > 0:

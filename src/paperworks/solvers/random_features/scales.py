@@ -59,6 +59,7 @@ def recommend_scale(
     n_features: int = 300,
     distribution: Distribution = "uniform",
     alpha: float | Literal["auto"] = 0.0,
+    bias_scale: float | Literal["paper"] | None = None,
     direct_links: bool = False,
     scales: Sequence[float] | None = None,
     random_state: int | np.random.RandomState | None = 0,
@@ -83,6 +84,8 @@ def recommend_scale(
         Law of the weights.
     alpha
         Ridge, or "auto" to choose one with each range.
+    bias_scale
+        Half length of the interval of biases, as the estimators take it.
     direct_links
         Whether the network is also linear in `X`.
     scales
@@ -98,7 +101,7 @@ def recommend_scale(
     Raises
     ------
     ValueError
-        For an unknown activation or distribution, or data that aren't finite or don't fit.
+        For an unknown activation or distribution, no ranges to choose from, or data that aren't finite or don't fit.
 
     Notes
     -----
@@ -118,8 +121,12 @@ def recommend_scale(
     check_count("n_features", n_features)
     if alpha != "auto":
         check_number("alpha", alpha, ge=0)
+    if scales is not None and not len(scales):
+        raise ValueError("scales is empty; it takes one range or more")
     rng = check_random_state(random_state)
     targets = y.reshape(len(y), -1)
+    size = float(np.abs(targets).max()) or 1.0  # so that squares are numbers in any unit
+    targets = targets / size
     band = estimate_band(X, targets - targets.mean(0), rng)
     first = band / activation_named(activation).effective_band() if band > 0 else 1.0
     draw = draw_unit_weights(n_features, X.shape[1], distribution, rng)
@@ -127,7 +134,8 @@ def recommend_scale(
 
     def attempt(scale: float) -> float:
         if scale not in tried:
-            H = hidden_layer(X, scale, scale * largest(X), draw, activation, direct_links)
+            weights = scale * draw[0]
+            H = hidden_layer(X, weights, place_biases(draw[1], weights, X, scale, bias_scale), activation, direct_links)
             tried[scale] = _left_out(H, targets, RIDGES if alpha == "auto" else (alpha,))
         return tried[scale][0]
 
@@ -139,7 +147,8 @@ def recommend_scale(
         attempt(best / step if best == min(tried) else best * step)
         best = min(tried, key=attempt)
     ordered = np.array(sorted(tried))
-    return ScaleAdvice(best, tried[best][1], tried[best][0], ordered, np.array([tried[s][0] for s in ordered]), band)
+    errors = size * np.array([tried[s][0] for s in ordered])
+    return ScaleAdvice(float(best), tried[best][1], size * tried[best][0], ordered, errors, band)
 
 
 def estimate_band(X: np.ndarray, y: np.ndarray, rng: np.random.RandomState) -> float:
@@ -150,28 +159,30 @@ def estimate_band(X: np.ndarray, y: np.ndarray, rng: np.random.RandomState) -> f
     frequencies is taken off.
     """
     n, dim = X.shape
+    X = X - X.mean(0)
+    unit = float(np.ptp(X, axis=0).max()) or 1.0
+    X = X / unit
     spread = np.ptp(X, axis=0)
     radius = float(np.linalg.norm(spread)) or 1.0
-    top = math.pi * max(2.0, n ** (1 / dim)) / float(spread[spread > 0].max(initial=1.0))
+    top = math.pi * max(2.0, n ** (1 / dim))
     frequencies = np.linspace(0.5 * math.pi / radius, top, _FREQUENCIES if dim > 1 else 4 * _FREQUENCIES)
     if dim == 1:
         directions = np.ones((1, 1))
     else:
         directions = rng.normal(size=(_DIRECTIONS, dim))
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    centre = X.mean(0)
     # A window that falls to 0 at the edge, so that the cut there has no spectrum of its own.
-    window = np.cos(np.pi / 2 * np.clip(2 * np.abs(X - centre) / np.maximum(spread, 1e-300), 0, 1)).prod(1) ** (2 / dim)
+    window = np.cos(np.pi / 2 * np.clip(2 * np.abs(X) / np.maximum(spread, 1e-300), 0, 1)).prod(1) ** (2 / dim)
     values = y * window[:, None]
     energy = np.zeros(len(frequencies))
     for direction in directions:
-        phases = np.outer((X - centre) @ direction, frequencies)
+        phases = np.outer(X @ direction, frequencies)
         energy += (np.square(np.cos(phases).T @ values) + np.square(np.sin(phases).T @ values)).sum(1)
     density = energy - np.median(energy) if dim > 1 else energy
     total = np.cumsum(density.clip(0))
     if not total[-1] > 0:
         return 0.0
-    return float(frequencies[int((total >= (1 - _QUIET) * total[-1]).argmax())])
+    return float(frequencies[int((total >= (1 - _QUIET) * total[-1]).argmax())]) / unit
 
 
 def draw_unit_weights(
@@ -190,22 +201,32 @@ def draw_unit_weights(
 
 
 def largest(X: np.ndarray) -> float:
-    """Return the largest 1-norm of a point: how far a ridge with weights up to 1 reaches."""
-    return float(np.abs(X).sum(1).max()) or 1.0
+    """Return the largest 1-norm of a point from the mean: how far a ridge with weights up to 1 reaches."""
+    return float(np.abs(X - X.mean(0)).sum(1).max()) or 1.0
+
+
+def place_biases(
+    draw: np.ndarray,
+    weights: np.ndarray,
+    X: np.ndarray,
+    scale: float,
+    bias_scale: float | Literal["paper"] | None,
+) -> np.ndarray:
+    """Return biases from draws in [-1, 1]: by default so that ridges lie all over the data, wherever these are."""
+    if bias_scale is None:
+        return X.mean(0) @ weights + scale * largest(X) * draw
+    if isinstance(bias_scale, str):
+        check_choice("bias_scale", bias_scale, ("paper",))
+        return scale * draw
+    return check_number("bias_scale", bias_scale, ge=0) * draw
 
 
 def hidden_layer(
-    X: np.ndarray,
-    scale: float,
-    bias_scale: float,
-    draw: tuple[np.ndarray, np.ndarray],
-    activation: Name,
-    direct_links: bool,
+    X: np.ndarray, weights: np.ndarray, biases: np.ndarray, activation: Name, direct_links: bool
 ) -> np.ndarray:
     """Return the outputs of hidden units, with the inputs and a constant beside them where they are linked directly."""
-    a, b = draw
-    H = X @ (scale * a)
-    H -= bias_scale * b
+    H = X @ weights
+    H -= biases
     H = activation_named(activation).function(H)
     return np.hstack([H, X, np.ones((len(X), 1))]) if direct_links else H
 

@@ -20,7 +20,7 @@ class AdaptiveSolver:
     parameter
         Name of the solver's parameter.
     cost
-        Gives the cost of a result, a positive number. Default: its `iterations`, at least 1.
+        Gives the cost of a result, a number of at least 1. Default: its `iterations`, at least 1.
     cap_ratio
         Where a solve didn't reach its tolerance, its cost counts as at most so many times the mean cost so far, since
         one cost at the cap would drown what was learnt. None takes it as it is.

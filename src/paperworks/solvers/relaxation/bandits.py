@@ -18,6 +18,8 @@ Estimator = Literal["importance_weighted", "reduced_variance"]
 class Bandit(ABC):
     """A choice among values of a parameter that learns from costs: `predict` gives a value, `update` takes its cost.
 
+    The two take turns: a cost is that of the value given last, so threads each need a bandit of their own.
+
     Parameters
     ----------
     arms
@@ -79,14 +81,15 @@ class Bandit(ABC):
         Parameters
         ----------
         cost
-            A positive number, such as iterations.
+            A number from 1 to 1e100, such as iterations; seconds in a unit that no solve falls below. Costs count by
+            what they exceed 1.
 
         Raises
         ------
         ValueError
-            If the cost isn't positive and finite, or no value was chosen since the last update.
+            If the cost is out of range, or no value was chosen since the last update.
         """
-        check_number("cost", cost, gt=0)
+        check_number("cost", cost, ge=1, le=1e100)
         if self._chosen is None:
             raise ValueError("update has no choice to learn from: predict comes first")
         (arm, p, context), self._chosen = self._chosen, None
@@ -102,7 +105,7 @@ class Bandit(ABC):
         dict
             What `load_state_dict` takes.
         """
-        state = {name: value for name, value in vars(self).items() if name not in ("random_state", "arms")}
+        state = {name: value for name, value in vars(self).items() if name != "random_state"}
         return {**copy.deepcopy(state), "generator": copy.deepcopy(self.random_state.bit_generator.state)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -116,11 +119,11 @@ class Bandit(ABC):
         Raises
         ------
         ValueError
-            If it is of another kind of bandit, or of another number of values.
+            If it is of another kind of bandit, or of other values.
         """
-        own = vars(self).keys() - {"random_state", "arms"} | {"generator"}
-        if state.keys() != own or len(state["counts_"]) != len(self.arms):
-            raise ValueError("state is of another bandit; it takes one of the same class and number of arms")
+        own = vars(self).keys() - {"random_state"} | {"generator"}
+        if not isinstance(state, dict) or state.keys() != own or not np.array_equal(state["arms"], self.arms):
+            raise ValueError("state is of another bandit; it takes one of the same class and the same arms")
         state = copy.deepcopy(state)
         self.random_state.bit_generator.state = state.pop("generator")
         vars(self).update(state)
@@ -141,7 +144,8 @@ class TsallisINF(Bandit):
     """Approach the cost of the best fixed value: Tsallis-INF (arXiv:2310.02246, Algorithm 1).
 
     The probabilities p minimise <k/s, p> - (4/eta) sum sqrt(p), where k sums estimates of the costs less 1, s is their
-    scale and eta = 2/sqrt(t) in round t.
+    scale and eta = 2/sqrt(t) in round t. The default estimates aren't the paper's, whose algorithm is that with
+    `estimator="importance_weighted"`: see there.
 
     Parameters
     ----------
@@ -327,6 +331,8 @@ class Interval:
 
     def __init__(self, low: float, high: float, clip: bool = False) -> None:
         self.low, self.high, self.clip = check_number("low", low), check_number("high", high, gt=low), clip
+        if not math.isfinite(self.high - self.low):
+            raise ValueError(f"high is {high:g}; its distance from low, {low:g}, overflows")
 
     def unit(self, context: float | None) -> float:
         """Map a context to [0, 1]."""

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from scipy.sparse.linalg import LinearOperator
 
-from paperworks.solvers.relaxation.splitting import Splitting, check_omega
-from paperworks.solvers.systems import SolveResult, check_matrix, check_system, iterate
+from paperworks.solvers.relaxation.splitting import Splitting, relax
+from paperworks.solvers.systems import SolveResult, check_matrix, check_system
 
 
 def ssor_pcg(
@@ -68,12 +68,11 @@ def ssor_pcg(
     >>> ssor_pcg(A, b, omega=1.7).iterations < ssor_pcg(A, b, omega=1.0).iterations
     True
     """
-    check_omega(omega)
     system = check_system(A, b, x0, entries=True)
     split = Splitting(system.A, omega)
     if not (split.diagonal.real > 0).all():
         raise ValueError("A is not positive definite: its diagonal has entries that are not positive")
-    result = iterate(system, split.pcg, rtol=rtol, atol=atol, maxiter=maxiter, callback=callback)
+    result = relax(system, split.pcg, rtol=rtol, atol=atol, maxiter=maxiter, callback=callback)
     if not result.converged and (apart := _asymmetry(split.A)):
         raise ValueError(
             f"A is not Hermitian, up to {apart:.3g}; conjugate gradients take a symmetric matrix; sor takes others"
@@ -112,7 +111,7 @@ class SSORPreconditioner(LinearOperator):
     """
 
     def __init__(self, A: Any, omega: float = 1.0) -> None:
-        self._splitting = Splitting(check_matrix(A, entries=True), check_omega(omega))
+        self._splitting = Splitting(check_matrix(A, entries=True), omega)
         super().__init__(self._splitting.A.dtype, self._splitting.A.shape)
 
     @property
@@ -122,7 +121,7 @@ class SSORPreconditioner(LinearOperator):
 
     @omega.setter
     def omega(self, omega: float) -> None:
-        self._splitting.omega = check_omega(omega)
+        self._splitting.omega = omega
 
     def _matvec(self, v: np.ndarray) -> np.ndarray:
         split = self._splitting

@@ -1,7 +1,8 @@
 """A matrix split into its diagonal and its two triangles, with the iterations that sweep over them."""
 
 import functools
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from scipy.sparse.linalg import SuperLU, splu
 
 from paperworks.core.validation import check_number
 from paperworks.solvers.relaxation.kernels import compiled
-from paperworks.solvers.systems import Advance
+from paperworks.solvers.systems import Advance, SolveResult, System, iterate, norm
 
 
 def check_omega(omega: float) -> float:
@@ -54,7 +55,7 @@ class Splitting:
     Raises
     ------
     ValueError
-        If a diagonal entry is zero.
+        If a diagonal entry is zero, or `omega` is out of range.
 
     Examples
     --------
@@ -91,8 +92,8 @@ class Splitting:
 
     @omega.setter
     def omega(self, omega: float) -> None:
-        self._omega = omega
-        self._scale = omega / self.diagonal
+        self._omega = check_omega(omega)
+        self._scale = self._omega / self.diagonal
         self._factors: dict[str, SuperLU] = {}
 
     @property
@@ -209,8 +210,10 @@ class Splitting:
         """
         split, inner = self.lower(r), self.inner
         p = inner * split
+        # What is left where rounding has the last word; there a direction says nothing of the matrix any more.
+        least = 1e3 * np.finfo(r.dtype).eps * norm(r)
         if self.compiled:
-            return self._run(self.compiled.pcg_steps, x, r, split, p)
+            return self._run(self.compiled.pcg_steps, x, r, split, p, least=least)
         rho = np.vdot(split, p).real
 
         def step() -> np.ndarray:
@@ -220,7 +223,9 @@ class Splitting:
             image = self.A @ t
             curvature = np.vdot(t, image).real
             if not curvature > 0:
-                raise _indefinite()
+                if not norm(r) <= least:
+                    raise _indefinite()
+                return np.zeros_like(r)
             before, alpha = rho, rho / curvature
             np.add(x, alpha * t, out=x)
             np.subtract(split, alpha * q, out=split)
@@ -231,14 +236,18 @@ class Splitting:
 
         return _stepwise(step, r)
 
-    def _run(self, kernel: Any, *state: np.ndarray) -> Advance:
-        return functools.partial(self._advance, kernel, state)
+    def _run(self, kernel: Any, *state: np.ndarray, least: float = 0.0) -> Advance:
+        return functools.partial(self._advance, kernel, state, least)
 
-    def _advance(self, kernel: Any, state: tuple[np.ndarray, ...], limit: float, steps: int) -> Sequence[float]:
-        norms = np.empty(steps)
+    def _advance(
+        self, kernel: Any, state: tuple[np.ndarray, ...], least: float, limit: float, steps: int
+    ) -> Sequence[float]:
+        norms = np.empty(min(steps, 1000))
         made = kernel(*self._matrix, self._scale, self.omega, limit, norms, *state)
         if made < 0:
-            raise _indefinite()
+            if not norm(state[1]) <= least:
+                raise _indefinite()
+            return [*norms[: -made - 1].tolist(), 0.0]
         return norms[:made].tolist()
 
     def _factor(self, triangle: str) -> SuperLU:
@@ -251,6 +260,54 @@ class Splitting:
                 whole, permc_spec="NATURAL", diag_pivot_thresh=0.0, options={"SymmetricMode": True}
             )
         return self._factors[triangle]
+
+
+def relax(
+    system: System,
+    begin: Callable[[np.ndarray, np.ndarray], Advance],
+    *,
+    atol: float,
+    callback: Callable[[np.ndarray], Any] | None,
+    **stopping: Any,
+) -> SolveResult:
+    """Iterate to a tolerance, with a right-hand side near 1 where the squares of its numbers would leave the range.
+
+    Parameters
+    ----------
+    system
+        Matrix, right-hand side and start.
+    begin
+        Begins the iteration, as for `iterate`.
+    atol
+        Absolute tolerance.
+    callback
+        Called with the present solution after each iteration.
+    **stopping
+        Further arguments of `iterate`.
+
+    Returns
+    -------
+    SolveResult
+        The solution.
+    """
+    size = _size(system)
+    if size == 1:
+        return iterate(system, begin, atol=atol, callback=callback, **stopping)
+    scaled = system._replace(b=system.b / size, x=system.x / size)
+    told = None if callback is None else lambda x: callback(x * size)
+    most = float(np.finfo(float).max)
+    result = iterate(scaled, begin, atol=min(atol / size, most), callback=told, **stopping)
+    return SolveResult(result.x * size, result.info, result.residual_norms * size)
+
+
+def _size(system: System) -> float:
+    """Return a power of 2 near the right-hand side's numbers where they are extreme and the start isn't, else 1."""
+    most, start = (float(abs(v).max(initial=0)) for v in (system.b, system.x))
+    root = float(np.finfo(system.b.dtype).max) ** 0.25
+    if 1 / root <= most <= root or not 0 < most < math.inf:
+        return 1.0
+    size = 2.0 ** (math.frexp(most)[1] - 1)
+    return size if start / size <= root else 1.0
 
 
 def _stepwise(step: Any, r: np.ndarray) -> Advance:

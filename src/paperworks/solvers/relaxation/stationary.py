@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from paperworks.solvers.relaxation.splitting import Splitting, check_omega
-from paperworks.solvers.systems import SolveResult, check_system, iterate
+from paperworks.solvers.relaxation.splitting import Splitting, relax
+from paperworks.solvers.systems import SolveResult, check_system
 
 
 def sor(
@@ -64,10 +64,9 @@ def sor(
     >>> x.round(6), info
     (array([1., 1.]), 0)
     """
-    check_omega(omega)
     system = check_system(A, b, x0, entries=True)
     split = Splitting(system.A, omega)
-    return iterate(system, split.sor, rtol=rtol, atol=atol, maxiter=maxiter, callback=callback)
+    return relax(system, split.sor, rtol=rtol, atol=atol, maxiter=maxiter, callback=callback)
 
 
 def ssor(
@@ -124,7 +123,6 @@ def ssor(
     >>> ssor(np.array([[2.0, -1.0], [-1.0, 2.0]]), np.ones(2), omega=1.1).converged
     True
     """
-    check_omega(omega)
     system = check_system(A, b, x0, entries=True)
     split = Splitting(system.A, omega)
-    return iterate(system, split.ssor, rtol=rtol, atol=atol, maxiter=maxiter, callback=callback)
+    return relax(system, split.ssor, rtol=rtol, atol=atol, maxiter=maxiter, callback=callback)
