@@ -27,6 +27,8 @@ def jacobi(residuals: Any) -> Any:
 
 # What single methods ask for beside SciPy's arguments.
 VALUES = {"A": lambda: A, "b": lambda: B, "omega": lambda: 1.2, "net": lambda: jacobi}
+# What they may take, and need here: the grid of a network's input.
+GIVEN = {"shape": (3, 4)}
 
 
 class Solver:
@@ -35,12 +37,12 @@ class Solver:
     def __init__(self, subject: Subject) -> None:
         thing = subject.export.thing
         if inspect.isclass(thing):
-            self.object = thing(**arguments(thing, VALUES, subject.options))
+            self.object = thing(**arguments(thing, VALUES, {**GIVEN, **subject.options}))
             self.solve = getattr(self.object, "solve", self.object)
         else:
             self.object, self.solve = thing, thing
         self.names = inspect.signature(self.solve).parameters
-        self.options = arguments(self.solve, VALUES, {})
+        self.options = arguments(self.solve, VALUES, GIVEN)
         del self.options["A"], self.options["b"]
         if "random_state" in self.names:
             self.options["random_state"] = 0
@@ -60,7 +62,7 @@ class Solver:
     def tries(self, A: Any, b: np.ndarray, rtol: float = 1e-6, maxiter: int = 500) -> str:
         """Try a system that not every method solves: only a solution may be called one, and an error says why."""
         with np.errstate(all="ignore"):
-            x, info = self.unless(ValueError, r"\bA\b", A, b, rtol=rtol, maxiter=maxiter)
+            x, info = self.unless(ValueError, r"\b[Ab]\b", A, b, rtol=rtol, maxiter=maxiter)
             if x is None:
                 return "refused"
             if info == 0:

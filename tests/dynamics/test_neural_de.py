@@ -321,6 +321,15 @@ def test_rejected_steps_leave_the_path_alone():
     assert torch.allclose(brownian.states[0], path(0.0, 0.3)[0], atol=1e-9)
 
 
+def test_times_may_be_close_to_each_other():
+    path = BrownianTree((4, 3), (0.0, 1.0), random_state=3)
+    times = [1e-12, 0.5, 0.5 + 1.5e-12, 1.0]
+    solution = solve_sde(lambda t, u: -u, lambda t, u: 0.1 * u, U, (0.0, 1.0), path, t_eval=times)
+    assert torch.allclose(solution.states[1], solution.states[2], atol=1e-5)
+    with pytest.raises(RuntimeError, match="it shrank to nothing"):
+        solve_sde(lambda t, u: u / (t < 0.3), lambda t, u: 0.1 * u, U, (0.0, 1.0), path)
+
+
 @pytest.mark.parametrize("regularize", ["unbiased", "biased", "global"])
 def test_noisy_evaluations_are_counted(regularize):
     drift, diffusion = Field(), Field(1)
@@ -378,6 +387,17 @@ def test_local_errors_shrink_with_the_step(estimator):
         (lambda: local_regularizer(Field(), U, [0.0, 0.1, math.nan, 0.3], 1.0), ValueError, "that rise"),
         (lambda: local_regularizer(lambda t, u: u / (t == 0), U, 0.0, 1.0), RuntimeError, "local step's penalty"),
         (lambda: local_sde_regularizer(Field(), lambda t, u: u / 0, U, 0.0, 1.0), RuntimeError, "local step's penalty"),
+        (lambda: local_sde_regularizer(Field(), lambda t, u: u[:, :1], U, 0.0, 1.0), ValueError, "diffusion returned"),
+        (
+            lambda: local_sde_regularizer(lambda t, u: u[:1], Field(), U, 0.0, 1.0, estimator="lamba"),
+            ValueError,
+            "drift",
+        ),
+        (
+            lambda: solve_sde(Field(), Field(), U, (0.0, 1.0), BrownianTree((4, 3), (0.0, 1.0), 0, torch.float32)),
+            TypeError,
+            "path is torch.float32",
+        ),
         (lambda: local_regularizer(Field(), U, [0.0, 1.0], 1.0), ValueError, "t has 2 times for 4"),
         (lambda: local_regularizer(Field(), U, 0.0, 1.0, kind="all"), ValueError, "kind is 'all'"),
         (lambda: local_regularizer(Field(), U * math.nan, 0.0, 1.0), ValueError, "u0 has 12 NaN"),

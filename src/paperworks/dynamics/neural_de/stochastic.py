@@ -102,6 +102,12 @@ def _sum(weights: Sequence[float], terms: Sequence[Tensor]) -> Tensor:
     return total
 
 
+def _check_shapes(u: Tensor, f: Tensor, g: Tensor) -> None:
+    for name, found in (("drift", f), ("diffusion", g)):
+        if found.shape != u.shape:
+            raise ValueError(f"{name} returned shape {tuple(found.shape)}; it takes that of u, {tuple(u.shape)}")
+
+
 def _step(
     drift: Func, diffusion: Func, u: Tensor, t: float, h: float, w: Tensor, area: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -119,6 +125,7 @@ def _step(
             at_g = u + _sum(table.a1[i], f) * h + _sum(table.b1[i], g) * root
         f.append(drift(at[i], at_f))
         g.append(diffusion(at[stages + i], at_g))
+    _check_shapes(u, f[0], g[0])
     parts = torch.tensordot(u.new_tensor(table.beta), torch.stack(g), 1)
     noise = twice * parts[2] + (w**3 - 3 * h * w) / (6 * h) * parts[3]
     end = u + _sum(table.alpha, f) * h + w * parts[0] + (w**2 - h) / (2 * root) * parts[1] + noise
@@ -131,6 +138,7 @@ def _lower_order(
     """Return the state an Euler step later, with the errors that the next terms of its expansion leave."""
     place, root = u.new_tensor(t), h**0.5
     f, g = drift(place, u), diffusion(place, u)
+    _check_shapes(u, f, g)
     late = u.new_tensor(t + h)
     error = (drift(late, u + h * f) - f) * (h / 2)
     slope = (diffusion(place, u + root * g) - g) / root  # g' g
@@ -295,6 +303,8 @@ def solve_sde(
     ------
     ValueError
         For bad arguments, or drift or diffusion of another shape than `u0`.
+    TypeError
+        For a path of another type than `u0`, or drift or diffusion of one.
     RuntimeError
         Where they aren't finite, the step shrinks to nothing, or `max_steps` don't suffice.
 
@@ -321,6 +331,8 @@ def solve_sde(
         raise ValueError(f"t_eval is {times}; it takes times within t_span, {(t0, t1)}, that rise")
     if path.shape != tuple(u0.shape):
         raise ValueError(f"path has shape {path.shape}; it takes that of u0, {tuple(u0.shape)}")
+    if path.dtype != u0.dtype:
+        raise TypeError(f"path is {path.dtype}; it takes u0's, {u0.dtype}")
     atol, rtol = check_number("atol", atol, gt=0), check_number("rtol", rtol, gt=0)
     check_count("max_steps", max_steps)
     for function in (drift, diffusion):
@@ -337,10 +349,8 @@ def solve_sde(
             raise RuntimeError(
                 f"the solver stopped at t={t:g} with a step of {h:.3g}: max_steps={max_steps} don't suffice"
             )
-        wanted, there = h, min(path.next_place(place, h), next(stop for stop in stops if stop > place))
+        there = min(path.next_place(place, h), next(stop for stop in stops if stop > place))
         h = path.time(there) - t
-        if wanted < path.span * _FINEST:
-            raise RuntimeError(f"the solver stopped at t={t:g} with a step of {h:.3g}: it shrank to nothing")
         end, error = _step(drift, diffusion, u, t, h, *path.between(place, there))
         size, squares = _size(error, u, end, atol, rtol)
         number = float(size.detach())
@@ -357,6 +367,8 @@ def solve_sde(
                 found.pop(place)
         else:
             rejected += 1
+            if not h > path.span * _FINEST:
+                raise RuntimeError(f"the solver stopped at t={t:g} with a step of {h:.3g}: it shrank to nothing")
         factor = _SAFETY * max(number, 1e-10) ** -0.5 if np.isfinite(number) else _LEAST
         h *= min(max(factor, _LEAST), _MOST if number <= 1 else 1.0)
     stages = len(SOSRI.alpha)
