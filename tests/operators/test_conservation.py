@@ -22,6 +22,7 @@ from paperworks.operators import (
     conservation_error,
     constrained_log_likelihood,
     gaussian_log_likelihood,
+    law_residual,
     moment_match,
     project_inequality,
     quadrature_weights,
@@ -112,6 +113,81 @@ def test_observations_that_depend_on_each_other():
         condition_linear(mu, 0 * s, row, b[:1])
 
 
+def test_observations_of_very_different_size_are_independent():
+    mu, s = drawn(5), torch.rand(5, dtype=F64, generator=rng()) + 0.1
+    G, b = drawn(3, 5, seed=1), drawn(3, seed=2)
+    plain = condition_linear(mu, s, G, b)
+    units = torch.tensor([1e-150, 1.0, 1e150], dtype=F64)
+    found = condition_linear(mu, s, units[:, None] * G, units * b)
+    torch.testing.assert_close(found.mean, plain.mean)
+    torch.testing.assert_close(found.covariance, plain.covariance)
+    for unit in (1e-150, 1e150):
+        other = condition_linear(unit * mu, unit**2 * s, G, unit * b)
+        torch.testing.assert_close(other.mean / unit, plain.mean)
+        torch.testing.assert_close(other.variance / unit**2, plain.variance, rtol=1e-9, atol=1e-13)
+    with pytest.raises(ValueError, match="beyond what float64 holds"):
+        condition_linear(mu, torch.full((5,), 1e308, dtype=F64), G, b)
+
+
+def test_dependent_observations_in_a_batch_with_gradients():
+    # The second slice knows its first half for certain, so of its two rows one and their sum are left.
+    s = torch.tensor([[1.0, 2.0, 3.0, 4.0], [0.0, 0.0, 3.0, 4.0]], dtype=F64).requires_grad_()
+    mu = torch.tensor([[1.0, 2.0, 3.0, 4.0], [0.5, 0.5, 3.0, 4.0]], dtype=F64).requires_grad_()
+    G = torch.tensor([[1.0, 1, 0, 0], [0, 0, 1, 1], [1, 1, 1, 1]], dtype=F64)
+    b = torch.tensor([[2.0, 5, 7], [1, 5, 6]], dtype=F64)
+    found = condition_linear(mu, s, G, b, pseudo_inverse=True)
+    torch.testing.assert_close(found.mean @ G.T, b)
+    torch.testing.assert_close(found.mean[1, :2], mu[1, :2])
+    torch.testing.assert_close(found.variance[:1], condition_linear(mu[:1], s[:1], G[:2], b[:1, :2]).variance)
+
+    def call(mu, s):
+        after = condition_linear(mu, s, G, b, pseudo_inverse=True)
+        return after.mean[0], after.variance[0]
+
+    with torch.no_grad():
+        s[1] += 1e-3  # away from where variances end
+    assert torch.autograd.gradcheck(call, (mu, s))
+    with pytest.raises(np.linalg.LinAlgError, match="known for certain"):
+        condition_linear(mu.detach()[1], torch.zeros(4, dtype=F64), G, b[1], pseudo_inverse=True)
+    update = ConservativeUpdate(G, pseudo_inverse=True)
+    torch.testing.assert_close(update(mu[:1], s[:1], b[:1])[0], found.mean[:1])
+
+
+def test_a_field_in_two_dimensions_keeps_two_quantities_at_two_times():
+    x, y = torch.linspace(0, 1, 4, dtype=F64), torch.tensor([0.0, 0.3, 1.0], dtype=F64)
+    both = torch.outer(quadrature_weights(x), quadrature_weights(y)).flatten()
+    moment = both * x.repeat_interleave(3)
+    G = torch.block_diag(*[torch.stack([both, moment])] * 2)  # two times, stacked
+    mu, s, b = drawn(24), torch.rand(24, dtype=F64, generator=rng()) + 0.1, torch.tensor([1.0, 0.3, 2.0, 0.5]).double()
+    found = condition_linear(mu, s, G, b)
+    torch.testing.assert_close(G @ found.mean, b)
+    # Times that don't depend on each other can be done one by one.
+    each = condition_linear(mu.reshape(2, 12), s.reshape(2, 12), torch.stack([both, moment]), b.reshape(2, 2))
+    torch.testing.assert_close(each.mean.flatten(), found.mean)
+
+
+def test_kinds_and_axes_are_kept():
+    mu, s, g = np.ones(3, np.float32), np.ones(3), np.ones(3)
+    found = condition_linear(mu, s, g, np.array(1.0))
+    assert (found.mean.dtype, found.variance.dtype, found.covariance.dtype) == (np.float32,) * 3
+    half = condition_linear(torch.ones(3).half(), torch.ones(3), torch.ones(3), torch.tensor(1.0))
+    assert half.mean.dtype == half.variance.dtype == torch.float16
+    # A covariance is told from variances by its axes, also where there are as many slices as places.
+    S = spd(n=3)
+    square = condition_linear(drawn(3, 3), S[None], torch.ones(3), drawn(3, 1, seed=1))
+    assert square.covariance.shape == (3, 3, 3)
+    torch.testing.assert_close(square.covariance[2], condition_linear(drawn(3), S, torch.ones(3), drawn(1)).covariance)
+    assert condition_linear(drawn(3), S, torch.ones(3), drawn(5, 1)).covariance.shape == (5, 3, 3)
+    assert condition_linear(drawn(4, 3), torch.ones(3), torch.ones(3), drawn(4, 1)).variance.shape == (4, 3)
+    none = condition_linear(drawn(3), S, torch.empty(0, 3), torch.empty(0))
+    torch.testing.assert_close(none.covariance, S)
+    assert condition_linear(torch.empty(0, 3), torch.empty(0, 3), torch.ones(3), torch.empty(0, 1)).mean.shape == (0, 3)
+    # In float32 what is left of a variance is as exact as float32 is: it is subtracted in float64.
+    s = torch.tensor([1.0, 1e-6])
+    after = condition_linear(torch.zeros(2), s, torch.ones(2), torch.zeros(1))
+    assert float(after.variance[0]) == pytest.approx(1e-6 / (1 + 1e-6), rel=1e-6)
+
+
 def test_the_layer_in_its_modes():
     x = torch.tensor([0.0, 0.1, 0.5, 1.0], dtype=F64)
     mean, variance, value = drawn(3, 4), torch.rand(3, 4, dtype=F64, generator=rng()), drawn(3, seed=4)
@@ -175,6 +251,34 @@ def test_equations_hold_inside():
     left = (u(h, 0) - u(-h, 0)) / (2 * h)
     power = [u(0, d) ** (m + 1) / (m + 1) for d in (-h, 0, h)]
     assert float(left) == pytest.approx(float((power[0] - 2 * power[1] + power[2]) / h**2), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "t", "x"),
+    [("heat", 0.1, 1.0), ("porous medium", 0.4, 0.15), ("Stefan", 0.05, 0.1), ("advection", 0.1, 0.2)]
+    + [("Burgers", t, x) for t, x in ((0.2, -0.3), (0.2, 0.5), (0.9, -0.5))],
+)
+def test_laws_hold_in_differential_form(name, t, x):
+    problem = PROBLEMS[name]
+    parameter = problem.parameters[0]
+
+    def predict(points):
+        return problem.solution(parameter, points[..., 0], points[..., 1])
+
+    points = torch.tensor([[t, x], [t + 0.001, x - 0.001]], dtype=F64)
+    found = law_residual(predict, points, lambda u, u_x: problem.flux(parameter, u, u_x))
+    assert float(found.abs().max()) < 1e-9
+    off = law_residual(lambda p: predict(p) + p[..., 0] ** 2, points, lambda u, u_x: problem.flux(parameter, u, u_x))
+    if name not in ("porous medium", "Burgers"):  # whose fluxes change with the field as well
+        assert float(off[0]) == pytest.approx(2 * t, abs=0.02)
+    # What is in changes by what flows through the ends.
+    T = torch.tensor(t, dtype=F64).requires_grad_()
+    (rate,) = torch.autograd.grad(problem.mass(parameter, T) + 0 * T, T)
+    ends = torch.tensor([[t, problem.domain[0]], [t, problem.domain[1]]], dtype=F64).requires_grad_()
+    u = predict(ends)
+    slopes = torch.autograd.grad(u.sum(), ends)[0][:, 1] if u.requires_grad else 0 * u
+    flows = problem.flux(parameter, u.detach(), slopes)
+    assert float(rate) == pytest.approx(float(flows[0] - flows[1]), abs=1e-9)
 
 
 def test_second_differences_are_smoothed():
@@ -278,6 +382,53 @@ def test_training_learns():
     assert losses[-1] < losses[0] - 20
 
 
+def test_training_with_the_constraint_and_the_soft_penalty():
+    torch.manual_seed(0)
+    process = AttentiveNeuralProcess(hidden=16, dropout=0.0)
+    data = PorousMedium().sample_functions(4, 5, generator=rng())
+    grid = (data.context_x, data.context_y, data.target_x.unflatten(1, (5, 5)), data.target_y.unflatten(1, (5, 5)))
+    model = ProbConservANP(process, ConservativeUpdate(noise_var="learned"))
+    loss = model.loss(*grid, generator=rng(1))
+    mean, deviation, _ = process.posterior(*data, generator=rng(1))
+    plain = process.loss(*data, generator=rng(1))
+    # Bayes' rule, slice by slice: density of the integral at its own value under the update, less that without.
+    g = quadrature_weights(grid[2][..., 1])
+    total, expected = (g * grid[3]).sum(-1), (g * mean.unflatten(1, (5, 5))).sum(-1)
+    spread = (g**2 * deviation.square().unflatten(1, (5, 5))).sum(-1) + 0.01
+    gain = torch.distributions.Normal(0, 0.1).log_prob(torch.tensor(0.0)) - torch.distributions.Normal(
+        expected, spread.sqrt()
+    ).log_prob(total)
+    torch.testing.assert_close(loss, plain - gain.sum(-1).mean())
+    loss.backward()
+    assert model.update.log_precision.grad != 0
+    with pytest.raises(ValueError, match="noise"):
+        ProbConservANP(process).loss(*grid)
+    process.zero_grad()
+    penalty = law_residual(
+        lambda points: process(data.context_x, data.context_y, points, generator=rng())[0],
+        data.target_x,
+        lambda u, u_x: PorousMedium().flux(2.0, u, u_x),
+    )
+    penalty.square().mean().backward()
+    assert penalty.shape == (4, 25)
+    assert bool(process.decoder.final_projection.weight.grad[0].any())
+
+
+def test_the_process_smooths_and_keeps_several_integrals():
+    process = AttentiveNeuralProcess(hidden=16).eval()
+    points, values = torch.rand(8, 2, generator=rng()), torch.rand(8, generator=rng(1))
+    x, t, value = torch.linspace(0, 1, 9), torch.tensor(0.5), torch.tensor(0.7)
+    g = quadrature_weights(x.double())
+    smooth, variance = ProbConservANP(process, n_samples=3, smoothing=0.9)(points, values, x, t, value, generator=rng())
+    rough, other = ProbConservANP(process, n_samples=3)(points, values, x, t, value, generator=rng())
+    assert float(g @ smooth) == pytest.approx(0.7)
+    assert float(smooth.diff(n=2).norm()) < float(rough.diff(n=2).norm())
+    assert bool((variance < other).all())
+    halves = ConservativeUpdate(torch.stack([g * (x < 0.5), g * (x >= 0.5)]))
+    mean, _ = ProbConservANP(process, halves, n_samples=3)(points, values, x, t, torch.tensor([0.2, 0.5]))
+    torch.testing.assert_close(halves.G @ mean, torch.tensor([0.2, 0.5]).double())
+
+
 def test_weights_are_loaded_without_unpickling(tmp_path):
     process = AttentiveNeuralProcess(hidden=16)
     official = {
@@ -312,7 +463,7 @@ BAD = {
     "values": (lambda: condition_linear(drawn(4), torch.ones(4, dtype=F64), drawn(2, 4), drawn(3)), "b \\(3,\\)"),
     "cov": (lambda: condition_linear(drawn(4), torch.ones(3, 3, dtype=F64), drawn(1, 4), drawn(1)), "cov has shape"),
     "negative": (lambda: condition_linear(drawn(2), torch.tensor([-1.0, 1.0]), drawn(1, 2), drawn(1)), "negative"),
-    "NaN": (lambda: condition_linear(drawn(2) * math.nan, torch.ones(2), drawn(1, 2), drawn(1)), "mean has NaN"),
+    "NaN": (lambda: condition_linear(drawn(2) * math.nan, torch.ones(2), drawn(1, 2), drawn(1)), "mean has 2 NaN"),
     "noise": (lambda: condition_linear(drawn(2), torch.ones(2), drawn(1, 2), drawn(1), -1.0), "noise"),
     "no points": (lambda: ConservativeUpdate()(drawn(2), torch.ones(2), drawn(1)), "x is given"),
     "mode": (lambda: ConservativeUpdate(mode="soft"), "mode"),

@@ -16,6 +16,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "conservation_error",
             "constrained_log_likelihood",
             "gaussian_log_likelihood",
+            "law_residual",
             "moment_match",
             "project_inequality",
             "quadrature_weights",

@@ -22,6 +22,12 @@ class FunctionBatch(NamedTuple):
         Points (functions, points, 2), of time and place, and values (functions, points).
     target_x, target_y
         Points that are asked for, and the values there.
+
+    Examples
+    --------
+    >>> batch = PorousMedium().sample_functions(3, side=4)
+    >>> batch.context_x.shape, batch.target_y.shape
+    (torch.Size([3, 16, 2]), torch.Size([3, 16]))
     """
 
     context_x: Tensor
@@ -67,6 +73,23 @@ class ConservationProblem(ABC):
         -------
         Tensor
             One value for each time and place.
+        """
+
+    @abstractmethod
+    def flux(self, parameter: float, u: Tensor, u_x: Tensor) -> Tensor:
+        """Return F of the law u_t + F(u, u_x)_x = 0.
+
+        Parameters
+        ----------
+        parameter
+            Which solution of the family.
+        u, u_x
+            Values of the field and its slopes, of one shape.
+
+        Returns
+        -------
+        Tensor
+            One flux for each value.
         """
 
     @abstractmethod
@@ -128,7 +151,13 @@ class ConservationProblem(ABC):
 
 
 class Heat(ConservationProblem):
-    """u_t = k u_xx on [0, 2 pi] with u = exp(-k t) sin x, whose integral is 0."""
+    """u_t = k u_xx on [0, 2 pi] with u = exp(-k t) sin x, whose integral is 0.
+
+    Examples
+    --------
+    >>> Heat().mass(1.0, torch.tensor(0.5))
+    tensor(0.)
+    """
 
     parameters, domain, judged = (1.0, 5.0), (0.0, 2 * math.pi), 0.5
 
@@ -151,6 +180,23 @@ class Heat(ConservationProblem):
         """
         return torch.exp(-parameter * t) * x.sin()
 
+    def flux(self, parameter: float, u: Tensor, u_x: Tensor) -> Tensor:
+        """Return -k u_x.
+
+        Parameters
+        ----------
+        parameter
+            Which solution of the family.
+        u, u_x
+            Values of the field and its slopes, of one shape.
+
+        Returns
+        -------
+        Tensor
+            One flux for each value.
+        """
+        return -parameter * u_x
+
     def mass(self, parameter: float, t: Tensor) -> Tensor:
         """Return zeros.
 
@@ -170,7 +216,13 @@ class Heat(ConservationProblem):
 
 
 class PorousMedium(ConservationProblem):
-    """u_t = (u^m u_x)_x on [0, 1] with u = (m max(t - x, 0))^(1/m), a front that moves at speed 1."""
+    """u_t = (u^m u_x)_x on [0, 1] with u = (m max(t - x, 0))^(1/m), a front that moves at speed 1.
+
+    Examples
+    --------
+    >>> PorousMedium().solution(1.0, torch.tensor(0.5), torch.tensor([0.0, 0.25, 0.75]))
+    tensor([0.5000, 0.2500, 0.0000])
+    """
 
     parameters, judged = (1.0, 6.0), 0.5
 
@@ -192,6 +244,23 @@ class PorousMedium(ConservationProblem):
             One value for each time and place.
         """
         return (parameter * (t - x).clamp_min(0)) ** (1 / parameter)
+
+    def flux(self, parameter: float, u: Tensor, u_x: Tensor) -> Tensor:
+        """Return -u^m u_x, of what is above 0 in u.
+
+        Parameters
+        ----------
+        parameter
+            Which solution of the family.
+        u, u_x
+            Values of the field and its slopes, of one shape.
+
+        Returns
+        -------
+        Tensor
+            One flux for each value.
+        """
+        return -(u.clamp_min(0) ** parameter) * u_x
 
     def mass(self, parameter: float, t: Tensor) -> Tensor:
         """Return m^(1 + 1/m) / (m + 1) t^(1 + 1/m).
@@ -278,6 +347,23 @@ class Stefan(ConservationProblem):
         root = t.clamp_min(1e-300).sqrt()
         return torch.where(x <= alpha * root, 1 - c1 * torch.erf(x / (2 * root)), 0.0)
 
+    def flux(self, parameter: float, u: Tensor, u_x: Tensor) -> Tensor:
+        """Return -u_x where u >= u*, 0 elsewhere.
+
+        Parameters
+        ----------
+        parameter
+            Which solution of the family.
+        u, u_x
+            Values of the field and its slopes, of one shape.
+
+        Returns
+        -------
+        Tensor
+            One flux for each value.
+        """
+        return -u_x * (u >= parameter)
+
     def mass(self, parameter: float, t: Tensor) -> Tensor:
         """Return 2 c1 sqrt(t / pi).
 
@@ -297,7 +383,13 @@ class Stefan(ConservationProblem):
 
 
 class LinearAdvection(ConservationProblem):
-    """u_t + a u_x = 0 on [0, 1]: a step that starts at 1/2 and moves to the right at speed a."""
+    """u_t + a u_x = 0 on [0, 1]: a step that starts at 1/2 and moves to the right at speed a.
+
+    Examples
+    --------
+    >>> LinearAdvection().mass(1.0, torch.tensor([0.0, 0.25, 2.0]))
+    tensor([0.5000, 0.7500, 1.0000])
+    """
 
     parameters, judged = (1.0, 5.0), 0.1
 
@@ -320,6 +412,23 @@ class LinearAdvection(ConservationProblem):
         """
         return (x - parameter * t <= 0.5).to(x.dtype)
 
+    def flux(self, parameter: float, u: Tensor, u_x: Tensor) -> Tensor:
+        """Return a u.
+
+        Parameters
+        ----------
+        parameter
+            Which solution of the family.
+        u, u_x
+            Values of the field and its slopes, of one shape.
+
+        Returns
+        -------
+        Tensor
+            One flux for each value.
+        """
+        return parameter * u
+
     def mass(self, parameter: float, t: Tensor) -> Tensor:
         """Return 1/2 + min(1/2, a t).
 
@@ -339,7 +448,13 @@ class LinearAdvection(ConservationProblem):
 
 
 class BurgersRiemann(ConservationProblem):
-    """u_t + (u²/2)_x = 0 on [-1, 1]: a ramp that steepens to a shock at t = 1/a, which moves at speed a / 2."""
+    """u_t + (u²/2)_x = 0 on [-1, 1]: a ramp that steepens to a shock at t = 1/a, which moves at speed a / 2.
+
+    Examples
+    --------
+    >>> BurgersRiemann().solution(2.0, torch.tensor(0.75), torch.tensor([0.0, 0.25, 0.5]))
+    tensor([2., 2., 0.])
+    """
 
     parameters, domain, judged = (1.0, 4.0), (-1.0, 1.0), 0.5
 
@@ -364,6 +479,23 @@ class BurgersRiemann(ConservationProblem):
         edge = a * t - 1
         ramp = torch.where(x <= edge, a, torch.where(x <= 0, a * x / torch.where(edge == 0, -1.0, edge), 0.0))
         return torch.where(t < 1 / a, ramp, torch.where(x <= edge / 2, a, 0.0)).to(x.dtype)
+
+    def flux(self, parameter: float, u: Tensor, u_x: Tensor) -> Tensor:
+        """Return u² / 2.
+
+        Parameters
+        ----------
+        parameter
+            Which solution of the family.
+        u, u_x
+            Values of the field and its slopes, of one shape.
+
+        Returns
+        -------
+        Tensor
+            One flux for each value.
+        """
+        return 0.5 * u * u
 
     def mass(self, parameter: float, t: Tensor) -> Tensor:
         """Return a (1 + a t) / 2, as long as the shock is inside.
@@ -410,6 +542,12 @@ def on_grid(
     -------
     tuple of Tensor
         Places and values of shape (n,), and the integral.
+
+    Examples
+    --------
+    >>> x, u, mass = on_grid(PorousMedium(), 1.0)
+    >>> x.shape, round(torch.trapezoid(u, x).item(), 4), round(mass.item(), 4)
+    (torch.Size([201]), 0.125, 0.125)
     """
     x = torch.linspace(*problem.domain, n, dtype=torch.float64)
     t = torch.tensor(problem.judged, dtype=torch.float64)

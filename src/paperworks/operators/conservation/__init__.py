@@ -12,6 +12,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "neural_process": ["AttentiveNeuralProcess", "ProbConservANP"],
         "quadrature": ["quadrature_weights"],
         "regressor": ["ConservingRegressor"],
+        "soft": ["law_residual"],
         "update": ["ConservativeUpdate"],
     },
 )

@@ -8,10 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from paperworks.core.validation import check_number
+from paperworks.core.validation import check_finite, check_number
 
 _LEAST_VARIANCE = 1e-8  # of a moment-matched mixture, as the official code has it
-_RANK = 1e-10  # eigenvalues below this share of the largest are taken as zero
+_RANK = 1e-10  # an observation with less than this share of its variance left, given others, depends on them
+_AGREEMENT = 1e-8  # share of its size that an observation which depends on others may differ by
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,9 @@ class Conditioned:
     mean
         The mean, (..., n).
     prior
-        Variances (..., n) or covariance (..., n, n) before.
+        Variances (..., n) or covariance (..., n, n) before, in float64.
     factor
-        W of shape (..., n, m), for which the covariance is the one before less W Wᵀ.
+        W of shape (..., n, m) in float64, for which the covariance is the one before less W Wᵀ.
 
     Examples
     --------
@@ -41,20 +42,19 @@ class Conditioned:
 
     @property
     def variance(self) -> Any:
-        """Variances, (..., n), never below zero."""
-        before = self.prior if _is_diagonal(self.prior, self.mean) else _diagonal(self.prior)
-        left = before - (self.factor**2).sum(-1)
-        return left.clip(0) if isinstance(left, np.ndarray) else left.clamp_min(0)
+        """Variances, (..., n), never below zero, in the precision of the mean."""
+        before = self.prior if self.prior.ndim == self.mean.ndim else _diagonal(self.prior)
+        return _like(self.mean, (before - (self.factor**2).sum(-1)).clip(0))
 
     @property
     def covariance(self) -> Any:
-        """The covariance, (..., n, n), made when it is asked for."""
-        transposed = self.factor.swapaxes(-1, -2)
-        if not _is_diagonal(self.prior, self.mean):
-            return self.prior - self.factor @ transposed
+        """The covariance, (..., n, n), made when it is asked for, in the precision of the mean."""
+        low_rank = self.factor @ self.factor.swapaxes(-1, -2)
+        if self.prior.ndim > self.mean.ndim:
+            return _like(self.mean, self.prior - low_rank)
         if isinstance(self.prior, np.ndarray):
-            return self.prior[..., None] * np.eye(self.prior.shape[-1]) - self.factor @ transposed
-        return torch.diag_embed(self.prior) - self.factor @ transposed
+            return _like(self.mean, self.prior[..., None] * np.eye(self.prior.shape[-1]) - low_rank)
+        return _like(self.mean, torch.diag_embed(self.prior) - low_rank)
 
 
 def condition_linear(
@@ -73,7 +73,8 @@ def condition_linear(
     mean
         Means, one row for each slice, (..., n).
     cov
-        Variances (..., n), for which it takes O(n m), or covariances (..., n, n).
+        Variances (..., n), for which it takes O(n m), or covariances (..., n, n); covariances have an axis more than
+        `mean`.
     G
         Observations, (m, n) for all slices or (..., m, n); a row (n,) is one observation.
     b
@@ -90,6 +91,8 @@ def condition_linear(
 
     Raises
     ------
+    TypeError
+        Where `mean` is neither tensor nor array, or something is complex.
     ValueError
         For shapes that don't fit, negative variances or noise, or numbers that aren't finite.
     numpy.linalg.LinAlgError
@@ -98,7 +101,9 @@ def condition_linear(
     Notes
     -----
     arXiv 2302.11002, equation 5: ``K = S Gᵀ (noise + G S Gᵀ)⁻¹``, ``mean - K (G mean - b)`` and ``S - K G S``. Computed
-    in float64: in float32 an integral is off by 1e-4.
+    in float64: in float32 an integral is off by 1e-4. Observations are compared in units of their own spread, so they
+    may be of very different size. Slices at several times, or a field in two dimensions, are one long vector with a row
+    of G for each integral.
 
     Examples
     --------
@@ -108,34 +113,34 @@ def condition_linear(
     (tensor([1.0000, 1.8000, 1.4000]), 3.0)
     """
     if isinstance(mean, np.ndarray):
+        if any(np.iscomplexobj(part) for part in (mean, cov, G, b)):
+            raise TypeError("mean, cov, G or b is complex; they take real numbers")
         mu, s, rows, values = (torch.from_numpy(np.array(part, dtype=float)) for part in (mean, cov, G, b))
         found = condition_linear(mu, s, rows, values, float(noise), pseudo_inverse=pseudo_inverse)
-        return Conditioned(*(part.numpy() for part in (found.mean, found.prior, found.factor)))
-    mean64, S, G, b = (torch.as_tensor(part).to(mean.device, torch.float64) for part in (mean, cov, G, b))
-    G = G[None] if G.ndim == 1 else G
-    b = b[..., None] if b.ndim == G.ndim - 2 else b
-    n, m = mean64.shape[-1], G.shape[-2]
-    if G.shape[-1] != n or b.shape[-1] != m:
-        raise ValueError(f"G has shape {tuple(G.shape)} and b {tuple(b.shape)}; they take (…, m, {n}) and (…, m)")
-    diagonal = _is_diagonal(S, mean64)
-    if not diagonal and S.shape[-2:] != (n, n):
-        raise ValueError(f"cov has shape {tuple(S.shape)}; it takes (…, {n}) or (…, {n}, {n}), as mean has {n} values")
-    for name, part in (("mean", mean64), ("cov", S), ("G", G), ("b", b)):
-        if not bool(part.isfinite().all()):
-            raise ValueError(f"{name} has NaN or infinite elements; it takes finite ones")
-    variances = S if diagonal else _diagonal(S)
-    if not bool((variances >= 0).all()):
-        raise ValueError(f"cov has {int((variances < 0).sum())} negative variances; it takes none below 0")
-    noise64 = torch.as_tensor(noise, dtype=torch.float64, device=mean.device)
-    if not bool(noise64 >= 0):
-        raise ValueError(f"noise is {float(noise64):g}; it takes a variance >= 0")
-    SG = S[..., None] * G.mT if diagonal else S @ G.mT
-    inner = G @ SG + noise64 * torch.eye(m, dtype=torch.float64, device=mean.device)
-    residual = (G @ mean64[..., None])[..., 0] - b
-    root = _inverse_root(inner, residual, pseudo_inverse)
+        shifted = found.mean.numpy()
+        kept = shifted.astype(mean.dtype) if np.issubdtype(mean.dtype, np.floating) else shifted
+        return Conditioned(kept, found.prior.numpy(), found.factor.numpy())
+    if not isinstance(mean, Tensor) or not mean.is_floating_point():
+        what = str(mean.dtype) if isinstance(mean, Tensor) else type(mean).__name__
+        raise TypeError(f"mean is {what}; it takes an array, or a tensor of floating point numbers")
+    mu, S, rows, values = _checked(mean, *(torch.as_tensor(part) for part in (cov, G, b)))
+    level = torch.as_tensor(noise, dtype=torch.float64, device=mean.device)
+    if level.ndim or not bool((level >= 0) & level.isfinite()):
+        raise ValueError(f"noise is {noise}; it takes a variance >= 0")
+    # Rows of size about 1, by powers of two, which round nothing.
+    unit = torch.ldexp(torch.ones_like(rows[..., 0]), -torch.frexp(rows.detach().abs().amax(-1)).exponent.clamp(-999))
+    rows, values = rows * unit[..., None], values * unit
+    SG = S[..., None] * rows.mT if S.ndim == mu.ndim else S @ rows.mT
+    inner = rows @ SG + torch.diag_embed(level * unit * unit)
+    residual = (rows @ mu[..., None])[..., 0] - values
+    if not bool(inner.isfinite().all() & residual.isfinite().all()):
+        raise ValueError("G mean or G cov Gᵀ is beyond what float64 holds; they take other units")
+    root, kept = _inverse_root(inner, pseudo_inverse)
     factor = SG @ root
-    shifted = mean64 - (factor @ (root.mT @ residual[..., None]))[..., 0]
-    return Conditioned(shifted.to(mean.dtype), S.to(mean.dtype), factor.to(mean.dtype))
+    shifted = mu - (factor @ (root.mT @ residual[..., None]))[..., 0]
+    if kept is not None:
+        _check_consistent(rows, mu, shifted, values, kept)
+    return Conditioned(shifted.to(mean.dtype), S, factor)
 
 
 def second_difference_update(
@@ -161,7 +166,8 @@ def second_difference_update(
     Raises
     ------
     ValueError
-        For fewer than three points, shapes that don't fit, or a correlation out of range.
+        For fewer than three points, shapes that don't fit, a correlation out of range, numbers that aren't finite,
+        negative variances, or no variance at three neighbours.
 
     Notes
     -----
@@ -180,15 +186,16 @@ def second_difference_update(
         raise ValueError(
             f"mean has shape {tuple(mean.shape)} and variance {tuple(variance.shape)}; they take (…, n) with n >= 3"
         )
-    s = variance.double()
+    s = check_finite("variance", variance).double()
+    check_finite("mean", mean)
+    if not bool((s >= 0).all()):
+        raise ValueError(f"variance has {int((s < 0).sum())} negative elements; it takes none below 0")
     s0, s1, s2 = s[..., :-2], s[..., 1:-1], s[..., 2:]
     spread = s0 + 4 * s1 + s2 - 4 * alpha * ((s0 * s1).sqrt() + (s1 * s2).sqrt()) + 2 * alpha**2 * (s0 * s2).sqrt()
-    D = torch.zeros(n - 2, n, dtype=torch.float64, device=mean.device)
-    rows = torch.arange(n - 2, device=mean.device)
-    D[rows, rows], D[rows, rows + 1], D[rows, rows + 2] = 1.0, -2.0, 1.0
+    D = torch.eye(n, dtype=torch.float64, device=mean.device).diff(n=2, dim=0)
     SG = s[..., None] * D.mT
     inner = D @ SG + torch.diag_embed(spread)
-    if not bool((_diagonal(inner) > 0).all()):
+    if not bool((spread > 0).all()):
         raise ValueError("variance is 0 at three neighbours; second differences take some of them to be uncertain")
     L = torch.linalg.cholesky(inner)
     factor = torch.linalg.solve_triangular(L, SG.mT, upper=False).mT
@@ -230,37 +237,81 @@ def moment_match(
     return means.mean(0), (variances.mean(0) + spread).clamp_min(_LEAST_VARIANCE)
 
 
-def _is_diagonal(cov: Any, mean: Any) -> bool:
-    """Say whether it holds variances: an axis less than covariances have."""
-    return bool(cov.ndim <= 1 or (cov.ndim == mean.ndim and cov.shape[-2:] == mean.shape[-2:]))
+def _checked(mean: Tensor, cov: Tensor, G: Tensor, b: Tensor) -> list[Tensor]:
+    """Return all in float64 and with the same leading axes; variances have as many axes as means."""
+    if any(part.is_complex() for part in (cov, G, b)):
+        raise TypeError("cov, G or b is complex; they take real numbers")
+    mean, cov, G, b = (part.to(mean.device, torch.float64) for part in (mean, cov, G, b))
+    G = G[None] if G.ndim == 1 else G
+    b = b[..., None] if b.ndim == G.ndim - 2 else b
+    if mean.ndim < 1 or mean.shape[-1] < 1:
+        raise ValueError(f"mean has shape {tuple(mean.shape)}; it takes (…, n) with a value at least")
+    n, m = mean.shape[-1], G.shape[-2] if G.ndim > 1 else 0
+    if G.ndim < 2 or G.shape[-1] != n or b.shape[-1] != m:
+        raise ValueError(f"G has shape {tuple(G.shape)} and b {tuple(b.shape)}; they take (…, m, {n}) and (…, m)")
+    own = (n,) if cov.ndim <= mean.ndim else (n, n)
+    if cov.shape[-len(own) :] != own:
+        raise ValueError(
+            f"cov has shape {tuple(cov.shape)}; it takes (…, {n}), or (…, {n}, {n}) with an axis more than mean has"
+        )
+    for name, part in (("mean", mean), ("cov", cov), ("G", G), ("b", b)):
+        check_finite(name, part)
+    variances = cov if len(own) == 1 else _diagonal(cov)
+    if not bool((variances >= 0).all()):
+        raise ValueError(f"cov has {int((variances < 0).sum())} negative variances; it takes none below 0")
+    try:
+        batch = torch.broadcast_shapes(mean.shape[:-1], cov.shape[: -len(own)], G.shape[:-2], b.shape[:-1])
+    except RuntimeError:
+        shapes = ", ".join(str(tuple(part.shape)) for part in (mean, cov, G, b))
+        raise ValueError(f"mean, cov, G and b have shapes {shapes}; their leading axes don't fit") from None
+    return [mean.expand(*batch, n), cov.expand(*batch, *own), G, b]
 
 
 def _diagonal(cov: Any) -> Any:
     return np.diagonal(cov, axis1=-2, axis2=-1) if isinstance(cov, np.ndarray) else cov.diagonal(dim1=-2, dim2=-1)
 
 
-def _inverse_root(inner: Tensor, residual: Tensor, pseudo_inverse: bool) -> Tensor:
-    """Return R with R Rᵀ the inverse of the covariance of the observations."""
-    if not pseudo_inverse:
-        L, failed = torch.linalg.cholesky_ex(inner)
-        smallest = _diagonal(L).amin(-1) ** 2
-        singular = (failed > 0) | (smallest <= _RANK * _diagonal(inner).amax(-1))
-        if bool(singular.any()):
-            rank = int(torch.linalg.matrix_rank(inner, rtol=_RANK, hermitian=True).min())
+def _like(mean: Any, values: Any) -> Any:
+    return values.astype(mean.dtype) if isinstance(mean, np.ndarray) else values.to(mean.dtype)
+
+
+def _inverse_root(inner: Tensor, pseudo_inverse: bool) -> tuple[Tensor, Tensor | None]:
+    """Return R with R Rᵀ an inverse of the covariance of the observations, and which are kept where not all are."""
+    sizes = _diagonal(inner)
+    unit = torch.where(sizes > 0, torch.where(sizes > 0, sizes, 1.0).rsqrt(), 0.0)
+    correlations = unit[..., None] * inner * unit[..., None, :]
+    L, failed = torch.linalg.cholesky_ex(correlations)
+    kept = None
+    if bool((failed > 0).any()) or not bool((_diagonal(L) ** 2 > _RANK).all()):
+        kept = _independent(correlations.detach())
+        if not pseudo_inverse:
             raise np.linalg.LinAlgError(
-                f"the {inner.shape[-1]} observations have rank {rank} where the field is uncertain; rows that agree are"
-                " accepted with pseudo_inverse=True"
+                f"the {inner.shape[-1]} observations have rank {int(kept.sum(-1).min())} where the field is uncertain;"
+                " rows that agree are accepted with pseudo_inverse=True"
             )
-        eye = torch.eye(inner.shape[-1], dtype=inner.dtype, device=inner.device).expand_as(inner)
-        return torch.linalg.solve_triangular(L, eye, upper=False).mT
-    sizes, vectors = torch.linalg.eigh(inner)
-    kept = sizes > _RANK * sizes.amax(-1, keepdim=True).clamp_min(torch.finfo(sizes.dtype).tiny)
-    along = (vectors.mT @ residual[..., None])[..., 0]
-    conflict = torch.where(kept, 0.0, along).abs().amax(-1)
-    scale = residual.abs().amax(-1)
-    if bool((conflict > 1e-8 * scale.clamp_min(1e-300)).any()) and bool((conflict > 1e-10).any()):
+        eye = torch.eye(inner.shape[-1], dtype=inner.dtype, device=inner.device)
+        L = torch.linalg.cholesky(torch.where(kept[..., None] & kept[..., None, :], correlations, eye))
+        unit = torch.where(kept, unit, 0.0)
+    return torch.linalg.solve_triangular(L, torch.diag_embed(unit), upper=False).mT, kept
+
+
+def _independent(correlations: Tensor) -> Tensor:
+    """Say which observations are uncertain given those before them, by elimination."""
+    left, kept = correlations.clone(), []
+    for k in range(left.shape[-1]):
+        pivot = left[..., k, k]
+        kept.append(pivot > _RANK)
+        column = left[..., k] * torch.where(kept[-1], pivot.clamp_min(_RANK).rsqrt(), 0.0)[..., None]
+        left = left - column[..., None] * column[..., None, :]
+    return torch.stack(kept, dim=-1)
+
+
+def _check_consistent(G: Tensor, before: Tensor, after: Tensor, b: Tensor, kept: Tensor) -> None:
+    off = ((G @ after[..., None])[..., 0] - b).abs()
+    size = (G.abs() @ (before.abs() + after.abs())[..., None])[..., 0] + b.abs()
+    conflict = ~kept & (off > _AGREEMENT * size)
+    if bool(conflict.any()):
         raise np.linalg.LinAlgError(
-            f"observations of rank {int(kept.sum(-1).min())} of {inner.shape[-1]} contradict each other by"
-            f" {float(conflict.max()):.3g}, or what is known for certain"
+            f"observations of rank {int(kept.sum(-1).min())} of {kept.shape[-1]} contradict each other or what is known"
+            f" for certain, by {float((off / size.clamp_min(1e-300))[conflict].max()):.3g} of their size"
         )
-    return vectors * torch.where(kept, sizes.clamp_min(1e-300).rsqrt(), 0.0)[..., None, :]

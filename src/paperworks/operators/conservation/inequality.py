@@ -9,7 +9,7 @@ from scipy.linalg import solve_triangular
 from scipy.optimize import nnls
 from torch import Tensor
 
-from paperworks.core.validation import check_choice
+from paperworks.core.validation import check_choice, check_finite
 
 Kind = Literal["nonneg", "monotone"]
 _JITTER = 1e-10  # of the largest variance, which makes a covariance after an exact constraint invertible
@@ -25,19 +25,20 @@ def project_inequality(
     mean
         Means, (..., n).
     cov
-        Variances (..., n) or covariances (..., n, n).
+        Variances (..., n), or covariances (..., n, n) with an axis more than `mean`.
     kind
         "nonneg": v >= 0; "monotone": v falls from each point to the next and ends at 0 at least.
 
     Returns
     -------
     Tensor of shape (..., n)
-        The nearest fields that fulfil the inequality.
+        The nearest fields that fulfil the inequality; no gradients go through.
 
     Raises
     ------
     ValueError
-        For shapes that don't fit, an unknown kind, or a covariance that isn't positive semidefinite.
+        For shapes that don't fit, an unknown kind, numbers that aren't finite, or a covariance that isn't positive
+        semidefinite.
 
     Notes
     -----
@@ -53,13 +54,19 @@ def project_inequality(
     """
     check_choice("kind", kind, get_args(Kind))
     n = mean.shape[-1]
-    diagonal = cov.ndim == 1 or (cov.shape == mean.shape and cov.shape[-2:] != (n, n))
-    if cov.shape[-1] != n or (not diagonal and cov.shape[-2] != n):
-        raise ValueError(f"cov has shape {tuple(cov.shape)}; it takes (…, {n}) or (…, {n}, {n})")
-    S = (torch.diag_embed(cov) if diagonal else cov).detach().double().cpu().expand(*mean.shape, n)
-    rows = mean.detach().double().cpu().reshape(-1, n).numpy()
-    found = [_nearest(m, s, kind) for m, s in zip(rows, S.reshape(-1, n, n).numpy(), strict=True)]
-    return torch.from_numpy(np.stack(found)).to(mean).reshape(mean.shape)
+    shape = mean.shape if cov.ndim <= mean.ndim else (*mean.shape, n)
+    try:
+        S = cov.detach().double().cpu().expand(shape)
+    except RuntimeError:
+        raise ValueError(
+            f"cov has shape {tuple(cov.shape)}; it takes {tuple(mean.shape)}, or {(*mean.shape, n)} for covariances"
+        ) from None
+    check_finite("mean", mean)
+    check_finite("cov", S)
+    S = (torch.diag_embed(S) if S.ndim == mean.ndim else S).reshape(mean.shape[:-1].numel(), n, n)
+    rows = mean.detach().double().cpu().reshape(len(S), n)
+    found = [torch.from_numpy(_nearest(*pair, kind)) for pair in zip(rows.numpy(), S.numpy(), strict=True)]
+    return torch.cat([*found, rows.new_empty(0)]).to(mean).reshape(mean.shape)
 
 
 def truncate_monotone(u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]:
@@ -84,13 +91,15 @@ def truncate_monotone(u: Float[Tensor, "*batch n"]) -> Float[Tensor, "*batch n"]
 
 
 def _nearest(mean: np.ndarray, S: np.ndarray, kind: Kind) -> np.ndarray:
-    jitter = _JITTER * max(float(np.diagonal(S).max()), np.finfo(float).tiny)
+    # Neither the unit of the field nor that of its covariance matters.
+    unit = float(np.abs(mean).max()) or 1.0
+    S, mean = S / (float(np.abs(S).max()) or 1.0), mean / unit
     try:
-        L = np.linalg.cholesky(S + jitter * np.eye(len(S)))
+        L = np.linalg.cholesky(S + _JITTER * np.eye(len(S)))
     except np.linalg.LinAlgError:
         raise ValueError("cov isn't positive semidefinite; it takes a covariance") from None
     A = solve_triangular(L, np.eye(len(S)), lower=True)
     if kind == "monotone":  # v is the sum of non-negative steps from the right
         steps = A @ np.triu(np.ones_like(S))
-        return np.cumsum(nnls(steps, A @ mean)[0][::-1])[::-1]
-    return nnls(A, A @ mean)[0]
+        return unit * np.cumsum(nnls(steps, A @ mean)[0][::-1])[::-1].copy()
+    return unit * nnls(A, A @ mean)[0]

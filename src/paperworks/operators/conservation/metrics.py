@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from paperworks.core.validation import check_count, check_number
+from paperworks.core.validation import check_count, check_finite, check_number
 from paperworks.operators.conservation.quadrature import Rule, quadrature_weights
 
 
@@ -31,12 +31,22 @@ def conservation_error(
     Tensor of shape (...)
         Signed errors, in the unit of the integral.
 
+    Raises
+    ------
+    ValueError
+        For points that aren't increasing, or shapes that don't fit.
+
     Examples
     --------
     >>> conservation_error(torch.ones(3), torch.tensor(1.5), torch.linspace(0, 1, 3))
     tensor(-0.5000)
     """
-    return (quadrature_weights(x, rule) * u).sum(-1) - value
+    g = quadrature_weights(x, rule)
+    if u.shape[-1:] != g.shape[-1:] or (value.ndim and value.shape != u.shape[:-1]):
+        raise ValueError(
+            f"u has shape {tuple(u.shape)} and value {tuple(value.shape)}; they take (…, {g.shape[-1]}) and (…)"
+        )
+    return (g * u).sum(-1) - value
 
 
 class ShockLocation(NamedTuple):
@@ -100,7 +110,8 @@ def shock_location(
     Raises
     ------
     ValueError
-        For shapes that don't fit, negative variances or numbers out of range.
+        For shapes that don't fit, points that don't increase, a covariance that isn't positive semidefinite or numbers
+        that are out of range or not finite.
 
     Notes
     -----
@@ -116,12 +127,18 @@ def shock_location(
     """
     check_count("n_samples", n_samples)
     check_number("alpha", alpha, gt=0, lt=1)
+    check_number("threshold", threshold)
+    for name, part in (("mean", mean), ("cov", cov), ("x", x)):
+        check_finite(name, part)
     n = len(x)
+    if not bool((x.diff() > 0).all()):
+        raise ValueError("x is not strictly increasing; it takes sorted, different points")
     if mean.shape != (n,) or cov.shape not in ((n,), (n, n)):
         raise ValueError(
             f"mean has shape {tuple(mean.shape)} and cov {tuple(cov.shape)}; they take ({n},) and ({n},{n})"
         )
-    noise = torch.randn(n_samples, n, generator=generator, dtype=torch.float64).to(mean.device)
+    where = generator.device if generator else "cpu"
+    noise = torch.randn(n_samples, n, generator=generator, dtype=torch.float64, device=where).to(mean.device)
     S = cov.double()
     if S.ndim == 1:
         if not bool((S >= 0).all()):
@@ -129,6 +146,8 @@ def shock_location(
         moved = noise * S.sqrt()
     else:
         sizes, vectors = torch.linalg.eigh(S)  # after an exact constraint it is singular
+        if float(sizes[0]) < -1e-6 * float(sizes[-1].abs()):
+            raise ValueError(f"cov has the eigenvalue {float(sizes[0]):g}; it takes a positive semidefinite matrix")
         moved = noise @ (vectors * sizes.clamp_min(0).sqrt()).T
     below = mean.double() + moved <= threshold
     first = torch.where(below.any(1), below.int().argmax(1), n - 1)

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from paperworks.core.validation import check_count, check_number
-from paperworks.operators.conservation.conditioning import moment_match
-from paperworks.operators.conservation.likelihood import gaussian_log_likelihood
+from paperworks.operators.conservation.conditioning import moment_match, second_difference_update
+from paperworks.operators.conservation.likelihood import constrained_log_likelihood, gaussian_log_likelihood
+from paperworks.operators.conservation.quadrature import quadrature_weights
 from paperworks.operators.conservation.update import ConservativeUpdate
 
 _LEAST_DEVIATION = 1e-3
@@ -154,6 +155,15 @@ class AttentiveNeuralProcess(nn.Module):
         ------
         ValueError
             For a file of other weights.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder) / "weights.pt"
+        ...     torch.save(AttentiveNeuralProcess(hidden=16).state_dict(), path)
+        ...     AttentiveNeuralProcess.load_official(path).training
+        False
         """
         path = Path(path)
         if path.suffix == ".safetensors":
@@ -206,11 +216,7 @@ class AttentiveNeuralProcess(nn.Module):
         ValueError
             For shapes that don't fit.
         """
-        if context_y.shape != context_x.shape[:-1] or target_x.shape[:-2] != context_x.shape[:-2]:
-            raise ValueError(
-                f"context_x, context_y and target_x have shapes {tuple(context_x.shape)}, {tuple(context_y.shape)} and"
-                f" {tuple(target_x.shape)}; they take (…, n, dim), (…, n) and (…, m, dim)"
-            )
+        self._check(context_x, context_y, target_x)
         if z is None:
             z_mean, z_log = self.latent_encoder(context_x, context_y)
             z = _draw(z_mean, z_log, generator)
@@ -242,12 +248,60 @@ class AttentiveNeuralProcess(nn.Module):
             The sum of log-densities at the targets, less the divergence of the latent variable given targets from that
             given contexts; with the sign turned.
         """
+        mean, deviation, divergence = self.posterior(context_x, context_y, target_x, target_y, generator)
+        return (divergence - gaussian_log_likelihood(target_y, mean, deviation.square()).sum(-1)).mean()
+
+    def posterior(
+        self,
+        context_x: Float[Tensor, "batch context dim"],
+        context_y: Float[Tensor, "batch context"],
+        target_x: Float[Tensor, "batch target dim"],
+        target_y: Float[Tensor, "batch target"],
+        generator: torch.Generator | None = None,
+    ) -> tuple[Float[Tensor, "batch target"], Float[Tensor, "batch target"], Float[Tensor, " batch"]]:
+        """Predict with the latent variable drawn from the targets, which is what a loss is made of.
+
+        Parameters
+        ----------
+        context_x, context_y
+            Points and values that are known.
+        target_x, target_y
+            Points that are asked for, and the values there.
+        generator
+            What draws the latent variable, torch's global generator by default.
+
+        Returns
+        -------
+        tuple of Tensor
+            Means and standard deviations at the targets, and the divergence of the latent variable given targets from
+            that given contexts.
+
+        Raises
+        ------
+        ValueError
+            For shapes that don't fit.
+        """
+        self._check(context_x, context_y, target_x)
+        self._check(target_x, target_y, target_x)
         mean_q, log_q = self.latent_encoder(target_x, target_y)
         mean_p, log_p = self.latent_encoder(context_x, context_y)
         mean, deviation = self(context_x, context_y, target_x, z=_draw(mean_q, log_q, generator))
-        fit = gaussian_log_likelihood(target_y, mean, deviation.square()).sum(-1)
         divergence = 0.5 * (log_p - log_q + (log_q.exp() + (mean_q - mean_p).square()) / log_p.exp() - 1).sum(-1)
-        return (divergence - fit).mean()
+        return mean, deviation, divergence
+
+    def _check(self, context_x: Tensor, context_y: Tensor, target_x: Tensor) -> None:
+        dim = self.decoder.target_projection.in_features
+        if (
+            context_x.ndim < 2
+            or context_y.shape != context_x.shape[:-1]
+            or target_x.shape[:-2] != context_x.shape[:-2]
+            or not (context_x.shape[-1] == target_x.shape[-1] == dim)
+            or not context_x.shape[-2]
+        ):
+            raise ValueError(
+                f"context_x, context_y and target_x have shapes {tuple(context_x.shape)}, {tuple(context_y.shape)} and"
+                f" {tuple(target_x.shape)}; they take (…, n, {dim}), (…, n) and (…, m, {dim}) with n >= 1"
+            )
 
 
 class ProbConservANP(nn.Module):
@@ -261,11 +315,14 @@ class ProbConservANP(nn.Module):
         The update; by default exact, by trapezoids over the places asked for.
     n_samples
         Draws of the latent variable. Default 100, the paper's.
+    smoothing
+        Correlation of neighbours with which each draw is first conditioned on small second differences, between 0 and
+        1, as `second_difference_update` does; the paper's is 0.9. None, the default, leaves it out.
 
     Raises
     ------
     ValueError
-        For fewer than one draw.
+        For fewer than one draw, or a correlation out of range.
 
     Notes
     -----
@@ -281,9 +338,15 @@ class ProbConservANP(nn.Module):
     """
 
     def __init__(
-        self, process: AttentiveNeuralProcess, update: ConservativeUpdate | None = None, n_samples: int = 100
+        self,
+        process: AttentiveNeuralProcess,
+        update: ConservativeUpdate | None = None,
+        n_samples: int = 100,
+        *,
+        smoothing: float | None = None,
     ) -> None:
         super().__init__()
+        self.smoothing = None if smoothing is None else check_number("smoothing", smoothing, gt=0, lt=1)
         self.process = process
         self.update = ConservativeUpdate() if update is None else update
         self.n_samples = check_count("n_samples", n_samples)
@@ -294,7 +357,7 @@ class ProbConservANP(nn.Module):
         context_y: Float[Tensor, " context"],
         x: Float[Tensor, " n"],
         t: Float[Tensor, ""],
-        value: Float[Tensor, ""] | None,
+        value: Float[Tensor, "*values"] | None,
         *,
         generator: torch.Generator | None = None,
     ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
@@ -309,7 +372,8 @@ class ProbConservANP(nn.Module):
         t
             The time that is asked for.
         value
-            What the integral over the places is; None for the process's own prediction.
+            What the integral over the places is, or the values of all rows where the update has a matrix; None for the
+            process's own prediction.
         generator
             What draws the latent variables, torch's global generator by default.
 
@@ -317,8 +381,14 @@ class ProbConservANP(nn.Module):
         -------
         tuple of Tensor
             Means and variances, (n,), in float64.
+
+        Raises
+        ------
+        ValueError
+            For shapes that don't fit, or places that don't increase.
         """
-        points = torch.stack([t.expand_as(x), x], dim=-1).to(context_x)
+        points = torch.stack([t.to(x).expand_as(x), x], dim=-1).to(context_x)
+        self.process._check(context_x, context_y, points)
         # All but the decoder is the same for every draw.
         z_mean, z_log = (part.expand(self.n_samples, -1) for part in self.process.latent_encoder(context_x, context_y))
         r = self.process.deterministic_encoder(context_x, context_y, points)
@@ -326,11 +396,55 @@ class ProbConservANP(nn.Module):
         mean, deviation = self.process.decoder(r.expand(many), _draw(z_mean, z_log, generator), points.expand(many))
         means, variances = mean.double(), deviation.double().square()
         if value is not None:
-            each = value.double().expand(self.n_samples)
-            means, variances = self.update(means, variances, each, x=x.double().expand_as(means))
+            spread = variances
+            if self.smoothing is not None:
+                means, spread = second_difference_update(means, variances, self.smoothing)
+            rows = None if self.update.G is not None else x.double()
+            means, spread = self.update(means, spread, value.double(), x=rows)
+            variances = spread if spread.ndim == means.ndim else spread.diagonal(dim1=-2, dim2=-1)
         return moment_match(means, variances)
+
+    def loss(
+        self,
+        context_x: Float[Tensor, "batch context 2"],
+        context_y: Float[Tensor, "batch context"],
+        target_x: Float[Tensor, "batch times places 2"],
+        target_y: Float[Tensor, "batch times places"],
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, ""]:
+        """Return the loss of training with the constraint in the likelihood, the mean over functions.
+
+        Parameters
+        ----------
+        context_x, context_y
+            Points and values that are known.
+        target_x, target_y
+            A grid of times and places that are asked for, increasing in place, and the values there; each function's
+            integral is that of its own values.
+        generator
+            What draws the latent variable, torch's global generator by default.
+
+        Returns
+        -------
+        Tensor
+            As the process's own, with the density under the updated prediction summed over the times.
+
+        Raises
+        ------
+        ValueError
+            For shapes that don't fit, or an update without noise, under which the density is infinite.
+        """
+        asked, seen = target_x.flatten(1, 2), target_y.flatten(1)
+        mean, deviation, divergence = self.process.posterior(context_x, context_y, asked, seen, generator)
+        g: Any = quadrature_weights(target_x[..., 1], self.update.rule)
+        shape = target_y.shape[1:]
+        fit = constrained_log_likelihood(
+            target_y, mean.unflatten(1, shape), deviation.square().unflatten(1, shape), g, self.update.noise()
+        )
+        return (divergence - fit.sum(-1)).mean()
 
 
 def _draw(mean: Tensor, log_variance: Tensor, generator: torch.Generator | None) -> Tensor:
-    noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype)
+    where = generator.device if generator else "cpu"
+    noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=where)
     return mean + (0.5 * log_variance).exp() * noise.to(mean.device)

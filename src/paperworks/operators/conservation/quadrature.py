@@ -8,7 +8,7 @@ from jaxtyping import Float
 from scipy.integrate import simpson
 from torch import Tensor
 
-from paperworks.core.validation import check_choice
+from paperworks.core.validation import check_choice, check_finite
 
 Rule = Literal["trapezoid", "left", "right", "simpson"]
 
@@ -21,7 +21,7 @@ def quadrature_weights(
     Parameters
     ----------
     x
-        Points, strictly increasing along the last axis, evenly spaced or not.
+        Points in floating point, strictly increasing along the last axis, evenly spaced or not.
     rule
         "trapezoid", "left" and "right" Riemann sums, or "simpson".
 
@@ -32,8 +32,10 @@ def quadrature_weights(
 
     Raises
     ------
+    TypeError
+        For points that aren't floating point numbers.
     ValueError
-        For points that aren't strictly increasing or fewer than two, or an unknown rule.
+        For points that aren't finite and strictly increasing, or fewer than two, or an unknown rule.
 
     Notes
     -----
@@ -46,10 +48,12 @@ def quadrature_weights(
     """
     check_choice("rule", rule, get_args(Rule))
     if isinstance(x, np.ndarray):
-        return np.asarray(quadrature_weights(torch.from_numpy(np.array(x, dtype=float)), rule))
+        return np.asarray(quadrature_weights(torch.from_numpy(x.copy()), rule))
+    if not x.is_floating_point():
+        raise TypeError(f"x is {x.dtype}; it takes floating point numbers")
     if x.ndim < 1 or x.shape[-1] < 2:
         raise ValueError(f"x has shape {tuple(x.shape)}; it takes two points or more along the last axis")
-    steps = x.diff(dim=-1)
+    steps = check_finite("x", x).diff(dim=-1)
     if not bool((steps > 0).all()):
         raise ValueError("x is not strictly increasing along its last axis; it takes sorted, different points")
     if rule == "simpson":

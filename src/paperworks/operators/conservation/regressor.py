@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, RegressorMixin, clone
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from paperworks.operators.conservation.conditioning import condition_linear
 
@@ -19,11 +19,15 @@ class ConservingRegressor(RegressorMixin, BaseEstimator):
         `GaussianProcessRegressor` or `BayesianRidge`.
     noise_var
         Variance of the noise of the totals. 0, the default, makes them hold exactly.
+    pseudo_inverse
+        Whether totals may depend on each other, as months and years do, as long as they agree.
 
     Attributes
     ----------
     base_
         The fitted base.
+    n_features_in_, feature_names_in_
+        Number of features that it was fitted on, and their names where they had any.
 
     Notes
     -----
@@ -39,9 +43,10 @@ class ConservingRegressor(RegressorMixin, BaseEstimator):
     36.0
     """
 
-    def __init__(self, base: Any = None, *, noise_var: float = 0.0) -> None:
+    def __init__(self, base: Any = None, *, noise_var: float = 0.0, pseudo_inverse: bool = False) -> None:
         self.base = base
         self.noise_var = noise_var
+        self.pseudo_inverse = pseudo_inverse
 
     def fit(self, X: Any, y: Any) -> "ConservingRegressor":
         """Fit the base.
@@ -64,7 +69,7 @@ class ConservingRegressor(RegressorMixin, BaseEstimator):
             self.base_ = BayesianRidge().fit(X, y)
         else:
             self.base_ = clone(self.base).fit(X, y)
-        self.n_features_in_ = self.base_.n_features_in_
+        validate_data(self, X, skip_check_array=True)  # counts and names features
         return self
 
     def predict(self, X: Any, G: Any = None, value: Any = None, return_std: bool = False) -> Any:
@@ -92,6 +97,7 @@ class ConservingRegressor(RegressorMixin, BaseEstimator):
             Where only one of G and value is given, or shapes don't fit.
         """
         check_is_fitted(self)
+        validate_data(self, X, reset=False, skip_check_array=True)
         if (G is None) != (value is None):
             raise ValueError("G or value is None; it takes both, or neither")
         if G is None and not return_std:
@@ -100,7 +106,8 @@ class ConservingRegressor(RegressorMixin, BaseEstimator):
         if G is None:
             return mean, np.sqrt(cov if cov.ndim == 1 else cov.diagonal())
         rows = np.atleast_2d(np.asarray(G, dtype=float))
-        found = condition_linear(mean, cov, rows, np.atleast_1d(np.asarray(value, dtype=float)), self.noise_var)
+        totals = np.atleast_1d(np.asarray(value, dtype=float))
+        found = condition_linear(mean, cov, rows, totals, self.noise_var, pseudo_inverse=self.pseudo_inverse)
         return (found.mean, np.sqrt(found.variance)) if return_std else found.mean
 
     def _with_covariance(self, X: Any) -> tuple[np.ndarray, np.ndarray]:

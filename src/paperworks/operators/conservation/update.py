@@ -1,6 +1,6 @@
 """The update as a layer, after any network that returns means and variances."""
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -26,6 +26,8 @@ class ConservativeUpdate(nn.Module):
         leaves the variances as they were.
     rule
         Quadrature for points: "trapezoid", "left", "right" or "simpson".
+    pseudo_inverse
+        Whether rows of the matrix may depend on each other, as totals of totals do, as long as their values agree.
     dtype
         Precision of the parameters; the update itself is made in float64.
 
@@ -57,13 +59,15 @@ class ConservativeUpdate(nn.Module):
         mode: Literal["prob", "hard"] = "prob",
         *,
         rule: Rule = "trapezoid",
+        pseudo_inverse: bool = False,
         dtype: torch.dtype = torch.float64,
     ) -> None:
         super().__init__()
         self.mode = check_choice("mode", mode, ("prob", "hard"))
         if constraint_matrix is not None and constraint_matrix.ndim not in (1, 2):
             raise ValueError(f"constraint_matrix has shape {tuple(constraint_matrix.shape)}; it takes (m, n) or (n,)")
-        self.rule: Rule = rule
+        self.rule: Rule = check_choice("rule", rule, get_args(Rule))
+        self.pseudo_inverse = pseudo_inverse
         self.register_buffer("G", None if constraint_matrix is None else constraint_matrix.detach().to(dtype))
         if noise_var == "learned":
             self.log_precision: nn.Parameter | None = nn.Parameter(torch.tensor(100.0, dtype=dtype).log())
@@ -115,11 +119,11 @@ class ConservativeUpdate(nn.Module):
         """
         if (self.G is None) == (x is None):
             raise ValueError("x is given beside a matrix, or neither is; it takes the points where there is no matrix")
-        G: Any = quadrature_weights(x, self.rule)[..., None, :] if x is not None else self.G
+        G: Any = quadrature_weights(x.double(), self.rule)[..., None, :] if x is not None else self.G
         if (G.ndim == 1 or G.shape[-2] == 1) and value.shape == mean.shape[:-1]:
             value = value[..., None]
-        diagonal = cov.ndim == 1 or cov.shape == mean.shape
+        spread = torch.ones_like(mean) if self.mode == "hard" else cov
+        found = condition_linear(mean, spread, G, value, self.noise(), pseudo_inverse=self.pseudo_inverse)
         if self.mode == "hard":
-            return condition_linear(mean, torch.ones_like(mean), G, value, self.noise()).mean, cov
-        found = condition_linear(mean, cov, G, value, self.noise())
-        return found.mean, found.variance if diagonal else found.covariance
+            return found.mean, cov
+        return found.mean, found.variance if cov.ndim <= mean.ndim else found.covariance
