@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.linear_model import BayesianRidge
+from sklearn.linear_model import BayesianRidge, LinearRegression
 
 from paperworks.operators import (
     AttentiveNeuralProcess,
@@ -281,6 +281,18 @@ def test_laws_hold_in_differential_form(name, t, x):
     assert float(rate) == pytest.approx(float(flows[0] - flows[1]), abs=1e-9)
 
 
+def test_units_of_fields_dont_matter():
+    mean, s = drawn(6), torch.rand(6, dtype=F64, generator=rng()) + 0.1
+    smooth, cov = second_difference_update(mean, s)
+    for unit in (1e-150, 1e-75, 1e75, 1e150):
+        other, spread = second_difference_update(unit * mean, unit * s * unit)
+        torch.testing.assert_close(other / unit, smooth)
+        torch.testing.assert_close(spread / unit / unit, cov)
+        for kind in ("nonneg", "monotone"):
+            plain = project_inequality(mean, cov, kind)
+            torch.testing.assert_close(project_inequality(unit * mean, unit * cov * unit, kind) / unit, plain)
+
+
 def test_second_differences_are_smoothed():
     mean, variance = drawn(3, 7), torch.rand(3, 7, dtype=F64, generator=rng()) + 0.1
     found, cov = second_difference_update(mean, variance)
@@ -473,8 +485,43 @@ BAD = {
     "contexts": (lambda: AttentiveNeuralProcess(hidden=8)(drawn(3, 2), drawn(4), drawn(3, 2)), "context_x"),
     "indefinite": (lambda: project_inequality(drawn(2), torch.tensor([[1.0, 2.0], [2.0, 1.0]])), "semidefinite"),
     "infinite": (lambda: constrained_log_likelihood(drawn(2), drawn(2), torch.ones(2), drawn(2), 0.0), "noise"),
+    "asymmetric": (lambda: condition_linear(drawn(2), drawn(2, 2).abs(), drawn(1, 2), drawn(1)), "symmetric"),
+    "leading": (lambda: condition_linear(drawn(3, 2), torch.ones(4, 2), drawn(1, 2), drawn(1)), "cov|leading"),
+    "many noises": (lambda: condition_linear(drawn(2), torch.ones(2), drawn(1, 2), drawn(1), torch.ones(2)), "noise"),
+    "rough": (lambda: second_difference_update(drawn(3), -torch.ones(3)), "3 negative"),
+    "certain": (lambda: second_difference_update(drawn(3), torch.zeros(3)), "three neighbours"),
+    "no parts": (lambda: moment_match(drawn(0, 2), drawn(0, 2)), "at least"),
+    "NaN parts": (lambda: moment_match(drawn(2) * math.nan, drawn(2)), "means has 2 NaN"),
+    "likelihood": (lambda: gaussian_log_likelihood(drawn(3, 1), drawn(3), torch.ones(3)), "that of y"),
+    "masses": (lambda: conservation_error(drawn(5, 3), drawn(5, 1), torch.arange(3.0)), "value"),
+    "front": (lambda: shock_location(drawn(2), torch.tensor([[1.0, 2], [2, 1]]), torch.arange(2.0)), "eigenvalue"),
+    "unsorted": (lambda: shock_location(drawn(2), torch.ones(2), -torch.arange(2.0)), "increasing"),
+    "no context": (lambda: AttentiveNeuralProcess(hidden=8)(drawn(0, 2), drawn(0), drawn(3, 2)), "n >= 1"),
+    "pairs": (lambda: law_residual(lambda p: p[..., 0], drawn(3, 3), lambda u, u_x: u), "points"),
+    "one each": (lambda: law_residual(lambda p: p, drawn(3, 2), lambda u, u_x: u), "predict"),
+    "infinite points": (lambda: quadrature_weights(torch.tensor([0.0, math.inf])), "x has 1 NaN"),
+    "nonneg NaN": (lambda: project_inequality(drawn(2) * math.nan, torch.ones(2)), "mean has 2 NaN"),
     "one of two": (lambda: ConservingRegressor().fit(np.eye(3), np.ones(3)).predict(np.eye(3), G=np.ones(3)), "both"),
 }  # fmt: skip
+
+
+@pytest.mark.usefixtures("untyped")
+def test_what_is_no_number_of_the_kind_is_refused():
+    for call, message in (
+        (lambda: condition_linear([0.0], torch.ones(1), torch.ones(1), torch.ones(1)), "mean is list"),
+        (lambda: condition_linear(torch.ones(1, dtype=int), torch.ones(1), torch.ones(1), torch.ones(1)), "int64"),
+        (lambda: condition_linear(drawn(1), 1j * torch.ones(1), torch.ones(1), torch.ones(1)), "complex"),
+        (lambda: condition_linear(np.ones(1), 1j * np.ones(1), np.ones(1), np.ones(1)), "complex"),
+        (lambda: quadrature_weights(np.arange(3)), "int64"),
+        (
+            lambda: (
+                ConservingRegressor(LinearRegression()).fit(np.eye(3), np.ones(3)).predict(np.eye(3), np.ones(3), 1)
+            ),
+            "error bars",
+        ),
+    ):
+        with pytest.raises(TypeError, match=message):
+            call()
 
 
 @pytest.mark.parametrize("name", BAD)

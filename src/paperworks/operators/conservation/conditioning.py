@@ -94,7 +94,8 @@ def condition_linear(
     TypeError
         Where `mean` is neither tensor nor array, or something is complex.
     ValueError
-        For shapes that don't fit, negative variances or noise, or numbers that aren't finite.
+        For shapes that don't fit, negative variances or noise, covariances that aren't symmetric, or numbers that
+        aren't finite.
     numpy.linalg.LinAlgError
         Where observations depend on each other, or contradict each other or what is known for certain.
 
@@ -191,7 +192,8 @@ def second_difference_update(
     if not bool((s >= 0).all()):
         raise ValueError(f"variance has {int((s < 0).sum())} negative elements; it takes none below 0")
     s0, s1, s2 = s[..., :-2], s[..., 1:-1], s[..., 2:]
-    spread = s0 + 4 * s1 + s2 - 4 * alpha * ((s0 * s1).sqrt() + (s1 * s2).sqrt()) + 2 * alpha**2 * (s0 * s2).sqrt()
+    r0, r1, r2 = s0.sqrt(), s1.sqrt(), s2.sqrt()
+    spread = s0 + 4 * s1 + s2 - 4 * alpha * r1 * (r0 + r2) + 2 * alpha**2 * r0 * r2
     D = torch.eye(n, dtype=torch.float64, device=mean.device).diff(n=2, dim=0)
     SG = s[..., None] * D.mT
     inner = D @ SG + torch.diag_embed(spread)
@@ -224,15 +226,20 @@ def moment_match(
     Raises
     ------
     ValueError
-        For shapes that differ.
+        For shapes that differ, no parts, or numbers that aren't finite.
 
     Examples
     --------
     >>> moment_match(torch.tensor([[0.0], [2.0]]), torch.ones(2, 1))
     (tensor([1.]), tensor([2.]))
     """
-    if means.shape != variances.shape:
-        raise ValueError(f"means has shape {tuple(means.shape)} and variances {tuple(variances.shape)}; they take one")
+    if means.shape != variances.shape or not means.shape[:1].numel():
+        raise ValueError(
+            f"means has shape {tuple(means.shape)} and variances {tuple(variances.shape)}; they take one, of a part at"
+            " least"
+        )
+    check_finite("means", means)
+    check_finite("variances", variances)
     spread = means.var(0, correction=0)
     return means.mean(0), (variances.mean(0) + spread).clamp_min(_LEAST_VARIANCE)
 
@@ -259,6 +266,8 @@ def _checked(mean: Tensor, cov: Tensor, G: Tensor, b: Tensor) -> list[Tensor]:
     variances = cov if len(own) == 1 else _diagonal(cov)
     if not bool((variances >= 0).all()):
         raise ValueError(f"cov has {int((variances < 0).sum())} negative variances; it takes none below 0")
+    if len(own) == 2 and bool(((cov - cov.mT).abs() > 1e-5 * variances.abs().amax(-1)[..., None, None]).any()):
+        raise ValueError("cov isn't symmetric; it takes a covariance")
     try:
         batch = torch.broadcast_shapes(mean.shape[:-1], cov.shape[: -len(own)], G.shape[:-2], b.shape[:-1])
     except RuntimeError:

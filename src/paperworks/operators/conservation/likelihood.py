@@ -27,13 +27,18 @@ def gaussian_log_likelihood(
     Raises
     ------
     ValueError
-        For variances that aren't above 0.
+        For variances that aren't above 0, or another shape than that of `y`.
 
     Examples
     --------
     >>> gaussian_log_likelihood(torch.zeros(1), torch.zeros(1), torch.ones(1)).round(decimals=4)
     tensor([-0.9189])
     """
+    if torch.broadcast_shapes(y.shape, mean.shape, variance.shape) != y.shape:
+        raise ValueError(
+            f"mean has shape {tuple(mean.shape)} and variance {tuple(variance.shape)}; they take that of y,"
+            f" {tuple(y.shape)}"
+        )
     if not bool((variance > 0).all()):
         raise ValueError(
             f"variance has {int((variance <= 0).sum())} elements that aren't above 0; it takes positive ones"

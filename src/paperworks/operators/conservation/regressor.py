@@ -93,6 +93,8 @@ class ConservingRegressor(RegressorMixin, BaseEstimator):
 
         Raises
         ------
+        TypeError
+            Where the base has no error bars.
         ValueError
             Where only one of G and value is given, or shapes don't fit.
         """
@@ -114,7 +116,13 @@ class ConservingRegressor(RegressorMixin, BaseEstimator):
         try:
             mean, cov = self.base_.predict(X, return_cov=True)
         except TypeError:
-            mean, std = self.base_.predict(X, return_std=True)
+            try:
+                mean, std = self.base_.predict(X, return_std=True)
+            except TypeError:
+                raise TypeError(
+                    f"base is {type(self.base_).__name__}, whose predict takes neither return_cov nor return_std; it"
+                    " takes a regressor with error bars"
+                ) from None
             cov = np.asarray(std) ** 2
         mean = np.asarray(mean, dtype=float)
         if mean.ndim != 1:

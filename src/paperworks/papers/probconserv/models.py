@@ -35,7 +35,7 @@ class Prediction(NamedTuple):
 
 def trained_process(run: Run, problem: ConservationProblem, seed: int) -> AttentiveNeuralProcess:
     """Train a process on functions of random parameters, once for each problem and seed."""
-    steps, functions, hidden = run.at(smoke=(10, 64, 16), desk=(900, 2000, 64), full=(20_000, 10_000, 128))
+    steps, functions, hidden = run.at(smoke=(10, 64, 16), desk=(300, 2000, 64), full=(20_000, 10_000, 128))
     torch.manual_seed(seed)
     process = AttentiveNeuralProcess(hidden=hidden)
 
