@@ -179,7 +179,7 @@ def second_difference_update(
     --------
     >>> mean, _ = second_difference_update(torch.tensor([0.0, 1.0, 0.0]), torch.ones(3))
     >>> mean
-    tensor([0.1592, 0.6816, 0.1592])
+    tensor([0.3115, 0.3769, 0.3115])
     """
     check_number("alpha", alpha, gt=0, lt=1)
     n = mean.shape[-1]

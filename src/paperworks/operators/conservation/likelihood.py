@@ -84,7 +84,7 @@ def constrained_log_likelihood(
     --------
     >>> y = torch.zeros(2, dtype=torch.float64)
     >>> constrained_log_likelihood(y, y, y + 1, y + 0.5, noise=0.01).round(decimals=4)
-    tensor(0.1281, dtype=torch.float64)
+    tensor(0.1280, dtype=torch.float64)
     """
     level = torch.as_tensor(noise, dtype=y.dtype, device=y.device)
     if not bool(level > 0):

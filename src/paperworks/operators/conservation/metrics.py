@@ -121,7 +121,7 @@ def shock_location(
     Examples
     --------
     >>> x = torch.linspace(0, 1, 101)
-    >>> found = shock_location(1 - 2 * x, torch.full((101,), 1e-12), x)
+    >>> found = shock_location(0.99 - 2 * x, torch.full((101,), 1e-12), x)
     >>> round(found.median, 2)
     0.5
     """

@@ -333,7 +333,7 @@ class ProbConservANP(nn.Module):
     >>> model = ProbConservANP(AttentiveNeuralProcess(hidden=16).eval(), n_samples=4)
     >>> x = torch.linspace(0, 1, 5)
     >>> mean, variance = model(torch.rand(8, 2), torch.rand(8), x, torch.tensor(0.5), torch.tensor(0.7))
-    >>> round(torch.trapezoid(mean, x.double()).item(), 9)
+    >>> round(torch.trapezoid(mean, x.double()).item(), 6)
     0.7
     """
 
