@@ -344,7 +344,7 @@ class Stefan(ConservationProblem):
             One value for each time and place.
         """
         alpha, c1 = self.constants(parameter)
-        root = t.clamp_min(1e-300).sqrt()
+        root = t.clamp_min(torch.finfo(t.dtype).tiny).sqrt()
         return torch.where(x <= alpha * root, 1 - c1 * torch.erf(x / (2 * root)), 0.0)
 
     def flux(self, parameter: float, u: Tensor, u_x: Tensor) -> Tensor:
@@ -498,7 +498,7 @@ class BurgersRiemann(ConservationProblem):
         return 0.5 * u * u
 
     def mass(self, parameter: float, t: Tensor) -> Tensor:
-        """Return a (1 + a t) / 2, as long as the shock is inside.
+        """Return a (1 + a t) / 2, up to the 2 a of a domain that the shock has left.
 
         Parameters
         ----------
@@ -512,7 +512,7 @@ class BurgersRiemann(ConservationProblem):
         Tensor
             One integral for each time.
         """
-        return 0.5 * parameter * (1 + parameter * t)
+        return (0.5 * parameter * (1 + parameter * t)).clamp_max(2 * parameter)
 
 
 PROBLEMS: dict[str, ConservationProblem] = {
