@@ -12,6 +12,8 @@ from paperworks.core.validation import check_finite, check_number
 
 _LEAST_VARIANCE = 1e-8  # of a moment-matched mixture, as the official code has it
 _RANK = 1e-10  # an observation with less than this share of its variance left, given others, depends on them
+_INDEFINITE = 1e-3  # share of its variance that rounding may take an observation below none, others given
+_CANCELLED = 1e-12  # share of the largest variance that an observation could have, below which it is rounding
 _AGREEMENT = 1e-8  # share of its size that an observation which depends on others may differ by
 
 
@@ -44,6 +46,9 @@ class Conditioned:
     def variance(self) -> Any:
         """Variances, (..., n), never below zero, in the precision of the mean."""
         before = self.prior if self.prior.ndim == self.mean.ndim else _diagonal(self.prior)
+        if isinstance(before, Tensor) and self.factor.shape[-1] == 1:  # one pass over the field
+            column = self.factor[..., 0]
+            return _like(self.mean, torch.addcmul(before, column, column, value=-1).clip(0))
         return _like(self.mean, (before - (self.factor**2).sum(-1)).clip(0))
 
     @property
@@ -94,8 +99,8 @@ def condition_linear(
     TypeError
         Where `mean` is neither tensor nor array, or something is complex.
     ValueError
-        For shapes that don't fit, negative variances or noise, covariances that aren't symmetric, or numbers that
-        aren't finite.
+        For shapes that don't fit, negative variances or noise, covariances that aren't symmetric or show to be
+        indefinite, or numbers that aren't finite.
     numpy.linalg.LinAlgError
         Where observations depend on each other, or contradict each other or what is known for certain.
 
@@ -117,7 +122,7 @@ def condition_linear(
         if any(np.iscomplexobj(part) for part in (mean, cov, G, b)):
             raise TypeError("mean, cov, G or b is complex; they take real numbers")
         mu, s, rows, values = (torch.from_numpy(np.array(part, dtype=float)) for part in (mean, cov, G, b))
-        found = condition_linear(mu, s, rows, values, float(noise), pseudo_inverse=pseudo_inverse)
+        found = condition_linear(mu, s, rows, values, torch.as_tensor(noise), pseudo_inverse=pseudo_inverse)
         shifted = found.mean.numpy()
         kept = shifted.astype(mean.dtype) if np.issubdtype(mean.dtype, np.floating) else shifted
         return Conditioned(kept, found.prior.numpy(), found.factor.numpy())
@@ -131,14 +136,27 @@ def condition_linear(
     # Rows of size about 1, by powers of two, which round nothing.
     unit = torch.ldexp(torch.ones_like(rows[..., 0]), -torch.frexp(rows.detach().abs().amax(-1)).exponent.clamp(-999))
     rows, values = rows * unit[..., None], values * unit
-    SG = S[..., None] * rows.mT if S.ndim == mu.ndim else S @ rows.mT
-    inner = rows @ SG + torch.diag_embed(level * unit * unit)
-    residual = (rows @ mu[..., None])[..., 0] - values
+    GS = S[..., None, :] * rows if S.ndim == mu.ndim else (S @ rows.mT).mT
+    # Rows stand on the right: where all slices share them, it is one product of matrices and no batch of them.
+    inner = GS @ rows.mT + torch.diag_embed(level * unit * unit)
+    residual = (mu[..., None, :] @ rows.mT)[..., 0, :] - values
     if not bool(inner.isfinite().all() & residual.isfinite().all()):
         raise ValueError("G mean or G cov Gᵀ is beyond what float64 holds; they take other units")
+    if S.ndim > mu.ndim:  # what correlations cancel is known up to rounding
+        largest = (rows.detach().abs() * _diagonal(S.detach()).sqrt()[..., None, :]).sum(-1) ** 2
+        sizes = _diagonal(inner.detach())
+        if bool((sizes < -_INDEFINITE * largest).any()):
+            raise ValueError("cov isn't positive semidefinite; it takes a covariance")
+        known = sizes <= _CANCELLED * largest
+        inner = inner.masked_fill(known[..., None] | known[..., None, :], 0.0)
     root, kept = _inverse_root(inner, pseudo_inverse)
-    factor = SG @ root
-    shifted = mu - (factor @ (root.mT @ residual[..., None]))[..., 0]
+    weights = root.mT @ residual[..., None]
+    if root.shape[-1] == 1:  # without matrices, and in one pass over the field each
+        factor = (root * GS).mT
+        shifted = torch.addcmul(mu, factor[..., 0], weights[..., 0], value=-1)
+    else:
+        factor = (root.mT @ GS).mT
+        shifted = mu - (factor @ weights)[..., 0]
     if kept is not None:
         _check_consistent(rows, mu, shifted, values, kept)
     return Conditioned(shifted.to(mean.dtype), S, factor)
@@ -226,7 +244,7 @@ def moment_match(
     Raises
     ------
     ValueError
-        For shapes that differ, no parts, or numbers that aren't finite.
+        For shapes that differ, no parts, negative variances, or numbers that aren't finite.
 
     Examples
     --------
@@ -240,14 +258,16 @@ def moment_match(
         )
     check_finite("means", means)
     check_finite("variances", variances)
+    if bool((variances < 0).any()):
+        raise ValueError(f"variances has {int((variances < 0).sum())} negative elements; it takes none below 0")
     spread = means.var(0, correction=0)
     return means.mean(0), (variances.mean(0) + spread).clamp_min(_LEAST_VARIANCE)
 
 
 def _checked(mean: Tensor, cov: Tensor, G: Tensor, b: Tensor) -> list[Tensor]:
     """Return all in float64 and with the same leading axes; variances have as many axes as means."""
-    if any(part.is_complex() for part in (cov, G, b)):
-        raise TypeError("cov, G or b is complex; they take real numbers")
+    if any(part.is_complex() or part.layout != torch.strided for part in (cov, G, b)):
+        raise TypeError("cov, G or b is complex or sparse; they take real numbers in dense arrays")
     mean, cov, G, b = (part.to(mean.device, torch.float64) for part in (mean, cov, G, b))
     G = G[None] if G.ndim == 1 else G
     b = b[..., None] if b.ndim == G.ndim - 2 else b
@@ -262,9 +282,9 @@ def _checked(mean: Tensor, cov: Tensor, G: Tensor, b: Tensor) -> list[Tensor]:
             f"cov has shape {tuple(cov.shape)}; it takes (…, {n}), or (…, {n}, {n}) with an axis more than mean has"
         )
     for name, part in (("mean", mean), ("cov", cov), ("G", G), ("b", b)):
-        check_finite(name, part)
+        _refuse_infinite(name, part)
     variances = cov if len(own) == 1 else _diagonal(cov)
-    if not bool((variances >= 0).all()):
+    if variances.numel() and float(variances.detach().min()) < 0:
         raise ValueError(f"cov has {int((variances < 0).sum())} negative variances; it takes none below 0")
     if len(own) == 2 and bool(((cov - cov.mT).abs() > 1e-5 * variances.abs().amax(-1)[..., None, None]).any()):
         raise ValueError("cov isn't symmetric; it takes a covariance")
@@ -274,6 +294,11 @@ def _checked(mean: Tensor, cov: Tensor, G: Tensor, b: Tensor) -> list[Tensor]:
         shapes = ", ".join(str(tuple(part.shape)) for part in (mean, cov, G, b))
         raise ValueError(f"mean, cov, G and b have shapes {shapes}; their leading axes don't fit") from None
     return [mean.expand(*batch, n), cov.expand(*batch, *own), G, b]
+
+
+def _refuse_infinite(name: str, values: Tensor) -> None:
+    if not bool(values.detach().sum().isfinite()):  # one pass, and no array; a sum may be infinite by itself
+        check_finite(name, values)
 
 
 def _diagonal(cov: Any) -> Any:
@@ -287,6 +312,8 @@ def _like(mean: Any, values: Any) -> Any:
 def _inverse_root(inner: Tensor, pseudo_inverse: bool) -> tuple[Tensor, Tensor | None]:
     """Return R with R Rᵀ an inverse of the covariance of the observations, and which are kept where not all are."""
     sizes = _diagonal(inner)
+    if inner.shape[-1] == 1 and bool((sizes > 0).all()):
+        return inner.rsqrt(), None
     unit = torch.where(sizes > 0, torch.where(sizes > 0, sizes, 1.0).rsqrt(), 0.0)
     correlations = unit[..., None] * inner * unit[..., None, :]
     L, failed = torch.linalg.cholesky_ex(correlations)
@@ -309,6 +336,8 @@ def _independent(correlations: Tensor) -> Tensor:
     left, kept = correlations.clone(), []
     for k in range(left.shape[-1]):
         pivot = left[..., k, k]
+        if bool((pivot < -_INDEFINITE).any()):
+            raise ValueError("cov isn't positive semidefinite; it takes a covariance")
         kept.append(pivot > _RANK)
         column = left[..., k] * torch.where(kept[-1], pivot.clamp_min(_RANK).rsqrt(), 0.0)[..., None]
         left = left - column[..., None] * column[..., None, :]

@@ -37,8 +37,8 @@ def project_inequality(
     Raises
     ------
     ValueError
-        For shapes that don't fit, an unknown kind, numbers that aren't finite, or a covariance that isn't positive
-        semidefinite.
+        For shapes that don't fit, an unknown kind, numbers that aren't finite, or a covariance that isn't symmetric and
+        positive semidefinite.
 
     Notes
     -----
@@ -53,6 +53,8 @@ def project_inequality(
     tensor([1.5000, 1.5000, 0.0000])
     """
     check_choice("kind", kind, get_args(Kind))
+    if not mean.shape[-1:].numel() or not mean.ndim:
+        raise ValueError(f"mean has shape {tuple(mean.shape)}; it takes (…, n) with a value at least")
     n = mean.shape[-1]
     shape = mean.shape if cov.ndim <= mean.ndim else (*mean.shape, n)
     try:
@@ -63,6 +65,8 @@ def project_inequality(
         ) from None
     check_finite("mean", mean)
     check_finite("cov", S)
+    if S.ndim > mean.ndim and bool(((S - S.mT).abs() > 1e-5 * S.abs().amax((-2, -1), keepdim=True)).any()):
+        raise ValueError("cov isn't symmetric; it takes a covariance")
     S = (torch.diag_embed(S) if S.ndim == mean.ndim else S).reshape(mean.shape[:-1].numel(), n, n)
     rows = mean.detach().double().cpu().reshape(len(S), n)
     found = [torch.from_numpy(_nearest(*pair, kind)) for pair in zip(rows.numpy(), S.numpy(), strict=True)]

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from paperworks.core.validation import check_finite
+
 
 def gaussian_log_likelihood(
     y: Float[Tensor, "*shape"], mean: Float[Tensor, "*shape"], variance: Float[Tensor, "*shape"]
@@ -27,7 +29,7 @@ def gaussian_log_likelihood(
     Raises
     ------
     ValueError
-        For variances that aren't above 0, or another shape than that of `y`.
+        For variances that aren't above 0, another shape than that of `y`, or numbers that aren't finite.
 
     Examples
     --------
@@ -39,6 +41,8 @@ def gaussian_log_likelihood(
             f"mean has shape {tuple(mean.shape)} and variance {tuple(variance.shape)}; they take that of y,"
             f" {tuple(y.shape)}"
         )
+    for name, part in (("y", y), ("mean", mean), ("variance", variance)):
+        check_finite(name, part)
     if not bool((variance > 0).all()):
         raise ValueError(
             f"variance has {int((variance <= 0).sum())} elements that aren't above 0; it takes positive ones"
@@ -74,7 +78,8 @@ def constrained_log_likelihood(
     Raises
     ------
     ValueError
-        For a noise that isn't above 0, with which the density is infinite.
+        For a noise that isn't above 0, with which the density is infinite; other shapes; or numbers that aren't
+        finite.
 
     Notes
     -----
@@ -87,8 +92,11 @@ def constrained_log_likelihood(
     tensor(0.1280, dtype=torch.float64)
     """
     level = torch.as_tensor(noise, dtype=y.dtype, device=y.device)
-    if not bool(level > 0):
-        raise ValueError(f"noise is {float(level):g}; it takes a variance above 0")
+    if g.shape not in (y.shape[-1:], y.shape):
+        raise ValueError(f"g has shape {tuple(g.shape)}; it takes {tuple(y.shape[-1:])} or {tuple(y.shape)}")
+    check_finite("g", g)
+    if level.ndim or not bool((level > 0) & level.isfinite()):
+        raise ValueError(f"noise is {noise}; it takes a variance above 0")
     total, expected = (g * y).sum(-1), (g * mean).sum(-1)
     spread = (g.square() * variance).sum(-1) + level
     own = gaussian_log_likelihood(y, mean, variance).sum(-1)

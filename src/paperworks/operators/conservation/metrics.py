@@ -34,7 +34,7 @@ def conservation_error(
     Raises
     ------
     ValueError
-        For points that aren't increasing, or shapes that don't fit.
+        For points that aren't increasing, shapes that don't fit, or numbers that aren't finite.
 
     Examples
     --------
@@ -42,6 +42,8 @@ def conservation_error(
     tensor(-0.5000)
     """
     g = quadrature_weights(x, rule)
+    check_finite("u", u)
+    check_finite("value", value)
     if u.shape[-1:] != g.shape[-1:] or (value.ndim and value.shape != u.shape[:-1]):
         raise ValueError(
             f"u has shape {tuple(u.shape)} and value {tuple(value.shape)}; they take (…, {g.shape[-1]}) and (…)"
@@ -130,6 +132,8 @@ def shock_location(
     check_number("threshold", threshold)
     for name, part in (("mean", mean), ("cov", cov), ("x", x)):
         check_finite(name, part)
+    if x.ndim != 1 or not len(x):
+        raise ValueError(f"x has shape {tuple(x.shape)}; it takes (n,) with a point at least")
     n = len(x)
     if not bool((x.diff() > 0).all()):
         raise ValueError("x is not strictly increasing; it takes sorted, different points")
@@ -145,6 +149,8 @@ def shock_location(
             raise ValueError("cov has negative variances; it takes none below 0")
         moved = noise * S.sqrt()
     else:
+        if bool((S - S.T).abs().max() > 1e-5 * S.abs().max()):
+            raise ValueError("cov isn't symmetric; it takes a covariance")
         sizes, vectors = torch.linalg.eigh(S)  # after an exact constraint it is singular
         if float(sizes[0]) < -1e-6 * float(sizes[-1].abs()):
             raise ValueError(f"cov has the eigenvalue {float(sizes[0]):g}; it takes a positive semidefinite matrix")

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from paperworks.core.validation import check_count, check_number
+from paperworks.core.validation import check_count, check_finite, check_number
 from paperworks.operators.conservation.conditioning import moment_match, second_difference_update
 from paperworks.operators.conservation.likelihood import constrained_log_likelihood, gaussian_log_likelihood
 from paperworks.operators.conservation.quadrature import quadrature_weights
@@ -173,9 +173,11 @@ class AttentiveNeuralProcess(nn.Module):
         else:
             loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
             state = loaded.get("state_dict", loaded) if isinstance(loaded, dict) else {}
+        if not isinstance(state, Mapping):
+            state = {}
         plain = {name.replace(".linear_layer", "").removeprefix("model."): value for name, value in state.items()}
         known = plain.get("latent_encoder.input_projection.weight")
-        if known is None:
+        if not isinstance(known, Tensor) or known.ndim != 2 or known.shape[0] % 4 or known.shape[1] < 2:
             raise ValueError(f"path is {path}, which holds no weights of an attentive neural process")
         process = cls(dim=known.shape[1] - 1, hidden=known.shape[0])
         try:
@@ -217,6 +219,11 @@ class AttentiveNeuralProcess(nn.Module):
             For shapes that don't fit.
         """
         self._check(context_x, context_y, target_x)
+        if z is not None and z.shape != (*context_x.shape[:-2], self.decoder.target_projection.out_features):
+            raise ValueError(
+                f"z has shape {tuple(z.shape)}; it takes"
+                f" {(*context_x.shape[:-2], self.decoder.target_projection.out_features)}"
+            )
         if z is None:
             z_mean, z_log = self.latent_encoder(context_x, context_y)
             z = _draw(z_mean, z_log, generator)
@@ -302,6 +309,8 @@ class AttentiveNeuralProcess(nn.Module):
                 f"context_x, context_y and target_x have shapes {tuple(context_x.shape)}, {tuple(context_y.shape)} and"
                 f" {tuple(target_x.shape)}; they take (…, n, {dim}), (…, n) and (…, m, {dim}) with n >= 1"
             )
+        for name, part in (("context_x", context_x), ("context_y", context_y), ("target_x", target_x)):
+            check_finite(name, part)
 
 
 class ProbConservANP(nn.Module):
@@ -387,6 +396,8 @@ class ProbConservANP(nn.Module):
         ValueError
             For shapes that don't fit, or places that don't increase.
         """
+        if t.ndim or x.ndim != 1:
+            raise ValueError(f"t and x have shapes {tuple(t.shape)} and {tuple(x.shape)}; they take () and (n,)")
         points = torch.stack([t.to(x).expand_as(x), x], dim=-1).to(context_x)
         self.process._check(context_x, context_y, points)
         # All but the decoder is the same for every draw.
@@ -396,11 +407,15 @@ class ProbConservANP(nn.Module):
         mean, deviation = self.process.decoder(r.expand(many), _draw(z_mean, z_log, generator), points.expand(many))
         means, variances = mean.double(), deviation.double().square()
         if value is not None:
+            G = self.update.G
+            m = 1 if G is None or G.ndim == 1 else len(G)
+            if value.shape not in ((), (m,)) or value.numel() != m:
+                raise ValueError(f"value has shape {tuple(value.shape)}; it takes ({m},), or () for one integral")
             spread = variances
             if self.smoothing is not None:
                 means, spread = second_difference_update(means, variances, self.smoothing)
             rows = None if self.update.G is not None else x.double()
-            means, spread = self.update(means, spread, value.double(), x=rows)
+            means, spread = self.update(means, spread, value.double().reshape(m), x=rows)
             variances = spread if spread.ndim == means.ndim else spread.diagonal(dim1=-2, dim2=-1)
         return moment_match(means, variances)
 
@@ -432,8 +447,11 @@ class ProbConservANP(nn.Module):
         Raises
         ------
         ValueError
-            For shapes that don't fit, or an update without noise, under which the density is infinite.
+            For shapes that don't fit; an update without noise, under which the density is infinite; or one that is hard
+            or has a matrix.
         """
+        if self.update.G is not None or self.update.mode == "hard":
+            raise ValueError("update has a matrix or is hard; training takes one over points, in the mode prob")
         asked, seen = target_x.flatten(1, 2), target_y.flatten(1)
         mean, deviation, divergence = self.process.posterior(context_x, context_y, asked, seen, generator)
         g: Any = quadrature_weights(target_x[..., 1], self.update.rule)

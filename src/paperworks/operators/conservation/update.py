@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from paperworks.core.validation import check_choice, check_number
+from paperworks.core.validation import check_choice, check_finite, check_number
 from paperworks.operators.conservation.conditioning import condition_linear
 from paperworks.operators.conservation.quadrature import Rule, quadrature_weights
 
@@ -34,7 +34,7 @@ class ConservativeUpdate(nn.Module):
     Raises
     ------
     ValueError
-        For a negative variance, an unknown mode, or a matrix of another shape.
+        For a negative variance, an unknown mode, or a matrix of another shape or with numbers that aren't finite.
 
     Notes
     -----
@@ -66,6 +66,10 @@ class ConservativeUpdate(nn.Module):
         self.mode = check_choice("mode", mode, ("prob", "hard"))
         if constraint_matrix is not None and constraint_matrix.ndim not in (1, 2):
             raise ValueError(f"constraint_matrix has shape {tuple(constraint_matrix.shape)}; it takes (m, n) or (n,)")
+        if constraint_matrix is not None:
+            check_finite("constraint_matrix", constraint_matrix)
+        if not dtype.is_floating_point:
+            raise ValueError(f"dtype is {dtype}; it takes one of floating point")
         self.rule: Rule = check_choice("rule", rule, get_args(Rule))
         self.pseudo_inverse = pseudo_inverse
         self.register_buffer("G", None if constraint_matrix is None else constraint_matrix.detach().to(dtype))
@@ -125,5 +129,9 @@ class ConservativeUpdate(nn.Module):
         spread = torch.ones_like(mean) if self.mode == "hard" else cov
         found = condition_linear(mean, spread, G, value, self.noise(), pseudo_inverse=self.pseudo_inverse)
         if self.mode == "hard":
-            return found.mean, cov
+            if cov.shape not in (mean.shape, (*mean.shape, mean.shape[-1])):
+                raise ValueError(
+                    f"cov has shape {tuple(cov.shape)}; it takes {tuple(mean.shape)}, or an axis more for covariances"
+                )
+            return found.mean, check_finite("cov", cov)
         return found.mean, found.variance if cov.ndim <= mean.ndim else found.covariance
