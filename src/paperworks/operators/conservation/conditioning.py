@@ -122,7 +122,9 @@ def condition_linear(
         if any(np.iscomplexobj(part) for part in (mean, cov, G, b)):
             raise TypeError("mean, cov, G or b is complex; they take real numbers")
         mu, s, rows, values = (torch.from_numpy(np.array(part, dtype=float)) for part in (mean, cov, G, b))
-        found = condition_linear(mu, s, rows, values, torch.as_tensor(noise), pseudo_inverse=pseudo_inverse)
+        found = condition_linear(
+            mu, s, rows, values, torch.as_tensor(noise, dtype=torch.float64), pseudo_inverse=pseudo_inverse
+        )
         shifted = found.mean.numpy()
         kept = shifted.astype(mean.dtype) if np.issubdtype(mean.dtype, np.floating) else shifted
         return Conditioned(kept, found.prior.numpy(), found.factor.numpy())
