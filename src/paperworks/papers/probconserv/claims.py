@@ -25,7 +25,7 @@ from paperworks.evidence import (
     races,
     ratio,
 )
-from paperworks.numerics.random import torch_generator
+from paperworks.numerics import torch_generator
 from paperworks.operators import (
     AttentiveNeuralProcess,
     ConservativeUpdate,
@@ -44,13 +44,20 @@ from paperworks.papers.probconserv.models import (
     scores,
     trained_process,
 )
-from paperworks.testbeds.gpme import PROBLEMS, Stefan, on_grid
+from paperworks.testbeds import BurgersRiemann, Heat, LinearAdvection, PorousMedium, Stefan, on_grid
 
 _PUBLISHED = {  # log-likelihoods: plain, ours, hard
     "porous medium, 1": (3.79, 3.82, 3.55),
     "porous medium, 3": (3.68, 3.72, 3.63),
     "porous medium, 6": (3.80, 3.85, 3.60),
     "Stefan, 0.6": (3.74, 3.76, 1.45),
+}
+_PROBLEMS = {
+    "heat": Heat(),
+    "porous medium": PorousMedium(),
+    "Stefan": Stefan(),
+    "advection": LinearAdvection(),
+    "Burgers": BurgersRiemann(),
 }
 _WAYS = ("plain", "ours", "hard projection")
 
@@ -60,7 +67,7 @@ def exact_conservation(run: Run) -> Measurement:
     """Update random fields round exact solutions, and integrate."""
     generator = torch_generator(run.seed)
     rows, worst = [], {"float64": 0.0, "float32": 0.0, "variance": 0.0}
-    for name, problem in PROBLEMS.items():
+    for name, problem in _PROBLEMS.items():
         x, u, mass = on_grid(problem, sum(problem.parameters) / 2)
         g = quadrature_weights(x)
         many = run.at(smoke=20, desk=200, full=1000)

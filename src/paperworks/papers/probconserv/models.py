@@ -10,11 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from paperworks.evidence import Run
-from paperworks.numerics.random import torch_generator
-from paperworks.numerics.training import train, warmup_cosine
+from paperworks.numerics import torch_generator, train, warmup_cosine
 from paperworks.operators import AttentiveNeuralProcess, ConservativeUpdate, ProbConservANP, gaussian_log_likelihood
-from paperworks.testbeds.data import DatasetMissing
-from paperworks.testbeds.gpme import ConservationProblem, FunctionBatch, PorousMedium, Stefan, on_grid
+from paperworks.testbeds import ConservationProblem, DatasetMissing, FunctionBatch, PorousMedium, Stefan, on_grid
 
 CASES: tuple[tuple[str, ConservationProblem, float], ...] = (
     ("porous medium, 1", PorousMedium(), 1.0),
