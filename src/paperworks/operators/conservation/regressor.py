@@ -99,7 +99,7 @@ class ConservingRegressor(RegressorMixin, BaseEstimator):
             Where only one of G and value is given, or shapes don't fit.
         """
         check_is_fitted(self)
-        validate_data(self, X, reset=False, skip_check_array=True)
+        validate_data(self, X, reset=False, dtype=None, accept_sparse=True, ensure_all_finite=False)
         if (G is None) != (value is None):
             raise ValueError("G or value is None; it takes both, or neither")
         if G is None and not return_std:
