@@ -119,6 +119,12 @@ def _solves(thing: Any, *names: str) -> bool:
     return {*names, "u0", "t_span", "atol", "rtol"} <= takes
 
 
+def _maps_one(function: Any) -> bool:
+    """Whether it is called with one thing, a field, and not with sets of points or a field's error bars as well."""
+    asked = [p for p in inspect.signature(function).parameters.values() if p.name != "self" and p.default is p.empty]
+    return len(asked) <= 1
+
+
 # In this order: the first that fits is the kind.
 KINDS: dict[str, Callable[[Export], bool]] = {
     "estimator": lambda e: inspect.isclass(e.thing) and issubclass(e.thing, BaseEstimator),
@@ -146,9 +152,7 @@ KINDS: dict[str, Callable[[Export], bool]] = {
     "ODE solver": lambda e: _solves(e.thing, "func"),
     "SDE solver": lambda e: _solves(e.thing, "drift", "diffusion"),
     "time stepper": lambda e: inspect.isclass(e.thing) and {"loss", "step", "rollout"} <= set(dir(e.thing)),
-    "operator network": lambda e: (
-        e.field == "operators" and inspect.isclass(e.thing) and issubclass(e.thing, torch.nn.Module)
-    ),
+    "operator network": lambda e: e.field == "operators" and _is_module(e.thing) and _maps_one(e.thing.forward),
 }
 
 
@@ -233,6 +237,7 @@ SINGLE = {
         "TrainingLog",
     },
     "dynamics": {"BrownianTree", "Trajectories"},
+    "operators": {"Conditioned"},
     "solvers": {
         "AdaptiveSolver",
         "DCDMSolver",

@@ -48,6 +48,11 @@ class Network(torch.nn.Module):
     pass
 
 
+class OfPoints(torch.nn.Module):
+    def forward(self, points, values):
+        pass
+
+
 class Estimator(BaseEstimator):
     pass
 
@@ -97,6 +102,7 @@ def integrate_noisy(drift, diffusion, u0, t_span, *, atol=1e-6, rtol=1e-6):
     [
         ("training", Optimiser, "optimiser"),
         ("operators", Network, "operator network"),
+        ("operators", OfPoints, None),
         ("diffusion", Network, None),
         ("reduction", Estimator, "estimator"),
         ("inference", Mechanism, "private mechanism"),

@@ -111,9 +111,12 @@ def longer_rollouts(run: Run) -> Measurement:
 
 
 def small_modes(amplitude: Float[Tensor, "n modes"]) -> list[int]:
-    """Return the modes below a thousandth of the largest, of those that the data have at all."""
+    """Return the waves below a thousandth of the largest, of those that the data have at all.
+
+    Mode 0 isn't one: the mean is 0 in all data, and what a network makes of it is no small scale.
+    """
     mean = amplitude.mean(0)
-    found = (mean < 1e-3 * mean.max()).nonzero()[:, 0].tolist()
+    found = (1 + (mean[1:] < 1e-3 * mean.max()).nonzero()[:, 0]).tolist()
     return found or [len(mean) - 1]
 
 
