@@ -145,9 +145,7 @@ KINDS: dict[str, Callable[[Export], bool]] = {
     ),
     "ODE solver": lambda e: _solves(e.thing, "func"),
     "SDE solver": lambda e: _solves(e.thing, "drift", "diffusion"),
-    "operator network": lambda e: (
-        e.field == "operators" and inspect.isclass(e.thing) and issubclass(e.thing, torch.nn.Module)
-    ),
+    "operator network": lambda e: e.field == "operators" and _is_module(e.thing) and not e.name.endswith("Loss"),
 }
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conformance.discovery import Export, kind_of
+from conformance.discovery import Export, asks_for, kind_of
 from conformance.suite import CAUGHT, DEVICES, Subject, Suite, arguments
 
 pytestmark = pytest.mark.usefixtures("untyped")
@@ -23,7 +23,9 @@ VALUES = {name: lambda: CHANNELS for name in ("in_channels", "out_channels", "ch
 def made(subject: Subject, seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     thing = subject.export.thing
-    return thing(**arguments(thing, VALUES, subject.options)).double().eval()
+    # Channels that have a default are given too: the fields of this suite have their own.
+    given = {name: CHANNELS for name in ("in_channels", "out_channels") if asks_for(subject.export, name)}
+    return thing(**arguments(thing, VALUES, given | dict(subject.options))).double().eval()
 
 
 def fields(subject: Subject, side: int = 16, batch: int = 3) -> Tensor:
