@@ -84,7 +84,7 @@ class MgNO(nn.Module):
     ndim
         Dimensions of the grid: 1, 2 or 3.
     residual_restriction, bias, norm, transfer_padding, init
-        Of the cycles, see `MultigridConv`.
+        Options of the cycles, as `MultigridConv` takes them.
     activation_norm
         Norm before each activation: "layer", "group" or None.
     last

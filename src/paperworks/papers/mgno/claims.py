@@ -38,7 +38,7 @@ from paperworks.papers.mgno.learning import (
 from paperworks.papers.mgno.problems import cycled, darcy, flow, levels_of, matrix_cycle, poisson_cycle, waves
 from paperworks.testbeds import darcy_images
 
-RATES = (4e-3, 8e-3, 1.6e-2)  # the learning rates that every network chooses from
+RATES = (5e-3, 1e-2, 2e-2, 4e-2)  # the learning rates that every network chooses from
 
 
 @measures("c1-linear-cost", exclusive=True)
