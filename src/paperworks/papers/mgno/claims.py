@@ -1,8 +1,5 @@
 """What multigrid layers cost and are, and how well networks of them learn, beside Fourier neural operators."""
 
-import resource
-import subprocess
-import sys
 from typing import Any
 
 import numpy as np
@@ -19,7 +16,6 @@ from paperworks.evidence import (
     mean,
     measures,
     races,
-    statistic,
 )
 from paperworks.numerics import seeded
 from paperworks.operators import MultigridConv, RelativeH1Loss
@@ -47,7 +43,7 @@ def linear_cost(run: Run) -> Measurement:
     sides = run.at(smoke=(17, 33), desk=(33, 65, 129, 257), full=(33, 65, 129, 257, 513))
     with seeded(0):
         network = mgno()()
-    fields = {side: torch.randn(4, 1, side, side, generator=run.torch_rng()) for side in sides}
+    fields = {side: torch.randn(BATCH, 1, side, side, generator=run.torch_rng()) for side in sides}
 
     def apply(x: Tensor) -> None:
         with torch.no_grad():
@@ -61,7 +57,7 @@ def linear_cost(run: Run) -> Measurement:
     figure, axes = run.figure()
     axes.loglog(nodes, np.median(rounds, 1), "o-", label="measured")
     axes.loglog(nodes, np.median(rounds, 1)[-1] * np.array(nodes) / nodes[-1], "k--", label="linear")
-    axes.set(xlabel="nodes of the grid", ylabel="seconds for four fields", title="Time of a network of four layers")
+    axes.set(xlabel="nodes of the grid", ylabel="seconds for eight fields", title="Time of a network of four layers")
     axes.legend()
     return Measurement(
         {
@@ -250,32 +246,25 @@ def step_of(network: nn.Module, x: Tensor, y: Tensor) -> Any:
     return step
 
 
-_PEAK = """
-import resource, sys
-import torch
-from paperworks.papers.mgno.claims import step_of
-from paperworks.papers.mgno.learning import fourier, mgno
-torch.manual_seed(0)
-side = int(sys.argv[2])
-network = mgno(resolution=side)() if sys.argv[1] == "ours" else fourier(20)
-import neuralop.models
-x, y = torch.randn(2, 8, 1, side, side).unbind()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-step_of(network, x, y)()
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
-"""
+def kept_megabytes(network: nn.Module, x: Tensor, y: Tensor) -> float:
+    """Return what a step keeps for its gradient, without the weights, in MiB: nearly all of its peak memory."""
+    own = {p.untyped_storage().data_ptr() for p in network.parameters()}
+    kept: dict[int, tuple[Tensor, int]] = {}
 
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = tensor, storage.nbytes()  # held, so that no other storage takes its place
+        return tensor
 
-def peak_megabytes(name: str, side: int) -> float:
-    """Return by how much the first training step raises the peak memory of a process of its own, in MiB."""
-    command = [sys.executable, "-c", _PEAK, name, str(side)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
-    return float(done.stdout.split()[-1])
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        RelativeH1Loss(reduction="mean")(network(x), y)
+    return sum(size for _, size in kept.values()) / 2**20
 
 
 @races("neuraloperator")
 def against_neuraloperator(run: Run) -> Measurement:
-    """Time a gradient of each, and weigh the memory of one in processes of their own."""
+    """Time a gradient of each, and weigh what it keeps."""
     from neuralop.models import UNO
 
     side = run.at(smoke=17, desk=65, full=211)
@@ -292,20 +281,17 @@ def against_neuraloperator(run: Run) -> Measurement:
         x, y = torch.randn(2, BATCH, 1, side, side).unbind()
     jobs = {name: step_of(network, x, y) for name, network in networks.items()}
     times = interleaved(run, jobs, run.at(smoke=1, desk=8, full=15))
-    if run.scale == "smoke":  # a process each takes seconds
-        peaks = {"ours": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "FNO": 1.0}
-    else:
-        peaks = {name: peak_megabytes(name, side) for name in ("ours", "FNO")}
+    kept = {name: kept_megabytes(network, x, y) for name, network in networks.items()}
     counts = {name: parameters(network) for name, network in networks.items()}
     return Measurement(
         {
             "step_time": times.ratio("ours", "FNO"),
-            "memory": statistic(peaks["ours"] / peaks["FNO"], "peak of one step of a process of its own"),
+            "memory": exact(kept["ours"] / kept["FNO"]),
             "parameters": exact(counts["ours"] / counts["FNO"]),
         },
         table=Table(
-            ["network", "seconds a step", "peak MiB", "real parameters"],
-            [[name, times.median(name), peaks.get(name, ""), counts[name]] for name in networks],
+            ["network", "seconds a step", "MiB kept for the gradient", "real parameters"],
+            [[name, times.median(name), kept[name], counts[name]] for name in networks],
         ),
         settings="FNO: 20 channels, 4 layers, 10 modes along each axis; UNO: 16 channels, one halving",
     )
