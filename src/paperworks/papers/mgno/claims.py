@@ -34,13 +34,13 @@ from paperworks.papers.mgno.learning import (
 from paperworks.papers.mgno.problems import cycled, darcy, flow, levels_of, matrix_cycle, poisson_cycle, waves
 from paperworks.testbeds import darcy_images
 
-RATES = (5e-3, 1e-2, 2e-2, 4e-2)  # the learning rates that every network chooses from
+RATES = (2e-3, 4e-3, 6e-3, 1e-2, 2e-2, 4e-2)  # the learning rates that every network chooses from
 
 
 @measures("c1-linear-cost", exclusive=True)
 def linear_cost(run: Run) -> Measurement:
     """Time the network on grids of four sizes."""
-    sides = run.at(smoke=(17, 33), desk=(33, 65, 129, 257), full=(33, 65, 129, 257, 513))
+    sides = run.at(smoke=(16, 20), desk=(33, 65, 129, 257), full=(33, 65, 129, 257, 513))
     with seeded(0):
         network = mgno()()
     fields = {side: torch.randn(BATCH, 1, side, side, generator=run.torch_rng()) for side in sides}
@@ -141,15 +141,23 @@ def ratios(ours: list[float], theirs: list[float]) -> list[float]:
     return [a / b for a, b in zip(ours, theirs, strict=True)]
 
 
+def rates_of(run: Run) -> tuple[float, ...]:
+    return run.at(smoke=RATES[:2], desk=RATES, full=RATES)
+
+
 def tuning_seconds(run: Run) -> float:
     return run.at(smoke=0.0, desk=5.0, full=3600.0)
+
+
+def training_seconds(run: Run) -> float:
+    return run.at(smoke=0.0, desk=18.0, full=14_400.0)
 
 
 @measures("c4-darcy", exclusive=True)
 def learns_darcy(run: Run) -> Measurement:
     """Train on Darcy flow at the best rate of each, judge on the test split and on photographs."""
-    problem, seconds = darcy(run), run.at(smoke=0.0, desk=12.0, full=14_400.0)
-    rates, rows = best_rates(run, problem, RATES, tuning_seconds(run))
+    problem, seconds = darcy(run), training_seconds(run)
+    rates, rows = best_rates(run, problem, rates_of(run), tuning_seconds(run))
     networks, steps = judged(run, problem, rates, seconds), problem.steps(run, seconds)
     found = {name: [errors(network, problem.test) for network in made] for name, made in networks.items()}
     images = darcy_images(problem.test.inputs.shape[-1])
@@ -193,7 +201,7 @@ def fields_figure(run: Run, problem: Problem, networks: dict[str, nn.Module]) ->
 def overfits(run: Run) -> Measurement:
     """Train on few samples for equal steps, at the rates that the whole training split chose."""
     whole, problem = darcy(run), darcy(run, 64)
-    rates, _ = best_rates(run, whole, RATES, tuning_seconds(run))
+    rates, _ = best_rates(run, whole, rates_of(run), tuning_seconds(run))
     steps = run.at(smoke=2, desk=150, full=4000)
     gaps: dict[str, list[float]] = {OURS: [], THEIRS: []}
     rows = []
@@ -214,12 +222,12 @@ def overfits(run: Run) -> Measurement:
 @measures("c6-flow", exclusive=True)
 def learns_flow(run: Run) -> Measurement:
     """Train on the next frame of a flow, and on waves, at the best rate of each."""
-    seconds = run.at(smoke=0.0, desk=12.0, full=14_400.0)
+    seconds = training_seconds(run)
     rows: list[list[Any]] = []
     found = {}
     problem = flow(run)
     for case in (problem, waves(run)):
-        rates, tried = best_rates(run, case, RATES, tuning_seconds(run))
+        rates, tried = best_rates(run, case, rates_of(run), tuning_seconds(run))
         if case is problem:
             networks = judged(run, case, rates, seconds)
             found = {name: [errors(network, case.test)[0] for network in made] for name, made in networks.items()}

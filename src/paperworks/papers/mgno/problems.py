@@ -13,8 +13,7 @@ from paperworks.numerics import torch_generator
 from paperworks.operators import MultigridConv
 from paperworks.papers.mgno.learning import EQUAL, OURS, THEIRS, Problem, fourier, mgno
 from paperworks.solvers import laplacian
-from paperworks.testbeds import OperatorPairs, darcy_piecewise, helmholtz
-from paperworks.testbeds.spectral import gaussian_fields, navier_stokes
+from paperworks.testbeds import OperatorPairs, darcy_piecewise, gaussian_fields, helmholtz, navier_stokes
 
 Vector = Float[np.ndarray, " nodes"]
 COARSE = 30  # smoothings of the one inner node of the coarsest grid: its equation is solved to rounding
@@ -29,10 +28,11 @@ def darcy(run: Run, count: int | None = None) -> Problem:
     count = train if count is None else min(count, train)
     modes = run.at(smoke=(4, 4), desk=(20, 18), full=(24, 24))
     wide, narrow = run.at(smoke=(4, 3), desk=(20, 11), full=(32, 11))
+    margin = run.at(smoke=2, desk=3, full=16) / n  # 21, 39 and 243 nodes: products of small primes
     networks = {
         OURS: mgno(run.at(smoke=2, desk=16, full=24), resolution=n, levels=run.at(smoke=4, desk=5, full=6)),
-        THEIRS: lambda: fourier(wide, modes),
-        EQUAL: lambda: fourier(narrow, modes),
+        THEIRS: lambda: fourier(wide, modes, margin),
+        EQUAL: lambda: fourier(narrow, modes, margin),
     }
     return Problem(
         "darcy", pairs[:count], pairs[train : train + other], pairs[train + other :], networks,
@@ -49,7 +49,7 @@ def flow(run: Run) -> Problem:
         equation = navier_stokes(n, 1e-4)
         start = gaussian_fields(equation.grid, sum(parts), lambda k: (k**2 + 7**2) ** -1.5, torch_generator(1))
         start = (2 * start / start.std()).float()
-        return equation.simulate(start, 0.5, frames, run.at(smoke=2, desk=5, full=20), progress=run.progress)
+        return equation.simulate(start, 0.5, frames, run.at(smoke=2, desk=20, full=20), progress=run.progress)
 
     states = run.cached("mgno-flow", simulate, n=n, frames=frames, parts=list(parts), scale=run.scale)
     train, validation, test = (
@@ -90,9 +90,10 @@ def waves(run: Run) -> Problem:
         resolution=n, levels=run.at(smoke=3, desk=4, full=5),
     )  # fmt: skip
     wide, modes = run.at(smoke=(3, (4, 4)), desk=(20, (20, 18)), full=(32, (24, 24)))
+    margin = run.at(smoke=2, desk=3, full=12) / n  # 21, 39 and 125 nodes
     return Problem(
         "waves", pairs[:train], pairs[train : train + validation], pairs[train + validation :],
-        {OURS: ours, THEIRS: lambda: fourier(wide, modes)}, settings={"n": n},
+        {OURS: ours, THEIRS: lambda: fourier(wide, modes, margin)}, settings={"n": n},
     )  # fmt: skip
 
 
