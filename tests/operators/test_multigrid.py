@@ -160,6 +160,54 @@ def test_as_an_operator_it_is_the_layer_and_has_its_adjoint(mode):
     assert as_linear_operator(made.float(), (6, 8)).dtype == np.float32
 
 
+@pytest.mark.parametrize(("dtype", "kind"), [(torch.half, np.float16), (torch.bfloat16, np.float32)])
+def test_operators_of_half_precision_have_a_type_that_numpy_knows(dtype, kind):
+    found = as_linear_operator(layer(1, 1, 2).to(dtype), (4, 4)) @ np.ones(16)
+    assert found.dtype == kind
+    np.testing.assert_allclose(found, as_linear_operator(layer(1, 1, 2), (4, 4)) @ np.ones(16), atol=0.02)
+
+
+def test_a_textbook_cycle_on_a_grid_that_is_not_square():
+    height, width, levels = 17, 33, 3
+    made = layer(1, 1, levels, [(1, 1)] * 2 + [(3, 0)], residual_restriction=True, boundary_mask=True)
+    made.galerkin_(0.5, 0.8)
+
+    def matrix(h, n, m):
+        line = lambda k: 2 * np.eye(k) - np.eye(k, k=1) - np.eye(k, k=-1)  # noqa: E731
+        return (np.kron(line(n), np.eye(m)) + np.kron(np.eye(n), line(m))) / h**2
+
+    def interpolation(k):
+        P = np.zeros((k, (k - 1) // 2))
+        for j in range((k - 1) // 2):
+            P[2 * j : 2 * j + 3, j] = 0.5, 1, 0.5
+        return P
+
+    def cycle(f, n, m, level):
+        h = 0.5 * 2**level
+        A, u = matrix(h, n, m), np.zeros(n * m)
+        for _ in range(3 if level == levels - 1 else 1):
+            u = u + 0.8 * h**2 / 4 * (f - A @ u)
+        if level == levels - 1:
+            return u
+        P = np.kron(interpolation(n), interpolation(m))
+        u = u + P @ cycle(P.T @ (f - A @ u) / 4, (n - 1) // 2, (m - 1) // 2, level + 1)
+        return u + 0.8 * h**2 / 4 * (f - A @ u)
+
+    f = randn(height - 2, width - 2)
+    found = made(nn.functional.pad(f, (1, 1, 1, 1))[None, None])[0, 0, 1:-1, 1:-1]
+    wanted = cycle(f.flatten().numpy(), height - 2, width - 2, 0).reshape(f.shape)
+    np.testing.assert_allclose(found.detach(), wanted, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.usefixtures("untyped")
+def test_it_compiles_to_one_graph_and_keeps_its_values():
+    for mode in ("zeros", "reflect", "circular"):
+        torch.manual_seed(0)
+        network = MgNO(hidden_channels=2, n_layers=1, levels=2, padding_mode=mode)
+        compiled, x = torch.compile(network, backend="eager", fullgraph=True), randn(1, 1, 9, 12, dtype=torch.float32)
+        torch.testing.assert_close(compiled(x), network(x))
+
+
 def test_kernels_of_three_are_those_of_four_without_their_last():
     three, four = layer(1, 2, 3, resolution=17), layer(1, 2, 3)
     state = {k: v[..., :3, :3] for k, v in four.state_dict().items()}
@@ -287,7 +335,13 @@ def test_xavier_restrictions_are_small():
         (lambda: MgNO(skip="linear"), "skip is"),
         (lambda: MgNO.variant("burgers"), "name is 'burgers'"),
         (lambda: MgNO()(torch.zeros(1, 2, 16, 16)), "x has shape"),
-        (lambda: RelativeL2Loss()(torch.ones(1, 1, 4), torch.zeros(1, 1, 4)), "target has a sample without norm"),
+        (lambda: MultigridConv(1, 1, 2, [1, 2]), "smoothing is"),
+        (lambda: MgNO(levels=2, norm="layer", resolution=8)(torch.zeros(1, 1, 9, 9)), "x has a grid of"),
+        (lambda: MultigridConv(1, 1, 2, norm="layer", resolution=8)(torch.zeros(1, 1, 8, 9)), "f has a grid of"),
+        (lambda: RelativeL2Loss()(torch.ones(1, 1, 4), torch.zeros(1, 1, 4)), "target has a sample that is all zero"),
+        (lambda: RelativeH1Loss()(torch.ones(1, 1, 4), torch.full((1, 1, 4), torch.inf)), "target has a sample"),
+        (lambda: RelativeH1Loss()(torch.ones(0, 1, 4), torch.ones(0, 1, 4)), "prediction has shape"),
+        (lambda: DifferenceH1Loss()(torch.ones(1, 1, 1, 4), torch.ones(1, 1, 1, 4)), "two nodes or more"),
         (lambda: RelativeL2Loss()(torch.ones(1, 1, 4), torch.ones(1, 1, 5)), "prediction has shape"),
         (lambda: RelativeH1Loss(kmax=0), "kmax is 0"),
         (lambda: RelativeH1Loss(reduction="max"), "reduction is 'max'"),
@@ -308,6 +362,37 @@ def test_other_types_are_refused():
                 module(bad)
     with pytest.raises(TypeError, match="layer is a Conv2d"):
         as_linear_operator(nn.Conv2d(1, 1, 3), (8, 8))
+    for mode in (None, ("zeros", None)):
+        with pytest.raises(TypeError, match="padding_mode is"):
+            MultigridConv(1, 1, padding_mode=mode)
+    for dtype in (torch.int64, torch.complex64):
+        y = torch.ones(2, 1, 4, 4, dtype=dtype)
+        for loss in (RelativeL2Loss(), RelativeH1Loss(), DifferenceH1Loss()):
+            with pytest.raises(TypeError, match="prediction is of type"):
+                loss(y, y)
+        with pytest.raises(TypeError, match="fields is of type"):
+            FieldNormalizer.of(y)
+
+
+@pytest.mark.parametrize("loss", [RelativeL2Loss("mean"), RelativeH1Loss(reduction="mean")], ids=["L2", "H1"])
+@pytest.mark.parametrize(
+    ("scale", "dtype"),
+    [(1e300, torch.float64), (1e-300, torch.float64), (1e37, torch.float32), (1e-37, torch.float32), (99, torch.half)],
+)
+def test_relative_errors_know_no_unit(loss, scale, dtype):
+    y = randn(2, 1, 65, 64).clamp(-4, 4)
+    p = y + 0.25 * y.roll(1, -1)
+    found = loss((p * scale).to(dtype), (y * scale).to(dtype))
+    assert found.dtype == dtype
+    assert found.item() == pytest.approx(loss(p, y).item(), rel=2e-3 if dtype == torch.half else 1e-5)
+
+
+@pytest.mark.parametrize("loss", [RelativeL2Loss(), RelativeH1Loss(), DifferenceH1Loss()], ids=["L2", "H1", "FD"])
+def test_where_there_is_no_error_the_gradient_is_zero(loss):
+    y = randn(2, 1, 6, 6)
+    p = y.clone().requires_grad_()
+    loss(p, y).backward()
+    assert not p.grad.any()
 
 
 @pytest.mark.parametrize("shape", [(64,), (33, 48), (9, 10, 12)])

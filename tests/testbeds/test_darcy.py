@@ -51,6 +51,12 @@ def test_the_system_is_the_one_of_fluxes():
     assert not u[:, [0, -1]].any()
 
 
+def test_a_single_inner_node_is_a_grid():
+    a = np.array([[1.0, 2, 1], [4, 1, 3], [1, 5, 1]])
+    faces = sum(2 / (1 + 1 / neighbour) for neighbour in (2, 4, 3, 5))
+    assert darcy_solve(a, 8.0)[1, 1] == pytest.approx(8 / 4 / faces)
+
+
 def test_helmholtz_is_second_order_and_separable_waves_are_exact():
     def error(n, k=5.0):
         x, _ = grid(n)
@@ -92,12 +98,18 @@ def test_photographs_are_two_phases():
     assert len(pairs.inputs) == 7
 
 
+@pytest.mark.usefixtures("untyped")
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: darcy_solve(np.ones((3, 4))), "a has shape"),
         (lambda: darcy_solve(-np.ones((5, 5))), "a has elements"),
         (lambda: darcy_solve(np.full((5, 5), np.nan)), "a has elements"),
+        (lambda: darcy_solve(1j * np.ones((5, 5))), "a has elements"),
+        (lambda: darcy_solve(np.ones((5, 5)), np.nan), "f has elements"),
+        (lambda: darcy_solve(np.ones((5, 5)), np.ones(5)), "f has shape"),
+        (lambda: helmholtz_solve(np.ones((5, 5)), 1.0, 1j), "flux has elements"),
+        (lambda: helmholtz_solve(np.ones((5, 5)), 1.0, np.ones(4)), "flux has shape"),
         (lambda: helmholtz_solve(np.ones((4, 5)), 1.0, 1.0), "c has shape"),
         (lambda: helmholtz_solve(np.zeros((5, 5)), 1.0, 1.0), "c has elements"),
         (lambda: helmholtz_solve(np.ones((5, 5)), 0.0, 1.0), "omega is"),
@@ -105,6 +117,7 @@ def test_photographs_are_two_phases():
         (lambda: neumann_fields(5, 1, 0.0, 1.0, 0), "tau is"),
         (lambda: darcy_piecewise(9, 0), "samples is 0"),
         (lambda: darcy_piecewise(9, 1, (0.0, 1.0)), "contrast is"),
+        (lambda: darcy_piecewise(9, 1, (1.0, 2.0, 3.0)), "contrast is"),
     ],
 )
 def test_what_makes_no_sense_is_refused(call, message):

@@ -59,26 +59,25 @@ def darcy_solve(a: ArrayLike, f: ArrayLike = 1.0) -> Nodes:
     Raises
     ------
     ValueError
-        For a coefficient that isn't square, finite and positive, or fewer than 3 nodes a side.
+        For a coefficient that isn't square, real, finite and positive, fewer than 3 nodes a side, or a source of
+        another shape or that isn't finite.
 
     Examples
     --------
     >>> round(float(darcy_solve(np.ones((65, 65)))[32, 32]), 4)
     0.0737
     """
-    a = np.asarray(a, dtype=float)
-    if a.ndim != 2 or a.shape[0] != a.shape[1] or len(a) < 3:
-        raise ValueError(f"a has shape {a.shape}; it takes n x n nodes, 3 or more a side")
-    if not (np.isfinite(a).all() and (a > 0).all()):
-        raise ValueError("a has elements that are 0, negative or not finite; it takes positive numbers")
+    a = _positive("a", a)
     n, m = len(a), len(a) - 2
     along = (2 / (1 / a[1:] + 1 / a[:-1]))[:, 1:-1]
     across = (2 / (1 / a[:, 1:] + 1 / a[:, :-1]))[1:-1]
     centre = along[1:] + along[:-1] + across[:, 1:] + across[:, :-1]
     down = -along[1:-1].ravel()
     right = -np.pad(across[:, 1:-1], ((0, 0), (0, 1))).ravel()[:-1]  # no neighbour beyond the end of a row
-    matrix = sparse.diags_array([centre.ravel(), down, down, right, right], offsets=[0, m, -m, 1, -1])
-    inside = np.broadcast_to(f, (n, n))[1:-1, 1:-1].ravel() / (n - 1) ** 2
+    bands = 5 if m > 1 else 1  # a node alone has no neighbours
+    diagonals = [centre.ravel(), down, down, right, right][:bands]
+    matrix = sparse.diags_array(diagonals, offsets=[0, m, -m, 1, -1][:bands])
+    inside = _finite("f", f, (n, n))[1:-1, 1:-1].ravel() / (n - 1) ** 2
     # It is symmetric and definite: no pivots, and an order for symmetric patterns.
     factor = splu(matrix.tocsc(), permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True})
     return np.pad(factor.solve(inside).reshape(m, m), 1)
@@ -106,7 +105,8 @@ def helmholtz_solve(c: ArrayLike, omega: float, flux: ArrayLike) -> Nodes:
     Raises
     ------
     ValueError
-        For speeds that aren't square, finite and positive, or a frequency that isn't positive.
+        For speeds that aren't square, real, finite and positive, a frequency that isn't positive, or a derivative of
+        another shape or that isn't finite.
 
     Examples
     --------
@@ -114,11 +114,7 @@ def helmholtz_solve(c: ArrayLike, omega: float, flux: ArrayLike) -> Nodes:
     >>> round(float(u[-1, 0]), 3), round(-1 / np.tan(1.0), 3)  # -cos(x) / sin(1) at x = 1
     (-0.642, -0.642)
     """
-    c = np.asarray(c, dtype=float)
-    if c.ndim != 2 or c.shape[0] != c.shape[1] or len(c) < 3:
-        raise ValueError(f"c has shape {c.shape}; it takes n x n nodes, 3 or more a side")
-    if not (np.isfinite(c).all() and (c > 0).all()):
-        raise ValueError("c has elements that are 0, negative or not finite; it takes positive numbers")
+    c = _positive("c", c)
     check_number("omega", omega, gt=0)
     n, h = len(c), 1 / (len(c) - 1)
     line = sparse.lil_array(sparse.diags_array([-np.ones(n - 1), 2 * np.ones(n), -np.ones(n - 1)], offsets=[-1, 0, 1]))
@@ -127,7 +123,7 @@ def helmholtz_solve(c: ArrayLike, omega: float, flux: ArrayLike) -> Nodes:
     eye = sparse.eye_array(n)
     matrix = sparse.kron(line, eye) + sparse.kron(eye, line) - sparse.diags_array(((omega / c) ** 2).ravel())
     source = np.zeros((n, n))
-    source[-1] = 2 * np.broadcast_to(flux, n) / h
+    source[-1] = 2 * _finite("flux", flux, (n,)) / h
     return np.asarray(splu(matrix.tocsc()).solve(source.ravel()).reshape(n, n))
 
 
@@ -219,7 +215,7 @@ def darcy_piecewise(
     >>> darcy_piecewise(17, 2).inputs.unique().tolist()
     [3.0, 12.0]
     """
-    low, high = (check_number("contrast", value, gt=0) for value in contrast)
+    low, high = _phases(contrast)
     return _darcy(np.where(neumann_fields(n, samples, tau, 2.0, random_state) < 0, low, high))
 
 
@@ -322,7 +318,7 @@ def darcy_images(n: int, contrast: tuple[float, float] = (3.0, 12.0)) -> Operato
     torch.Size([7, 1, 17, 17])
     """
     check_count("n", n, at_least=3)
-    low, high = (check_number("contrast", value, gt=0) for value in contrast)
+    low, high = _phases(contrast)
     try:
         from skimage import data, transform
     except ImportError as error:
@@ -378,6 +374,31 @@ def helmholtz(
     flux = ((at >= 0.35) & (at <= 0.65)).astype(float)
     frequency = 10.0 * (n - 1) if omega is None else omega
     return _pairs(speeds, lambda c: helmholtz_solve(c, frequency, flux))
+
+
+def _positive(name: str, values: ArrayLike) -> Nodes:
+    x = np.asarray(values)
+    if x.ndim != 2 or x.shape[0] != x.shape[1] or len(x) < 3:
+        raise ValueError(f"{name} has shape {x.shape}; it takes n x n nodes, 3 or more a side")
+    if np.iscomplexobj(x) or not (np.isfinite(x).all() and (x > 0).all()):
+        raise ValueError(f"{name} has elements that are 0, negative, complex or not finite; it takes positive numbers")
+    return x.astype(float)
+
+
+def _finite(name: str, values: ArrayLike, shape: tuple[int, ...]) -> Float[np.ndarray, "..."]:
+    x = np.asarray(values)
+    if x.ndim and x.shape != shape:
+        raise ValueError(f"{name} has shape {x.shape}; it takes a number, or {shape}")
+    if np.iscomplexobj(x) or not np.isfinite(x).all():
+        raise ValueError(f"{name} has elements that are complex or not finite; it takes real, finite numbers")
+    return np.broadcast_to(x.astype(float), shape)
+
+
+def _phases(contrast: tuple[float, float]) -> tuple[float, float]:
+    if len(contrast) != 2:
+        raise ValueError(f"contrast is {contrast!r}; it takes the coefficients of two phases")
+    low, high = (check_number("contrast", value, gt=0) for value in contrast)
+    return low, high
 
 
 def _darcy(a: Values) -> OperatorPairs:

@@ -1,6 +1,6 @@
 """A linear map between fields of several channels that is one learned multigrid V-cycle."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -127,6 +127,7 @@ class MultigridConv(nn.Module):
         if boundary_mask and not transfer_padding:
             raise ValueError("boundary_mask is True and transfer_padding 0, which leaves the boundary out")
         grids = None if resolution is None else self._grids(_axes(resolution, ndim))
+        self.tied_to = grids[0] if norm == "layer" and grids else None  # the one grid that layer norms take
         factors = [1 + level if growth == "linear" else 1 for level in range(levels)]
         of_f, of_u = [in_channels * k for k in factors], [out_channels * k for k in factors]
         pad = bool(transfer_padding)
@@ -184,7 +185,7 @@ class MultigridConv(nn.Module):
         ValueError
             For another shape than the layer takes, or fewer nodes than its levels need.
         """
-        self._grids(check_fields("f", f, self.in_channels, self.ndim))
+        self._grids(check_fields("f", f, self.in_channels, self.ndim, self.tied_to))
         f = self._masked(f)
         kept: list[tuple[Tensor, Tensor]] = []
         u: Tensor | None = None
@@ -213,7 +214,9 @@ class MultigridConv(nn.Module):
 
         A is the stencil of 3, 5 or 7 points, S damped Jacobi relaxation, R full weighting, P linear interpolation; u
         is not restricted, so coarse grids begin at zero. With values on a Dirichlet boundary it takes
-        `boundary_mask`: without it nodes of the boundary are relaxed as if they were inside, and cycles diverge.
+        `boundary_mask`: without it nodes of the boundary are relaxed as if they were inside, and cycles diverge. All
+        grids but the coarsest then have an odd number of nodes along each axis, such as 33: of an even one the coarser
+        grid has no node on the second boundary, and cycles are slow.
 
         Parameters
         ----------
@@ -290,7 +293,7 @@ class MultigridConv(nn.Module):
         if min(shape) < needed or min(grids[-1]) < 1:
             raise ValueError(f"the grid has {tuple(shape)} nodes; {self.levels} levels take {needed} or more an axis")
         reflects = [n for n, side in zip(grids[-1], self.sides, strict=True) if "reflect" in side]
-        if min(reflects, default=2) < 2 or (self.boundary_mask and min(grids[-1]) < 3):
+        if min([2, *reflects]) < 2 or (self.boundary_mask and min(grids[-1]) < 3):
             raise ValueError(
                 f"the grid has {tuple(shape)} nodes, {grids[-1]} on the coarsest of {self.levels} levels; that one "
                 f"takes {'3' if self.boundary_mask else '2'} or more an axis to reflect or to have a boundary"
@@ -317,7 +320,9 @@ def normalization(norm: str | None, channels: int, grid: Sequence[int] | None) -
     return nn.GroupNorm(1, channels) if norm == "group" else nn.Identity()
 
 
-def check_fields(name: str, x: Tensor, channels: int, ndim: int) -> tuple[int, ...]:
+def check_fields(
+    name: str, x: Tensor, channels: int, ndim: int, tied_to: tuple[int, ...] | None = None
+) -> tuple[int, ...]:
     """Return the shape of the grid of fields, or say what is wrong with them."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
         kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
@@ -326,6 +331,8 @@ def check_fields(name: str, x: Tensor, channels: int, ndim: int) -> tuple[int, .
         raise ValueError(
             f"{name} has shape {tuple(x.shape)}; it takes (batch, {channels} channels, {ndim} axes of a grid)"
         )
+    if tied_to is not None and tuple(x.shape[2:]) != tied_to:
+        raise ValueError(f"{name} has a grid of {tuple(x.shape[2:])} nodes; layer norms are made for {tied_to}")
     return tuple(x.shape[2:])
 
 
@@ -377,7 +384,8 @@ def as_linear_operator(layer: MultigridConv, shape: Sequence[int]) -> LinearOper
         return torch.as_tensor(np.array(x), dtype=weight.dtype, device=weight.device).reshape(1, channels, *grid)
 
     def vector(x: Tensor) -> np.ndarray:
-        return x.detach().reshape(-1).cpu().numpy().astype(kind, copy=False)
+        whole = x.float() if x.dtype == torch.bfloat16 else x  # which NumPy lacks
+        return whole.detach().reshape(-1).cpu().numpy().astype(kind, copy=False)
 
     def matvec(x: np.ndarray) -> np.ndarray:
         with torch.no_grad():
@@ -395,9 +403,9 @@ def as_linear_operator(layer: MultigridConv, shape: Sequence[int]) -> LinearOper
 def _smoothing(smoothing: Smoothing | None, levels: int) -> list[tuple[int, int]]:
     if smoothing is None:
         return [(2 if level >= levels - 2 else 1, 0) for level in range(levels)]
-    pairs = [tuple(check_count("smoothing", n, at_least=0) for n in pair) for pair in smoothing]
-    if len(pairs) != levels or any(len(pair) != 2 for pair in pairs):
+    if len(smoothing) != levels or any(isinstance(pair, str | int) or len(pair) != 2 for pair in smoothing):
         raise ValueError(f"smoothing is {list(smoothing)}; it takes a pair of numbers for each of {levels} levels")
+    pairs = [tuple(check_count("smoothing", n, at_least=0) for n in pair) for pair in smoothing]
     if pairs[0][0] < 1 or pairs[-1][1] > 0:
         raise ValueError(
             f"smoothing is {list(smoothing)}; the first level takes one or more on the way down, the last none up"
@@ -406,7 +414,7 @@ def _smoothing(smoothing: Smoothing | None, levels: int) -> list[tuple[int, int]
 
 
 def _axes(resolution: int | Sequence[int], ndim: int) -> tuple[int, ...]:
-    counts = resolution if isinstance(resolution, Sequence) else (resolution,) * ndim
+    counts = resolution if isinstance(resolution, Iterable) else (resolution,) * ndim
     axes = tuple(check_count("resolution", n) for n in counts)
     if len(axes) != ndim:
         raise ValueError(f"resolution has {len(axes)} entries; it takes a number, or one for each of {ndim} axes")

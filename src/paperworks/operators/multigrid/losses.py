@@ -37,15 +37,19 @@ class _FieldLoss(nn.Module):
 
         Raises
         ------
+        TypeError
+            For values that aren't real floating-point numbers.
         ValueError
-            For shapes that differ or have no grid, and where a relative error has a target without norm.
+            For shapes that differ, are empty or have no grid, and where a relative error has a target that is all zero
+            or not finite.
         """
-        if prediction.shape != target.shape or prediction.ndim < 3:
+        if prediction.shape != target.shape or prediction.ndim < 3 or not prediction.numel():
             raise ValueError(
                 f"prediction has shape {tuple(prediction.shape)} and target {tuple(target.shape)}; they take one shape "
-                "(batch, channels, grid)"
+                "(batch, channels, grid), without zeros"
             )
-        errors = self._errors(prediction, target)
+        _check_real(prediction=prediction, target=target)
+        errors = self._errors(_full(prediction), _full(target)).to(prediction.dtype)
         return errors if self.reduction == "none" else errors.sum() if self.reduction == "sum" else errors.mean()
 
     def _errors(self, prediction: Tensor, target: Tensor) -> Tensor:
@@ -73,7 +77,8 @@ class RelativeL2Loss(_FieldLoss):
     """
 
     def _errors(self, prediction: Tensor, target: Tensor) -> Tensor:
-        return _relative((prediction - target).flatten(1), target.flatten(1))
+        prediction, target = _scaled(prediction, target)
+        return _ratio((prediction - target).flatten(1), target.flatten(1))
 
 
 class RelativeH1Loss(_FieldLoss):
@@ -115,14 +120,15 @@ class RelativeH1Loss(_FieldLoss):
         self.beta = check_number("beta", beta, ge=0)
 
     def _errors(self, prediction: Tensor, target: Tensor) -> Tensor:
+        prediction, target = _scaled(prediction, target)
         weight = self._weight(target.shape[2:], target)
         axes = tuple(range(2, target.ndim))
-        parts = (torch.view_as_real(torch.fft.fftn(_full(x), dim=axes)) for x in (prediction - target, target))
+        parts = (torch.view_as_real(torch.fft.fftn(x, dim=axes)) for x in (prediction - target, target))
         error, norm = ((part * weight[..., None]).flatten(1) for part in parts)
-        return _relative(error, norm).to(prediction.dtype)
+        return _ratio(error, norm)
 
     def _weight(self, shape: Sequence[int], like: Tensor) -> Tensor:
-        total = _full(like).new_ones(())
+        total = like.new_ones(())
         for axis, n in enumerate(shape):
             k = torch.fft.fftfreq(n, 1 / n, dtype=total.dtype, device=total.device).round()
             squared = torch.where(k.abs() < self.kmax, (self.beta * k) ** 2, 0.0)
@@ -164,15 +170,19 @@ class DifferenceH1Loss(_FieldLoss):
 
     def _errors(self, prediction: Tensor, target: Tensor) -> Tensor:
         error = prediction - target
-        total = self.weight * error**2
-        for axis in range(2, error.ndim):
-            total = total + torch.gradient(error, spacing=1 / error.shape[axis], dim=axis)[0] ** 2
-        return total.flatten(1).sum(1).sqrt()
+        if min(error.shape[2:]) < 2:
+            raise ValueError(f"prediction has shape {tuple(error.shape)}; differences take two nodes or more an axis")
+        slopes = [torch.gradient(error, spacing=1 / error.shape[k], dim=k)[0] for k in range(2, error.ndim)]
+        # A norm: its gradient where there is no error is 0, that of a root isn't a number.
+        return torch.linalg.vector_norm(torch.cat([self.weight**0.5 * error, *slopes], 1).flatten(1), dim=1)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FieldNormalizer:
     """The scaling of fields to mean 0 and deviation 1, of all nodes together or of each by itself.
+
+    As in the paper's code, 1e-5 is added to deviations, so that nodes where all samples agree are taken too: fields
+    whose deviation isn't well above that want another unit.
 
     Parameters
     ----------
@@ -208,11 +218,14 @@ class FieldNormalizer:
 
         Raises
         ------
+        TypeError
+            For values that aren't real floating-point numbers.
         ValueError
             For fewer than two samples, or fields without a grid.
         """
         if fields.ndim < 3 or len(fields) < 2:
             raise ValueError(f"fields has shape {tuple(fields.shape)}; it takes two samples or more with a grid")
+        _check_real(fields=fields)
         axes = (0,) if pointwise else (0, *range(2, fields.ndim))
         std, mean = torch.std_mean(fields, dim=axes, keepdim=True)
         return cls(mean, std + 1e-5)  # as the paper's code: no division by 0 where all samples agree
@@ -248,13 +261,25 @@ class FieldNormalizer:
         return fields * self.std + self.mean
 
 
+def _check_real(**fields: Tensor) -> None:
+    for name, x in fields.items():
+        if not x.is_floating_point():
+            raise TypeError(f"{name} is of type {x.dtype}; it takes real floating-point numbers")
+
+
 def _full(x: Tensor) -> Tensor:
-    """Return numbers of a precision that Fourier transforms take on all devices."""
+    """Return numbers of a precision that sums of squares and Fourier transforms take on all devices."""
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
-def _relative(error: Tensor, norm: Tensor) -> Tensor:
-    size = torch.linalg.vector_norm(norm, dim=1)
-    if not bool((size > 0).all()):
-        raise ValueError("target has a sample without norm, all zero or NaN, of which no error is relative")
-    return torch.linalg.vector_norm(error, dim=1) / size
+def _scaled(prediction: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Divide both by each target's greatest value, so that no square overflows or vanishes."""
+    size = target.detach().flatten(1).abs().amax(1)
+    if not bool(((size > 0) & size.isfinite()).all()):
+        raise ValueError("target has a sample that is all zero, infinite or NaN, of which no error is relative")
+    size = size.reshape(-1, *[1] * (target.ndim - 1))
+    return prediction / size, target / size
+
+
+def _ratio(error: Tensor, norm: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(error, dim=1) / torch.linalg.vector_norm(norm, dim=1)

@@ -160,6 +160,7 @@ class MgNO(nn.Module):
             )  # fmt: skip
 
         grid = None if resolution is None else _axes(resolution, ndim)
+        self.tied_to = grid if "layer" in (norm, activation_norm) else None  # the one grid that layer norms take
         self.layers = nn.ModuleList(
             _Layer(
                 cycle(inputs, hidden),
@@ -231,7 +232,7 @@ class MgNO(nn.Module):
         ValueError
             For another shape than the network takes, or fewer nodes than its levels need.
         """
-        check_fields("x", x, self.in_channels, self.ndim)
+        check_fields("x", x, self.in_channels, self.ndim, self.tied_to)
         u = x
         for layer in self.layers:
             again = self.checkpointing and torch.is_grad_enabled()

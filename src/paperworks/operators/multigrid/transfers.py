@@ -26,6 +26,8 @@ _ZEROS = ("zeros", "zeros")
 def sides_of(padding_mode: PaddingMode | Sequence[PaddingMode | Sequence[PaddingMode]], ndim: int) -> Sides:
     """Return the modes below and above each axis, from one word, one an axis, or two an axis."""
     modes: tuple[PaddingMode, ...] = get_args(PaddingMode)
+    if not isinstance(padding_mode, Sequence) or any(not isinstance(axis, Sequence) for axis in padding_mode):
+        raise TypeError(f"padding_mode is {padding_mode!r}; it takes a word, or a word or two for each of {ndim} axes")
     axes = [padding_mode] * ndim if isinstance(padding_mode, str) else list(padding_mode)
     if len(axes) != ndim:
         raise ValueError(f"padding_mode has {len(axes)} entries; it takes a word, or an entry for each of {ndim} axes")
