@@ -247,7 +247,7 @@ class MultigridConv(nn.Module):
         >>> for _ in range(20):  # -Laplace u = 1, 0 on the boundary
         ...     u = u + layer(inside - A(u))
         >>> round(u[0, 0, 8, 8].item(), 4)
-        0.0733
+        0.0734
         """
         check_number("spacing", spacing, gt=0)
         check_number("damping", damping, gt=0, lt=2)
