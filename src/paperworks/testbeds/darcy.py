@@ -111,7 +111,7 @@ def helmholtz_solve(c: ArrayLike, omega: float, flux: ArrayLike) -> Nodes:
     Examples
     --------
     >>> u = helmholtz_solve(np.ones((65, 65)), 1.0, 1.0)
-    >>> round(float(u[-1, 0]), 3), round(-1 / np.tan(1.0), 3)  # -cos(x) / sin(1) at x = 1
+    >>> round(float(u[-1, 0]), 3), round(float(-1 / np.tan(1.0)), 3)  # -cos(x) / sin(1) at x = 1
     (-0.642, -0.642)
     """
     c = _positive("c", c)

@@ -193,7 +193,7 @@ class FieldNormalizer:
     --------
     >>> fields = torch.tensor([1.0, 3.0]).reshape(2, 1, 1, 1).expand(2, 1, 4, 4)
     >>> scale = FieldNormalizer.of(fields)
-    >>> scale.encode(fields)[:, 0, 0, 0].round(decimals=3).tolist()
+    >>> [round(value, 3) for value in scale.encode(fields)[:, 0, 0, 0].tolist()]
     [-0.707, 0.707]
     """
 
