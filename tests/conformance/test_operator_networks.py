@@ -23,7 +23,9 @@ VALUES = {name: lambda: CHANNELS for name in ("in_channels", "out_channels", "ch
 def made(subject: Subject, seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     thing = subject.export.thing
-    network = thing(**arguments(thing, VALUES, subject.options)).double().eval()
+    # Channels that have a default are given too: the fields of this suite have their own.
+    given = {name: CHANNELS for name in ("in_channels", "out_channels") if asks_for(subject.export, name)}
+    network = thing(**arguments(thing, VALUES, given | dict(subject.options))).double().eval()
     for p in network.parameters():
         if not p.any():  # layers that start at zero hide what stands before them
             nn.init.normal_(p, std=0.1)

@@ -24,6 +24,15 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "shock_location",
             "truncate_monotone",
         ],
+        "multigrid": [
+            "DifferenceH1Loss",
+            "FieldNormalizer",
+            "MgNO",
+            "MultigridConv",
+            "RelativeH1Loss",
+            "RelativeL2Loss",
+            "as_linear_operator",
+        ],
         "refiner": [
             "AdditiveScheduler",
             "DenoisingStepper",
