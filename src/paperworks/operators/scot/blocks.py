@@ -109,19 +109,25 @@ class WindowAttention(nn.Module):
             linear(windows).unflatten(-1, (self.heads, -1)).transpose(2, 3)
             for linear in (self.query, self.key, self.value)
         )
-        sharpness = self.logit_scale.clamp(max=_SHARPEST).exp()
-        mixed = functional.scaled_dot_product_attention(
-            (functional.normalize(query, dim=-1) * sharpness).flatten(1, 2),
-            functional.normalize(key, dim=-1).flatten(1, 2),
-            value.flatten(1, 2),
-            attn_mask=bias.flatten(0, 1)[None],
-            scale=1.0,
-        )
+        query = _unit(query, self.logit_scale.clamp(max=_SHARPEST).exp()).flatten(1, 2)
+        key, value, bias = _unit(key).flatten(1, 2), value.flatten(1, 2), bias.flatten(0, 1)[None]
+        if (
+            bias.requires_grad
+        ):  # the fused kernel gives masks no gradient, and what stands in for it is slower than this
+            mixed = (query @ key.mT + bias).softmax(-1) @ value
+        else:
+            mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=1.0)
         mixed = mixed.unflatten(1, (apart, self.heads)).transpose(2, 3).reshape(len(x), -1, tokens, x.shape[-1])
         return reverse(mixed, window, grid)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_cache": None}
+
+
+def _unit(x: Float[Tensor, "*rows d"], factor: Tensor | float = 1.0) -> Float[Tensor, "*rows d"]:
+    """Return vectors of length `factor`, and 0 where they are 0."""
+    least = max(1e-24, torch.finfo(x.dtype).tiny)
+    return x * (factor * x.square().sum(-1, keepdim=True).clamp_min(least).rsqrt())
 
 
 class Dense(nn.Module):
