@@ -232,6 +232,7 @@ SINGLE = {
         "TrainingLog",
     },
     "dynamics": {"BrownianTree", "Trajectories"},
+    "operators": {"All2AllDataset"},
     "solvers": {
         "AdaptiveSolver",
         "DCDMSolver",

@@ -40,7 +40,7 @@ def fields(*shape, seed=0):
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize(("size", "count"), {"T": 20774444, "B": 157729988, "L": 628575524}.items())
+@pytest.mark.parametrize(("size", "count"), {"T": 20774444, "B": 157729988}.items())  # L is claim c1
 def test_published_sizes_have_their_parameters(size, count):
     with torch.device("meta"):
         network = ScOT.from_size(size)

@@ -38,6 +38,7 @@ TRAIN, TEST = 0, 1000  # seeds of what is trained on, and of what is judged
 LR = 2e-3  # of short trainings; the paper takes 5e-4 for long ones
 BATCH = 16
 _VELOCITY = 0.5  # what velocities are divided by
+_HORIZON = 0.5  # of flows in a box of side 1, in which they move by about a quarter of it
 
 Trajectories = Float[Tensor, "n snapshots channels height width"]
 
@@ -59,7 +60,7 @@ def flows(run: Run, kind: str, n: int, seed: int) -> Trajectories:
         else:
             start = vortex_sheets(equation.grid, n, generator=generator)
         last = SNAPSHOTS - 1
-        states = equation.simulate(start, 1 / last, last, substeps=points // 2)
+        states = equation.simulate(start, _HORIZON / last, last, substeps=points // 4)
         velocity = velocity_of(equation.grid, states) / _VELOCITY
         return fourier_resample(velocity, (points, points)).float()
 
