@@ -455,7 +455,7 @@ def against_fourier_operator(run: Run) -> Measurement:
                 )
             ],
         ),
-        settings="16 x 16 modes, 32 channels, 4 layers, the lead time as a channel, all pairs, the same rates and decay",
+        settings="16 x 16 modes, 32 channels, 4 layers, the lead time as a channel, all pairs, the same rate and decay",
     )
 
 
