@@ -74,7 +74,7 @@ def rollout(
 
 
 def _equal(steps: int) -> list[float]:
-    return [1 / steps] * check_count("steps", steps)
+    return [1 / check_count("steps", steps)] * steps
 
 
 def _step(model: Callable[[Tensor, Tensor], Tensor], x: Tensor, lead_time: float, like: Tensor | None = None) -> Tensor:
