@@ -203,7 +203,9 @@ class ScOTConfig:
         found["skip_blocks"] = [*map(int, skips), *[0] * (len(found.get("depths", ())) - len(skips))]
         # The authors' code ignores the setting where norms don't depend on time.
         found["learn_residual"] = bool(found.get("learn_residual")) and bool(found.get("time_conditioning"))
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in found.items()})
+        return cls(
+            **{name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}  # type: ignore[arg-type]
+        )
 
     def to_official(self) -> dict[str, Any]:
         """Return the content of a `config.json` that the authors' code reads.
