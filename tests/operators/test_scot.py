@@ -40,7 +40,7 @@ def fields(*shape, seed=0):
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize(("size", "count"), {"T": 20774444, "B": 157729988}.items())  # L is claim c1
+@pytest.mark.parametrize(("size", "count"), {"T": 20774444}.items())  # the others are claim c1
 def test_published_sizes_have_their_parameters(size, count):
     with torch.device("meta"):
         network = ScOT.from_size(size)
@@ -73,6 +73,19 @@ def test_resampling_leaves_out_the_modes_that_a_coarse_grid_lacks_and_keeps_type
     # The highest mode of an even grid becomes a cosine, neither doubled nor lost.
     signs = torch.tensor([1.0, -1.0] * 4, dtype=torch.float64).expand(8, 8)
     assert (fourier_resample(signs, (8, 16))[0] - torch.cos(4 * x)).abs().max() < 1e-13
+
+
+@pytest.mark.usefixtures("untyped")
+def test_what_has_no_modes_is_not_resampled():
+    for bad in (torch.ones(4, 4, dtype=torch.int64), torch.ones(4, 4, dtype=torch.complex64)):
+        with pytest.raises(ValueError, match="floating-point"):
+            fourier_resample(bad, (8, 8))
+    for size in (8, (8, 8, 8), (0, 8)):
+        with pytest.raises(ValueError, match="size is"):
+            fourier_resample(torch.ones(4, 4), size)
+    with pytest.raises(ValueError, match="x has shape"):
+        fourier_resample(torch.ones(2, 0, 4), (8, 8))
+    assert fourier_resample(torch.ones(0, 4, 4), (8, 6)).shape == (0, 8, 6)
 
 
 @pytest.mark.parametrize(("grid", "window"), [((8, 8), (4, 4)), ((4, 12), (2, 3))])
@@ -235,6 +248,41 @@ def test_remembered_biases_follow_the_weights():
     )
 
 
+def test_remembered_biases_follow_changes_that_leave_no_trace_and_other_modes():
+    network, x, t = small().float(), fields(2, 2, 16, 16).float(), torch.ones(2)
+    with torch.no_grad():
+        before = network(x, t)
+        for parameter in network.parameters():
+            parameter.data.mul_(1.1)  # counts no version up
+        assert torch.equal(network(x, t), copy.deepcopy(network)(x, t))
+        assert not torch.equal(network(x, t), before)
+        exact = network(x, t)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert network(x, t).dtype == torch.bfloat16
+        assert torch.equal(network(x, t), exact)
+        halved = {name: p / 2 for name, p in network.named_parameters()}
+        assert not torch.equal(torch.func.functional_call(network, halved, (x, t)), exact)
+        assert torch.equal(network(x, t), exact)
+    network.requires_grad_(False)
+    with torch.inference_mode():
+        network(x, t)
+    x.requires_grad_()
+    network(x, t).sum().backward()  # what inference mode remembered can't be differentiated through
+    assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("resample", [False, True])
+def test_no_samples_and_no_memory_are_taken(resample):
+    network = small(resample=resample)
+    for size in (16, 8):
+        assert network(fields(0, 2, size, size), torch.ones(0)).shape == (0, 2, size, size)
+        with torch.no_grad():
+            assert network(fields(0, 2, size, size), torch.ones(0)).shape == (0, 2, size, size)
+    x, t = torch.empty(3, 2, 8, 8, dtype=torch.float64, device="meta"), torch.empty(3, device="meta")
+    with torch.no_grad():
+        assert network.to("meta")(x, t).shape == (3, 2, 8, 8)
+
+
 def test_the_first_block_of_the_decoder_is_the_last_one_of_the_encoder():
     network = ScOT(SMALL)
     shifted = [[block.shifted for block in stage.blocks] for stage in network.encoder.layers]
@@ -353,8 +401,11 @@ def test_a_learned_residual_adds_the_first_channels():
 def test_positions_are_added_to_tokens_of_their_own_grid():
     network, t = small(absolute_positions=True, resample=False), torch.ones(1, dtype=torch.float64)
     assert network(fields(1, 2, 16, 16), t).shape == (1, 2, 16, 16)
-    with pytest.raises(ValueError, match="64 in all"):
+    with pytest.raises(ValueError, match="it takes 8 by 8"):
         network(fields(1, 2, 8, 8), t)
+    with pytest.raises(ValueError, match="4 by 16 patches"):  # as many, but in other places
+        network(fields(1, 2, 8, 32), t)
+    assert small(absolute_positions=True, image_size=15)(fields(1, 2, 15, 15), t).shape == (1, 2, 15, 15)
 
 
 @pytest.mark.usefixtures("untyped")
@@ -364,11 +415,13 @@ def test_what_a_network_is_called_with_is_checked():
         network(x[:, :1], torch.ones(2))
     with pytest.raises(ValueError, match="proportions"):
         network(fields(2, 2, 16, 8), torch.ones(2))
-    for bad in (None, torch.ones(1)):
-        with pytest.raises(ValueError, match="lead_time"):
+    with pytest.raises(ValueError, match="x has shape"):
+        network(x[:, :, :0, :0], torch.ones(2))
+    for bad in (None, torch.ones(1), torch.ones(2, 1), 1.0, [1.0, 1.0]):
+        with pytest.raises(ValueError, match=r"lead_time is .*; it takes a tensor"):
             network(x, bad)
-    for bad in (-0.5, math.nan):
-        with pytest.raises(ValueError, match=r"lead_time has (-0.5|nan)"):
+    for bad in (-0.5, math.nan, math.inf):
+        with pytest.raises(ValueError, match=r"lead_time has (-0.5|nan|inf)"):
             network(x, torch.tensor([1.0, bad]))
     with pytest.raises(ValueError, match="without time_conditioning"):
         small(time_conditioning=False)(x, torch.ones(2))
@@ -388,6 +441,8 @@ def test_what_a_network_is_called_with_is_checked():
         ({"learn_residual": True, "in_channels": 1}, "learn_residual"),
         ({"learn_residual": True, "time_conditioning": False}, "time_conditioning"),
         ({"channel_groups": (1, 2)}, "channel_groups"),
+        ({"channel_groups": (3, -1)}, "channel_groups"),
+        ({"mlp_ratio": 0.1}, "mlp_ratio"),
         ({"cln_init": "zero"}, "cln_init"),
     ],
 )
@@ -551,6 +606,42 @@ def test_folders_that_hold_no_such_network_say_why(tmp_path):
         folder_with(tmp_path, config={**PUBLISHED_CONFIG, name: value})
         with pytest.raises(ValueError, match=name):
             ScOT.from_pretrained(tmp_path)
+
+
+def test_what_cannot_be_written_leaves_the_folder_as_it_was(tmp_path):
+    network = ScOT(SMALL)
+    network.save_pretrained(tmp_path)
+    held = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert held.keys() == {"config.json", "model.safetensors"}
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1
+    with torch.device("meta"):
+        wider = ScOT(ScOTConfig(**{**SMALL.__dict__, "embed_dim": 12}))
+    with pytest.raises(NotImplementedError):
+        wider.save_pretrained(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == held
+
+
+class Harmful:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
+
+
+def test_old_files_that_hold_more_than_tensors_are_refused_and_not_run(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(PUBLISHED_CONFIG))
+    torch.save({"a": Harmful(tmp_path / "run")}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(pickle.UnpicklingError):
+        ScOT.from_pretrained(tmp_path)
+    assert not (tmp_path / "run").exists()
+    torch.save({"model": {"a": torch.ones(1)}}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="holds no tensors"):
+        ScOT.from_pretrained(tmp_path)
+
+
+def test_a_file_without_counts_of_blocks_is_of_the_default_ones():
+    assert ScOTConfig.from_official({}) == ScOTConfig()
 
 
 def test_settings_of_ours_are_kept_in_the_file(tmp_path):

@@ -76,7 +76,7 @@ def test_many_pairs_at_once_are_those_one_by_one_and_draws_repeat():
 def test_trajectories_that_have_no_pairs_are_refused():
     with pytest.raises(ValueError, match="trajectories"):
         All2AllDataset(numbered()[:, :1], TIMES[:1])
-    for times in (TIMES[:3], TIMES.flip(0)):
+    for times in (TIMES[:3], TIMES.flip(0), TIMES * math.nan, TIMES / (1 - TIMES)):
         with pytest.raises(ValueError, match="times"):
             All2AllDataset(numbered(), times)
     with pytest.raises(ValueError, match="mode"):
@@ -85,6 +85,7 @@ def test_trajectories_that_have_no_pairs_are_refused():
         All2AllDataset(numbered(), TIMES, "one_step", lead_steps={2})
 
 
+@pytest.mark.usefixtures("untyped")
 def test_fluids_are_normalized_as_published():
     u = torch.tensor([1.11, 0.391, -0.356, 0.37], dtype=torch.float64).view(1, 4, 1, 1)
     assert FluidNormalization().normalize(u).flatten().tolist() == pytest.approx([1, 1, -1, 2])
@@ -93,8 +94,12 @@ def test_fluids_are_normalized_as_published():
     assert with_tracer.normalize(five)[0, 4].item() == pytest.approx(1)
     assert (with_tracer.denormalize(with_tracer.normalize(five)) - five).abs().max() < 1e-15
     assert FluidNormalization().lead_time(14) == 0.7
+    assert FluidNormalization().normalize(torch.ones(4, 1, 1, dtype=torch.int64)).isfinite().all()
     with pytest.raises(ValueError, match="u has shape"):
         with_tracer.normalize(u)
+    for bad in ({"std": (1.0,)}, {"mean": (0.0,), "std": (0.0,)}, {"horizon": 0.0}):
+        with pytest.raises(ValueError, match=r"std|horizon"):
+            FluidNormalization(**bad)
 
 
 def test_the_loss_is_a_ratio_over_the_batch_for_each_group():
@@ -122,6 +127,26 @@ def test_what_is_unknown_has_no_error_and_no_gradient():
     loss.backward()
     assert prediction.grad[:, 0].all()
     assert not prediction.grad[:, 1].any()
+    nothing = target.masked_fill(unknown, math.nan)
+    loss = GroupedRelativeLoss((1, 1))(prediction, nothing, unknown)
+    assert loss.item() == pytest.approx(0.5)
+    assert torch.autograd.grad(loss, prediction)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("p", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_short_types_do_not_overflow(dtype, p):
+    prediction, target = (torch.full((2, 1, 300, 300), value).to(dtype) for value in (768, 512))
+    share = 0.5 if p == 1 else 0.25
+    assert GroupedRelativeLoss(p=p)(prediction, target).item() == pytest.approx(share)
+    assert relative_lp_error(prediction, target, p=p).item() == pytest.approx(50)
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-30, 1e30, 1e300])
+def test_errors_have_no_scale(scale):
+    a, b = torch.randn(2, 3, 2, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    expected = relative_lp_error(a, b, p=2)
+    assert relative_lp_error(scale * a, scale * b, p=2).item() == pytest.approx(expected.item())
 
 
 @pytest.mark.usefixtures("untyped")
@@ -132,6 +157,9 @@ def test_losses_and_errors_refuse_what_does_not_fit():
         GroupedRelativeLoss((1, 1))(torch.ones(1, 3, 2, 2), torch.ones(1, 3, 2, 2))
     with pytest.raises(ValueError, match="shapes"):
         GroupedRelativeLoss()(torch.ones(1, 3, 2, 2), torch.ones(1, 1, 2, 2))
+    for measure in (GroupedRelativeLoss(), relative_lp_error):
+        with pytest.raises(ValueError, match="shapes"):
+            measure(torch.ones(0, 1, 2, 2), torch.ones(0, 1, 2, 2))
     with pytest.raises(ValueError, match="zero in 1 samples"):
         relative_lp_error(torch.ones(2, 1, 2, 2), torch.tensor([1.0, 0.0]).view(2, 1, 1, 1).expand(2, 1, 2, 2))
     with pytest.raises(ValueError, match="reduction"):
@@ -171,6 +199,8 @@ def test_groups_hold_each_parameter_once_with_its_rate_and_decay():
     assert "patch_recovery.mixup.weight" in found["embedding and recovery"]
     assert all(name.endswith("bias") for name in found["backbone, not decayed"])
     torch.optim.AdamW(groups)
+    wrapped = finetune_param_groups(torch.nn.ModuleDict({"module": model}), 1.0, 2.0, 3.0, 0.1)
+    assert [[len(g["params"]), g["lr"]] for g in wrapped] == [[len(g["params"]), g["lr"]] for g in groups]
     plain = finetune_param_groups(ScOT(ScOTConfig(**{**CONFIG.__dict__, "time_conditioning": False})), 1.0)
     assert "conditioned norms" not in {g["name"] for g in plain}
     with pytest.raises(ValueError, match="lr_time"):
@@ -239,12 +269,14 @@ def test_steps_are_the_shares_that_were_asked_for():
 @pytest.mark.usefixtures("untyped")
 def test_rollouts_refuse_times_and_shares_that_lead_nowhere():
     x = torch.zeros(1, 2, 2, 2)
-    for times in ([], [1.0, 0.5], [0.0, 1.0]):
+    for times in ([], [1.0, 0.5], [0.0, 1.0], [math.nan], [1.0, math.nan, 2.0], [math.inf]):
         with pytest.raises(ValueError, match="times"):
             rollout(flow, x, times)
     for steps in ((0.5, 0.4), 0, (1.5, -0.5)):
         with pytest.raises(ValueError, match="steps"):
             rollout(flow, x, [1.0], "ar", steps)
+    with pytest.raises(ValueError, match="floating-point"):
+        rollout(flow, x.long(), [0.5])
     with pytest.raises(ValueError, match="strategy"):
         rollout(flow, x, [1.0], "both")
     with pytest.raises(ValueError, match="model gives fields"):

@@ -47,7 +47,7 @@ def norm(config: ScOTConfig, dim: int, eps: float = 1e-5) -> nn.Module:
 class WindowAttention(nn.Module):
     """Attention by angles between queries and keys, with a bias that is a function of relative places (Swin v2)."""
 
-    _cache: tuple[tuple[Any, ...], Tensor] | None = None
+    _cache: tuple[tuple[Any, ...], list[Tensor], Tensor] | None = None
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -78,14 +78,19 @@ class WindowAttention(nn.Module):
             Biases of relative places, with what keeps those apart that the roll brought together.
         """
         weights: list[Tensor] = list(self.continuous_position_bias_mlp.parameters())
-        if torch.is_grad_enabled() and any(w.requires_grad for w in weights):
+        first = weights[0]
+        trains = torch.is_grad_enabled() and any(w.requires_grad for w in weights)
+        if trains or first.is_meta or torch.compiler.is_compiling():
             return self._bias(grid, window, shift)
-        # Changes in place count versions up, but for tensors of inference mode; moves and casts give other memory.
-        versions = [(w.data_ptr(), w.dtype, object() if w.is_inference() else w._version) for w in weights]
-        key = (grid, window, shift, *versions)
-        if self._cache is None or self._cache[0] != key:
-            self._cache = key, self._bias(grid, window, shift)
-        return self._cache[1]
+        kind = first.device.type
+        autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        key = (grid, window, shift, first.device, first.dtype, autocast, torch.is_inference_mode_enabled())
+        # Weights are compared by value: changes through `.data` leave no trace in their versions.
+        cache = self._cache
+        if cache is None or cache[0] != key or not all(map(torch.equal, cache[1], weights)):
+            cache = key, [w.detach().clone() for w in weights], self._bias(grid, window, shift)
+            self._cache = cache
+        return cache[2]
 
     def _bias(self, grid: Pair, window: Pair, shift: Pair) -> Tensor:
         like = self.logit_scale
@@ -103,7 +108,7 @@ class WindowAttention(nn.Module):
         bias = self.bias(grid, window, shift)
         windows = partition(x, window)
         tokens, apart = windows.shape[2], len(bias)
-        windows = windows.reshape(-1, apart, tokens, x.shape[-1])
+        windows = windows.reshape(len(x) * windows.shape[1] // apart, apart, tokens, x.shape[-1])
         # Windows whose biases differ count as heads, so that one bias serves the whole batch.
         query, key, value = (
             linear(windows).unflatten(-1, (self.heads, -1)).transpose(2, 3)
@@ -117,7 +122,8 @@ class WindowAttention(nn.Module):
             mixed = (query @ key.mT + bias).softmax(-1) @ value
         else:
             mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=1.0)
-        mixed = mixed.unflatten(1, (apart, self.heads)).transpose(2, 3).reshape(len(x), -1, tokens, x.shape[-1])
+        count = grid[0] * grid[1] // tokens
+        mixed = mixed.unflatten(1, (apart, self.heads)).transpose(2, 3).reshape(len(x), count, tokens, x.shape[-1])
         return reverse(mixed, window, grid)
 
     def __getstate__(self) -> dict[str, Any]:

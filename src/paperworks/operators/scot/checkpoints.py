@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import os
+import shutil
+import tempfile
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -80,9 +82,14 @@ def save(path: str | os.PathLike[str], config: Mapping[str, Any], weights: Mappi
     """
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    # The mark says to `transformers` which library wrote the file.
-    save_file({name: t.contiguous() for name, t in weights.items()}, folder / WEIGHTS, metadata={"format": "pt"})
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as aside:  # until both are whole
+        new = Path(aside)
+        (new / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        # The mark says to `transformers` which library wrote the file.
+        save_file({name: t.contiguous() for name, t in weights.items()}, new / WEIGHTS, metadata={"format": "pt"})
+        shutil.copymode(new / CONFIG, new / WEIGHTS)
+        for name in (WEIGHTS, CONFIG):
+            (new / name).replace(folder / name)
 
 
 def _found(folder: Path, name: str) -> Path:
@@ -93,7 +100,10 @@ def _found(folder: Path, name: str) -> Path:
 
 def _read(folder: Path) -> dict[str, Tensor]:
     if not (folder / WEIGHTS).is_file() and (folder / OLD_WEIGHTS).is_file():
-        return torch.load(folder / OLD_WEIGHTS, map_location="cpu", weights_only=True)
+        found = torch.load(folder / OLD_WEIGHTS, map_location="cpu", weights_only=True)
+        if not isinstance(found, dict) or not all(isinstance(t, Tensor) for t in found.values()):
+            raise ValueError(f"path is {str(folder)!r}, whose {OLD_WEIGHTS} holds no tensors by their names")
+        return found
     return load_file(_found(folder, WEIGHTS))
 
 

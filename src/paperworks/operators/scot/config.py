@@ -115,7 +115,7 @@ class ScOTConfig:
                 raise ValueError(f"num_heads has {heads} for a stage of width {width}; it takes a divisor")
         if len(self.depths) > 1 and self.embed_dim % 2:
             raise ValueError(f"embed_dim is {self.embed_dim}; with several stages it takes an even number")
-        check_number("mlp_ratio", self.mlp_ratio, gt=0)
+        check_number("mlp_ratio", self.mlp_ratio, ge=1 / self.embed_dim)
         check_number("drop_path", self.drop_path, ge=0, lt=1)
         check_number("initializer_range", self.initializer_range, ge=0)
         check_number("layer_norm_eps", self.layer_norm_eps, gt=0)
@@ -128,7 +128,9 @@ class ScOTConfig:
                 f"learn_residual is True with {self.in_channels} in_channels and {self.out_channels} out_channels; "
                 "it takes as many or more in_channels"
             )
-        if self.channel_groups is not None and sum(self.channel_groups) != self.out_channels:
+        if self.channel_groups is not None and sum(check_count("channel_groups", n) for n in self.channel_groups) != (
+            self.out_channels
+        ):
             raise ValueError(f"channel_groups is {self.channel_groups}; it takes {self.out_channels} channels in all")
 
     @property
@@ -199,8 +201,8 @@ class ScOTConfig:
         found = {ours: values[theirs] for ours, theirs in _NAMES.items() if theirs in values}
         if (ends := values.get(_SLICES)) is not None:
             found["channel_groups"] = [b - a for a, b in itertools.pairwise(ends)]
-        skips = found.get("skip_blocks", ())
-        found["skip_blocks"] = [*map(int, skips), *[0] * (len(found.get("depths", ())) - len(skips))]
+        if (skips := found.get("skip_blocks")) is not None:
+            found["skip_blocks"] = [*map(int, skips), *[0] * (len(found.get("depths", cls.depths)) - len(skips))]
         # The authors' code ignores the setting where norms don't depend on time.
         found["learn_residual"] = bool(found.get("learn_residual")) and bool(found.get("time_conditioning"))
         return cls(

@@ -37,7 +37,7 @@ class All2AllDataset(Dataset[Sample]):
     Raises
     ------
     ValueError
-        For trajectories that aren't five-dimensional or have one snapshot, times that don't rise or are as many as
+        For trajectories that aren't five-dimensional or have one snapshot, times that don't rise or aren't as many as
         snapshots, an unknown mode, and options that leave no pairs.
 
     Examples
@@ -63,8 +63,8 @@ class All2AllDataset(Dataset[Sample]):
                 f"trajectories has shape {tuple(trajectories.shape)}; it takes (n, snapshots, channels, height, width) "
                 "with two snapshots or more"
             )
-        if times.shape != trajectories.shape[1:2] or not (times.diff() > 0).all():
-            raise ValueError(f"times is {times.tolist()}; it takes {trajectories.shape[1]} rising numbers")
+        if times.shape != trajectories.shape[1:2] or not ((times.diff() > 0).all() and times[-1] < torch.inf):
+            raise ValueError(f"times is {times.tolist()}; it takes {trajectories.shape[1]} rising finite numbers")
         check_choice("mode", mode, ("all2all", "vanilla", "one_step"))
         self.trajectories, self.times = trajectories, times
         first = range(1 if mode == "vanilla" else len(times))
@@ -134,6 +134,11 @@ class FluidNormalization:
     horizon
         Snapshots in one unit of lead time.
 
+    Raises
+    ------
+    ValueError
+        For as many scales as there aren't shifts, and scales or a horizon that aren't positive.
+
     Examples
     --------
     >>> fluid = FluidNormalization()
@@ -146,6 +151,17 @@ class FluidNormalization:
     std: Sequence[float] = (0.31, 0.391, 0.356, 0.185)
     horizon: float = 20.0
 
+    def __post_init__(self) -> None:
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"std has {len(self.std)} numbers; it takes {len(self.mean)}, one for each mean")
+        for value in self.mean:
+            check_number("mean", value)
+        for value in self.std:
+            check_number("std", value, gt=0)
+        check_number("horizon", self.horizon, gt=0)
+
     @classmethod
     def with_tracer(cls) -> "FluidNormalization":
         """Return that of the models with a fifth channel, a passive tracer.
@@ -153,7 +169,7 @@ class FluidNormalization:
         Returns
         -------
         FluidNormalization
-            Of five channels.
+            The defaults, and the tracer's shift and scale after them.
         """
         return cls((*cls.mean, 0.19586183), (*cls.std, 0.37))
 
@@ -211,4 +227,5 @@ class FluidNormalization:
     def _factors(self, u: Tensor) -> list[Tensor]:
         if u.ndim < 3 or u.shape[-3] != len(self.mean):
             raise ValueError(f"u has shape {tuple(u.shape)}; it takes (..., {len(self.mean)}, height, width)")
-        return [torch.tensor(values, dtype=u.dtype, device=u.device)[:, None, None] for values in (self.mean, self.std)]
+        dtype = u.dtype if u.is_floating_point() else None
+        return [torch.tensor(values, dtype=dtype, device=u.device)[:, None, None] for values in (self.mean, self.std)]

@@ -1,5 +1,6 @@
 """What networks are trained and fine-tuned with: the loss, and the groups of parameters with rates of their own."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ def split_channels(groups: Sequence[int] | None, *fields: Tensor) -> list[tuple[
     Returns
     -------
     list of tuple of Tensor
-        For each group its part of each of `fields`.
+        For each group its part of each of `fields`, in single precision at least.
 
     Raises
     ------
@@ -32,8 +33,11 @@ def split_channels(groups: Sequence[int] | None, *fields: Tensor) -> list[tuple[
         For fields of different shapes, and for groups that don't add up to the channels.
     """
     shapes = [tuple(f.shape) for f in fields]
-    if len(set(shapes)) > 1 or len(shapes[0]) < 2:
-        raise ValueError(f"prediction and target have shapes {shapes}; they take one shape, (batch, channels, ...)")
+    if len(set(shapes)) > 1 or len(shapes[0]) < 2 or 0 in shapes[0]:
+        raise ValueError(
+            f"prediction and target have shapes {shapes}; they take one shape, (batch, channels, ...), without zeros"
+        )
+    fields = tuple(f if f.dtype in (torch.float32, torch.float64) else f.float() for f in fields)
     if groups is None:
         return [fields]
     sizes = [check_count("groups", n) for n in groups]
@@ -82,10 +86,13 @@ class GroupedRelativeLoss:
 
         Parameters
         ----------
-        prediction, target
-            Fields.
+        prediction
+            Fields of the network.
+        target
+            What they should be.
         unknown
-            Where the target isn't known and no error counts.
+            Where the target isn't known and no error counts; numbers that fill it there count to the fields' size, but
+            for NaN.
 
         Returns
         -------
@@ -93,6 +100,7 @@ class GroupedRelativeLoss:
             One number, with its graph.
         """
         if unknown is not None:
+            target = target.masked_fill(unknown & target.isnan(), 0)
             prediction = torch.where(unknown, target.detach(), prediction)
         power = (lambda t: t.abs().mean()) if self.p == 1 else (lambda t: t.square().mean())
         terms = [power(a - b) / (power(b) + 1e-10) for a, b in split_channels(self.groups, prediction, target)]
@@ -151,7 +159,7 @@ def finetune_param_groups(
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        if name.startswith(("embeddings.", "patch_recovery.")):
+        if re.search(r"(^|\.)(embeddings|patch_recovery)\.", name):  # in a wrapper, too
             group, rate = "embedding and recovery", lr_embed
         elif id(parameter) in of_time:
             group, rate = "conditioned norms", lr_time

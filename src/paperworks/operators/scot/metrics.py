@@ -26,8 +26,10 @@ def relative_lp_error(
 
     Parameters
     ----------
-    prediction, target
-        Fields.
+    prediction
+        Fields of the network.
+    target
+        What they should be.
     groups
         How many channels are taken together; None for all.
     p
@@ -56,10 +58,11 @@ def relative_lp_error(
     check_choice("reduction", reduction, ("median", "mean", "none"))
     errors = []
     for a, b in split_channels(groups, prediction, target):
-        size = b.flatten(1).abs().pow(p).sum(1)
-        if not size.all():
-            raise ValueError(f"target is zero in {int((size == 0).sum())} samples; it takes fields with a size")
-        errors.append(100 * ((a - b).flatten(1).abs().pow(p).sum(1) / size) ** (1 / p))
+        largest = b.flatten(1).abs().amax(1, keepdim=True)  # against overflow of powers
+        if not largest.all():
+            raise ValueError(f"target is zero in {int((largest == 0).sum())} samples; it takes fields with a size")
+        off, size = (((c.flatten(1) / largest).abs() ** p).sum(1) for c in (a - b, b))
+        errors.append(100 * (off / size) ** (1 / p))
     found = torch.stack(errors, 1)
     if reduction == "median":
         return found.quantile(0.5, dim=0).mean()

@@ -1,5 +1,6 @@
 """The scalable operator transformer."""
 
+import math
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -159,7 +160,7 @@ class ScOT(nn.Module):
 
     def _checked(self, x: Tensor, lead_time: Tensor | None) -> Time:
         config = self.config
-        if x.ndim != 4 or x.shape[1] != config.in_channels:
+        if x.ndim != 4 or x.shape[1] != config.in_channels or not x.shape[2] * x.shape[3]:
             raise ValueError(f"x has shape {tuple(x.shape)}; it takes (batch, {config.in_channels}, height, width)")
         h, w = config.grid
         if config.resample and x.shape[2] * w != x.shape[3] * h:
@@ -170,11 +171,12 @@ class ScOT(nn.Module):
             if lead_time is not None:
                 raise ValueError("lead_time is given; this network was made without time_conditioning")
             return None
-        if lead_time is None or lead_time.shape != (len(x),):
-            got = None if lead_time is None else f"of shape {tuple(lead_time.shape)}"
-            raise ValueError(f"lead_time is {got}; it takes one number for each of {len(x)} samples")
-        if not (lead_time >= 0).all():
-            raise ValueError(f"lead_time has {lead_time.min().item():g}; it takes numbers >= 0")
+        if not isinstance(lead_time, Tensor) or lead_time.shape != (len(x),):
+            got = f"of shape {tuple(lead_time.shape)}" if isinstance(lead_time, Tensor) else lead_time
+            raise ValueError(f"lead_time is {got}; it takes a tensor with one number for each of {len(x)} samples")
+        right = (lead_time >= 0) & (lead_time < torch.inf)
+        if not (right.is_meta or torch.compiler.is_compiling() or right.all()):
+            raise ValueError(f"lead_time has {lead_time[~right][0].item():g}; it takes finite numbers >= 0")
         return lead_time.to(x)
 
 
@@ -190,8 +192,8 @@ class Embeddings(nn.Module):
         self.norm = norm(config, config.embed_dim)
         self.position_embeddings = None
         if config.absolute_positions:
-            patches = (config.grid[0] // p) * (config.grid[1] // p)
-            self.position_embeddings = nn.Parameter(torch.zeros(1, patches, config.embed_dim))
+            self.patches = (-(-config.grid[0] // p), -(-config.grid[1] // p))
+            self.position_embeddings = nn.Parameter(torch.zeros(1, math.prod(self.patches), config.embed_dim))
 
     def forward(self, x: Float[Tensor, "b c height width"], time: Time) -> Tokens:
         """Return the tokens."""
@@ -199,10 +201,10 @@ class Embeddings(nn.Module):
         tokens = self.norm(self.patch_embeddings["projection"](x).permute(0, 2, 3, 1), time)
         if self.position_embeddings is None:
             return tokens
-        if tokens[0, ..., 0].numel() != self.position_embeddings.shape[1]:
+        if tokens.shape[1:3] != self.patches:
             raise ValueError(
                 f"x makes {tokens.shape[1]} by {tokens.shape[2]} patches; with absolute_positions it takes "
-                f"{self.position_embeddings.shape[1]} in all"
+                f"{self.patches[0]} by {self.patches[1]}"
             )
         return tokens + self.position_embeddings.view(1, *tokens.shape[1:])
 

@@ -1,5 +1,7 @@
 """Fields brought to another grid by their Fourier modes."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -28,7 +30,8 @@ def fourier_resample(x: Float[Tensor, "*batch height width"], size: tuple[int, i
     Raises
     ------
     ValueError
-        For a size below 1, and for fewer than two axes.
+        For a size that isn't two numbers of 1 or more, for fields without a grid, and for what isn't real floating
+        point.
 
     Examples
     --------
@@ -37,11 +40,17 @@ def fourier_resample(x: Float[Tensor, "*batch height width"], size: tuple[int, i
     >>> bool((fine[0] - torch.cos(torch.arange(16) * torch.pi / 8)).abs().max() < 1e-6)
     True
     """
-    if x.ndim < 2:
+    if x.ndim < 2 or not x.shape[-2] * x.shape[-1]:
         raise ValueError(f"x has shape {tuple(x.shape)}; it takes (..., height, width)")
+    if not x.is_floating_point():
+        raise ValueError(f"x has the type {x.dtype}; it takes real floating-point fields")
+    if not isinstance(size, Sequence) or len(size) != 2:
+        raise ValueError(f"size is {size!r}; it takes height and width")
+    height, width = (check_count("size", points) for points in size)
+    if not len(x.flatten(0, -2)):
+        return x.new_zeros(*x.shape[:-2], height, width)
     spectrum = torch.fft.fft2(x if x.dtype == torch.float64 else x.float(), norm="forward")
-    for dim, points in zip((-2, -1), size, strict=True):
-        spectrum = _with_modes(spectrum, check_count("size", points), dim)
+    spectrum = _with_modes(_with_modes(spectrum, height, -2), width, -1)
     return torch.fft.ifft2(spectrum, norm="forward").real.to(x.dtype)
 
 

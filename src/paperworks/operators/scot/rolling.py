@@ -46,8 +46,8 @@ def rollout(
     Raises
     ------
     ValueError
-        For times that don't rise from 0, shares that don't add up to 1, or a model that gives other fields than
-        it takes.
+        For times that don't rise from 0, shares that don't add up to 1, fields of whole numbers, or steps of a model
+        that gives other fields than it takes.
 
     Examples
     --------
@@ -58,8 +58,10 @@ def rollout(
     """
     check_choice("strategy", strategy, ("direct", "ar"))
     points = [0.0, *map(float, times)]
-    if len(points) < 2 or any(b <= a for a, b in itertools.pairwise(points)):
-        raise ValueError(f"times is {points[1:]}; it takes rising times after 0")
+    if len(points) < 2 or not all(a < b < math.inf for a, b in itertools.pairwise(points)):
+        raise ValueError(f"times is {points[1:]}; it takes rising finite times after 0")
+    if not x.is_floating_point():
+        raise ValueError(f"x has the type {x.dtype}; it takes floating-point fields, whose type lead times have too")
     shares = [check_number("steps", s, gt=0) for s in steps] if isinstance(steps, Sequence) else _equal(steps)
     if not math.isclose(sum(shares), 1, abs_tol=1e-6):
         raise ValueError(f"steps is {steps!r}; it takes shares that add up to 1")

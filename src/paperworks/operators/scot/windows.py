@@ -27,7 +27,8 @@ def partition(x: Shaped[Tensor, "b h w d"], window: Pair) -> Shaped[Tensor, "b n
     """
     b, h, w, d = x.shape
     cut = x.view(b, h // window[0], window[0], w // window[1], window[1], d)
-    return cut.transpose(2, 3).reshape(b, -1, window[0] * window[1], d)
+    count = h * w // (window[0] * window[1])
+    return cut.transpose(2, 3).reshape(b, count, window[0] * window[1], d)
 
 
 def reverse(windows: Shaped[Tensor, "b n t d"], window: Pair, grid: Pair) -> Shaped[Tensor, "b h w d"]:
