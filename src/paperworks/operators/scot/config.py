@@ -171,7 +171,7 @@ class ScOTConfig:
         Returns
         -------
         ScOTConfig
-            Of four stages, on grids of 128 by 128.
+            The configuration of four stages, on grids of 128 by 128.
         """
         width, depth = SIZES[check_choice("size", size, SIZES)]
         return cls(in_channels=in_channels, out_channels=out_channels, embed_dim=width, depths=(depth,) * 4, **options)

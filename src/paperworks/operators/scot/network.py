@@ -86,7 +86,7 @@ class ScOT(nn.Module):
         Returns
         -------
         ScOT
-            Of 21, 158 or 629 million parameters.
+            The network of 21, 158 or 629 million parameters, or of the size of the ablation.
         """
         return cls(ScOTConfig.of_size(size, in_channels, out_channels, **options))
 
