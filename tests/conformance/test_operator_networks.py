@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from conformance.discovery import Export, asks_for, kind_of
 from conformance.suite import CAUGHT, DEVICES, Subject, Suite, arguments
+from paperworks.operators import ScOTConfig
 
 pytestmark = pytest.mark.usefixtures("untyped")
 
@@ -18,6 +19,8 @@ CHANNELS = 2
 VALUES = {name: lambda: CHANNELS for name in ("in_channels", "out_channels", "channels")} | {
     name: lambda: 8 for name in ("width", "hidden", "dim")
 }
+# Networks that are made from a configuration of theirs, without conditioning on time.
+VALUES["config"] = lambda: ScOTConfig(16, 2, CHANNELS, CHANNELS, 8, (2, 2), (2, 4), (1, 0), 4, time_conditioning=False)
 
 
 def made(subject: Subject, seed: int = 0) -> nn.Module:

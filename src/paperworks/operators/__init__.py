@@ -55,5 +55,18 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "squared_error",
             "time_above",
         ],
+        "scot": [
+            "All2AllDataset",
+            "FluidNormalization",
+            "GroupedRelativeLoss",
+            "ScOT",
+            "ScOTConfig",
+            "ScalingGains",
+            "finetune_param_groups",
+            "fourier_resample",
+            "relative_lp_error",
+            "rollout",
+            "scaling_gains",
+        ],
     },
 )
