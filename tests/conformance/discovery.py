@@ -237,7 +237,7 @@ SINGLE = {
         "TrainingLog",
     },
     "dynamics": {"BrownianTree", "Trajectories"},
-    "operators": {"Conditioned"},
+    "operators": {"All2AllDataset", "Conditioned"},
     "solvers": {
         "AdaptiveSolver",
         "DCDMSolver",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from conformance.discovery import Export, asks_for, kind_of
 from conformance.suite import CAUGHT, DEVICES, Subject, Suite, arguments
+from paperworks.operators import ScOTConfig
 
 pytestmark = pytest.mark.usefixtures("untyped")
 
@@ -18,12 +19,16 @@ CHANNELS = 2
 VALUES = {name: lambda: CHANNELS for name in ("in_channels", "out_channels", "channels")} | {
     name: lambda: 8 for name in ("width", "hidden", "dim")
 }
+# Networks that are made from a configuration of theirs, without conditioning on time.
+VALUES["config"] = lambda: ScOTConfig(16, 2, CHANNELS, CHANNELS, 8, (2, 2), (2, 4), (1, 0), 4, time_conditioning=False)
 
 
 def made(subject: Subject, seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     thing = subject.export.thing
-    network = thing(**arguments(thing, VALUES, subject.options)).double().eval()
+    # Channels that have a default are given too: the fields of this suite have their own.
+    given = {name: CHANNELS for name in ("in_channels", "out_channels") if asks_for(subject.export, name)}
+    network = thing(**arguments(thing, VALUES, given | dict(subject.options))).double().eval()
     for p in network.parameters():
         if not p.any():  # layers that start at zero hide what stands before them
             nn.init.normal_(p, std=0.1)

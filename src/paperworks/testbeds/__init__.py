@@ -6,6 +6,17 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "buildings": ["Building", "BuildingName", "citylearn_building"],
+        "darcy": [
+            "OperatorPairs",
+            "darcy_images",
+            "darcy_multiscale",
+            "darcy_piecewise",
+            "darcy_rough",
+            "darcy_solve",
+            "helmholtz",
+            "helmholtz_solve",
+            "neumann_fields",
+        ],
         "data": ["DatasetMissing", "Images", "digits", "fashion_mnist"],
         "denoisers": ["Denoiser", "trained_denoiser"],
         "functions": ["TestFunction", "branin", "hartmann6", "rosenbrock"],

@@ -72,7 +72,8 @@ def solver(run: Run, length: float, kind: Kind, min_noise: float = MIN_NOISE, co
     count = run.at(smoke=8, desk=512, full=2048) if count is None else count
     steps = run.at(smoke=20, desk=2000 if length == WIDE else 1500, full=200_000)
     batch = run.at(smoke=8, desk=64, full=128)
-    lr = run.at(smoke=2e-3, desk=4e-3, full=1e-4)  # of 2e-3 and 4e-3 the better for both kinds, on a test set of its own
+    # Of 2e-3 and 4e-3 the better for both kinds, on a test set of its own.
+    lr = run.at(smoke=2e-3, desk=4e-3, full=1e-4)
     seen = 1 if kind == "mse" else 2
     with seeded(0):
         backbone: torch.nn.Module
