@@ -11,7 +11,7 @@ from paperworks.operators.conservation.quadrature import Rule, quadrature_weight
 
 
 def conservation_error(
-    u: Float[Tensor, "*batch n"], value: Float[Tensor, "*batch"], x: Float[Tensor, "*grid n"], rule: Rule = "trapezoid"
+    u: Float[Tensor, "*batch n"], value: Float[Tensor, "..."], x: Float[Tensor, "*grid n"], rule: Rule = "trapezoid"
 ) -> Float[Tensor, "*batch"]:
     """Return the integral of a field less what it has to be.
 
