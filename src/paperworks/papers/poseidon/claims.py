@@ -202,12 +202,15 @@ def exact_parts(run: Run) -> Measurement:
             ("attention", _attention),
         )
     ]
+    parts = rows[:-1]
     return Measurement(
         {
-            "float32": exact(max(float(row[1]) for row in rows)),
-            "float64": exact(max(float(row[2]) for row in rows)),
+            "float32": exact(max(float(row[1]) for row in parts)),
+            "float64": exact(max(float(row[2]) for row in parts)),
         },
         table=Table(["part", "error in float32", "in float64"], rows),
+        remark="Attention as a whole is shown without a bar: its rounding grows with the sharpness of its logits, and"
+        " the weights here are 25 times the initial ones.",
     )
 
 
