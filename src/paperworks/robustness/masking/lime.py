@@ -166,9 +166,10 @@ class LayerMaskLimeImageExplainer:
         data = self.random_state.randint(0, 2, num_samples * len(names)).reshape(num_samples, len(names))
         data[0] = 1
         place = numbered.reshape(segments.shape)
+        # Taken, not indexed, which would put the batch innermost in memory, and so in all that a network computes.
         outputs = np.concatenate(
             [
-                classifier_fn(np.broadcast_to(image, (len(rows), *image.shape)), rows[:, place])
+                classifier_fn(np.broadcast_to(image, (len(rows), *image.shape)), rows.take(place, axis=1))
                 for rows in np.split(data.astype(np.int8), range(batch_size, num_samples, batch_size))
             ]
         )
