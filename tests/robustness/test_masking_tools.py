@@ -48,6 +48,18 @@ IMAGES, MASKS = torch.rand(5, 3, 16, 16, generator=rng(1)), blocks()
 # Painting
 
 
+def test_images_that_are_explained_lie_one_after_another_in_memory():
+    seen = []
+
+    def classify(images, masks):
+        seen.append((images.shape, masks.flags.c_contiguous))
+        return np.ones((len(masks), 2))
+
+    options = {"num_samples": 20, "segmentation_fn": grid_segmenter(4), "batch_size": 8}
+    LayerMaskLimeImageExplainer(random_state=0).explain_instance(np.zeros((16, 16, 3)), classify, **options)
+    assert seen == [((n, 16, 16, 3), True) for n in (8, 8, 4)]
+
+
 def test_a_grey_image_is_explained_for_a_network_of_one_channel():
     picture = np.random.default_rng(0).random((16, 16)).astype(np.float32)
     options = {"num_samples": 40, "segmentation_fn": grid_segmenter(4), "top_labels": 1}
