@@ -236,6 +236,8 @@ def _raised(error: Exception, spec: TaskSpec) -> dict[str, Any]:
 
 def _line(error: BaseException) -> str:
     text = " ".join(str(error).split())
+    if isinstance(error, ImportError) and error.path:  # Python adds where on this machine the module is
+        text = text.replace(f" ({error.path})", "")
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
