@@ -1,0 +1,10 @@
+"""Reduced-order models: what an expensive simulation leaves behind, used so that the next one is cheap."""
+
+from paperworks.core.lazy import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "snapshots": ["SnapshotPOD", "correlation_matrix", "gram_matrix", "orthonormal_rows"],
+    },
+)

@@ -1,0 +1,391 @@
+"""Proper orthogonal decomposition of snapshots, in any inner product: what every reduced model starts from."""
+
+from typing import Any, TypeAlias
+
+import numpy as np
+from jaxtyping import Float
+from scipy.sparse import issparse, sparray, spmatrix
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from paperworks.core.validation import check_choice, check_count, check_number
+
+InnerProduct: TypeAlias = np.ndarray | spmatrix | sparray | None
+METHODS = ("svd", "snapshots", "randomized")
+
+
+def gram_matrix(
+    U: Float[np.ndarray, "m n"], V: Float[np.ndarray, "l n"] | None = None, inner_product: InnerProduct = None
+) -> Float[np.ndarray, "m l"]:
+    r"""Return the inner products :math:`\langle u_i, v_j\rangle_M = u_i^T M v_j` of two sets of vectors.
+
+    Parameters
+    ----------
+    U
+        Vectors as rows.
+    V
+        Vectors as rows; None, the default, takes `U` again.
+    inner_product
+        The matrix M, dense or sparse, symmetric and positive definite; its diagonal as a vector, such as weights of
+        a quadrature; or None, the default, for the Euclidean one.
+
+    Returns
+    -------
+    np.ndarray
+        Row i, column j: the product of vector i of `U` and vector j of `V`.
+
+    Raises
+    ------
+    ValueError
+        Where the lengths of vectors and the size of the matrix differ.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> gram_matrix(np.eye(2), inner_product=np.array([0.5, 2.0]))
+    array([[0.5, 0. ],
+           [0. , 2. ]])
+    """
+    check_inner_product(inner_product, U.shape[1])
+    other = U if V is None else V
+    return _times(U, inner_product) @ other.T
+
+
+def correlation_matrix(U: Float[np.ndarray, "m n"], inner_product: InnerProduct = None) -> Float[np.ndarray, "m m"]:
+    r"""Return the correlation matrix of snapshots, :math:`C_{ij} = \langle u_i, u_j\rangle_M`, exactly symmetric.
+
+    It is additive: of a domain that is cut into parts, whose inner products add up, it is the sum of the parts'
+    matrices. Each part then finds its own piece of the modes from the sum (see `SnapshotPOD.fit`).
+
+    Parameters
+    ----------
+    U
+        Snapshots as rows.
+    inner_product
+        As in `gram_matrix`; None, the default, is Euclidean.
+
+    Returns
+    -------
+    np.ndarray
+        The symmetric matrix of the products of all pairs.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> correlation_matrix(np.array([[3.0, 4.0], [1.0, 0.0]]))
+    array([[25.,  3.],
+           [ 3.,  1.]])
+    """
+    C = gram_matrix(U, inner_product=inner_product)
+    return (C + C.T) / 2
+
+
+def orthonormal_rows(
+    U: Float[np.ndarray, "m n"], inner_product: InnerProduct = None, rtol: float | None = None
+) -> Float[np.ndarray, "r n"]:
+    """Return an orthonormal basis of the span of the rows, in an inner product.
+
+    The rows are scaled to unit norm, then the correlation matrix is diagonalised twice: the second time removes what
+    rounding left in the first. Directions that rounding can't tell from zero are left out.
+
+    Parameters
+    ----------
+    U
+        Vectors as rows; they may depend on each other, and be zero.
+    inner_product
+        As in `gram_matrix`; None, the default, is Euclidean.
+    rtol
+        Directions are left out whose eigenvalue is below this share of the largest; None, the default, takes
+        `m * eps` of the vectors' dtype, below which an eigenvalue is rounding.
+
+    Returns
+    -------
+    np.ndarray
+        The basis as rows, r of them, the strongest direction first.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> abs(orthonormal_rows(np.array([[2.0, 0.0, 0.0], [4.0, 0.0, 0.0]])))
+    array([[1., 0., 0.]])
+    """
+    norms = np.sqrt(np.maximum(_products(U, U, inner_product), 0))
+    Q = U[norms > 0] / norms[norms > 0, None]
+    for _ in range(2):
+        if not len(Q):
+            break
+        values, vectors = np.linalg.eigh(correlation_matrix(Q, inner_product))
+        keep = values > values[-1] * (len(Q) * np.finfo(Q.dtype).eps if rtol is None else rtol)
+        Q = ((vectors[:, keep] / np.sqrt(values[keep])).T @ Q)[::-1]
+    return Q
+
+
+def check_inner_product(inner_product: InnerProduct, n: int) -> None:
+    """Refuse what is no symmetric, positive diagonal matrix of size `n`, nor its diagonal.
+
+    Parameters
+    ----------
+    inner_product
+        The matrix, its diagonal, or None.
+    n
+        The length of the vectors.
+    """
+    if inner_product is None:
+        return
+    matrix: Any = inner_product if issparse(inner_product) else np.asarray(inner_product)
+    shape = matrix.shape
+    if shape not in ((n,), (n, n)):
+        raise ValueError(f"inner_product has shape {shape}; it takes ({n},) or ({n}, {n}) for vectors of length {n}")
+    diagonal = matrix if len(shape) == 1 else matrix.diagonal()
+    if not np.isfinite(matrix.data if issparse(matrix) else matrix).all() or not (diagonal > 0).all():
+        raise ValueError("inner_product has a diagonal that is not positive or not finite; it takes a positive matrix")
+    if len(shape) == 2:
+        skew = abs(matrix - matrix.T).max()
+        if skew > 1e-10 * abs(diagonal).max():
+            raise ValueError(f"inner_product differs from its transpose by {skew:.3g}; it takes a symmetric matrix")
+
+
+class SnapshotPOD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    r"""Proper orthogonal decomposition: the modes that represent snapshots best, on average of squares.
+
+    The modes :math:`\psi_k` are orthonormal in the inner product of M, and the error of the projection onto the first
+    k of them is :math:`\sum_{i>k} \lambda_i`, the least that k modes allow, where the :math:`\lambda_i = \sigma_i^2`
+    are the eigenvalues of the correlation matrix :math:`C_{ij} = \langle u_i, u_j\rangle_M`. The largest coefficient
+    of a snapshot is positive in each mode. With a tolerance, as many modes are kept as the larger of: those with
+    :math:`\lambda_i > \varepsilon^2\lambda_1`, and the fewest with
+    :math:`\sum_{i>k}\lambda_i \le \varepsilon^2 \sum_i \lambda_i` (Casenave and Akkari, doi 10.3390/mca24020041,
+    data compression). Snapshots are not centred: modes of a homogeneous problem have to keep its boundary values.
+
+    Parameters
+    ----------
+    n_modes
+        The most modes that are kept; None, the default, sets no limit.
+    rtol
+        The tolerance :math:`\varepsilon`, relative; None, the default, keeps what rounding can tell from zero.
+    inner_product
+        The matrix M, sparse or dense, its diagonal as a vector, or None, the default, for the Euclidean product.
+    method
+        ``"svd"``, the default, decomposes the snapshots themselves and finds singular values to rounding; of an inner
+        product that is a matrix it first makes the rows orthonormal. ``"snapshots"`` diagonalises the correlation
+        matrix, which costs one product and loses singular values below `1e-8` of the largest. ``"randomized"`` looks
+        at `n_modes` + 10 random combinations of the snapshots with two power iterations (Halko, Martinsson and Tropp,
+        arXiv:0909.4061, algorithms 4.4 and 5.1); it needs `n_modes`.
+    random_state
+        The seed of ``"randomized"``; None, the default, draws one.
+
+    Attributes
+    ----------
+    modes_ : np.ndarray
+        The modes as rows, of shape (n_modes_, n).
+    singular_values_ : np.ndarray
+        All singular values that were found, also of the modes that were left out.
+    n_modes_ : int
+        How many modes are kept.
+    relative_error_ : float
+        The root of the share of squares that the modes leave out.
+
+    References
+    ----------
+    Casenave and Akkari, "An error indicator-based adaptive reduced order model", doi 10.3390/mca24020041, 2019.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.linspace(0, 1, 50)
+    >>> U = np.outer([1.0, 2.0, 4.0], np.sin(np.pi * x)) + np.outer([0.1, 0.0, 0.2], x)
+    >>> pod = SnapshotPOD(rtol=1e-6).fit(U)
+    >>> pod.n_modes_
+    2
+    >>> bool(np.allclose(pod.inverse_transform(pod.transform(U)), U))
+    True
+    """
+
+    def __init__(
+        self,
+        n_modes: int | None = None,
+        rtol: float | None = None,
+        inner_product: Any = None,
+        method: str = "svd",
+        random_state: Any = None,
+    ) -> None:
+        self.n_modes = n_modes
+        self.rtol = rtol
+        self.inner_product = inner_product
+        self.method = method
+        self.random_state = random_state
+
+    def fit(self, U: Any, y: object = None, *, correlation: Float[np.ndarray, "m m"] | None = None) -> "SnapshotPOD":
+        """Find the modes of snapshots.
+
+        Parameters
+        ----------
+        U
+            Snapshots as rows, of shape (m, n).
+        y
+            Ignored; scikit-learn's interface has it.
+        correlation
+            Where the domain is cut into parts and `U` is one part of the snapshots: the sum of the parts'
+            `correlation_matrix`. The modes are then this part of the whole domain's. None, the default, is one part.
+
+        Returns
+        -------
+        SnapshotPOD
+            The fitted model.
+
+        Raises
+        ------
+        ValueError
+            Where snapshots are not finite or all zero, or a parameter is out of its range.
+        """
+        U = validate_data(self, U, dtype=[np.float64, np.float32])
+        return self._decompose(U, correlation)
+
+    def partial_fit(self, U: Any, y: object = None) -> "SnapshotPOD":
+        """Add snapshots: the decomposition of the old modes, scaled by their singular values, and the new snapshots.
+
+        Parameters
+        ----------
+        U
+            New snapshots as rows.
+        y
+            Ignored; scikit-learn's interface has it.
+
+        Returns
+        -------
+        SnapshotPOD
+            The updated model. What earlier truncations left out is lost, as it is not stored.
+        """
+        first = not hasattr(self, "modes_")
+        U = validate_data(self, U, dtype=[np.float64, np.float32], reset=first)
+        if not first:
+            U = np.concatenate([self.modes_ * self.singular_values_[: self.n_modes_, None], U], dtype=U.dtype)
+        return self._decompose(U, None)
+
+    def transform(self, U: Any) -> np.ndarray:
+        r"""Return the coefficients :math:`\langle u, \psi_k\rangle_M` of vectors.
+
+        Parameters
+        ----------
+        U
+            Vectors as rows, of shape (m, n).
+
+        Returns
+        -------
+        np.ndarray
+            Coefficients of shape (m, n_modes_).
+        """
+        check_is_fitted(self)
+        U = validate_data(self, U, dtype=[np.float64, np.float32], reset=False)
+        return gram_matrix(U, self.modes_, self.inner_product)
+
+    def inverse_transform(self, coefficients: Any) -> np.ndarray:
+        """Return the vectors that coefficients stand for.
+
+        Parameters
+        ----------
+        coefficients
+            Coefficients of shape (m, n_modes_).
+
+        Returns
+        -------
+        np.ndarray
+            Vectors as rows.
+        """
+        check_is_fitted(self)
+        q = np.asarray(coefficients)
+        if q.ndim != 2 or q.shape[1] != self.n_modes_:
+            raise ValueError(f"coefficients have shape {q.shape}; it takes (m, {self.n_modes_})")
+        return q @ self.modes_
+
+    def _decompose(self, U: np.ndarray, correlation: np.ndarray | None) -> "SnapshotPOD":
+        """Find the modes of rows that have been checked."""
+        check_choice("method", self.method, METHODS)
+        if self.n_modes is not None:
+            check_count("n_modes", self.n_modes)
+        if self.rtol is not None:
+            check_number("rtol", self.rtol, gt=0, lt=1)
+        check_inner_product(self.inner_product, U.shape[1])
+        if correlation is not None:
+            if np.shape(correlation) != (len(U),) * 2:
+                raise ValueError(f"correlation has shape {np.shape(correlation)}; it takes {(len(U),) * 2}")
+            modes, values = _of_correlation(U, np.asarray(correlation))
+        elif self.method == "snapshots":
+            modes, values = _of_correlation(U, correlation_matrix(U, self.inner_product))
+        elif self.method == "svd":
+            modes, values = _by_svd(U, self.inner_product)
+        else:
+            if self.n_modes is None:
+                raise ValueError("n_modes is None; the randomized method takes a number of modes")
+            modes, values = _randomized(U, self.inner_product, self.n_modes + 10, self.random_state)
+        if not len(values) or not values[0] > 0:
+            raise ValueError("U has no snapshot that is not zero; it takes at least one")
+        total = values @ values if correlation is None else float(np.trace(correlation))
+        if self.method == "randomized":
+            total = float(np.maximum(_products(U, U, self.inner_product), 0).sum())
+        left = np.maximum(total - np.cumsum(values**2), 0)
+        kept = len(modes)
+        if self.rtol is not None:
+            above = int((values > self.rtol * values[0]).sum())
+            enough = int((left > self.rtol**2 * total).sum()) + 1
+            kept = min(kept, max(above, enough))
+        self.n_modes_ = min(kept, self.n_modes or kept)
+        self.modes_ = modes[: self.n_modes_]
+        self.singular_values_ = values
+        self.relative_error_ = float(np.sqrt(left[self.n_modes_ - 1] / total))
+        return self
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.n_modes_
+
+
+def _times(U: np.ndarray, M: InnerProduct) -> np.ndarray:
+    """Return the rows times the matrix."""
+    if M is None:
+        return U
+    return U * M if np.ndim(M) == 1 and not issparse(M) else np.asarray((M @ U.T).T)
+
+
+def _products(U: np.ndarray, V: np.ndarray, M: InnerProduct) -> np.ndarray:
+    """Return the products of the rows of two sets, one by one."""
+    return np.einsum("ij,ij->i", _times(U, M), V)
+
+
+def _signs(left: np.ndarray) -> np.ndarray:
+    """Return for each mode the sign of its largest coefficient over the snapshots."""
+    return np.sign(left[np.abs(left).argmax(0), np.arange(left.shape[1])])
+
+
+def _of_correlation(U: np.ndarray, C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Diagonalise the correlation matrix; the modes are sums of snapshots."""
+    values, vectors = np.linalg.eigh((C + C.T) / 2)
+    values, vectors = values[::-1], vectors[:, ::-1]
+    keep = values > max(values[0], 0) * len(U) * np.finfo(U.dtype).eps
+    sigma = np.sqrt(values[keep])
+    return (vectors[:, keep] * _signs(vectors[:, keep]) / sigma).T @ U, sigma
+
+
+def _by_svd(U: np.ndarray, M: InnerProduct) -> tuple[np.ndarray, np.ndarray]:
+    """Decompose the snapshots; of a matrix M, their coefficients in an orthonormal basis of their span."""
+    if M is None or (np.ndim(M) == 1 and not issparse(M)):
+        root = 1.0 if M is None else np.sqrt(M)
+        left, sigma, modes = np.linalg.svd(U * root, full_matrices=False)
+        modes = modes / root
+    else:
+        Q = orthonormal_rows(U, M)
+        left, sigma, small = np.linalg.svd(gram_matrix(U, Q, M), full_matrices=False)
+        modes = small @ Q
+    modes = _signs(left)[:, None] * modes
+    keep = sigma > (sigma[0] if len(sigma) else 0) * max(U.shape) * np.finfo(U.dtype).eps
+    return modes[keep], sigma[keep]
+
+
+def _randomized(U: np.ndarray, M: InnerProduct, size: int, random_state: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Decompose the snapshots' projection onto the span of random sums of them, after two power iterations."""
+    noise = check_random_state(random_state).standard_normal((min(size, *U.shape), len(U))).astype(U.dtype)
+    Q = orthonormal_rows(noise @ U, M)
+    for _ in range(2):
+        Q = orthonormal_rows(gram_matrix(Q, U, M) @ U, M)
+    left, sigma, small = np.linalg.svd(gram_matrix(U, Q, M), full_matrices=False)
+    return _signs(left)[:, None] * small @ Q, sigma
