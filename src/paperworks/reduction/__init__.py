@@ -5,6 +5,20 @@ from paperworks.core.lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
-        "snapshots": ["SnapshotPOD", "correlation_matrix", "gram_matrix", "orthonormal_rows"],
+        "local_bases": [
+            "Efficiency",
+            "KMedoids",
+            "LocalReducedBases",
+            "Medoids",
+            "ROMNet",
+            "calibrate",
+            "efficiency_criterion",
+            "fasterpam",
+            "kolmogorov_width",
+            "projection_errors",
+            "sine_dissimilarity",
+            "subspace_dissimilarity",
+        ],
+        "snapshots": ["SnapshotPOD", "correlation_matrix", "gram_matrix", "orthonormal_rows", "row_norms"],
     },
 )

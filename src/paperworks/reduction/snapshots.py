@@ -52,6 +52,30 @@ def gram_matrix(
     return _times(U, inner_product) @ other.T
 
 
+def row_norms(U: Float[np.ndarray, "m n"], inner_product: InnerProduct = None) -> Float[np.ndarray, " m"]:
+    r"""Return the norms :math:`\sqrt{\langle u_i, u_i\rangle_M}` of vectors.
+
+    Parameters
+    ----------
+    U
+        Vectors as rows.
+    inner_product
+        As in `gram_matrix`; None, the default, is Euclidean.
+
+    Returns
+    -------
+    np.ndarray
+        One norm for each row.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> row_norms(np.array([[3.0, 4.0]]), np.array([1.0, 0.25]))
+    array([3.60555128])
+    """
+    return np.sqrt(np.maximum(np.einsum("ij,ij->i", _times(U, inner_product), U), 0))
+
+
 def correlation_matrix(U: Float[np.ndarray, "m n"], inner_product: InnerProduct = None) -> Float[np.ndarray, "m m"]:
     r"""Return the correlation matrix of snapshots, :math:`C_{ij} = \langle u_i, u_j\rangle_M`, exactly symmetric.
 
@@ -110,7 +134,7 @@ def orthonormal_rows(
     >>> abs(orthonormal_rows(np.array([[2.0, 0.0, 0.0], [4.0, 0.0, 0.0]])))
     array([[1., 0., 0.]])
     """
-    norms = np.sqrt(np.maximum(_products(U, U, inner_product), 0))
+    norms = row_norms(U, inner_product)
     Q = U[norms > 0] / norms[norms > 0, None]
     for _ in range(2):
         if not len(Q):
@@ -322,7 +346,7 @@ class SnapshotPOD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             raise ValueError("U has no snapshot that is not zero; it takes at least one")
         total = values @ values if correlation is None else float(np.trace(correlation))
         if self.method == "randomized":
-            total = float(np.maximum(_products(U, U, self.inner_product), 0).sum())
+            total = float((row_norms(U, self.inner_product) ** 2).sum())
         left = np.maximum(total - np.cumsum(values**2), 0)
         kept = len(modes)
         if self.rtol is not None:
@@ -345,11 +369,6 @@ def _times(U: np.ndarray, M: InnerProduct) -> np.ndarray:
     if M is None:
         return U
     return U * M if np.ndim(M) == 1 and not issparse(M) else np.asarray((M @ U.T).T)
-
-
-def _products(U: np.ndarray, V: np.ndarray, M: InnerProduct) -> np.ndarray:
-    """Return the products of the rows of two sets, one by one."""
-    return np.einsum("ij,ij->i", _times(U, M), V)
 
 
 def _signs(left: np.ndarray) -> np.ndarray:
