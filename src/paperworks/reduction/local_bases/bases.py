@@ -19,7 +19,7 @@ from paperworks.reduction.local_bases.dissimilarity import (
     subspace_dissimilarity,
 )
 from paperworks.reduction.local_bases.kmedoids import KMedoids
-from paperworks.reduction.snapshots import SnapshotPOD, gram_matrix
+from paperworks.reduction.snapshots import SnapshotPOD, gram_matrix, row_norms
 
 CLUSTERINGS = ("kmedoids", "kmeans", "projection")
 Snapshots: TypeAlias = Float[np.ndarray, "m n"] | Float[np.ndarray, "m t n"] | Sequence[Float[np.ndarray, "_ n"]]
@@ -291,8 +291,13 @@ class LocalReducedBases(BaseEstimator):
 
     def _modes(self, rows: list[np.ndarray]) -> np.ndarray:
         """Return the modes of a set of simulations."""
-        scaled = [u / np.sqrt(np.trace(gram_matrix(u, inner_product=self.inner_product))) for u in _unit_scale(rows)]
-        found = np.concatenate(scaled if self.normalize else rows)
+        found = np.concatenate(rows)
+        if self.normalize:
+            starts = np.cumsum([0, *(len(u) for u in rows[:-1])])
+            counts = [len(u) for u in rows]
+            found = found / np.repeat(np.maximum.reduceat(np.abs(found).max(1), starts), counts)[:, None]
+            squares = np.add.reduceat(row_norms(found, self.inner_product) ** 2, starts)
+            found = found / np.sqrt(np.repeat(squares, counts))[:, None]
         return SnapshotPOD(self.n_modes, self.rtol, self.inner_product).fit(found).modes_
 
     def _find_bases(self, blocks: list[np.ndarray]) -> None:
@@ -333,8 +338,3 @@ def _vectors(blocks: Sequence[np.ndarray]) -> np.ndarray:
     if len({u.shape for u in blocks}) > 1:
         raise ValueError("U has trajectories of different numbers of snapshots; this dissimilarity takes equal ones")
     return np.stack([u.ravel() for u in blocks])
-
-
-def _unit_scale(rows: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Scale simulations so that their squares neither overflow nor vanish."""
-    return [u / np.abs(u).max() for u in rows]

@@ -201,12 +201,14 @@ def _angles(A: np.ndarray, B: np.ndarray, inner_product: InnerProduct) -> Angles
     G = G.reshape(m, p, count, q).swapaxes(1, 2)
     cosines = np.linalg.svd(G, compute_uv=False)
     angles = np.arccos(np.clip(cosines, 0, 1))
-    for i, j in np.argwhere(cosines[..., 0] > NEAR):
-        small, large, inner = (A[i], B[j], G[i, j]) if p <= q else (B[j], A[i], G[i, j].T)
-        left = small - inner @ large
-        sines = np.sqrt(np.maximum(np.linalg.eigvalsh(gram_matrix(left, inner_product=inner_product)), 0))
-        near = cosines[i, j] > NEAR
-        angles[i, j, near] = np.arcsin(np.minimum(sines[: min(p, q)][near], 1))
+    for i in np.flatnonzero((cosines[..., 0] > NEAR).any(1)):
+        near = np.flatnonzero(cosines[i, :, 0] > NEAR)
+        inner = G[i, near]
+        # What the larger space leaves of the smaller one's basis.
+        left = A[i] - inner @ B[near] if p <= q else B[near] - inner.swapaxes(1, 2) @ A[i]
+        squares = np.stack([gram_matrix(block, inner_product=inner_product) for block in left])
+        sines = np.sqrt(np.clip(np.linalg.eigvalsh(squares)[:, : min(p, q)], 0, 1))
+        angles[i, near] = np.where(cosines[i, near] > NEAR, np.arcsin(sines), angles[i, near])
     return angles.reshape(m * count, min(p, q))
 
 

@@ -33,7 +33,7 @@ class Efficiency:
     local_error : float
         The mean error on the right basis.
     wrong_error : float
-        The mean error on the bases that a classifier confuses with it.
+        The mean error on the bases that a classifier confuses with it; without inputs, on all others.
     any_wrong_error : float
         The mean error on all other bases, which is pessimistic: classifiers confuse neighbours.
     global_error : float
@@ -230,10 +230,8 @@ def _of_fold(
     m, k = table.shape
     right = table[np.arange(m), labels]
     wrong = (table.sum(1) - right) / (k - 1) if k > 1 else right
-    if chosen is None:  # the basis that a confusion would most likely take is the best of the others
-        others = table.copy()
-        others[np.arange(m), labels] = np.inf
-        return right, wrong, others.min(1) if k > 1 else right, one, np.ones(m, dtype=bool)
+    if chosen is None:  # nothing tells which bases would be confused: all others count
+        return right, wrong, wrong, one, np.ones(m, dtype=bool)
     return right, wrong, table[np.arange(m), chosen], one, chosen != labels
 
 
