@@ -1,20 +1,20 @@
 """How well regions agree, and how well a fast ranking keeps the one of a slow one."""
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int, Shaped
 from scipy.ndimage import binary_erosion, distance_transform_edt
 from scipy.stats import rankdata
 
 from paperworks.core.validation import check_number
 
 
-def dice(A: Bool[np.ndarray, "..."], B: Bool[np.ndarray, "..."]) -> float:
+def dice(A: Shaped[np.ndarray, "..."], B: Shaped[np.ndarray, "..."]) -> float:
     r"""Return the Dice coefficient :math:`2|A\cap B|/(|A|+|B|)`; 0 where both are empty, as an absence earns nothing.
 
     Parameters
     ----------
     A, B
-        Regions, as masks of one shape.
+        Regions of one shape, as masks of booleans or of 0 and 1.
 
     Returns
     -------
@@ -32,13 +32,13 @@ def dice(A: Bool[np.ndarray, "..."], B: Bool[np.ndarray, "..."]) -> float:
     return 2 * int((A & B).sum()) / total if total else 0.0
 
 
-def hd95(A: Bool[np.ndarray, "..."], B: Bool[np.ndarray, "..."], spacing_mm: float = 1.0) -> float:
+def hd95(A: Shaped[np.ndarray, "..."], B: Shaped[np.ndarray, "..."], spacing_mm: float = 1.0) -> float:
     """Return the 95th percentile of the distances between the surfaces of two regions, both ways (Hausdorff).
 
     Parameters
     ----------
     A, B
-        Regions, as masks of one shape.
+        Regions of one shape, as masks of booleans or of 0 and 1.
     spacing_mm
         Edge of a voxel in mm; 1 by default.
 

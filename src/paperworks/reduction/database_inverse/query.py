@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int, Shaped
 from sklearn.decomposition import PCA
 
 from paperworks.core.validation import check_choice, check_count, check_number
@@ -193,7 +193,7 @@ class TumorQuery:
         self._fitted = len(self.database)
         return self
 
-    def query(self, flair: Bool[np.ndarray, "x y z"], t1gd: Bool[np.ndarray, "x y z"], k: int = 15) -> QueryResult:
+    def query(self, flair: Shaped[np.ndarray, "x y z"], t1gd: Shaped[np.ndarray, "x y z"], k: int = 15) -> QueryResult:
         """Return the entries that look most like a patient.
 
         Parameters
