@@ -1,6 +1,7 @@
 """PDE-Refiner: variances to the last digit, posteriors, losses by hand, both forms, baselines, metrics, networks."""
 
 import math
+import pickle
 
 import pytest
 import torch
@@ -79,6 +80,24 @@ class TestVariances:
     def test_levels_out_of_range_are_refused(self, scheduler, call, message):
         with pytest.raises(ValueError, match=message):
             scheduler(*call)
+
+    @pytest.mark.usefixtures("untyped")
+    @pytest.mark.parametrize("scheduler", [RefinerScheduler(), AdditiveScheduler()])
+    def test_levels_and_shapes_that_do_not_fit_are_refused(self, scheduler):
+        u = fields(2, 1, 8)
+        for level in (-1, 4):  # -1 would count from the end
+            with pytest.raises(ValueError, match="timestep is"):
+                scheduler.step(u, level, u)
+            for call in (scheduler.add_noise, scheduler.get_target):
+                with pytest.raises(ValueError, match="timesteps is"):
+                    call(u, u, levels_of(0, level))
+        for call, message in (
+            (lambda: scheduler.step(u[:1], 1, u), "output has shape"),
+            (lambda: scheduler.add_noise(u, u[:1], levels_of(0, 1)), "noise has shape"),
+            (lambda: scheduler.add_noise(u, u, levels_of(1)), "timesteps has shape"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                call()
 
     @pytest.mark.parametrize("betas", [[], [0.0], [1.5], [math.nan]])
     def test_variances_out_of_range_are_refused(self, betas):
@@ -261,6 +280,37 @@ class TestBaselines:
         with pytest.raises(RolloutDiverged, match="step 4 gave") as caught:
             model.rollout(torch.ones(2, 1, 8).double(), 10)
         assert caught.value.states.shape == (2, 4, 1, 8)
+        sent = pickle.loads(pickle.dumps(caught.value))
+        assert (str(sent), sent.step) == (str(caught.value), 4)
+        assert torch.equal(sent.states, caught.value.states)
+        with pytest.raises(RolloutDiverged, match="step 4 gave NaN or infinite values; the 4 states") as caught:
+            model.rollout(torch.ones(2, 1, 8).double(), 10, n_samples=3)
+        assert caught.value.states.shape == (3, 2, 4, 1, 8)
+
+    @pytest.mark.usefixtures("untyped")
+    @pytest.mark.parametrize("kind", [OneStepMSE, ErrorCorrection, PDERefiner])
+    def test_a_backbone_of_another_shape_is_refused_instead_of_broadcast(self, kind):
+        model = kind(lambda x, cond, step: x[:, :1, :1])
+        for call in (lambda: model.step(fields(2, 1, 8)), lambda: model.loss(fields(2, 1, 8), fields(2, 1, 8))):
+            with pytest.raises(ValueError, match="backbone returned shape"):
+                call()
+
+    @pytest.mark.usefixtures("untyped")
+    def test_states_that_are_no_numbers_are_refused(self):
+        model, u = PDERefiner(blend), fields(2, 1, 8)
+        with pytest.raises(TypeError, match=r"u_prev has dtype torch\.int64"):
+            model.step(u.long())
+        with pytest.raises(TypeError, match=r"u_prev has dtype torch\.complex128"):
+            model.step(u + 0j)
+        for call, message in (
+            (lambda: model.rollout(u * math.nan, 2), "u0 has 16 NaN"),
+            (lambda: model.step(u[..., :0]), "u_prev has shape"),
+            (lambda: model.loss(u[:0], u[:0]), "u_prev has shape"),  # the mean over none is NaN
+            (lambda: model.loss(u, u.float()), r"u_next .* dtype torch\.float32"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                call()
+        assert model.rollout(u[:0], 2).shape == (0, 3, 1, 8)
 
 
 class TestMetrics:
@@ -272,6 +322,30 @@ class TestMetrics:
                 truth = torch.corrcoef(torch.stack([a[i, t].flatten(), b[i, t].flatten()]))[0, 1]
                 torch.testing.assert_close(found[i, t], truth)
         assert torch.isnan(correlation(0 * a, b)).all()
+
+    @pytest.mark.parametrize(
+        ("dtype", "scale"), [(torch.float64, 1e-300), (torch.float64, 1e300), (torch.float32, 1e-30)]
+    )
+    def test_correlation_has_no_scale(self, dtype, scale):
+        a, b = fields(2, 3, 1, 8).to(dtype), fields(2, 3, 1, 8, seed=1).to(dtype)
+        torch.testing.assert_close(correlation(a * scale, b), correlation(a, b))
+        torch.testing.assert_close(pairwise_correlation(torch.stack([a, b]) * scale), correlation(a, b))
+
+    def test_a_constant_state_has_no_correlation_however_its_mean_rounds(self):
+        for value in (0.1, 3.3, 1e30):
+            assert torch.isnan(correlation(torch.full((1, 1, 1, 7), value), fields(1, 1, 1, 7).float())).all()
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_half_precision_is_summed_in_single(self, dtype):
+        u = fields(2, 3, 1, 512).to(dtype)
+        assert (correlation(u, u) == 1).all()
+        assert correlation(u, u).dtype == dtype
+        error, truth = spectral_error(u[:, 0], u[:, 1]), spectral_error(u[:, 0].float(), u[:, 1].float())
+        assert error.error.dtype == dtype
+        torch.testing.assert_close(error.error.float(), truth.error, rtol=0.02, atol=0.01)
+        loss = sobolev_error(u[:, 0], u[:, 1], 0.0)
+        assert loss.dtype == dtype
+        assert float(loss) == pytest.approx(float(squared_error(u[:, 0].float(), u[:, 1].float())), rel=0.01)
 
     def test_pairs_are_averaged(self):
         samples = fields(4, 2, 3, 1, 8)
@@ -308,11 +382,24 @@ class TestMetrics:
             (lambda: pairwise_correlation(fields(1, 2, 3, 1, 8)), "samples has shape"),
             (lambda: spectral_error(fields(2, 8), fields(2, 8)), "pred has shape"),
             (lambda: time_above(fields(3), 0.0), "dt is 0"),
+            (lambda: time_above(fields(3), 1.0, math.nan), "threshold is nan"),
+            (lambda: time_above(fields(3)[:0], 1.0), "curve has shape"),
+            (lambda: high_correlation_time(fields(0, 3, 1, 8), fields(0, 3, 1, 8), 1.0), "not empty"),
+            (lambda: spectral_error(fields(0, 1, 8), fields(0, 1, 8)), "not empty"),
+            (lambda: squared_error(fields(0, 1, 8), fields(0, 1, 8)), "not empty"),
+            (lambda: sobolev_error(fields(2, 1, 8), fields(2, 1, 8), math.nan), "order is nan"),
         ],
     )
     def test_shapes_that_do_not_fit_are_refused(self, call, message):
         with pytest.raises(ValueError, match=message):
             call()
+
+    @pytest.mark.usefixtures("untyped")
+    @pytest.mark.parametrize("error", [squared_error, sobolev_error, spectral_error])
+    def test_whole_and_complex_numbers_are_refused(self, error):
+        for wrong in (torch.ones(2, 1, 8, dtype=torch.long), torch.ones(2, 1, 8) + 0j):
+            with pytest.raises(TypeError, match="they take real floating-point"):
+                error(wrong, wrong)
 
 
 def unzeroed(network):
@@ -377,6 +464,18 @@ class TestNetworks:
             (lambda: DilatedResNet(1, 1)(torch.zeros(2, 1, 8), torch.zeros(2, 1)), "cond has shape"),
             (lambda: DilatedResNet(1, 1, conditions=[(0.0, 1.0)])(torch.zeros(2, 1, 8)), "cond has shape None"),
             (lambda: PeriodicUNet(1, 1, 8)(torch.zeros(2, 1, 12)), "multiples of 8"),
+            (lambda: PeriodicUNet(1, 1, 8)(torch.zeros(2, 1, 0)), "x has shape"),
+            (lambda: DilatedResNet(1, 1)(torch.zeros(2, 1, 8), step=torch.zeros(1)), "step has shape"),
+            (lambda: DilatedResNet(1, 1, conditions=[(0.5,)]), "conditions has"),
+            (lambda: DilatedResNet(1, 1, conditions=[(math.nan, 1.0)]), "conditions is nan"),
+            (
+                lambda: channel_conditioned(torch.nn.Conv1d(2, 1, 1))(torch.zeros(2, 1, 8), None, torch.zeros(3)),
+                "step has",
+            ),
+            (
+                lambda: channel_conditioned(torch.nn.Conv1d(3, 1, 1))(torch.zeros(2, 1, 8), torch.zeros(3, 1)),
+                "cond has",
+            ),
             (lambda: PeriodicUNet(1, 1, multipliers=(1, 0)), "multipliers is 0"),
         ],
     )

@@ -265,11 +265,61 @@ def test_sheets_are_two_thin_layers_of_opposite_vorticity():
         (lambda: vortex_sheets(PeriodicGrid(8), 1), "grid has 1 axes"),
         (lambda: vortex_sheets(PeriodicGrid((8, 8)), 1, thickness=0.0), "thickness is 0.0"),
         (lambda: velocity_of(PeriodicGrid((8, 8)), torch.zeros(8, 9)), "vorticity has shape"),
+        (lambda: velocity_of(PeriodicGrid(8), torch.zeros(8)), "grid has 1 axes"),
+        (lambda: vorticity_of(PeriodicGrid(8), torch.zeros(2, 8)), "grid has 1 axes"),
+        (lambda: vorticity_of(PeriodicGrid((8, 8)), torch.zeros(3, 8, 8)), "velocity has shape"),
+        (lambda: heat(8).simulate(torch.full((8,), math.nan), 1.0, 1), "u0 has 8 NaN"),
+        (lambda: heat(8).simulate(torch.zeros(0, 8), 1.0, 1), "u0 has shape"),
+        (lambda: heat(8).simulate(torch.zeros(3, 8), torch.ones(2), 1), "it doesn't go with dt of shape"),
+        (lambda: heat(8).simulate(torch.zeros(8), 1.0, 1, start=math.nan), "start is nan"),
+        (lambda: advection_diffusion(8, math.inf), "velocity is inf"),
+        (lambda: gaussian_fields(PeriodicGrid(8), 1, lambda k: 1 / k), "amplitude gives"),
+        (lambda: sine_fields(PeriodicGrid(8), 1, frequencies=()), "frequencies is"),
+        (lambda: sine_fields(PeriodicGrid(8), 1, frequencies=(1.5,)), "frequencies is"),
+        (lambda: sine_fields(PeriodicGrid(8), 1, frequencies=(5,)), "frequencies is"),
     ],
 )
 def test_what_makes_no_sense_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: heat(8).simulate(torch.arange(8), 1.0, 1), "u0 has dtype torch.int64"),
+        (lambda: heat(8).simulate(torch.ones(8) + 0j, 1.0, 1), "u0 has dtype torch.complex64"),
+        (lambda: heat(8).simulate([0.0] * 8, 1.0, 1), "u0 has type list"),
+        (lambda: heat(8).simulate(torch.zeros(8), "1", 1), "dt is '1'"),
+        (lambda: burgers(8, forcing=1.0), "forcing has type float"),
+        (lambda: PeriodicGrid(8.0), "points is 8.0"),
+    ],
+)
+def test_what_is_no_field_is_refused(call, message):
+    with pytest.raises(TypeError, match=message):
+        call()
+
+
+@pytest.mark.usefixtures("untyped")
+def test_counts_of_numpy_are_counts():
+    assert PeriodicGrid(np.int64(8)).shape == (8,)
+    assert navier_stokes(np.int64(8)).grid.shape == (8, 8)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_velocities_have_the_callers_precision(dtype):
+    grid = PeriodicGrid((16, 16))
+    vorticity = gaussian_fields(grid, 1, lambda k: (k < 4).double(), seed())[0]
+    vorticity = vorticity - vorticity.mean()
+    velocity = velocity_of(grid, vorticity.to(dtype))
+    assert velocity.dtype == vorticity_of(grid, velocity).dtype == dtype
+    torch.testing.assert_close(vorticity_of(grid, velocity).double(), vorticity, rtol=0.01, atol=0.05)
+
+
+def test_states_whose_sum_overflows_are_no_blow_up():
+    states = heat(16).simulate(torch.full((16,), 6e4, dtype=torch.float16), 1.0, 1)
+    assert (states == 6e4).all()
 
 
 def test_a_blown_up_state_is_told():

@@ -118,7 +118,7 @@ class OneStepMSE(Stepper):
         return self.to_state(self.last(u_prev), self._predict(u_prev, cond))
 
     def _predict(self, u_prev: Tensor, cond: Tensor | None) -> Tensor:
-        return self.backbone(u_prev, cond, u_prev.new_zeros(len(u_prev)))
+        return self._ask(u_prev, cond, u_prev.new_zeros(len(u_prev)), self.last(u_prev))
 
 
 class PushForward(OneStepMSE):
@@ -303,4 +303,4 @@ class ErrorCorrection(Stepper):
 
     def _predict(self, found: Tensor, u_prev: Tensor, cond: Tensor | None, levels: Tensor) -> Tensor:
         steps = levels.to(found.dtype) * (1000 / max(1, self.corrections))
-        return self.backbone(torch.cat([found, u_prev], dim=1), cond, steps)
+        return self._ask(torch.cat([found, u_prev], dim=1), cond, steps, u_prev)

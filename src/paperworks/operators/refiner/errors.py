@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from paperworks.core.validation import check_number
+
 Fields = Float[Tensor, "batch channels *grid"]
 
 
@@ -23,7 +25,9 @@ def squared_error(pred: Fields, target: Fields) -> Float[Tensor, ""]:
     Raises
     ------
     ValueError
-        For fields of two shapes.
+        For fields of two shapes, or empty ones.
+    TypeError
+        For fields that aren't real floating-point numbers.
 
     References
     ----------
@@ -55,7 +59,9 @@ def sobolev_error(pred: Fields, target: Fields, order: float = 1.0) -> Float[Ten
     Raises
     ------
     ValueError
-        For fields of two shapes.
+        For fields of two shapes, empty ones, or an exponent that isn't finite.
+    TypeError
+        For fields that aren't real floating-point numbers.
 
     References
     ----------
@@ -67,7 +73,10 @@ def sobolev_error(pred: Fields, target: Fields, order: float = 1.0) -> Float[Ten
     >>> round(float(sobolev_error((3 * x).sin()[None, None], torch.zeros(1, 1, 16))), 4)  # (1 + 9) / 2
     5.0
     """
+    check_number("order", order)
     apart = _apart(pred, target)
+    dtype = apart.dtype
+    apart = apart.to(torch.promote_types(dtype, torch.float32))  # half precision has no Fourier transform everywhere
     axes = tuple(range(2, apart.ndim))
     square = torch.zeros((), dtype=apart.dtype, device=apart.device)
     for axis, n in zip(axes, apart.shape[2:], strict=True):
@@ -75,10 +84,16 @@ def sobolev_error(pred: Fields, target: Fields, order: float = 1.0) -> Float[Ten
         square = square + wave.square().reshape(-1, *[1] * (apart.ndim - 1 - axis))
     modes = torch.fft.fftn(apart, dim=axes, norm="forward")
     # Parseval: the squares of modes sum to the mean of squares over space.
-    return (modes.abs().square() * (1 + square) ** order).sum(1).mean(0).sum()
+    return (modes.abs().square() * (1 + square) ** order).sum(1).mean(0).sum().to(dtype)
 
 
 def _apart(pred: Tensor, target: Tensor) -> Tensor:
     if pred.shape != target.shape:
         raise ValueError(f"target has shape {tuple(target.shape)}; it takes that of pred, {tuple(pred.shape)}")
+    if pred.ndim < 2 or pred.numel() == 0:
+        raise ValueError(f"pred has shape {tuple(pred.shape)}; it takes (batch, channels, *grid), not empty")
+    if not (pred.is_floating_point() and target.is_floating_point()):
+        raise TypeError(
+            f"pred and target have dtypes {pred.dtype} and {target.dtype}; they take real floating-point ones"
+        )
     return pred - target

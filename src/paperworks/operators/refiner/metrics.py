@@ -47,7 +47,9 @@ def correlation(pred: Rollouts, target: Rollouts) -> Float[Tensor, "batch times"
     Raises
     ------
     ValueError
-        For two shapes, or fewer than four axes.
+        For two shapes, fewer than four axes, or an empty one.
+    TypeError
+        For states that aren't real floating-point numbers.
 
     References
     ----------
@@ -60,7 +62,7 @@ def correlation(pred: Rollouts, target: Rollouts) -> Float[Tensor, "batch times"
     True
     """
     _check_rollouts(pred, target)
-    return (_standard(pred) * _standard(target)).sum(-1)
+    return (_standard(pred) * _standard(target)).sum(-1).to(torch.result_type(pred, target))
 
 
 def time_above(curve: Float[Tensor, "*batch times"], dt: float, threshold: float = 0.8) -> Float[Tensor, "*batch"]:
@@ -83,7 +85,7 @@ def time_above(curve: Float[Tensor, "*batch times"], dt: float, threshold: float
     Raises
     ------
     ValueError
-        For a time of a step that isn't positive.
+        For a time of a step that isn't positive, a threshold that isn't finite, or a curve without a time.
 
     References
     ----------
@@ -94,7 +96,9 @@ def time_above(curve: Float[Tensor, "*batch times"], dt: float, threshold: float
     >>> time_above(torch.tensor([[1.0, 0.9, 0.7, 0.9], [1.0, 1.0, 1.0, 1.0]]), 0.5).tolist()
     [0.5, 1.5]
     """
-    check_number("dt", dt, gt=0)
+    check_number("dt", dt, gt=0), check_number("threshold", threshold)
+    if curve.ndim == 0 or curve.shape[-1] == 0:
+        raise ValueError(f"curve has shape {tuple(curve.shape)}; it takes (..., times), one time or more")
     good = (curve >= threshold).int().cumprod(-1).sum(-1)
     return (good - 1).clamp(min=0).to(curve.dtype) * dt
 
@@ -169,15 +173,16 @@ def pairwise_correlation(samples: Float[Tensor, "samples batch times channels *g
     >>> torch.allclose(pairwise_correlation(torch.stack([u, -u, u])), torch.full((2, 3), -1 / 3))
     True
     """
-    count = len(samples)
-    if samples.ndim < 5 or count < 2:
+    if samples.ndim < 5 or len(samples) < 2:
         raise ValueError(
             f"samples has shape {tuple(samples.shape)}; it takes (samples, batch, times, channels, *grid), "
             "two samples or more"
         )
+    _check_rollouts(samples[0], samples[0])
+    count = len(samples)
     # The square of the sum of unit vectors has each pair twice, and each vector's own square, 1.
     together = torch.stack([_standard(sample) for sample in samples]).sum(0)
-    return ((together**2).sum(-1) - count) / (count * (count - 1))
+    return (((together**2).sum(-1) - count) / (count * (count - 1))).to(samples.dtype)
 
 
 def spectral_error(
@@ -199,7 +204,9 @@ def spectral_error(
     Raises
     ------
     ValueError
-        For two shapes, or fewer than three axes.
+        For two shapes, fewer than three axes, or an empty one.
+    TypeError
+        For fields that aren't real floating-point numbers.
 
     References
     ----------
@@ -212,37 +219,47 @@ def spectral_error(
     >>> round(float(found.relative[2]), 4), round(float(found.amplitude[2]), 4)
     (0.1, 0.5)
     """
-    if pred.shape != target.shape or pred.ndim < 3:
-        raise ValueError(
-            f"pred has shape {tuple(pred.shape)}, target {tuple(target.shape)}; "
-            "they take one shape (batch, channels, *grid)"
-        )
+    _check_pair(pred, target, "(batch, channels, *grid)")
     shape, axes = target.shape[2:], tuple(range(2, target.ndim))
-    square = torch.zeros((), dtype=torch.float64, device=target.device)
+    square = torch.zeros((), dtype=torch.float64)
     for axis, n in enumerate(shape):
-        wave = torch.fft.fftfreq(n, 1 / n, dtype=torch.float64, device=target.device)
+        wave = torch.fft.fftfreq(n, 1 / n, dtype=torch.float64)
         square = square + wave.square().reshape(-1, *[1] * (len(shape) - 1 - axis))
     waves = square.sqrt().round().long().flatten()
-    kept = min(shape) // 2 + 1
+    counts, kept = torch.bincount(waves), min(shape) // 2 + 1
 
     def amplitudes(fields: Tensor) -> Tensor:
-        modes = torch.fft.fftn(fields, dim=axes, norm="forward").abs().mean((0, 1)).flatten()
-        sums = modes.new_zeros(int(waves.max()) + 1).index_add_(0, waves, modes)
-        return (sums / torch.bincount(waves).to(sums.dtype))[:kept]
+        modes = torch.fft.fftn(_at_least_single(fields), dim=axes, norm="forward").abs().mean((0, 1)).flatten()
+        sums = modes.new_zeros(len(counts)).index_add_(0, waves.to(modes.device), modes)
+        return (sums / counts.to(sums))[:kept].to(fields.dtype)
 
     return SpectralError(amplitudes(pred - target), amplitudes(target))
 
 
 def _check_rollouts(pred: Tensor, target: Tensor) -> None:
-    if pred.shape != target.shape or pred.ndim < 4:
+    _check_pair(pred, target, "(batch, times, channels, *grid)")
+
+
+def _check_pair(pred: Tensor, target: Tensor, axes: str) -> None:
+    if pred.shape != target.shape or pred.ndim < axes.count(",") + 1 or pred.numel() == 0:
         raise ValueError(
-            f"pred has shape {tuple(pred.shape)}, target {tuple(target.shape)}; "
-            "they take one shape (batch, times, channels, *grid)"
+            f"pred has shape {tuple(pred.shape)}, target {tuple(target.shape)}; they take one shape {axes}, not empty"
         )
+    if not (pred.is_floating_point() and target.is_floating_point()):
+        raise TypeError(
+            f"pred and target have dtypes {pred.dtype} and {target.dtype}; they take real floating-point ones"
+        )
+
+
+def _at_least_single(fields: Tensor) -> Tensor:
+    """Return fields in single precision where they have less, in which sums lose digits and transforms don't exist."""
+    return fields.to(torch.promote_types(fields.dtype, torch.float32))
 
 
 def _standard(fields: Tensor) -> Tensor:
     """Return each state as a vector of mean 0 and length 1."""
-    flat = fields.flatten(2)
+    flat = _at_least_single(fields).flatten(2)
+    # Of size one, so that no square overflows or vanishes, and a constant state is exactly so.
+    flat = flat / flat.abs().amax(-1, keepdim=True)
     centred = flat - flat.mean(-1, keepdim=True)
     return centred / centred.norm(dim=-1, keepdim=True)

@@ -180,7 +180,7 @@ class DenoisingStepper(Stepper):
 
     def _predict(self, x: Tensor, u_prev: Tensor, cond: Tensor | None, levels: Tensor) -> Tensor:
         steps = levels.to(x.dtype) * self.scheduler.embedding_scale
-        return self.backbone(torch.cat([x, u_prev], dim=1), cond, steps)
+        return self._ask(torch.cat([x, u_prev], dim=1), cond, steps, u_prev)
 
 
 class PDERefiner(DenoisingStepper):

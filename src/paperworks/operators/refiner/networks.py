@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from paperworks.core.validation import check_count
+from paperworks.core.validation import check_count, check_number
 
 _CONVOLUTIONS: tuple[Any, ...] = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED: tuple[Any, ...] = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -25,7 +25,7 @@ class _Embedding(nn.Module):
 
     def __init__(self, width: int, conditions: Rescaling) -> None:
         super().__init__()
-        self.width, self.conditions = width, tuple(conditions)
+        self.width, self.conditions = width, tuple(_rescaling(pair) for pair in conditions)
         self.level, *parameters = (
             nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, 4 * width))
             for _ in range(1 + len(self.conditions))
@@ -37,6 +37,7 @@ class _Embedding(nn.Module):
         if (cond is None) != (count == 0) or (cond is not None and cond.shape != (len(x), count)):
             got = None if cond is None else tuple(cond.shape)
             raise ValueError(f"cond has shape {got}; it takes {(len(x), count) if count else None}")
+        _check_step(x, step)
         embedded = self.level(self._waves(x.new_zeros(len(x)) if step is None else step.to(x.dtype)))
         for i, ((centre, factor), network) in enumerate(zip(self.conditions, self.parameters_, strict=True)):
             assert cond is not None
@@ -300,6 +301,9 @@ class _ChannelConditioned(nn.Module):
         self.network = network
 
     def forward(self, x: Tensor, cond: Tensor | None = None, step: Tensor | None = None) -> Tensor:
+        _check_step(x, step)
+        if cond is not None and (cond.ndim != 2 or len(cond) != len(x)):
+            raise ValueError(f"cond has shape {tuple(cond.shape)}; it takes ({len(x)}, parameters)")
         told = [x.new_zeros(len(x), 1) if step is None else step.to(x.dtype)[:, None] / 1000]
         if cond is not None:
             told.append(cond.to(x.dtype))
@@ -336,12 +340,23 @@ def _zeroed(layer: Any) -> Any:
     return layer
 
 
+def _rescaling(pair: Any) -> tuple[float, float]:
+    if not isinstance(pair, Sequence) or len(pair) != 2:
+        raise ValueError(f"conditions has {pair!r}; it takes pairs (what is subtracted, what it is multiplied by)")
+    return check_number("conditions", pair[0]), check_number("conditions", pair[1])
+
+
+def _check_step(x: Tensor, step: Tensor | None) -> None:
+    if step is not None and step.shape != (len(x),):
+        raise ValueError(f"step has shape {tuple(step.shape)}; it takes ({len(x)},), a number for each row")
+
+
 def _dims(dims: int) -> int:
     return check_count("dims", dims, at_most=3)
 
 
 def _check(x: Tensor, channels: int, dims: int, multiple: int = 1) -> None:
-    if x.ndim != 2 + dims or x.shape[1] != channels or any(n % multiple for n in x.shape[2:]):
+    if x.ndim != 2 + dims or x.shape[1] != channels or any(n % multiple or n == 0 for n in x.shape[2:]):
         sides = " whose sides are multiples of " + str(multiple) if multiple > 1 else ""
         raise ValueError(
             f"x has shape {tuple(x.shape)}; it takes (batch, {channels}, *grid), a grid of {dims} axes{sides}"

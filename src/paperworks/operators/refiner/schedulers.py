@@ -143,7 +143,7 @@ class VarianceScheduler(NoiseScheduler):
         Tensor
             What the network sees.
         """
-        signal, spread = self._roots(timesteps, original)
+        signal, spread = self._roots(timesteps, original, noise)
         return signal * original + spread * noise
 
     def get_velocity(self, original: Fields, noise: Fields, timesteps: Levels) -> Fields:
@@ -163,7 +163,7 @@ class VarianceScheduler(NoiseScheduler):
         Tensor
             The velocity, of the shape of the targets.
         """
-        signal, spread = self._roots(timesteps, original)
+        signal, spread = self._roots(timesteps, original, noise)
         return signal * noise - spread * original
 
     get_target = get_velocity
@@ -189,7 +189,7 @@ class VarianceScheduler(NoiseScheduler):
         SchedulerOutput
             What the network sees next, and its prediction of the target.
         """
-        i = timestep
+        i = _check_step(self, output, timestep, sample)
         original = math.sqrt(self.alphas_cumprod[i]) * sample - math.sqrt(self.noise_variances[i]) * output
         if i == 0:
             return SchedulerOutput(original, original)
@@ -199,7 +199,8 @@ class VarianceScheduler(NoiseScheduler):
         noise = noise_like(sample, generator)
         return SchedulerOutput(mean + math.sqrt(below * beta / here) * noise, original)
 
-    def _roots(self, timesteps: Levels, like: Tensor) -> tuple[Tensor, Tensor]:
+    def _roots(self, timesteps: Levels, like: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        _check_rows(self, like, noise, timesteps)
         signal, spread = (per_row(np.sqrt(v), timesteps, like) for v in (self.alphas_cumprod, self.noise_variances))
         return signal, spread
 
@@ -313,6 +314,7 @@ class AdditiveScheduler(NoiseScheduler):
         Tensor
             What the network sees.
         """
+        _check_rows(self, original, noise, timesteps)
         sigma = per_row(np.nan_to_num(self.sigmas), timesteps, original)
         return torch.where(_at_first(timesteps, original), 0, original + sigma * noise)
 
@@ -333,6 +335,7 @@ class AdditiveScheduler(NoiseScheduler):
         Tensor
             What the network is asked for.
         """
+        _check_rows(self, original, noise, timesteps)
         return torch.where(_at_first(timesteps, original), original, noise)
 
     def step(
@@ -356,6 +359,7 @@ class AdditiveScheduler(NoiseScheduler):
         SchedulerOutput
             What the network sees next, and its prediction of the target.
         """
+        _check_step(self, output, timestep, sample)
         original = output if timestep == 0 else sample - float(self.sigmas[timestep]) * output
         if timestep == self.timesteps[-1]:
             return SchedulerOutput(original, original)
@@ -372,6 +376,23 @@ def per_row(values: np.ndarray, timesteps: Levels, like: Tensor) -> Tensor:
     """Return the value of each row's level, rounded to the tensor's precision last, with axes to multiply it by."""
     found = torch.from_numpy(values).to(like.device)[timesteps].to(like.dtype)
     return found.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def _check_step(scheduler: NoiseScheduler, output: Tensor, timestep: int, sample: Tensor) -> int:
+    if output.shape != sample.shape:
+        raise ValueError(f"output has shape {tuple(output.shape)}; it takes that of sample, {tuple(sample.shape)}")
+    return check_count("timestep", timestep, at_least=0, at_most=len(scheduler.timesteps) - 1)
+
+
+def _check_rows(scheduler: NoiseScheduler, original: Tensor, noise: Tensor, timesteps: Tensor) -> None:
+    if noise.shape != original.shape:
+        raise ValueError(f"noise has shape {tuple(noise.shape)}; it takes that of original, {tuple(original.shape)}")
+    if timesteps.shape != original.shape[:1]:
+        raise ValueError(f"timesteps has shape {tuple(timesteps.shape)}; it takes ({len(original)},), one for each row")
+    last = len(scheduler.timesteps) - 1
+    # A negative level would count from the end.
+    if not timesteps.is_meta and ((timesteps < 0) | (timesteps > last)).any():
+        raise ValueError(f"timesteps is {timesteps.tolist()}; it takes whole numbers from 0 to {last}")
 
 
 def _at_first(timesteps: Levels, like: Tensor) -> Tensor:

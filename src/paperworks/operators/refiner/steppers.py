@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from paperworks.core.validation import check_count, check_number
+from paperworks.core.validation import check_count, check_finite, check_number
 
 Fields = Float[Tensor, "batch channels *grid"]
 Seen = Float[Tensor, "batch seen *grid"]
@@ -22,7 +22,7 @@ class RolloutDiverged(FloatingPointError):
     step
         The step whose result it is, from 1 on.
     states
-        The states before it, (..., step, channels, *grid), the start first.
+        The states before it, in the shape that the rollout would have had, with `step` times, the start first.
 
     Examples
     --------
@@ -31,10 +31,12 @@ class RolloutDiverged(FloatingPointError):
     """
 
     def __init__(self, step: int, states: Tensor) -> None:
-        super().__init__(
-            f"step {step} gave NaN or infinite values; the {states.shape[1]} states before it are in `states`"
-        )
+        super().__init__(f"step {step} gave NaN or infinite values; the {step} states before it are in `states`")
         self.step, self.states = step, states
+
+    def __reduce__(self) -> tuple[type, tuple[int, Tensor]]:
+        """Say how it is made again, which its message alone doesn't: errors cross processes."""
+        return type(self), (self.step, self.states)
 
 
 class Stepper(nn.Module, ABC):
@@ -170,24 +172,29 @@ class Stepper(nn.Module, ABC):
         Raises
         ------
         ValueError
-            For a count below 1, or shapes that don't fit.
+            For a count below 1, shapes that don't fit, or a start that is NaN or infinite.
         RolloutDiverged
             Where a state is NaN or infinite: what came before is in its `states`.
         """
         check_count("n", n)
         copies = 1 if n_samples is None else check_count("n_samples", n_samples)
         check_fields(u0, cond, history=self.history)
+        check_finite("u0", u0)
         state = u0.repeat(copies, *[1] * (u0.ndim - 1))
         many = None if cond is None else cond.repeat(copies, 1)
         states = [self.last(state)]
+
+        def rolled() -> Tensor:
+            together = torch.stack(states, 1)
+            return together if n_samples is None else together.unflatten(0, (copies, len(u0)))
+
         for i in range(1, n + 1):
             new = self.step(state, many, generator)
             if not torch.isfinite(new).all():
-                raise RolloutDiverged(i, torch.stack(states, 1))
+                raise RolloutDiverged(i, rolled())
             states.append(new)
             state = torch.cat([state[:, new.shape[1] :], new], dim=1)
-        rolled = torch.stack(states, 1)
-        return rolled if n_samples is None else rolled.unflatten(0, (copies, -1))
+        return rolled()
 
     def last(self, u_prev: Seen) -> Fields:
         """Return the newest of the states that the model sees.
@@ -236,14 +243,31 @@ class Stepper(nn.Module, ABC):
         """
         return u_prev + self.difference_scale * target if self.predict_difference else target
 
+    def _ask(self, seen: Tensor, cond: Tensor | None, steps: Tensor, like: Tensor) -> Tensor:
+        """Return what the backbone makes of what it sees, or raise ValueError where it isn't of the shape of states."""
+        found = self.backbone(seen, cond, steps)
+        if found.shape != like.shape:
+            raise ValueError(
+                f"backbone returned shape {tuple(found.shape)}; it takes one that returns {tuple(like.shape)}"
+            )
+        return found
+
 
 def check_fields(u: Tensor, cond: Tensor | None = None, target: Tensor | None = None, history: int = 1) -> None:
-    """Raise ValueError where states, their conditions and the states after a step don't fit together."""
-    if u.ndim < 3 or u.shape[1] % history:
+    """Raise ValueError where states, their conditions and the states after a step don't fit together.
+
+    A batch may be empty, unless there is a target: the mean over none is no number.
+    """
+    if u.ndim < 3 or u.shape[1] % history or 0 in u.shape[1:] or (target is not None and len(u) == 0):
         several = f" times {history}" if history > 1 else ""
         raise ValueError(f"u_prev has shape {tuple(u.shape)}; it takes (batch, channels{several}, *grid)")
+    if not u.is_floating_point():
+        raise TypeError(f"u_prev has dtype {u.dtype}; it takes a real floating-point one")
     wanted = (len(u), u.shape[1] // history, *u.shape[2:])
-    if target is not None and target.shape != wanted:
-        raise ValueError(f"u_next has shape {tuple(target.shape)}; it takes {wanted}, as u_prev says")
+    if target is not None and (target.shape != wanted or target.dtype != u.dtype):
+        raise ValueError(
+            f"u_next has shape {tuple(target.shape)} and dtype {target.dtype}; it takes {wanted} and {u.dtype}, "
+            "as u_prev says"
+        )
     if cond is not None and (cond.ndim != 2 or len(cond) != len(u)):
         raise ValueError(f"cond has shape {tuple(cond.shape)}; it takes ({len(u)}, parameters), a row for each state")

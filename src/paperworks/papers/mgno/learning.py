@@ -18,6 +18,9 @@ from paperworks.testbeds import OperatorPairs
 OURS, THEIRS, EQUAL = "MgNO", "FNO", "FNO of as many parameters"
 MODES = (20, 18)  # ten along each axis, counted from 0: of both signs along the first, of one along the last
 BATCH = 8
+# With the usual 0.999 two of three networks of ours diverge at 6e-3, on seeds that nothing is judged on. Fourier
+# operators are a little more accurate with 0.99 too.
+BETAS = (0.9, 0.99)
 
 
 def fourier(channels: int, modes: tuple[int, int] = MODES, margin: float = 0.0) -> nn.Module:
@@ -87,7 +90,7 @@ class Problem:
             generator = torch_generator(seed, 1)
             train(
                 lambda step: self.loss(network, generator),
-                torch.optim.Adam(network.parameters(), lr),
+                torch.optim.Adam(network.parameters(), lr, betas=BETAS),
                 steps,
                 schedule=lambda step: warmup_cosine(step, steps // 10, steps),
                 clip=1.0,
@@ -105,7 +108,9 @@ class Problem:
 
         def measure() -> dict[str, float]:
             networks = {name: self.surrogate(name, 0) for name in self.networks}
-            optimizers = {name: torch.optim.Adam(network.parameters()) for name, network in networks.items()}
+            optimizers = {
+                name: torch.optim.Adam(network.parameters(), betas=BETAS) for name, network in networks.items()
+            }
             spent: dict[str, list[float]] = {name: [] for name in networks}
             generator = torch_generator(0, 2)
             for _ in range(10):
@@ -129,17 +134,20 @@ def errors(network: nn.Module, pairs: OperatorPairs) -> tuple[float, float]:
 
 
 def best_rates(
-    run: Run, problem: Problem, rates: tuple[float, ...], seconds: float
+    run: Run, problem: Problem, rates: tuple[float, ...], seconds: float, seeds: tuple[int, ...] = (1000, 1001)
 ) -> tuple[dict[str, float], list[Any]]:
-    """Choose each network's rate by its error on the validation split, after equal time and from a seed of its own."""
+    """Choose each network's rate by its mean error on the validation split, after equal time and from seeds of its own.
+
+    More than one, as a rate at which some trainings diverge is none.
+    """
     steps, rows = problem.steps(run, seconds), []
     chosen: dict[str, float] = {}
     for name in problem.networks:
         found = {}
         for lr in rates:
             try:
-                network = problem.trained(run, name, 1000, lr, steps[name])
-                found[lr] = errors(network, problem.validation)[0]
+                networks = [problem.trained(run, name, seed, lr, steps[name]) for seed in seeds]
+                found[lr] = statistics.mean(errors(network, problem.validation)[0] for network in networks)
             except FloatingPointError:  # it diverged
                 found[lr] = float("inf")
         chosen[name] = min(found, key=lambda lr: found[lr])

@@ -117,7 +117,7 @@ def pretraining(run: Run) -> Measurement:
 @measures("c3-all-pairs")
 def all_pairs(run: Run) -> Measurement:
     """Train on all pairs and on pairs from the start, for as many steps, and predict the end at once."""
-    n, steps = run.at(smoke=(4, 2), desk=(32, 180), full=(1024, 20_000))
+    n, steps = run.at(smoke=(4, 2), desk=(32, 360), full=(1024, 20_000))
     modes = ("all2all", "vanilla")
     test = flows(run, "sines", run.at(smoke=8, desk=64, full=240), TEST)[:, : SNAPSHOTS - 1]
     found: dict[str, list[Any]] = {mode: [] for mode in modes}
@@ -451,7 +451,7 @@ def against_fourier_operator(run: Run) -> Measurement:
     """Train a Fourier neural operator on the same few trajectories for longer, at the best of as many rates."""
     n = run.at(smoke=4, desk=MIDDLE, full=MIDDLE)
     data, test = training_set(run, "sheets", n), test_set(run, "sheets")
-    steps = run.at(smoke=2, desk=3 * steps_of(run) // 2, full=10_000)  # for at least as many seconds
+    steps = run.at(smoke=2, desk=5 * steps_of(run) // 3, full=10_000)  # for at least as many seconds
     seconds = {"a step of ours": _seconds(lambda: fit(new(run).train(), data, 3, 0)) / 3, "a step of theirs": 0.0}
     trained: dict[float, nn.Module] = {}
 

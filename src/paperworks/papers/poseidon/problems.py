@@ -41,8 +41,8 @@ TRAIN, TEST, VALIDATION = (
     2000,
 )  # seeds of what is trained on, of what is judged, and of what rates are chosen on
 LR = 2e-3  # of short trainings; the paper takes 5e-4 for long ones
-RATES = (1e-3, LR, 4e-3)
-BATCH = 16
+RATES = (LR, 4e-3, 8e-3)
+BATCH = 8  # with 16 a step takes longer and teaches hardly more
 _VELOCITY = 0.5  # what velocities are divided by
 _HORIZON = 0.5  # of flows in a box of side 1, in which they move by about a quarter of it
 
@@ -62,7 +62,8 @@ def flows(run: Run, kind: str, n: int, seed: int) -> Trajectories:
         equation, generator = navier_stokes(2 * points, 1e-3, 1.0), torch_generator(seed)
         if kind == "sines":
             frequencies = [k for k in range(-4, 5) if k]
-            start = sine_fields(equation.grid, n, frequencies=frequencies, amplitude=8.0, generator=generator)
+            # At twice the amplitude a network of this size learns next to nothing in the seconds that it has.
+            start = sine_fields(equation.grid, n, frequencies=frequencies, amplitude=4.0, generator=generator)
         else:
             start = vortex_sheets(equation.grid, n, generator=generator)
         last = SNAPSHOTS - 1
@@ -119,8 +120,14 @@ def fit(
     groups: Sequence[Any] | None = None,
     progress: Any = None,
 ) -> nn.Module:
-    """Train a network on pairs of snapshots, with the relative loss and rates that fall along a cosine."""
+    """Train a network on pairs of snapshots, with the relative loss and rates that fall along a cosine.
+
+    Unless groups are given, the ends of ours learn five times as fast as its middle, and its norms, which begin near 0,
+    ten times.
+    """
     generator, loss = torch_generator(seed), GroupedRelativeLoss()
+    if groups is None and isinstance(network, ScOT):
+        groups = finetune_param_groups(network, rate, 5 * rate, 10 * rate)
     optimizer = torch.optim.AdamW(list(groups or network.parameters()), rate, weight_decay=1e-6)
 
     def of_step(step: int) -> Tensor:
@@ -142,7 +149,7 @@ def new(run: Run, channels: int = 2, seed: int = 0) -> ScOT:
 
 def pretrained(run: Run) -> ScOT:
     """Return the network that was trained on sine waves, on every second snapshot."""
-    n, steps = run.at(smoke=(8, 4), desk=(256, 400), full=(19640, 100_000))
+    n, steps = run.at(smoke=(8, 4), desk=(256, 600), full=(19640, 100_000))
 
     def training(network: nn.Module) -> None:
         data = flows(run, "sines", n, TRAIN)[:, ::2]
@@ -178,7 +185,7 @@ def test_set(run: Run, problem: str) -> Trajectories:
 
 def steps_of(run: Run) -> int:
     """Steps of a training on a downstream problem."""
-    return run.at(smoke=2, desk=48, full=10_000)
+    return run.at(smoke=2, desk=80, full=10_000)
 
 
 def best_rate(run: Run, train: Callable[[float], nn.Module]) -> float:

@@ -20,8 +20,8 @@ network = ScOT(ScOTConfig(16, 2, 1, 1, 12, (2, 2), (2, 4), (1, 0), 4, learn_resi
 data = All2AllDataset(waves(2 * math.pi * torch.rand(8), times), times)
 print(f"{len(data)} pairs of {8 * len(times)} snapshots")
 loss, optimizer = GroupedRelativeLoss(), torch.optim.AdamW(network.parameters(), 1e-2)
-schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 80)
-for _ in range(80):
+schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 40)
+for _ in range(40):
     x, lead_time, y = data.draw(16)
     optimizer.zero_grad()
     loss(network(x, lead_time), y).backward()

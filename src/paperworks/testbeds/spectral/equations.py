@@ -224,7 +224,7 @@ def advection_diffusion(
     Raises
     ------
     ValueError
-        For a diffusivity below 0, or velocities of another number than axes.
+        For a diffusivity below 0, or velocities that aren't finite or of another number than axes.
 
     Examples
     --------
@@ -239,6 +239,8 @@ def advection_diffusion(
     if len(speeds) != grid.dims:
         raise ValueError(f"velocity has {len(speeds)} parts; it takes one number, or one for each of {grid.dims} axes")
     symbol = -grid.spread(_positive("diffusivity", diffusivity, zero=True)) * grid.square
+    if not all(torch.isfinite(torch.as_tensor(c)).all() for c in speeds):
+        raise ValueError(f"velocity is {velocity}; it takes finite numbers")
     if any(torch.as_tensor(c).any() for c in speeds):
         symbol = symbol - sum(grid.spread(c) * ik for c, ik in zip(speeds, grid.derivatives, strict=True))
     return SemilinearEquation(grid, symbol, None if forcing is None else _forced(grid, None, forcing))
@@ -288,7 +290,7 @@ def navier_stokes(
     >>> round(float((states[-1] / states[0])[1, 1]), 6)  # exp(-0.02)
     0.980199
     """
-    grid = PeriodicGrid([points, points] if isinstance(points, int) else points, length)
+    grid = PeriodicGrid(points if isinstance(points, Sequence) else [points, points], length)
     if grid.dims != 2:
         raise ValueError(f"points has {grid.dims} axes; it takes two")
     symbol = -grid.spread(_positive("nu", nu, zero=True)) * grid.square

@@ -41,7 +41,7 @@ def gaussian_fields(
     Raises
     ------
     ValueError
-        For fewer than one field.
+        For fewer than one field, or a spectrum that isn't finite, as a negative power is at 0.
 
     Examples
     --------
@@ -50,8 +50,13 @@ def gaussian_fields(
     0.5
     """
     check_count("batch_size", batch_size)
+    deviations = torch.as_tensor(amplitude(grid.square.sqrt()))
+    if deviations.is_complex() or not torch.isfinite(deviations).all():
+        raise ValueError(
+            "amplitude gives NaN, infinite or complex values at wave numbers; it takes a finite spectrum, 0 too"
+        )
     noise = torch.randn(batch_size, *grid.shape, dtype=torch.float64, device=grid.device, generator=generator)
-    return grid.real(grid.modes(noise) * amplitude(grid.square.sqrt()) * math.sqrt(math.prod(grid.shape)))
+    return grid.real(grid.modes(noise) * deviations * math.sqrt(math.prod(grid.shape)))
 
 
 def sine_fields(
@@ -88,7 +93,8 @@ def sine_fields(
     Raises
     ------
     ValueError
-        For a count below 1, or an amplitude that isn't positive.
+        For a count below 1, an amplitude that isn't positive, or frequencies that aren't whole or that the grid doesn't
+        resolve.
 
     Examples
     --------
@@ -99,6 +105,9 @@ def sine_fields(
     check_count("batch_size", batch_size), check_count("terms", terms), check_number("amplitude", amplitude, gt=0)
     options: dict[str, Any] = {"dtype": torch.float64, "device": grid.device, "generator": generator}
     choices = torch.as_tensor(frequencies, dtype=torch.float64, device=grid.device)
+    most = min(grid.shape) // 2
+    if not len(choices) or (choices != choices.round()).any() or (choices.abs() > most).any():
+        raise ValueError(f"frequencies is {frequencies}; it takes whole numbers up to {most}, which the grid resolves")
 
     def each(values: Tensor) -> Tensor:
         return values.reshape(*values.shape, *[1] * grid.dims)
@@ -157,8 +166,7 @@ def vortex_sheets(
     >>> sheets.shape, bool(sheets.mean().abs() < 1e-12)
     (torch.Size([2, 32, 32]), True)
     """
-    if grid.dims != 2:
-        raise ValueError(f"grid has {grid.dims} axes; it takes a grid of two")
+    _plane(grid)
     check_count("batch_size", batch_size), check_count("waves", waves)
     check_number("thickness", thickness, gt=0), check_number("amplitude", amplitude, ge=0)
     options: dict[str, Any] = {"dtype": torch.float64, "device": grid.device, "generator": generator}
@@ -204,9 +212,11 @@ def velocity_of(grid: PeriodicGrid, vorticity: Float[Tensor, "*batch n m"]) -> F
     >>> torch.allclose(u, x.sin() * y.cos()), torch.allclose(v, -x.cos() * y.sin())
     (True, True)
     """
-    along_x, along_y = grid.derivatives
-    modes = grid.modes(grid.check("vorticity", vorticity)) / torch.where(grid.square == 0, torch.inf, grid.square)
-    return torch.stack([grid.real(along_y * modes), grid.real(-along_x * modes)], -3)
+    along_x, along_y = _plane(grid).derivatives
+    modes = grid.modes(grid.check("vorticity", vorticity).to(torch.float64)) / torch.where(
+        grid.square == 0, torch.inf, grid.square
+    )
+    return torch.stack([grid.real(along_y * modes), grid.real(-along_x * modes)], -3).to(vorticity.dtype)
 
 
 def vorticity_of(grid: PeriodicGrid, velocity: Float[Tensor, "*batch 2 n m"]) -> Float[Tensor, "*batch n m"]:
@@ -236,9 +246,17 @@ def vorticity_of(grid: PeriodicGrid, velocity: Float[Tensor, "*batch 2 n m"]) ->
     >>> torch.allclose(vorticity_of(grid, torch.stack([x.sin() * y.cos(), -x.cos() * y.sin()])), 2 * x.sin() * y.sin())
     True
     """
-    u, v = grid.modes(grid.check("velocity", velocity)).unbind(-3)
-    along_x, along_y = grid.derivatives
-    return grid.real(along_x * v - along_y * u)
+    along_x, along_y = _plane(grid).derivatives
+    if velocity.ndim < 3 or velocity.shape[-3] != 2:
+        raise ValueError(f"velocity has shape {tuple(velocity.shape)}; it takes (..., 2, *grid)")
+    u, v = grid.modes(grid.check("velocity", velocity).to(torch.float64)).unbind(-3)
+    return grid.real(along_x * v - along_y * u).to(velocity.dtype)
+
+
+def _plane(grid: PeriodicGrid) -> PeriodicGrid:
+    if grid.dims != 2:
+        raise ValueError(f"grid has {grid.dims} axes; it takes a grid of two")
+    return grid
 
 
 def _shares(grid: PeriodicGrid) -> list[Tensor]:

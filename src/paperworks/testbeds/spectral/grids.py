@@ -1,7 +1,7 @@
 """An even grid of a periodic box, and what Fourier series need of it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -58,7 +58,7 @@ class PeriodicGrid:
     def __init__(
         self, points: int | Sequence[int], length: Length | Sequence[Length] = 2 * math.pi, *, device: Any = None
     ) -> None:
-        axes = [points] if isinstance(points, int) else list(points)
+        axes = list(points) if isinstance(points, Iterable) and not isinstance(points, str) else [points]
         self.shape = tuple(check_count("points", n, at_least=4) for n in axes)
         self.dims = check_count("number of axes", len(axes), at_most=3)
         sides = list(length) if isinstance(length, list | tuple) else [length] * self.dims
@@ -140,7 +140,7 @@ class PeriodicGrid:
         return tensor.reshape(*tensor.shape, *[1] * self.dims)
 
     def check(self, name: str, field: Tensor) -> Tensor:
-        """Return a field, or raise ValueError where it isn't on this grid.
+        """Return a field, or raise TypeError or ValueError where it isn't one on this grid.
 
         Parameters
         ----------
@@ -154,7 +154,10 @@ class PeriodicGrid:
         Tensor
             The field itself.
         """
-        if tuple(field.shape[-self.dims :]) != self.shape:
+        if not isinstance(field, Tensor) or not field.is_floating_point():
+            got = f"dtype {field.dtype}" if isinstance(field, Tensor) else f"type {type(field).__name__}"
+            raise TypeError(f"{name} has {got}; it takes a tensor of real floating-point numbers")
+        if tuple(field.shape[-self.dims :]) != self.shape or field.numel() == 0:
             raise ValueError(
                 f"{name} has shape {tuple(field.shape)}; it takes (..., {', '.join(map(str, self.shape))})"
             )

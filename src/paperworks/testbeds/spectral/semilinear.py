@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-from paperworks.core.validation import check_choice, check_count
+from paperworks.core.validation import check_choice, check_count, check_finite, check_number
 from paperworks.numerics.training import Progress, silent
 from paperworks.testbeds.spectral.grids import PeriodicGrid
 
@@ -87,26 +87,39 @@ class SemilinearEquation:
         Raises
         ------
         ValueError
-            For a field on another grid, a time that isn't positive, or a count out of bounds.
+            For a field on another grid or one that is NaN or infinite, a time that isn't positive, batches of several
+            sizes, or a count out of bounds.
+        TypeError
+            For a field that isn't a tensor of real floating-point numbers.
         FloatingPointError
             Where a state is NaN or infinite: the steps are too long.
         """
         grid = self.grid
         grid.check("u0", u0)
+        check_finite("u0", u0), check_number("start", start)
+        if not isinstance(dt, Tensor):
+            check_number("dt", dt, gt=0)
         step = grid.spread(dt) / check_count("substeps", substeps)
         if not (torch.isfinite(step).all() and (step > 0).all()):
             raise ValueError(f"dt is {dt}; it takes finite numbers > 0")
         check_count("n", n, at_least=0)
         advance = self._advance(step, check_choice("order", order, (2, 4)))
         modes = grid.modes(u0.to(grid.device, torch.float64))
-        modes = modes.expand(torch.broadcast_shapes(modes.shape, (step * self.symbol).shape))
+        try:
+            modes = modes.expand(torch.broadcast_shapes(modes.shape, step.shape, self.symbol.shape))
+        except RuntimeError:
+            raise ValueError(
+                f"u0 has shape {tuple(u0.shape)}; it doesn't go with dt of shape {tuple(torch.as_tensor(dt).shape)} "
+                f"and coefficients of shape {tuple(self.symbol.shape)}"
+            ) from None
         states = torch.empty(n + 1, *modes.shape[: -grid.dims], *grid.shape, dtype=u0.dtype, device=grid.device)
         states[0] = u0
         for i in progress(range(n), label="time"):
             for j in range(substeps):
                 modes = advance(modes, start + (i * substeps + j) * step)
             states[i + 1] = grid.real(modes)
-            if not torch.isfinite(states[i + 1].sum()):
+            # A sum of finite numbers may overflow, in half precision most of all; one that doesn't decides quickly.
+            if not (torch.isfinite(states[i + 1].sum()) or torch.isfinite(states[i + 1]).all()):
                 raise FloatingPointError(f"state {i + 1} of {n} is NaN or infinite; raise substeps ({substeps})")
         return states.movedim(0, -grid.dims - 1).to(u0.device)
 
