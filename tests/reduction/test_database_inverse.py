@@ -29,7 +29,7 @@ BRAIN = FisherKolmogorov(BALL * 0.7, BALL * 0.3, 6.0)
 
 @pytest.fixture(scope="module")
 def database():
-    return TumorDatabase.generate(BRAIN, 60, seed=0)
+    return TumorDatabase.generate(BRAIN, 60, random_state=0)
 
 
 def regions(field, thresholds=(0.2, 0.6)):
@@ -37,7 +37,7 @@ def regions(field, thresholds=(0.2, 0.6)):
 
 
 def patient(seed=99):
-    return regions(TumorDatabase.generate(BRAIN, 1, seed=seed).fields[0])
+    return regions(TumorDatabase.generate(BRAIN, 1, random_state=seed).fields[0])
 
 
 @pytest.fixture(params=["numba", "NumPy"])
@@ -101,7 +101,7 @@ def test_a_simulation_that_grows_too_large_ends():
 
 
 def test_a_database_grows_without_changing_and_survives_the_disk(database, tmp_path):
-    few = TumorDatabase.generate(BRAIN, 20, seed=0)
+    few = TumorDatabase.generate(BRAIN, 20, random_state=0)
     assert np.array_equal(few.fields, database.fields[:20])
     assert np.array_equal(few.params, database.params[:20])
     volumes = [(f >= 0.2 * f.max()).sum() * 0.216 for f in database.fields]
@@ -223,7 +223,7 @@ def test_codes_of_an_autoencoder(database):
     net = TumorAutoencoder(BALL.shape, latent_dim=16, channels=2)
     masks = np.array([regions(f)[0] for f in database.fields])
     before = float(net.loss(torch.tensor(masks).float()).detach())
-    net.fit(masks, epochs=3, seed=0)
+    net.fit(masks, epochs=3, random_state=0)
     after = float(net.loss(torch.tensor(masks).float()).detach())
     assert after < before
     codes = net.codes(masks)

@@ -55,11 +55,11 @@ def solver_of(run: Run) -> FisherKolmogorov:
 def database_of(run: Run, n: int, seed: int = 0) -> TumorDatabase:
     """Return the first entries of one database, which is simulated once for all claims of a scale."""
     solver = solver_of(run)
-    size = run.at(smoke=60, desk=1000, full=5000) if seed == 0 else n
+    size = run.at(smoke=30, desk=1000, full=5000) if seed == 0 else n
 
     def make() -> dict[str, Any]:
         made = TumorDatabase.generate(
-            solver, size, seed=seed, progress=lambda items: run.progress(items, label="simulations")
+            solver, size, random_state=seed, progress=lambda items: run.progress(items, label="simulations")
         )
         return {"fields": made.fields.astype(np.float16), "params": np.array(made.params.tolist())}
 
@@ -94,7 +94,7 @@ def products(params: np.ndarray) -> np.ndarray:
 def order_of_magnitude(run: Run) -> Measurement:
     """Race a query against a sampling solver that is let run until it fits as well."""
     solver = solver_of(run)
-    database = database_of(run, run.at(smoke=40, desk=500, full=5000))
+    database = database_of(run, run.at(smoke=30, desk=500, full=5000))
     most = run.at(smoke=20, desk=150, full=1000)
     query = TumorQuery(database).fit()
     ratios, rows, theirs = [], [], []
@@ -107,7 +107,7 @@ def order_of_magnitude(run: Run) -> Measurement:
         theirs.append(fit.seconds)
         rows.append([i, float(best.scores[0]), fit.score, fit.simulations, float(np.median(seconds)), fit.seconds])
     started = time.perf_counter()
-    TumorDatabase.generate(solver, run.at(smoke=3, desk=20, full=20), seed=HELD_OUT - 1)
+    TumorDatabase.generate(solver, run.at(smoke=3, desk=20, full=20), random_state=HELD_OUT - 1)
     an_entry = (time.perf_counter() - started) / run.at(smoke=3, desk=20, full=20)
     return Measurement(
         median(ratios, of="patients"),
@@ -115,7 +115,7 @@ def order_of_magnitude(run: Run) -> Measurement:
             ["patient", "score of the query", "of CMA-ES", "its simulations", "s of the query", "of CMA-ES"], rows
         ),
         remark=f"An entry of the database costs {an_entry:.2f} s with the draws that are thrown away:"
-        f" {len(database)} cost as much as CMA-ES for {len(database) * an_entry / float(np.mean(theirs)):.0f} patients.",
+        f" {len(database)} cost as much as CMA-ES for {len(database) * an_entry / np.mean(theirs):.0f} patients.",
     )
 
 
@@ -127,7 +127,7 @@ def best_of(found: list[QueryResult]) -> np.ndarray:
 @measures("t2-down-sampling")
 def down_sampling(run: Run) -> Measurement:
     """Compare rankings by every voxel with those by every second and every fourth."""
-    n, queries = run.at(smoke=(40, 10), desk=(500, 100), full=(5000, 200))
+    n, queries = run.at(smoke=(30, 8), desk=(500, 100), full=(5000, 200))
     database, patients = (_finer(part) for part in (database_of(run, n), patients_of(run, queries)))
     full = TumorQuery(database).fit()
     truth = answers(full, patients)
@@ -167,7 +167,7 @@ def _score_of(query: TumorQuery, field: np.ndarray, entry: int) -> float:
 @measures("t3-learned-codes")
 def learned_codes(run: Run) -> Measurement:
     """Rank by codes of autoencoders, plain and variational, and by every second voxel."""
-    n, queries, train, epochs = run.at(smoke=(40, 10, 20, 2), desk=(500, 60, 300, 25), full=(5000, 200, 1500, 300))
+    n, queries, train, epochs = run.at(smoke=(30, 8, 15, 1), desk=(500, 60, 300, 25), full=(5000, 200, 1500, 300))
     latent, channels = run.at(smoke=(16, 2), desk=(256, 8), full=(1024, 24))
     database, patients = database_of(run, n), patients_of(run, queries)
     others = database_of(run, train, seed=HELD_OUT - 2)  # the codes are learned from entries that are in no database
@@ -219,7 +219,7 @@ def _trained(
     masks = np.array([regions(field)[region] for field in others.fields])
 
     def train(network: Any) -> None:
-        network.fit(masks, epochs=epochs, seed=run.seed)
+        network.fit(masks, epochs=epochs, random_state=run.seed)
 
     network = TumorAutoencoder(others.shape, latent, channels, variational=kind == "vae")
     options = {"region": region, "latent": latent, "channels": channels, "epochs": epochs, "seed": run.seed}
@@ -229,7 +229,7 @@ def _trained(
 @measures("t4-recovery")
 def recovery(run: Run) -> Measurement:
     """Ask databases of growing size for parameters that are known."""
-    sizes = run.at(smoke=(10, 30, 60), desk=(100, 200, 500, 1000), full=(100, 500, 1000, 5000))
+    sizes = run.at(smoke=(10, 20, 30), desk=(100, 200, 500, 1000), full=(100, 500, 1000, 5000))
     patients = patients_of(run, run.at(smoke=10, desk=50, full=63))
     truth = products(patients.params)
     whole = database_of(run, sizes[-1])
@@ -325,7 +325,7 @@ def _tissue(run: Run) -> tuple[np.ndarray, np.ndarray, float]:
 @measures("t6-exact-pruning")
 def exact_pruning(run: Run) -> Measurement:
     """Ask with and without the bound."""
-    n, queries = run.at(smoke=(60, 20), desk=(500, 200), full=(5000, 200))
+    n, queries = run.at(smoke=(30, 8), desk=(500, 200), full=(5000, 200))
     database, patients = database_of(run, n), patients_of(run, queries)
     slow, fast = (TumorQuery(database, prune=prune).fit() for prune in (False, True))
     differ, scored = 0, {1: 0, 15: 0}
@@ -343,7 +343,7 @@ def exact_pruning(run: Run) -> Measurement:
 @races("numpy")
 def against_numpy(run: Run) -> Measurement:
     """Race the query against a loop over volumes, and the solver against slices of the whole volume."""
-    database = database_of(run, run.at(smoke=40, desk=500, full=1000))
+    database = database_of(run, run.at(smoke=30, desk=500, full=1000))
     masks = regions(patients_of(run, 1).fields[0])
     query, brain, tissue = TumorQuery(database).fit(), solver_of(run), _tissue(run)
     growth: Any = (0.003, 0.03, 300.0, (0.4, 0.5, 0.45))
@@ -370,7 +370,7 @@ def against_scikit_learn(run: Run) -> Measurement:
     """Race a query of one region against scikit-learn's brute force by Dice."""
     from sklearn.neighbors import NearestNeighbors
 
-    database = database_of(run, run.at(smoke=40, desk=500, full=1000))
+    database = database_of(run, run.at(smoke=30, desk=500, full=1000))
     flair, _ = regions(patients_of(run, 1).fields[0])
     masks = np.array([regions(field)[0] for field in database.fields]).reshape(len(database), -1)
     theirs = NearestNeighbors(metric="dice", algorithm="brute").fit(masks)
@@ -391,7 +391,7 @@ def against_faiss(run: Run) -> Measurement:
     """Race a query by voxels that differ against a flat index of bits."""
     import faiss
 
-    database, patients = database_of(run, run.at(smoke=40, desk=1000, full=5000)), patients_of(run, 20)
+    database, patients = database_of(run, run.at(smoke=30, desk=1000, full=5000)), patients_of(run, 20)
     masks = np.array([np.concatenate([r.ravel() for r in regions(field)]) for field in database.fields])
     wide = np.zeros((len(masks), -(-masks.shape[1] // 64) * 64), dtype=bool)
     wide[:, : masks.shape[1]] = masks
@@ -437,7 +437,7 @@ def _counts(query: TumorQuery, masks: tuple[np.ndarray, np.ndarray]) -> np.ndarr
 @races("cma", exclusive=False)
 def against_cma(run: Run) -> Measurement:
     """Let a sampling solver have 150 simulations for each patient."""
-    solver, query = solver_of(run), TumorQuery(database_of(run, run.at(smoke=40, desk=500, full=1000))).fit()
+    solver, query = solver_of(run), TumorQuery(database_of(run, run.at(smoke=30, desk=500, full=1000))).fit()
     ours, theirs = [], []
     for i, field in enumerate(patients_of(run, run.at(smoke=2, desk=12, full=30)).fields):
         flair, t1gd = regions(field)
@@ -455,7 +455,7 @@ def against_cma(run: Run) -> Measurement:
 @races("sbi")
 def against_sbi(run: Run) -> Measurement:
     """Estimate parameters by the posterior that a network learns from the same database."""
-    database = database_of(run, run.at(smoke=60, desk=1000, full=5000))
+    database = database_of(run, run.at(smoke=30, desk=1000, full=5000))
     patients = patients_of(run, run.at(smoke=5, desk=50, full=63))
     query = TumorQuery(database).fit()
     truth = products(patients.params)

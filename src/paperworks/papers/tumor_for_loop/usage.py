@@ -4,7 +4,7 @@ from paperworks.reduction import FisherKolmogorov, TumorDatabase, TumorQuery, br
 
 atlas = brain_atlas(10)
 brain = FisherKolmogorov(atlas.wm, atlas.gm, atlas.spacing_mm)
-database = TumorDatabase.generate(brain, 60, seed=0)
+database = TumorDatabase.generate(brain, 60, random_state=0)
 query = TumorQuery(database).fit()
 
 c = brain.solve(Dw=0.002, rho=0.02, T=400, x0=(0.35, 0.5, 0.55))  # the patient; or atlas.read_mask("flair.nii.gz")

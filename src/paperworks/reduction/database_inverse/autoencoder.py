@@ -101,7 +101,7 @@ class TumorAutoencoder(nn.Module):
         Returns
         -------
         Tensor
-            Numbers from 0 to 1.
+            Reconstructed masks, with numbers from 0 to 1.
         """
         return interpolate(self.decoder(code), self.shape)[:, 0]
 
@@ -116,7 +116,7 @@ class TumorAutoencoder(nn.Module):
         Returns
         -------
         Tensor
-            Numbers from 0 to 1.
+            Reconstructed masks, with numbers from 0 to 1.
         """
         return self.decode(self.encode(x).code)
 
@@ -128,12 +128,12 @@ class TumorAutoencoder(nn.Module):
         x
             Masks, as numbers from 0 to 1.
         generator
-            Of the noise of a variational one; None, the default, takes torch's.
+            The source of a variational one's noise; None, the default, takes torch's.
 
         Returns
         -------
         Tensor
-            The mean over the batch.
+            One number, the mean over the batch.
         """
         code, log_variance = self.encode(x)
         if log_variance is not None:
@@ -154,14 +154,14 @@ class TumorAutoencoder(nn.Module):
         epochs: int = 40,
         batch_size: int = 8,
         lr: float = 1e-3,
-        seed: int = 0,
+        random_state: int = 0,
     ) -> "TumorAutoencoder":
         """Learn codes by Adam, and keep the epoch that is best on other masks.
 
         Parameters
         ----------
         masks
-            Masks, (n, x, y, z).
+            Masks as an array (n, x, y, z).
         validation
             Other masks; None, the default, keeps a tenth of `masks` apart.
         epochs
@@ -170,18 +170,18 @@ class TumorAutoencoder(nn.Module):
             Masks in a step; 8 by default.
         lr
             Rate of Adam; 1e-3 by default.
-        seed
-            Of the order and the noise; 0 by default.
+        random_state
+            The seed of the order and the noise; 0 by default.
 
         Returns
         -------
         TumorAutoencoder
-            Itself.
+            Itself, with the weights of the best epoch.
         """
         check_count("epochs", epochs)
         check_count("batch_size", batch_size)
         check_number("lr", lr, gt=0)
-        generator = torch_generator(seed)
+        generator = torch_generator(random_state)
         device = self.to_code.weight.device
         data = torch.as_tensor(np.asarray(masks), dtype=self.to_code.weight.dtype, device=device)
         if validation is None:
@@ -211,12 +211,12 @@ class TumorAutoencoder(nn.Module):
         Parameters
         ----------
         masks
-            Masks, (n, x, y, z).
+            Masks as an array (n, x, y, z).
 
         Returns
         -------
         np.ndarray
-            One row for each.
+            Codes, one row for each mask.
         """
         weight = self.to_code.weight
         parts = torch.as_tensor(np.asarray(masks)).split(32)

@@ -70,7 +70,7 @@ class TumorDatabase:
     --------
     >>> import numpy as np
     >>> brain = FisherKolmogorov(np.ones((12, 12, 12)), np.zeros((12, 12, 12)), 6.0)
-    >>> database = TumorDatabase.generate(brain, 3, seed=0)
+    >>> database = TumorDatabase.generate(brain, 3, random_state=0)
     >>> len(database), database.fields.shape
     (3, (3, 12, 12, 12))
     """
@@ -102,7 +102,7 @@ class TumorDatabase:
         *,
         ranges: GrowthRanges | None = None,
         volume_bounds: tuple[float, float] = (1.0, 250.0),
-        seed: int = 0,
+        random_state: int = 0,
         n_jobs: int = 1,
         progress: Callable[[Iterable[int]], Iterable[int]] = iter,
     ) -> "TumorDatabase":
@@ -121,7 +121,7 @@ class TumorDatabase:
         volume_bounds
             The least and largest volume in cm³ of the whole tumour, where the concentration is at least 0.2 of its
             largest; 1 and 250 by default, about what collections of patients have.
-        seed
+        random_state
             The seed of the parameters; 0 by default.
         n_jobs
             How many simulations run beside each other; 1 by default.
@@ -131,7 +131,7 @@ class TumorDatabase:
         Returns
         -------
         TumorDatabase
-            The simulations.
+            The simulated tumours and their parameters.
 
         Raises
         ------
@@ -143,7 +143,7 @@ class TumorDatabase:
         if low >= high:
             raise ValueError(f"volume_bounds are {volume_bounds}; it takes the smaller bound first")
         ranges = GrowthRanges() if ranges is None else ranges
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(random_state)
         fields, params = np.empty((n, *solver.tissue.shape), dtype=np.float32), np.zeros(n, dtype=PARAMETERS)
         waiting: list[tuple[tuple[float, ...], np.ndarray]] = []
         failed = 0
@@ -175,7 +175,7 @@ class TumorDatabase:
         Returns
         -------
         TumorDatabase
-            Both.
+            A database with the entries of both.
         """
         if other.shape != self.shape or other.spacing_mm != self.spacing_mm:
             raise ValueError(f"other has shape {other.shape} at {other.spacing_mm} mm; it takes {self.shape}")
@@ -188,12 +188,12 @@ class TumorDatabase:
         Parameters
         ----------
         entries
-            A slice, or their numbers.
+            A slice, or the numbers of entries.
 
         Returns
         -------
         TumorDatabase
-            Those entries, in that order.
+            A database of those entries, in that order.
         """
         return TumorDatabase(self.fields[entries], self.params[entries], self.spacing_mm)
 

@@ -178,7 +178,7 @@ class FisherKolmogorov:
         Returns
         -------
         list of np.ndarray or None
-            Their concentrations.
+            For each its concentration in [0, 1], or None where it became too large.
         """
         check_count("n_jobs", n_jobs)
         return Parallel(n_jobs, prefer="threads")(delayed(self.solve)(*one, **options) for one in parameters)

@@ -34,7 +34,7 @@ class QueryResult:
         of both distances, smaller is better; of the likelihoods the logarithm. Of codes that are not scored again,
         minus the distance of the codes.
     params : np.ndarray
-        Their parameters.
+        Parameters of these entries, a structured array.
     seconds : float
         How long the query took.
     scored : int
@@ -82,19 +82,19 @@ class TumorQuery:
     Parameters
     ----------
     database
-        The simulations.
+        The simulated tumours to look among.
     metric
         ``"dice"``, the default; ``"l2"``: the root of the number of voxels that differ; ``"hd95"``: the 95th percentile
         of distances of surfaces in mm; ``"bernoulli"``: the likelihood of the masks given the concentrations, with
         :math:`\alpha = \frac12 + \frac12\,\mathrm{sign}(c-\tau)\,(1 - e^{-(c-\tau)^2/\sigma^2})` and width 0.05;
         ``"legacy"``: the sum of :math:`\alpha\,y` with width 1, which rewards tumours that are too large.
     thresholds
-        Of the whole tumour and of the core; (0.2, 0.6) by default, the paper's.
+        Where the whole tumour and the core begin; (0.2, 0.6) by default, the paper's.
     representation
         What is compared: ``"full"``, the default, the masks; ``"downsample"``: every `factor`-th voxel; ``"pca"``,
         ``"autoencoder"`` or ``"vae"``: codes of the masks, by their distance. A code is learned in `fit`.
     factor
-        Of ``"downsample"``; 2 by default.
+        Every how many voxels ``"downsample"`` takes one; 2 by default.
     rerank
         How many of the best of another representation are scored again by the masks; 0, the default, scores none.
     prune
@@ -103,8 +103,8 @@ class TumorQuery:
         Whether concentrations are divided by their largest first; True by default, as in the paper's thesis. Without it
         slow tumours have no core.
     encoders
-        Of ``"autoencoder"`` and ``"vae"``: a trained `TumorAutoencoder` for each region, or None, the default, which
-        trains them in `fit` with their defaults.
+        A trained `TumorAutoencoder` for each region, for ``"autoencoder"`` and ``"vae"``; None, the default, trains them
+        in `fit` with their defaults.
 
     References
     ----------
@@ -115,7 +115,7 @@ class TumorQuery:
     >>> import numpy as np
     >>> from paperworks.reduction import FisherKolmogorov
     >>> brain = FisherKolmogorov(np.ones((12, 12, 12)), np.zeros((12, 12, 12)), 6.0)
-    >>> database = TumorDatabase.generate(brain, 8, seed=0)
+    >>> database = TumorDatabase.generate(brain, 8, random_state=0)
     >>> query = TumorQuery(database).fit()
     >>> patient = database.fields[5] / database.fields[5].max()
     >>> found = query.query(patient >= 0.2, patient >= 0.6, k=3)
