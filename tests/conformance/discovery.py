@@ -238,6 +238,7 @@ SINGLE = {
     },
     "dynamics": {"BrownianTree", "Trajectories"},
     "operators": {"All2AllDataset", "Conditioned"},
+    "reduction": {"FisherKolmogorov", "TumorDatabase", "TumorQuery"},
     "solvers": {
         "AdaptiveSolver",
         "DCDMSolver",

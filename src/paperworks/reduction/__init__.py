@@ -5,6 +5,20 @@ from paperworks.core.lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
+        "database_inverse": [
+            "BrainAtlas",
+            "FisherKolmogorov",
+            "GrowthRanges",
+            "QueryResult",
+            "TumorAutoencoder",
+            "TumorDatabase",
+            "TumorQuery",
+            "best_match_preservation",
+            "brain_atlas",
+            "dice",
+            "hd95",
+            "topk_overlap",
+        ],
         "local_bases": [
             "Efficiency",
             "KMedoids",

@@ -1,0 +1,373 @@
+"""The query: which simulated tumour looks most like the patient's, by a loop over the whole database."""
+
+import time
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+from sklearn.decomposition import PCA
+
+from paperworks.core.validation import check_choice, check_count, check_number
+from paperworks.reduction.database_inverse.autoencoder import TumorAutoencoder
+from paperworks.reduction.database_inverse.database import TumorDatabase
+from paperworks.reduction.database_inverse.overlap import best_first, hd95
+from paperworks.reduction.database_inverse.packed import PackedMasks
+
+METRICS = ("dice", "l2", "hd95", "bernoulli", "legacy")
+REPRESENTATIONS = ("full", "downsample", "pca", "autoencoder", "vae")
+REGIONS = ("FLAIR", "T1Gd")  # the whole tumour, and its core
+SIGMA = 0.05  # width of the likelihood around a threshold
+
+
+@dataclass(frozen=True, eq=False)
+class QueryResult:
+    """The entries that look most like a patient, the best first.
+
+    Attributes
+    ----------
+    indices : np.ndarray
+        Entries of the database.
+    scores : np.ndarray
+        Their scores: of ``"dice"`` the sum of both regions' coefficients, up to 2; of ``"l2"`` and ``"hd95"`` the sum
+        of both distances, smaller is better; of the likelihoods the logarithm. Of codes that are not scored again,
+        minus the distance of the codes.
+    params : np.ndarray
+        Parameters of these entries, a structured array.
+    seconds : float
+        How long the query took.
+    scored : int
+        How many entries were scored in full.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> params = np.array([(0.01, 0.1, 100.0, 0.5, 0.5, 0.5)], dtype=[(n, float) for n in ("Dw", "rho", "T", *"xyz")])
+    >>> QueryResult(np.array([3]), np.array([1.7]), params, 0.01, 1).estimate()["rho_T"]
+    (10.0, 0.0)
+    """
+
+    indices: Int[np.ndarray, " k"]
+    scores: Float[np.ndarray, " k"]
+    params: np.ndarray
+    seconds: float
+    scored: int
+
+    def estimate(self) -> dict[str, tuple[float, float]]:
+        """Return what one image identifies, from the best match, and its spread over all that were found.
+
+        Time and rates are not identifiable apart: an image tells Dw T in cm², rho T and the place of the start.
+
+        Returns
+        -------
+        dict
+            For ``"Dw_T"`` and ``"rho_T"`` the best match's value and the standard deviation of the logarithm; for
+            ``"x"``, ``"y"`` and ``"z"`` the value and the standard deviation, in shares of the edges.
+        """
+        p = self.params
+        products = {"Dw_T": p["Dw"] * p["T"], "rho_T": p["rho"] * p["T"]}
+        found = {name: (float(v[0]), float(np.std(np.log(v)))) for name, v in products.items()}
+        return found | {name: (float(p[name][0]), float(p[name].std())) for name in "xyz"}
+
+
+class TumorQuery:
+    r"""Nearest neighbours of a patient's two regions among simulated tumours, like scikit-learn's `NearestNeighbors`.
+
+    Each concentration becomes two regions, where it is at least a threshold: the whole tumour, which FLAIR shows, and
+    the core, which T1Gd shows. The best entry is that with the largest sum of both Dice coefficients. Regions are kept
+    as bits, the loop looks only at the words in which the patient's has any, and an entry is skipped where the volumes
+    alone, :math:`2\min(|A|,|B|)/(|A|+|B|)`, can't reach the best so far.
+
+    Parameters
+    ----------
+    database
+        The simulated tumours to look among.
+    metric
+        ``"dice"``, the default; ``"l2"``: the root of the number of voxels that differ; ``"hd95"``: the 95th percentile
+        of distances of surfaces in mm; ``"bernoulli"``: the likelihood of the masks given the concentrations, with
+        :math:`\alpha = \frac12 + \frac12\,\mathrm{sign}(c-\tau)\,(1 - e^{-(c-\tau)^2/\sigma^2})` and width 0.05;
+        ``"legacy"``: the sum of :math:`\alpha\,y` with width 1, which rewards tumours that are too large.
+    thresholds
+        Where the whole tumour and the core begin; (0.2, 0.6) by default, the paper's.
+    representation
+        What is compared: ``"full"``, the default, the masks; ``"downsample"``: every `factor`-th voxel; ``"pca"``,
+        ``"autoencoder"`` or ``"vae"``: codes of the masks, by their distance. A code is learned in `fit`.
+    factor
+        Every how many voxels ``"downsample"`` takes one; 2 by default.
+    rerank
+        How many of the best of another representation are scored again by the masks; 0, the default, scores none.
+    prune
+        Whether entries are skipped whose volumes exclude them; True by default. The answer is the same.
+    normalize
+        Whether concentrations are divided by their largest first; True by default, as in the paper's thesis. Without it
+        slow tumours have no core.
+    encoders
+        A trained `TumorAutoencoder` for each region, for ``"autoencoder"`` and ``"vae"``; None, the default, trains them
+        in `fit` with their defaults.
+
+    References
+    ----------
+    Ezhov et al., "A for-loop is all you need", arXiv:2205.04550.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from paperworks.reduction import FisherKolmogorov
+    >>> brain = FisherKolmogorov(np.ones((12, 12, 12)), np.zeros((12, 12, 12)), 6.0)
+    >>> database = TumorDatabase.generate(brain, 8, random_state=0)
+    >>> query = TumorQuery(database).fit()
+    >>> patient = database.fields[5] / database.fields[5].max()
+    >>> found = query.query(patient >= 0.2, patient >= 0.6, k=3)
+    >>> int(found.indices[0]), float(found.scores[0])
+    (5, 2.0)
+    """
+
+    def __init__(
+        self,
+        database: TumorDatabase,
+        metric: str = "dice",
+        thresholds: tuple[float, float] = (0.2, 0.6),
+        representation: str = "full",
+        factor: int = 2,
+        rerank: int = 0,
+        prune: bool = True,
+        normalize: bool = True,
+        encoders: tuple[TumorAutoencoder, TumorAutoencoder] | None = None,
+    ) -> None:
+        self.database = database
+        self.metric = check_choice("metric", metric, METRICS)
+        self.representation = check_choice("representation", representation, REPRESENTATIONS)
+        low, high = (check_number("thresholds", value, gt=0, lt=1) for value in thresholds)
+        if low >= high:
+            raise ValueError(f"thresholds are {thresholds}; it takes that of the whole tumour below that of the core")
+        self.thresholds = (low, high)
+        self.factor = check_count("factor", factor)
+        self.rerank = check_count("rerank", rerank, at_least=0)
+        self.prune, self.normalize = bool(prune), bool(normalize)
+        self.encoders = encoders
+        self._fitted = 0
+        self._codes: list[np.ndarray] = []
+
+    def fit(self) -> "TumorQuery":
+        """Take the regions of all entries, and their codes where codes are compared.
+
+        Returns
+        -------
+        TumorQuery
+            Itself, ready for queries.
+        """
+        self._masks = [PackedMasks.of(region) for region in self._regions(self.database.fields)]
+        self._fitted = len(self.database)
+        if self.representation == "downsample":
+            picked = self._picked()
+            self._small = [PackedMasks.of(mask[_rows_of(picked)]) for mask in self._regions(self.database.fields)]
+        elif self.representation != "full":
+            self._learn()
+        return self
+
+    def update(self, database: TumorDatabase) -> "TumorQuery":
+        """Add the entries of another database, without looking at the earlier ones again; codes are not learned anew.
+
+        Parameters
+        ----------
+        database
+            Simulations in the same atlas.
+
+        Returns
+        -------
+        TumorQuery
+            Itself, with all entries.
+        """
+        self._ready()
+        self.database = self.database.add(database)
+        regions = self._regions(database.fields)
+        self._masks = [old.joined(PackedMasks.of(new)) for old, new in zip(self._masks, regions, strict=True)]
+        if self.representation == "downsample":
+            picked = self._picked()
+            small = [PackedMasks.of(new[_rows_of(picked)]) for new in regions]
+            self._small = [old.joined(new) for old, new in zip(self._small, small, strict=True)]
+        elif self.representation != "full":
+            codes = [self._encode(i, region) for i, region in enumerate(regions)]
+            self._codes = [np.concatenate([old, new]) for old, new in zip(self._codes, codes, strict=True)]
+        self._fitted = len(self.database)
+        return self
+
+    def query(self, flair: Shaped[np.ndarray, "x y z"], t1gd: Shaped[np.ndarray, "x y z"], k: int = 15) -> QueryResult:
+        """Return the entries that look most like a patient.
+
+        Parameters
+        ----------
+        flair
+            The whole tumour, as a mask in the atlas.
+        t1gd
+            The core, as a mask in the atlas; one that reaches out of the whole tumour warns.
+        k
+            How many entries; 15 by default, the paper's.
+
+        Returns
+        -------
+        QueryResult
+            The best k, ties by the lower number.
+
+        Raises
+        ------
+        ValueError
+            For masks of another shape, other values than 0 and 1, or two that are empty.
+        """
+        self._ready()
+        masks = self._patient(flair, t1gd)
+        k = min(check_count("k", k), len(self.database))
+        started = time.perf_counter()
+        if self.representation == "full":
+            indices, scores, scored = self._exact(masks, k, self._masks, self.database.fields)
+        elif self.representation == "downsample":
+            picked = self._picked()
+            small, fields = [mask[picked] for mask in masks], self.database.fields[_rows_of(picked)]
+            indices, scores, scored = self._exact(small, max(k, self.rerank), self._small, fields)
+            indices, scores, scored = self._again(masks, indices, scores, k, scored if not self.rerank else 0)
+        else:
+            apart = sum(
+                np.linalg.norm(codes - self._encode(i, mask[None])[0], axis=1)
+                for i, (codes, mask) in enumerate(zip(self._codes, masks, strict=True))
+            )
+            indices = best_first(np.asarray(apart), max(k, self.rerank), larger=False)
+            indices, scores, scored = self._again(masks, indices, -np.asarray(apart)[indices], k, 0)
+        seconds = time.perf_counter() - started
+        return QueryResult(indices, scores, self.database.params[indices], seconds, scored)
+
+    kneighbors = query
+
+    def _exact(
+        self, masks: list[np.ndarray], k: int, packed: list[PackedMasks], fields: Any
+    ) -> tuple[np.ndarray, np.ndarray, int]:
+        """Return the best entries by the metric, their scores, and how many were scored."""
+        if self.metric == "dice":
+            return _by_dice(masks, k, packed, self.prune)
+        scores: Any
+        if self.metric == "l2":
+            scores = 0.0
+            for p, mask in zip(packed, masks, strict=True):
+                scores = scores + np.sqrt(p.volumes + int(mask.sum()) - 2.0 * p.shared(mask))
+        elif self.metric == "hd95":
+            spacing = self.database.spacing_mm * (self.factor if self.representation == "downsample" else 1)
+            scores = np.array([self._surfaces(field, masks, spacing) for field in fields])
+        else:
+            scores = np.array([self._likelihood(field, masks) for field in fields])
+        found = best_first(np.asarray(scores), k, larger=self.metric in ("bernoulli", "legacy"))
+        return found, np.asarray(scores)[found], len(packed[0])
+
+    def _again(
+        self, masks: list[np.ndarray], indices: np.ndarray, scores: np.ndarray, k: int, scored: int
+    ) -> tuple[np.ndarray, np.ndarray, int]:
+        """Score the best of a cheap ranking by the masks."""
+        if not self.rerank:
+            return indices[:k], scores[:k], scored
+        indices = np.sort(indices)
+        packed: list[PackedMasks] = [p.take(indices) for p in self._masks]
+        fields: Any = self.database.fields[indices] if self.metric in ("hd95", "bernoulli", "legacy") else packed
+        order, scores, scored = self._exact(masks, k, packed, fields)
+        return indices[order], scores, scored
+
+    def _regions(self, fields: np.ndarray) -> list[np.ndarray]:
+        """Return the masks of both regions."""
+        flat = np.asarray(fields).reshape(len(fields), -1)
+        largest = flat.max(1)[:, None, None, None] if self.normalize else 1.0
+        return [fields >= threshold * largest for threshold in self.thresholds]
+
+    def _picked(self) -> tuple[np.ndarray, ...]:
+        """Return the voxels that nearest interpolation to a coarser grid of the same ends takes."""
+        axes = [
+            np.floor(np.linspace(0, n - 1, max(n // self.factor, 1)) + 0.5).astype(int) for n in self.database.shape
+        ]
+        return np.ix_(*axes)
+
+    def _learn(self) -> None:
+        regions = self._regions(self.database.fields)
+        if self.representation == "pca":
+            size = min(64, len(self.database))
+            self._maps: list[Any] = [PCA(size, random_state=0).fit(_rows(region)) for region in regions]
+        else:
+            if self.encoders is None:
+                variational = self.representation == "vae"
+                self.encoders = tuple(  # type: ignore[assignment]
+                    TumorAutoencoder(self.database.shape, variational=variational).fit(region) for region in regions
+                )
+            self._maps = list(self.encoders or ())
+            if any(isinstance(m, TumorAutoencoder) and m.shape != self.database.shape for m in self._maps):
+                raise ValueError(f"encoders are of another shape; it takes the database's, {self.database.shape}")
+        self._codes = [self._encode(i, region) for i, region in enumerate(regions)]
+
+    def _encode(self, region: int, masks: np.ndarray) -> np.ndarray:
+        found = self._maps[region]
+        return found.codes(masks) if isinstance(found, TumorAutoencoder) else found.transform(_rows(masks))
+
+    def _surfaces(self, field: np.ndarray, masks: list[np.ndarray], spacing: float) -> float:
+        regions = self._regions(np.asarray(field)[None])
+        return sum(hd95(region[0], mask, spacing) for region, mask in zip(regions, masks, strict=True))
+
+    def _likelihood(self, field: np.ndarray, masks: list[np.ndarray]) -> float:
+        c = np.asarray(field, dtype=np.float64)
+        c = c / c.max() if self.normalize else c
+        width = SIGMA if self.metric == "bernoulli" else 1.0
+        total = 0.0
+        for threshold, mask in zip(self.thresholds, masks, strict=True):
+            alpha = 0.5 - 0.5 * np.sign(c - threshold) * np.expm1(-(((c - threshold) / width) ** 2))
+            if self.metric == "legacy":
+                total += float(alpha[mask].sum())
+            else:
+                alpha = np.clip(alpha, 1e-14, 1 - 1e-14)
+                total += float(np.log(alpha[mask]).sum() + np.log1p(-alpha[~mask]).sum())
+        return total
+
+    def _patient(self, flair: np.ndarray, t1gd: np.ndarray) -> list[np.ndarray]:
+        masks = []
+        for name, mask in (("flair", np.asarray(flair)), ("t1gd", np.asarray(t1gd))):
+            if mask.shape != self.database.shape:
+                raise ValueError(f"{name} has shape {mask.shape}; it takes the atlas's, {self.database.shape}")
+            if mask.dtype != bool and not np.isin(mask, (0, 1)).all():
+                raise ValueError(f"{name} has values other than 0 and 1; it takes a mask")
+            masks.append(mask.astype(bool))
+        if not any(mask.any() for mask in masks):
+            raise ValueError("flair and t1gd are both empty; it takes a tumour")
+        if (masks[1] & ~masks[0]).any():
+            warnings.warn("t1gd reaches out of flair, which is the whole tumour; were they swapped?", stacklevel=3)
+        return masks
+
+    def _ready(self) -> None:
+        if not self._fitted:
+            raise ValueError("TumorQuery is not fitted; call fit first")
+
+
+def _rows_of(picked: tuple[np.ndarray, ...]) -> Any:
+    """Return the index that takes voxels of each entry."""
+    return (slice(None), *picked)
+
+
+def _rows(masks: np.ndarray) -> np.ndarray:
+    return masks.reshape(len(masks), -1).astype(np.float32)
+
+
+def _by_dice(
+    masks: list[np.ndarray], k: int, packed: list[PackedMasks], prune: bool
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return the best entries by the sum of the Dice coefficients, their scores, and how many were scored."""
+    n, sizes = len(packed[0]), [int(mask.sum()) for mask in masks]
+    totals = [np.maximum(p.volumes + size, 1) for p, size in zip(packed, sizes, strict=True)]
+    if not prune:
+        scores = sum(2 * p.shared(mask) / total for p, mask, total in zip(packed, masks, totals, strict=True))
+        found = best_first(np.asarray(scores), k, larger=True)
+        return found, np.asarray(scores)[found], n
+    bounds = sum(2 * np.minimum(p.volumes, size) / total for p, size, total in zip(packed, sizes, totals, strict=True))
+    order = np.argsort(-np.asarray(bounds), kind="stable")
+    scores, done, block = np.full(n, -np.inf), 0, max(k, 32)
+    while done < n:
+        part = order[done : done + block]
+        if done >= k and bounds[part[0]] < np.partition(scores, n - k)[n - k]:
+            break
+        scores[part] = sum(
+            2 * p.take(part).shared(mask) / total[part] for p, mask, total in zip(packed, masks, totals, strict=True)
+        )
+        done += len(part)
+    found = best_first(scores, k, larger=True)
+    return found, scores[found], done
