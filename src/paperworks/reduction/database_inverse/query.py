@@ -103,8 +103,8 @@ class TumorQuery:
         Whether concentrations are divided by their largest first; True by default, as in the paper's thesis. Without it
         slow tumours have no core.
     encoders
-        A trained `TumorAutoencoder` for each region, for ``"autoencoder"`` and ``"vae"``; None, the default, trains them
-        in `fit` with their defaults.
+        A trained `TumorAutoencoder` for each region, for ``"autoencoder"`` and ``"vae"``; None, the default, trains
+        them in `fit` with their defaults.
 
     References
     ----------
