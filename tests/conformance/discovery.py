@@ -237,7 +237,7 @@ SINGLE = {
         "TrainingLog",
     },
     "dynamics": {"BrownianTree", "Trajectories"},
-    "operators": {"All2AllDataset", "Conditioned"},
+    "operators": {"All2AllDataset", "Conditioned", "StatePool"},
     "solvers": {
         "AdaptiveSolver",
         "DCDMSolver",
