@@ -322,15 +322,18 @@ class NeuralStagger(nn.Module):
             answers: Tensor = self.networks[0](x.flatten(0, 1))
             return answers.unflatten(0, tuple(x.shape[:2]))
         if len(at) > 1 and (x.device.type != "cpu" if self.grouped is None else self.grouped):
-            states = [dict(self.networks[i].state_dict(keep_vars=True)) for i in at]
+            states = [{**dict(net.named_parameters()), **dict(net.named_buffers())} for net in map(self._network, at)]
             stacked = {name: torch.stack([state[name] for state in states]) for name in states[0]}
-            network = self.networks[at[0]]
+            network = self._network(at[0])
 
             def one(state: dict[str, Tensor], seen: Tensor) -> Any:
                 return functional_call(network, state, (seen,))
 
             return vmap(one, in_dims=(0, 1), out_dims=1, randomness="different")(stacked, x)
-        return torch.stack([self.networks[i](x[:, k]) for k, i in enumerate(at)], 1)
+        return torch.stack([self._network(i)(x[:, k]) for k, i in enumerate(at)], 1)
+
+    def _network(self, i: int) -> nn.Module:
+        return self.networks[i]
 
 
 def _zero_last(network: nn.Module) -> None:
