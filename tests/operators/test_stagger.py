@@ -501,6 +501,12 @@ class TestPool:
         assert pool.ages.tolist() == [1, 0, 1]
         assert pool.blocks[:, 0, 0, 0].tolist() == [1, 0, 1]
 
+    def test_what_is_beyond_the_limit_has_diverged(self):
+        pool = StatePool(lambda n, generator: torch.zeros(n, 1, 1, 4), 2, max_age=5, limit=2.0)
+        pool.put(torch.arange(2), torch.tensor([2.0, -2.1]).reshape(2, 1, 1, 1).expand(2, 1, 1, 4))
+        assert pool.dropped == 1
+        assert pool.blocks[:, 0, 0, 0].tolist() == [2, 0]
+
     def test_of_a_longer_block_the_last_states_are_kept(self):
         pool = StatePool(lambda n, generator: torch.zeros(n, 1, 1, 4), 1, max_age=5)
         pool.put(torch.tensor([0]), torch.arange(3.0).reshape(1, 3, 1, 1).expand(1, 3, 1, 4))
@@ -525,6 +531,7 @@ class TestPool:
         [
             (lambda: StatePool(noise, 0), ValueError, "size"),
             (lambda: StatePool(noise, 2, max_age=0), ValueError, "max_age"),
+            (lambda: StatePool(noise, 2, limit=0.0), ValueError, "limit"),
             (lambda: StatePool(noise, 2).draw(3), ValueError, "batch_size"),
             (lambda: StatePool(noise, 2).put(torch.tensor([0]), fields(1, 1, 2, 16)), ValueError, "blocks has shape"),
             (lambda: StatePool(lambda n, g: torch.zeros(1, 1, 1, 4), 2), ValueError, "sampler returned"),

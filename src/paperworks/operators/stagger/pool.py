@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from paperworks.core.validation import check_count, check_number
@@ -30,6 +30,10 @@ class StatePool:
         `late_growth`. 1 by default, with which all blocks are fresh.
     generator
         torch's generator for the rows that are drawn and for the sampler; the global one by default.
+    limit
+        Greatest absolute value of a state that hasn't diverged, such as a few times that of fresh ones where the
+        equation keeps states bounded; none by default. One that explodes would else outweigh all others for long
+        before it is infinite.
 
     Attributes
     ----------
@@ -38,14 +42,14 @@ class StatePool:
     ages
         How many predictions ago each was fresh.
     dropped
-        How many blocks were replaced since they had values that are NaN or infinite.
+        How many blocks were replaced since they had diverged.
 
     Raises
     ------
     ValueError
-        For a size below 1, or a sampler that returns another shape than it was asked for.
+        For a size below 1, a limit that isn't positive, or a sampler that returns another shape than it was asked for.
     FloatingPointError
-        Where the sampler keeps on returning NaN or infinite values.
+        Where the sampler keeps on returning blocks that have diverged.
 
     References
     ----------
@@ -66,8 +70,11 @@ class StatePool:
         size: int,
         max_age: int | Callable[[int], int] = 1,
         generator: torch.Generator | None = None,
+        *,
+        limit: float = math.inf,
     ) -> None:
         self.sampler, self.generator, self.dropped = sampler, generator, 0
+        self.limit = check_number("limit", limit, gt=0) if limit != math.inf else math.inf
         self.max_age = max_age if callable(max_age) else check_count("max_age", max_age)
         self.ages = torch.zeros(check_count("size", size), dtype=torch.long)
         self.blocks = self._fresh(size)
@@ -95,9 +102,25 @@ class StatePool:
         rows = torch.randperm(len(self.ages), generator=self.generator, device=at)[:batch_size].cpu()
         return rows, self.blocks[rows.to(self.blocks.device)]
 
+    def diverged(self, blocks: Blocks) -> Bool[Tensor, " rows"]:
+        """Tell which blocks have values that are NaN, infinite, or beyond the limit.
+
+        Parameters
+        ----------
+        blocks
+            Blocks of any number of states.
+
+        Returns
+        -------
+        Tensor
+            One truth value for each block.
+        """
+        sizes = blocks.detach().flatten(1).abs()
+        return ~(torch.isfinite(sizes) & (sizes <= self.limit)).all(1)
+
     @torch.no_grad()
     def put(self, rows: Int[Tensor, " rows"], blocks: Blocks, step: int = 0) -> None:
-        """Put predictions back, one older; replace by fresh blocks what is too old, and drop what isn't finite.
+        """Put predictions back, one older; replace by fresh blocks what is too old, and drop what has diverged.
 
         Parameters
         ----------
@@ -119,7 +142,7 @@ class StatePool:
                 f"blocks has shape {tuple(blocks.shape)}; it takes {(len(rows), *self.blocks.shape[1:])}, or more times"
             )
         limit = check_count("max_age", self.max_age(step)) if callable(self.max_age) else self.max_age
-        bad = ~torch.isfinite(blocks).flatten(1).all(1).cpu()
+        bad = self.diverged(blocks).cpu()
         self.dropped += int(bad.sum())
         self.ages[rows] += 1
         self.blocks[rows.to(self.blocks.device)] = blocks[:, -kept:].detach().to(self.blocks)
@@ -168,13 +191,13 @@ class StatePool:
                 raise ValueError(
                     f"sampler returned {tuple(blocks.shape)}; it takes ({missing}, times, channels, *grid)"
                 )
-            good = torch.isfinite(blocks).flatten(1).all(1)
+            good = ~self.diverged(blocks)
             found.append(blocks[good].detach())
             missing -= int(good.sum())
             if not missing:
                 return torch.cat(found)
             self.dropped += missing
-        raise FloatingPointError(f"sampler returned NaN or infinite values {_TRIES} times in turn")
+        raise FloatingPointError(f"sampler returned blocks that have diverged {_TRIES} times in turn")
 
 
 def late_growth(steps: int, horizon: int, fresh: float = 0.5) -> Callable[[int], int]:

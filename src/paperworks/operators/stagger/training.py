@@ -92,8 +92,9 @@ def physics_train(
 ) -> Float[np.ndarray, " steps"]:
     """Train a solver by the residual of its own predictions, with Adam and a cosine.
 
-    In each step blocks are drawn from the pool, predicted, and the predictions put back. Rows whose prediction is NaN
-    or infinite are left out of the loss, and dropped from the pool, which counts them.
+    In each step blocks are drawn from the pool, predicted, and the predictions put back. Rows whose prediction has
+    diverged – is NaN, infinite, or beyond the pool's limit – are left out of the loss, and dropped from the pool, which
+    counts them.
 
     Parameters
     ----------
@@ -135,7 +136,7 @@ def physics_train(
     ValueError
         For counts or rates out of bounds, or a checkpoint of a training of another length.
     FloatingPointError
-        Where every prediction of a step is NaN or infinite.
+        Where every prediction of a step has diverged.
 
     References
     ----------
@@ -172,11 +173,11 @@ def physics_train(
     def loss(step: int) -> Tensor:
         rows, block = pool.draw(batch_size)
         predicted = model(block)
-        good = torch.isfinite(predicted).flatten(1).all(1)
+        good = ~pool.diverged(predicted)
         pool.put(rows, predicted, start + step)
         if not good.all():
             if not good.any():
-                raise FloatingPointError(f"every prediction of step {start + step} is NaN or infinite; lower lr ({lr})")
+                raise FloatingPointError(f"every prediction of step {start + step} has diverged; lower lr ({lr})")
             block = block[good]
             predicted = model(block)  # again, since the gradient of what is infinite is NaN for all
         return physics_loss(residual, block, predicted, mask)
