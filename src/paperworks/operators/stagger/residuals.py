@@ -137,12 +137,14 @@ class PhysicsResidual(ABC):
         share = check_number("theta", theta, ge=0, le=1)
         if check_choice("scheme", scheme, ("exponential", "theta")) == "exponential":
             new, old = torch.ones_like(symbol), (self.dt * symbol).exp()
-            new_n, old_n = torch.full_like(old, 0.5), old / 2
+            new_n, old_n, first_n = torch.full_like(old, 0.5), old / 2, old
         else:
             new, old = 1 - share * self.dt * symbol, 1 + (1 - share) * self.dt * symbol
             new_n, old_n = torch.full_like(old, share), torch.full_like(old, 1 - share)
+            first_n = torch.ones_like(old)
         # Of modes: R = new u1 - old u0 - new_n n(u1) - old_n n(u0).
         self._constants = {"new": new, "old": old, "new_n": self.dt * new_n, "old_n": self.dt * old_n}
+        self._constants["first_n"] = self.dt * first_n  # of Euler's step, damped as the linear part damps
         self._cast: dict[Any, SimpleNamespace] = {}
 
     @abstractmethod
@@ -216,8 +218,8 @@ class PhysicsResidual(ABC):
             found = found - c.new_n * n.narrow(axis, 1, count - 1) - c.old_n * n.narrow(axis, 0, count - 1)
         return self._inner(self.waves.real(found))
 
-    def solve(self, u0: Fields, steps: int, corrections: int = 3) -> States:
-        """Step forward by iterating each step's residual to nearly 0: a numerical solver, with gradients.
+    def solve(self, u0: Fields, steps: int, corrections: int = 1) -> States:
+        """Step forward by Euler's step and corrections towards the residual's root: a numerical solver, with gradients.
 
         Parameters
         ----------
@@ -226,8 +228,8 @@ class PhysicsResidual(ABC):
         steps
             Number of fine steps.
         corrections
-            Evaluations of n(u) in each step after the first one, which is Euler's; 3 by default, the first of which
-            makes the step second order and the others come nearer to the residual's root.
+            Evaluations of n(u) in each step after the first one. With 1, the default, steps are of second order; more
+            come nearer to the residual's root, where the step is short enough for them to converge.
 
         Returns
         -------
@@ -260,7 +262,7 @@ class PhysicsResidual(ABC):
             if before is None:
                 modes = old / c.new
             else:
-                guess = (old + (c.old_n + c.new_n) * before) / c.new
+                guess = (old + c.first_n * before) / c.new
                 for _ in range(corrections):
                     again = self.nonlinear(guess, c)
                     guess = (old + c.old_n * before + c.new_n * again) / c.new

@@ -52,7 +52,6 @@ from paperworks.papers.neuralstagger.problems import (
     ConvNet,
     Factors,
     relative,
-    residual,
     seconds,
     starts,
     trained,
@@ -213,7 +212,8 @@ def accuracy(run: Run) -> Measurement:
         figure=figure,
         settings=f"{seconds(run):g} s of processor time each, judged on {count} fresh states",
         remark=f"With factors 2 and 4 the error is {apart:.1f} times the full net's. Judged is the variant that "
-        "predicts four steps at once; four interleaved sequences, which the numerical solver starts, drift apart.",
+        "predicts four steps at once; four interleaved sequences, which the numerical solver starts, are reported for one "
+        "seed.",
     )
 
 
@@ -298,24 +298,25 @@ def _propagator(n: int, time_step: float, velocity: float, diffusivity: float) -
 @measures("c5-control")
 def control(run: Run) -> Measurement:
     """Choose the amplitudes of the two longest waves so that a random field is come nearest to."""
-    count, steps = run.at(smoke=(3, 3), desk=(64, 150), full=(256, 400))
+    count, steps = run.at(smoke=(3, 3), desk=(32, 100), full=(256, 400))
     model = trained(run, BOTH, run.seed)
     target = starts(count, torch_generator(3000 + run.seed))
     x = 2 * torch.pi * torch.arange(POINTS) / POINTS
     waves = torch.stack([x.sin(), x.cos(), (2 * x).sin(), (2 * x).cos()])
-    scheme = residual()
+    scheme = Burgers(POINTS, DT / 4, NU)  # a step that is stable for the amplitudes that are tried
     solvers: dict[str, Callable[[Tensor], Tensor]] = {
-        "numerical": lambda u0: scheme.solve(u0, HORIZON)[:, -1],
+        "numerical": lambda u0: scheme.solve(u0, 4 * HORIZON)[:, -1],
         "staggered": lambda u0: model.rollout(u0, HORIZON, mode="coarse-time")[:, -1],
     }
     errors, ends, rows = {}, {}, []
     for name, end in solvers.items():
         started = time.process_time()
         amplitudes = torch.zeros(count, 1, len(waves), requires_grad=True)
-        optimizer = torch.optim.Adam([amplitudes], 0.05)
+        optimizer = torch.optim.Adam([amplitudes], 0.1)
         for _ in run.progress(range(steps), label=f"control, {name}"):
             optimizer.zero_grad()
-            (end(amplitudes @ waves) - target).square().mean().mul(count).backward()
+            misfit = (end(amplitudes @ waves) - target).square().mean((1, 2)).sum()
+            (misfit + 1e-3 * amplitudes.square().sum()).backward()
             optimizer.step()
         spent = time.process_time() - started
         ends[name] = truth((amplitudes @ waves).detach())[:, -1]
@@ -337,7 +338,7 @@ def control(run: Run) -> Measurement:
         ),
         table=Table(["solver", "error at the target, judged by the finer solver", "seconds of processor time"], rows),
         figure=figure,
-        settings=f"{count} targets, {steps} steps of Adam on four amplitudes",
+        settings=f"{count} targets, {steps} steps of Adam on four amplitudes, whose squares are punished by 1e-3",
     )
 
 

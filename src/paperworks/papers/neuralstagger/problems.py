@@ -1,5 +1,6 @@
 """Burgers' equation from random states, and solvers of it that all train alike, without labels and for equal time."""
 
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -9,10 +10,10 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
+from platformdirs import user_cache_dir
 from torch import Tensor, nn
 from torch.nn import functional
 
-from paperworks.core.cache import cache_root
 from paperworks.evidence import Run
 from paperworks.numerics import seeded, torch_generator
 from paperworks.operators import Burgers, NeuralStagger, StatePool, late_growth, physics_train
@@ -94,8 +95,8 @@ def truth(u0: Float[Tensor, "count 1 n"], steps: int = HORIZON) -> Float[Tensor,
 
 
 def warm(u0: Tensor, count: int) -> Tensor:
-    """Solve the first steps by the fine scheme."""
-    return residual().solve(u0, count)
+    """Solve the first steps by two fourth-order steps to each fine one."""
+    return burgers(POINTS, NU).simulate(u0[:, 0], DT, count, 2)[:, 1:, None]
 
 
 def untrained(factors: Factors, seed: int, backbone: Backbone = ConvNet) -> NeuralStagger:
@@ -112,7 +113,7 @@ def _without_settings(module: nn.Module, state: dict[str, Any], prefix: str, loc
 
 
 def pool(factors: Factors, steps: int, seed: int) -> StatePool:
-    """Return the states of a training, warmed up by the fine scheme where sequences are interleaved."""
+    """Return the states of a training, warmed up by a numerical solver where sequences are interleaved."""
 
     def sampler(count: int, generator: torch.Generator | None) -> Tensor:
         u0 = starts(count, generator)
@@ -125,10 +126,11 @@ def pool(factors: Factors, steps: int, seed: int) -> StatePool:
 
 def fit(run: Run, model: nn.Module, factors: Factors, steps: int, seed: int, name: str, kept: bool = False) -> None:
     """Train a solver; long trainings are written to a file, and go on from it."""
-    path: Path | None = None
+    path = None
     if kept:
-        path = (run.cache_folder or cache_root()) / f"neuralstagger-{name}-{seed}-{steps}.pt"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(run.cache_folder or os.environ.get("PAPERWORKS_CACHE") or user_cache_dir("paperworks"))
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"neuralstagger-{name}-{seed}-{steps}.pt"
     states = pool(factors, steps, seed)
     physics_train(
         model,
@@ -141,6 +143,8 @@ def fit(run: Run, model: nn.Module, factors: Factors, steps: int, seed: int, nam
         progress=run.progress,
         label=f"training {name}",
     )
+    if path is not None:
+        path.unlink()  # so that no other code goes on from it
     if states.dropped:
         run.log.info("%s: %d states dropped", name, states.dropped)
 
