@@ -212,8 +212,7 @@ def accuracy(run: Run) -> Measurement:
         figure=figure,
         settings=f"{seconds(run):g} s of processor time each, judged on {count} fresh states",
         remark=f"With factors 2 and 4 the error is {apart:.1f} times the full net's. Judged is the variant that "
-        "predicts four steps at once; four interleaved sequences, which the numerical solver starts, are reported for one "
-        "seed.",
+        "predicts four steps at once; four interleaved sequences, which a numerical solver starts, are one seed's.",
     )
 
 
