@@ -133,11 +133,6 @@ class NeuralStagger(nn.Module):
         self.register_buffer("mask", mask)
 
     @property
-    def block(self) -> int:
-        """The number of states that a call takes at most, and returns: the fine steps of one coarse step."""
-        return self.time_factor
-
-    @property
     def needed(self) -> int:
         """The number of consecutive states that a start takes: a whole block, or one for the variant "bundle"."""
         return 1 if self.temporal == "bundle" else self.time_factor
@@ -202,7 +197,7 @@ class NeuralStagger(nn.Module):
                 f"backbone returned {tuple(change.shape[2:])} for a piece; it takes {wanted[2:]} (channels, *coarse)"
             )
         if self.mask is not None:
-            change = change * self.mask[list(at)]
+            change = change * self.mask[list(at)].to(change.dtype)
         if self.temporal == "bundle":  # every head's change is that from the last known state
             return x + change.unflatten(2, (heads, self.channels)).movedim(2, 1)
         return x + change.unflatten(0, x.shape[:2])
