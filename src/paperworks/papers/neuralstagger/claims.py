@@ -415,7 +415,7 @@ def against_deepxde(run: Run) -> Measurement:
     import deepxde
 
     model = trained(run, BOTH, run.seed)
-    count, longest = run.at(smoke=(1, 0.2), desk=(3, 60.0), full=(10, 600.0))
+    count, longest = run.at(smoke=(1, 0.2), desk=(3, 30.0), full=(10, 600.0))
     u0 = starts(count, torch_generator(4000 + run.seed))
     true = truth(u0)[:, -1]
     ours_s, theirs_s, rows = [], [], []
@@ -431,9 +431,10 @@ def against_deepxde(run: Run) -> Measurement:
         theirs_s.append(trained_s)
         rows.append([i, error, ours_s[-1], their_error, trained_s, steps])
     return Measurement(
-        ratio(ours_s, theirs_s, "states"),
+        every([a / b for a, b in zip(ours_s, theirs_s, strict=True)], "states"),
         table=Table(["state", "our error", "our seconds", "network's error", "its seconds", "its steps"], rows),
-        settings=f"four layers of 64 tanh units, periodic features, Adam 1e-3, exact start, at most {longest:g} s",
+        settings=f"four layers of 64 tanh units, periodic features, Adam 1e-3, exact start, at most {longest:g} s: "
+        "where that ends the training the ratio is less than it says",
     )
 
 
