@@ -140,21 +140,20 @@ def speed_up(run: Run) -> Measurement:
             rows,
         ),
         figure=figure,
-        settings="five convolutions of 16 channels, one field, one thread; the product of the factors is dashed",
+        settings="five convolutions of 16 channels, one field, one thread; sub-solvers return all four fine steps of a "
+        "call, the full net one; the product of the factors is dashed",
     )
 
 
 def _latencies(run: Run, side: int) -> dict[str, Callable[[], Any]]:
-    """Return jobs: a call of the full net, of a sub-solver, and of all sub-solvers one after the other."""
-
-    def net() -> ConvNet:
-        return ConvNet(1, 2, 16)
-
+    """Return jobs: one step of the full net; four at once of a sub-solver, and of all of them one after the other."""
     u = torch.randn(1, 1, 1, side, side, generator=run.torch_rng())
     jobs: dict[str, Callable[[], Any]] = {}
     for s in (1, 2, 4):
         with seeded(0):
-            model = NeuralStagger(net, (s, s))
+            ahead = 1 if s == 1 else 4
+            net = partial(ConvNet, ahead, 2, 16)
+            model = NeuralStagger(net, (s, s), ahead, temporal="bundle", grouped=False)
         pieces = stagger_split(u[:, 0], (s, s))[:, None].contiguous()
         one = pieces[:, :, :1].contiguous()
         jobs["full" if s == 1 else f"one piece, {s} x {s}"] = partial(_quiet, model, one, [0])
@@ -171,7 +170,7 @@ def _quiet(model: NeuralStagger, pieces: Tensor, chosen: list[int] | None = None
 @measures("c3-accuracy")
 def accuracy(run: Run) -> Measurement:
     """Train three solvers for equal time and roll them out from states that none of them saw."""
-    count = run.at(smoke=4, desk=64, full=256)
+    count = run.at(smoke=2, desk=64, full=256)
     u0 = starts(count, torch_generator(1000 + run.seed))
     true = truth(u0)
     errors: dict[Factors, list[float]] = {}
@@ -223,7 +222,7 @@ def smallest_scale(run: Run) -> Measurement:
     grid = PeriodicGrid(n, 1.0)
     loss = AdvectionDiffusion(n, time_step, 0.5, 0.005)
     power, gain = _spectrum(n), _propagator(n, time_step, 0.5, 0.005)
-    steps = run.at(smoke=20, desk=1500, full=20_000)
+    steps = run.at(smoke=4, desk=1500, full=20_000)
 
     def fields(count: int, generator: torch.Generator | None) -> Tensor:
         return gaussian_fields(grid, count, _amplitude, generator)[:, None, None]
@@ -378,70 +377,88 @@ def against_neuraloperator(run: Run) -> Measurement:
 
 @races("phiflow")
 def against_phiflow(run: Run) -> Measurement:
-    """Time a step of phiflow's projection scheme on a staggered grid, compiled, and of one sub-solver."""
+    """Time phiflow's fastest solver of the vorticity, compiled, and sub-solvers over the same time on the same grid."""
     from phi.torch import flow
 
-    side = run.at(smoke=32, desk=128, full=256)
-    jobs: dict[str, Callable[[], Any]] = {"ours": _latencies(run, side)["one piece, 2 x 2"]}
-    velocity = flow.StaggeredGrid(
-        flow.Noise(scale=0.3), flow.extrapolation.PERIODIC, x=side, y=side, bounds=flow.Box(x=1, y=1)
+    side, nu = run.at(smoke=32, desk=128, full=256), 1e-3
+    grid = PeriodicGrid([side, side], 1.0)
+    start = gaussian_fields(grid, 1, lambda k: (k > 0) / (k**2 + 49) ** 2, run.torch_rng())
+    start = 2 * start / start.std()
+    true = NavierStokesVorticity(side, DT / 4, nu).solve(start, 80)[-1, 0]
+    box = flow.Box(x=1, y=1)
+    vorticity = flow.CenteredGrid(
+        flow.math.tensor(start[0].float(), flow.spatial("x,y")), flow.extrapolation.PERIODIC, bounds=box
     )
 
-    @flow.math.jit_compile
-    def advance(v: Any) -> Any:
-        v = flow.diffuse.explicit(flow.advect.semi_lagrangian(v, v, DT), 1e-3, DT)
-        return flow.fluid.make_incompressible(v, (), flow.Solve("CG", 1e-3, 1e-3))[0]
+    def advance(w: Any, dt: float) -> Any:
+        stream = w.with_values(flow.math.fourier_poisson(-w.values, 1 / side))
+        slope = flow.field.spatial_gradient(stream)
+        velocity = flow.field.stack([slope.vector["y"], -slope.vector["x"]], flow.channel(vector="x,y"))
+        moved = flow.advect.semi_lagrangian(w, velocity, dt)
+        return flow.diffuse.fourier(moved, nu * side**2, dt)  # which counts lengths in cells
 
-    jobs["phiflow"] = torch.no_grad()(partial(advance, velocity))
+    ours = _latencies(run, side)
+    names = {"one sub-solver, of 2 x 2": "one piece, 2 x 2", "all sub-solvers, one by one": "all pieces, 2 x 2"}
+    jobs = {name: ours[job] for name, job in names.items()}
+    errors: dict[str, float | str] = dict.fromkeys(names, "")
+    for k in (1, 4):
+        name = "phiflow" if k == 1 else f"phiflow, {k} fine steps at once"
+        step = flow.math.jit_compile(partial(advance, dt=k * DT))
+        jobs[name] = torch.no_grad()(partial(step, vorticity))
+        end = vorticity
+        for _ in range(20 // k):
+            end = step(end)
+        errors[name] = float((end.values.native("x,y") - true).norm() / true.norm())
     times = interleaved(run, jobs, run.at(smoke=1, desk=9, full=21))
-    ours = [t / 4 for t in times.seconds["ours"]]
+    best = "phiflow, 4 fine steps at once"
+    rows = [[name, 1e3 * times.median(name) / (1 if name == "phiflow" else 4), errors[name]] for name in jobs]
     return Measurement(
-        ratio(ours, times.seconds["phiflow"]),
-        table=Table(
-            ["solver", "ms per fine step"],
-            [
-                ["one sub-solver, factors 2 x 2 and 4", 1e3 * float(np.median(ours))],
-                ["phiflow", 1e3 * times.median("phiflow")],
-            ],
-        ),
-        settings=f"{side} per side; phiflow: semi-Lagrangian advection, conjugate gradients to 1e-3",
+        {"parallel": times.ratio("one sub-solver, of 2 x 2", best), "whole": times.ratio(next(reversed(names)), best)},
+        table=Table(["solver", "ms per fine step", "error after 20 fine steps"], rows),
+        settings=f"{side} per side, one field, one thread; phiflow: semi-Lagrangian advection, Fourier transforms for "
+        "Poisson's equation and diffusion, torch, traced. The networks are those of the speed-up, of which only the "
+        "time is taken: no flow is learnt",
     )
 
 
 @races("deepxde")
 def against_deepxde(run: Run) -> Measurement:
-    """Train a physics-informed network for each new state until its error is ours, and time both."""
+    """Train physics-informed networks for each new state until an error is ours, and time both."""
     os.environ.setdefault("DDE_BACKEND", "pytorch")
     import deepxde
 
     model = trained(run, BOTH, run.seed)
-    count, longest = run.at(smoke=(1, 0.2), desk=(3, 30.0), full=(10, 600.0))
+    count, longest = run.at(smoke=(1, 0.01), desk=(3, 20.0), full=(10, 600.0))
     u0 = starts(count, torch_generator(4000 + run.seed))
     true = truth(u0)[:, -1]
     ours_s, theirs_s, rows = [], [], []
     for i in run.progress(range(count), label="states"):
         spent = []
         for _ in range(5):
-            started = time.perf_counter()
+            started = time.process_time()
             found = model.rollout(u0[i : i + 1], HORIZON, mode="coarse-time")[:, -1]
-            spent.append(time.perf_counter() - started)
+            spent.append(time.process_time() - started)
         error = float(relative(found, true[i : i + 1]))
-        their_error, trained_s, steps = _informed(deepxde, u0[i, 0], true[i, 0], error, longest, run.seed)
         ours_s.append(float(np.median(spent)))
-        theirs_s.append(trained_s)
-        rows.append([i, error, ours_s[-1], their_error, trained_s, steps])
+        tries = []
+        for rate in (1e-3, 3e-3, 1e-2):  # L-BFGS after Adam came no nearer in the same time
+            their_error, trained_s = _informed(deepxde, u0[i, 0], true[i, 0], error, longest, rate, run.seed)
+            tries.append(trained_s)
+            rows.append([i, rate, error, ours_s[-1], their_error, trained_s])
+        theirs_s.append(min(tries))
     return Measurement(
         every([a / b for a, b in zip(ours_s, theirs_s, strict=True)], "states"),
-        table=Table(["state", "our error", "our seconds", "network's error", "its seconds", "its steps"], rows),
-        settings=f"four layers of 64 tanh units, periodic features, Adam 1e-3, exact start, at most {longest:g} s: "
-        "where that ends the training the ratio is less than it says",
+        table=Table(["state", "its rate", "our error", "our seconds", "network's error", "its seconds"], rows),
+        settings=f"three layers of 64 tanh units, periodic features, exact start, Adam at the best of three rates for "
+        f"each state, processor time, at most {longest:g} s: where that ends the training the ratio is less than it "
+        "says",
     )
 
 
 def _informed(
-    deepxde: Any, start: Tensor, true: Tensor, error: float, longest: float, seed: int
-) -> tuple[float, float, int]:
-    """Train until the error at the end is no larger, and return it, the seconds of training, and the steps."""
+    deepxde: Any, start: Tensor, true: Tensor, error: float, longest: float, rate: float, seed: int
+) -> tuple[float, float]:
+    """Train until the error at the end is no larger, and return it and the seconds of training."""
     deepxde.config.set_random_seed(seed)
     end, k = HORIZON * DT, torch.arange(1, POINTS // 2)
     modes = torch.fft.rfft(start, norm="forward")[1 : POINTS // 2]
@@ -456,23 +473,22 @@ def _informed(
 
     def equation(x: Tensor, u: Tensor) -> Tensor:
         slope = deepxde.grad.jacobian(u, x, i=0, j=0)
-        rate = deepxde.grad.jacobian(u, x, i=0, j=1)
-        return rate + u * slope - NU * deepxde.grad.hessian(u, x, i=0, j=0)
+        change = deepxde.grad.jacobian(u, x, i=0, j=1)
+        return change + u * slope - NU * deepxde.grad.hessian(u, x, i=0, j=0)
 
     domain = deepxde.geometry.GeometryXTime(deepxde.geometry.Interval(0, 1), deepxde.geometry.TimeDomain(0, end))
-    data = deepxde.data.TimePDE(domain, equation, [], num_domain=2000)
-    net = deepxde.nn.FNN([9, 64, 64, 64, 64, 1], "tanh", "Glorot uniform")
+    data = deepxde.data.TimePDE(domain, equation, [], num_domain=500)
+    net = deepxde.nn.FNN([9, 64, 64, 64, 1], "tanh", "Glorot uniform")
     net.apply_feature_transform(features)
     net.apply_output_transform(lambda x, y: initial(x[:, :1]) + x[:, 1:] / end * y)
     model = deepxde.Model(data, net)
-    model.compile("adam", lr=1e-3, verbose=0)
+    model.compile("adam", lr=rate, verbose=0)
     points = np.stack([np.arange(POINTS) / POINTS, np.full(POINTS, end)], 1).astype(np.float32)
-    spent, steps, found = 0.0, 0, float("inf")
+    spent, found = 0.0, float("inf")
     while found > error and spent < longest:
-        started = time.perf_counter()
+        started = time.process_time()
         model.train(iterations=25, display_every=10**9, verbose=0)
-        spent += time.perf_counter() - started
-        steps += 25
+        spent += time.process_time() - started
         predicted = torch.from_numpy(model.predict(points)[:, 0])
         found = float((predicted - true).norm() / true.norm())
-    return found, spent, steps
+    return found, spent
