@@ -237,8 +237,12 @@ SINGLE = {
         "TrainingLog",
     },
     "dynamics": {"BrownianTree", "Trajectories"},
+<<<<<<< HEAD
     "operators": {"All2AllDataset", "Conditioned"},
     "reduction": {"FisherKolmogorov", "TumorDatabase", "TumorQuery"},
+=======
+    "operators": {"All2AllDataset", "Conditioned", "StatePool"},
+>>>>>>> w-stagger
     "solvers": {
         "AdaptiveSolver",
         "DCDMSolver",

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conformance.discovery import Export, asks_for, kind_of
+from conformance.discovery import Export, asks_for, kind_of, parameters
 from conformance.suite import CAUGHT, DEVICES, Subject, Suite, arguments
 from paperworks.operators import ScOTConfig
 
@@ -23,11 +23,23 @@ VALUES = {name: lambda: CHANNELS for name in ("in_channels", "out_channels", "ch
 VALUES["config"] = lambda: ScOTConfig(16, 2, CHANNELS, CHANNELS, 8, (2, 2), (2, 4), (1, 0), 4, time_conditioning=False)
 
 
+def backbone() -> nn.Module:
+    """What networks that are made of networks take."""
+    return nn.Sequential(
+        nn.Conv2d(CHANNELS, 8, 3, padding=1, padding_mode="circular"),
+        nn.GELU(),
+        nn.Conv2d(8, CHANNELS, 3, padding=1, padding_mode="circular"),
+    )
+
+
+VALUES["backbone_factory"] = lambda: backbone
+
+
 def made(subject: Subject, seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     thing = subject.export.thing
     # Channels that have a default are given too: the fields of this suite have their own.
-    given = {name: CHANNELS for name in ("in_channels", "out_channels") if asks_for(subject.export, name)}
+    given = {name: CHANNELS for name in ("in_channels", "out_channels", "channels") if asks_for(subject.export, name)}
     network = thing(**arguments(thing, VALUES, given | dict(subject.options))).double().eval()
     for p in network.parameters():
         if not p.any():  # layers that start at zero hide what stands before them
@@ -41,7 +53,13 @@ def fields(subject: Subject, side: int = 16, batch: int = 3) -> Tensor:
     axis = torch.linspace(0, 6, side + 1, dtype=torch.float64)[:-1]
     grid = sum(torch.meshgrid(*[axis] * dimensions, indexing="ij"))
     phases = torch.arange(batch * CHANNELS, dtype=torch.float64).reshape(batch, CHANNELS, *[1] * dimensions)
-    return torch.sin(grid + phases)
+    found = torch.sin(grid + phases)
+    return found[:, None] if of_blocks(subject) else found
+
+
+def of_blocks(subject: Subject) -> bool:
+    """Whether a network maps blocks of states, whose times stand before the channels."""
+    return "block" in parameters(subject.export.thing.forward)
 
 
 def narrow(export: Export) -> list[Subject]:
@@ -90,7 +108,7 @@ def nan_stays_in_its_row_and_shows(subject):
 
 @SUITE.check
 def other_channels_are_refused(subject):
-    for bad in (fields(subject)[:, :1], fields(subject)[0, 0]):
+    for bad in (fields(subject).narrow(2 if of_blocks(subject) else 1, 0, 1), fields(subject)[0, 0]):
         with pytest.raises(ValueError, match=r"shape|channels"):
             made(subject)(bad)
 
