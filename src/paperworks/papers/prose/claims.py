@@ -1,0 +1,377 @@
+"""What the paper says of one network for many equations, measured on three families and a small network."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from paperworks.evidence import (
+    Estimate,
+    Measurement,
+    Run,
+    Table,
+    bootstrap,
+    exact,
+    greatest,
+    least,
+    measures,
+    proportion,
+)
+from paperworks.numerics import silent
+from paperworks.operators import (
+    ODEFamily,
+    SymbolicTokenizer,
+    generate_dataset,
+    identify,
+)
+from paperworks.papers.prose.problems import (
+    GAMMA,
+    NOISE,
+    SEEN,
+    Settings,
+    answers,
+    at_noise,
+    by_family,
+    config,
+    fit,
+    integrated,
+    judged,
+    new,
+    nominal,
+    random_system,
+    trained,
+)
+
+
+def count(run: Run) -> int:
+    """Return how many trajectories are judged, a third of each family."""
+    return run.repeats(smoke=9, desk=240, full=25_600)
+
+
+def share(hits: Any) -> Estimate:
+    """Return the share of trajectories that something is true of."""
+    return proportion(int(np.sum(hits)), len(hits), "test trajectories")
+
+
+def quotient(ours: Any, theirs: Any) -> Estimate:
+    """Return the ratio of mean errors on the same trajectories; an equation that isn't valid counts as 1."""
+    ours, theirs = np.nan_to_num(ours, nan=1.0), np.nan_to_num(theirs, nan=1.0)
+    return bootstrap(lambda a, b: a.mean() / b.mean(), ours, theirs, of="test trajectories")
+
+
+@measures("c1-tokens")
+def tokens(run: Run) -> Measurement:
+    """Encode and decode random systems, and round random numbers of all sizes."""
+    n = run.at(smoke=1000, desk=100_000, full=100_000)
+    tokenizer, rng = SymbolicTokenizer(), run.rng()
+    failures, lengths = 0, []
+    for _ in run.progress(range(n), label="systems"):
+        system = random_system(rng, tokenizer)
+        found = tokenizer.encode(system)
+        failures += tokenizer.decode(found) != system
+        lengths.append(len(found))
+    numbers = rng.choice([-1, 1], n) * 10 ** rng.uniform(-7, 11, n)
+    off = [abs(tokenizer.rounded(x) - x) / abs(x) for x in numbers]
+    return Measurement(
+        {"failures": exact(failures), "rounding": exact(max(off))},
+        table=Table(
+            ["", "value"],
+            [
+                ["systems", n],
+                ["tokens of a system, mean", float(np.mean(lengths))],
+                ["tokens of a system, most", max(lengths)],
+                ["size of the vocabulary", len(tokenizer.vocabulary)],
+            ],
+        ),
+    )
+
+
+@measures("c2-one-network")
+def one_network(run: Run) -> Measurement:
+    """Forecast and identify unseen trajectories, and compare with the nominal equations of the right family."""
+    data = judged(run, count(run))
+    found, base = answers(trained(run), data), nominal(data)
+    again = integrated(found.systems, data)
+    rows = []
+    for name in dict.fromkeys(data.families):
+        mine = np.array(data.families) == name
+        rows.append(
+            [
+                name,
+                *(100 * float(np.mean(e[mine])) for e in (found.error, base.error, base.still, again)),
+                *(100 * float(np.nanmean(e[mine])) for e in (found.symbols, base.symbols)),
+                float(found.skeleton[mine].mean()),
+            ]
+        )
+    figure, axes = run.figure(1, len(rows))
+    figure.set_size_inches(11, 3.2)
+    for axis, name in zip(np.ravel(axes), dict.fromkeys(data.families), strict=True):
+        i = data.families.index(name)
+        for k in range(int(data.dimensions[i])):
+            axis.plot(data.times, data.clean[i, :, k], color=f"C{k}", linewidth=1)
+            axis.plot(data.times[SEEN:], found.forecast[i, :, k], color=f"C{k}", linestyle="--")
+        axis.axvline(float(data.times[SEEN - 1]), color="black", linewidth=0.6)
+        axis.set(xlabel="time", title=name)
+    np.ravel(axes)[0].set(ylabel="state (solid) and forecast (dashed)")
+    return Measurement(
+        {
+            "valid": share(found.valid),
+            "skeleton": share(found.skeleton),
+            "symbols": quotient(found.symbols, base.symbols),
+            "forecast": quotient(found.error, base.error),
+        },
+        table=Table(
+            [
+                "family",
+                "forecast, error in %",
+                "nominal equations",
+                "a state that stays",
+                "decoded equations, integrated",
+                "equations, error in %",
+                "nominal ones",
+                "right skeletons",
+            ],
+            rows,
+        ),
+        figure=figure,
+        remark=f"Mean forecast error {found.error.mean():.1%}, by the nominal equations {base.error.mean():.1%}, by "
+        f"the decoded equations {again.mean():.1%}.",
+    )
+
+
+@measures("c3-two-modes")
+def two_modes(run: Run) -> Measurement:
+    """Train with and without the guess, for as many steps, and forecast."""
+    plan = run.at(
+        smoke=Settings(3, 4, 1e-3, 2, 8), desk=Settings(450, 16, 1e-3, 100), full=Settings(40_000, 256, 1e-4, 5000, 128)
+    )
+    data = at_noise(judged(run, count(run)), NOISE, 3)
+    errors: dict[str, list[Any]] = {"2to1": [], "1to1": []}
+    for seed in run.progress(range(run.at(smoke=1, desk=2, full=3)), label="seeds"):
+        for modes, found in errors.items():
+            found.append(answers(trained(run, modes, plan, seed), data).error)  # type: ignore[arg-type]
+    ours, theirs = (np.stack(rows, 1) for rows in errors.values())
+    figure, axes = run.figure()
+    axes.loglog(theirs.mean(1), ours.mean(1), ".")
+    ends = [min(ours.min(), theirs.min()), max(ours.max(), theirs.max())]
+    axes.plot(ends, ends, "k", linewidth=0.6)
+    axes.set(xlabel="error with data only", ylabel="error with data and guess", title="test trajectories")
+    return Measurement(
+        quotient(ours, theirs),
+        table=Table(
+            ["seed", "both inputs, error in %", "data only, error in %"],
+            [
+                [i, 100 * float(a.mean()), 100 * float(b.mean())]
+                for i, (a, b) in enumerate(zip(ours.T, theirs.T, strict=True))
+            ],
+        ),
+        figure=figure,
+        remark=f"{plan.steps} steps of {plan.batch} trajectories each; all networks of a table's column count alike.",
+    )
+
+
+@measures("c4-wrong-guess")
+def wrong_guess(run: Run) -> Measurement:
+    """Give guesses that are wrong in four ways, each to the same trajectories."""
+    data, network = at_noise(judged(run, count(run)), NOISE, 3), trained(run)
+    kinds: dict[str, dict[str, Any]] = {
+        "a term added": {"p_add": 1.0},
+        "a term deleted": {"p_del": 1.0},
+        "numbers off by 5 %": {"kind": "noisy"},
+        "another family": {"kind": "wrong_family"},
+    }
+    right = answers(network, data)
+    wrong = {name: answers(network, data, seed=run.seed, **options) for name, options in kinds.items()}
+    return Measurement(
+        {
+            "error": greatest(quotient(found.error, right.error) for found in wrong.values()),
+            "repaired": least(share(found.skeleton) for found in wrong.values()),
+        },
+        table=Table(
+            ["guess", "forecast, error in %", "equations, error in %", "true skeletons", "valid"],
+            [
+                [
+                    name,
+                    100 * float(found.error.mean()),
+                    100 * float(np.nanmean(found.symbols)),
+                    float(found.skeleton.mean()),
+                    float(found.valid.mean()),
+                ]
+                for name, found in {"right": right, **wrong}.items()
+            ],
+        ),
+    )
+
+
+@measures("c5-any-time")
+def any_time(run: Run) -> Measurement:
+    """Ask for all times at once, and for each by itself, with the weights as they are drawn."""
+    shape = config(Run("desk", run.seeds, cache_folder=run.cache_folder))
+    network = new(shape, run.seed)
+    generator = run.torch_rng()
+    data = torch.randn(4, SEEN, 4, generator=generator)
+    symbols, mask = network.tokenizer.batch([["u_0", "|", "u_1"], ["sin", "u_0"]] * 2)
+    times = torch.linspace(2, 6, 128)
+    worst = {}
+    for dtype in (torch.float64, torch.float32):
+        network, given = network.to(dtype), (data.to(dtype), None, symbols, mask)
+        together = network.predict(*given, times.to(dtype))
+        alone = torch.cat([network.predict(*given, t[None].to(dtype)) for t in times], 1)
+        worst[dtype] = float((together - alone).abs().max())
+    return Measurement(
+        exact(max(worst[torch.float64], 0.0)),
+        table=Table(
+            ["precision", "largest difference"], [["double", worst[torch.float64]], ["single", worst[torch.float32]]]
+        ),
+    )
+
+
+@measures("c6-noise")
+def noise(run: Run) -> Measurement:
+    """Forecast the same trajectories with and without noise of the measurements, and compare with the clean truth."""
+    clean, network = judged(run, count(run)), trained(run)
+    sizes = run.at(smoke=(0.0, NOISE), desk=(0.0, NOISE, 0.05), full=(0.0, NOISE, 0.05))
+    found = {size: answers(network, at_noise(clean, size, 3)) for size in sizes}
+    rise = 100 * (found[NOISE].error - found[0.0].error)
+    return Measurement(
+        bootstrap(np.mean, rise, of="test trajectories"),
+        unit="points",
+        table=Table(
+            [
+                "noise",
+                "forecast, error in %",
+                *(f"{name}" for name in dict.fromkeys(clean.families)),
+                "right skeletons",
+            ],
+            [
+                [
+                    f"{size:.0%}",
+                    100 * float(a.error.mean()),
+                    *(100 * e for e in by_family(clean, a.error).values()),
+                    float(a.skeleton.mean()),
+                ]
+                for size, a in found.items()
+            ],
+        ),
+    )
+
+
+@measures("c8-wider-range")
+def wider_range(run: Run) -> Measurement:
+    """Forecast with coefficients from a range half as wide again as in training."""
+    network = trained(run)
+    inside = at_noise(judged(run, count(run)), NOISE, 3)
+    outside = at_noise(judged(run, count(run), gamma=1.5 * GAMMA), NOISE, 3)
+    within, beyond, base = answers(network, inside), answers(network, outside), nominal(outside)
+    return Measurement(
+        {"in_range": quotient(beyond.error, within.error), "persistence": quotient(beyond.error, base.still)},
+        table=Table(
+            [
+                "coefficients within",
+                "forecast, error in %",
+                "nominal equations",
+                "a state that stays",
+                "right skeletons",
+            ],
+            [
+                [
+                    f"{GAMMA:.0%}",
+                    100 * float(within.error.mean()),
+                    100 * float(nominal(inside).error.mean()),
+                    100 * float(nominal(inside).still.mean()),
+                    float(within.skeleton.mean()),
+                ],
+                [
+                    f"{1.5 * GAMMA:.0%}",
+                    100 * float(beyond.error.mean()),
+                    100 * float(base.error.mean()),
+                    100 * float(base.still.mean()),
+                    float(beyond.skeleton.mean()),
+                ],
+            ],
+        ),
+    )
+
+
+# Pelts in thousands that the Hudson's Bay Company bought from 1900 to 1920.
+HARES = [
+    30,
+    47.2,
+    70.2,
+    77.4,
+    36.3,
+    20.6,
+    18.1,
+    21.4,
+    22,
+    25.4,
+    27.1,
+    40.3,
+    57,
+    76.6,
+    52.3,
+    19.5,
+    11.2,
+    7.6,
+    14.6,
+    16.2,
+    24.7,
+]
+LYNXES = [4, 6.1, 9.8, 35.2, 59.4, 41.7, 19, 13, 8.3, 9.1, 7.4, 8, 12.3, 19.5, 45.7, 51.1, 29.7, 15.8, 9.7, 10.1, 8.6]
+YEARS = 11  # that are measured; the rest is to be forecast
+
+
+def _lotka_volterra(u: Any, p: Any) -> Any:
+    hares, lynxes = u
+    return p["a"] * hares - p["b"] * hares * lynxes, p["d"] * hares * lynxes - p["c"] * lynxes
+
+
+# Of populations in units of their mean, and of time in units of 20 / 6 years, so that a cycle of ten years is half of
+# the time that networks know.
+LOTKA_VOLTERRA = ODEFamily("lotka_volterra", 2, {"a": 2.0, "b": 2.0, "c": 2.5, "d": 2.5}, _lotka_volterra)
+
+
+@measures("c7-real-data")
+def real_data(run: Run) -> Measurement:
+    """Train the network on for a moment with the equations of Lotka and Volterra, and show it eleven years."""
+    plan = run.at(
+        smoke=Settings(2, 4, 1e-3, 1, 4),
+        desk=Settings(300, 32, 1e-3, 30, 10),
+        full=Settings(10_000, 256, 1e-4, 100, 10),
+    )
+    n = run.at(smoke=12, desk=3000, full=100_000)
+    network = new(config(run), 0)
+    network.load_state_dict(trained(run).state_dict())
+
+    def tune(network: Any) -> None:
+        known = generate_dataset(
+            [LOTKA_VOLTERRA], n, 5, 0.0, gamma=0.5, per_draw=1, points=len(HARES), start=(0.1, 2.5)
+        )
+        fit(network, known, plan, 5, run.progress if run.scale != "smoke" else silent, YEARS)
+
+    tuned: Any = run.trained("prose-hares", network, tune, scale=run.scale, n=n, **plan._asdict())
+    pelts = np.array([HARES, LYNXES]).T
+    scale = pelts[:YEARS].mean(0)
+    t, u = np.linspace(0, 6, len(pelts)), pelts / scale
+    found = identify(tuned, t[:YEARS], u[:YEARS], LOTKA_VOLTERRA.system().skeleton(), t[YEARS:])
+    errors = [
+        float(np.linalg.norm(x - u[YEARS:]) / np.linalg.norm(u[YEARS:]))
+        for x in (found.forecast, u[YEARS - 1 : YEARS], np.ones((1, 2)))
+    ]
+    figure, axes = run.figure()
+    years = 1900 + np.arange(len(pelts))
+    for k, name in enumerate(("hares", "lynxes")):
+        axes.plot(years, pelts[:, k], "o-", color=f"C{k}", linewidth=0.6, label=name)
+        axes.plot(years[YEARS:], found.forecast[:, k] * scale[k], "--", color=f"C{k}")
+    axes.axvline(years[YEARS - 1] + 0.5, color="black", linewidth=0.6)
+    axes.set(xlabel="year", ylabel="pelts in thousands, forecast dashed")
+    axes.legend()
+    return Measurement(
+        {"reported": exact(bool(np.isfinite(found.forecast).all()))},
+        table=Table(
+            ["forecast of the last ten years", "relative error"],
+            [["network", errors[0]], ["the last measurement", errors[1]], ["the mean", errors[2]]],
+        ),
+        figure=figure,
+        remark=f"Written equations, in scaled units: {found.system if found.system is not None else 'none'}.",
+    )
