@@ -9,7 +9,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "expressions": ["PLACEHOLDER", "Expr", "System"],
         "families": ["FAMILIES", "ODEFamily"],
         "identification": ["Identification", "identify"],
-        "integration": ["integrate_systems", "simulate"],
+        "integration": ["BOUND", "integrate_systems", "simulate"],
         "metrics": ["ExpressionScores", "ForecastErrors", "expression_scores", "forecast_errors"],
         "network": ["PROSE", "PROSEConfig", "PROSEOutput", "guesses"],
         "tokens": ["SymbolicTokenizer"],

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -234,8 +235,7 @@ def _accepted(
         if not len(missing):
             return found
         start = torch.from_numpy(rng.uniform(*ends, (len(missing), family.dimension)))
-        parameters = values[missing]
-        found[missing] = simulate(lambda u, p=parameters: family.rhs(u, p), start, times.tolist(), rtol, atol)
+        found[missing] = simulate(partial(family.rhs, parameters=values[missing]), start, times, rtol, atol)
     raise RuntimeError(
         f"{family.name}: after {_ROUNDS} draws of initial states, {int(found[:, 0, 0].isnan().sum())} trajectories "
         "still run away; a smaller gamma or end may help"

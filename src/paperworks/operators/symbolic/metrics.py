@@ -157,7 +157,7 @@ def expression_scores(
         if system is not None and system.dimension == true.dimension and not np.isnan(system.numbers()).any():
             a, b = system.evaluate(u), true.evaluate(u)
             if np.isfinite(a).all():
-                valid, error = True, float(np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-12))
+                valid, error = True, float(np.linalg.norm(a - b)) / max(float(np.linalg.norm(b)), 1e-12)
                 same = system.skeleton() == true.skeleton()
         rows.append((valid, same, error))
     valid_, same_, error_ = zip(*rows, strict=True) if rows else ((), (), ())

@@ -44,6 +44,9 @@ class PROSEConfig:
     smooth_numbers
         Whether mantissas begin with embeddings that change little from one number to the next, so that what is learned
         of a number holds for those beside it. The paper's begin at random and take far more samples.
+    last_time
+        About the last time that is asked for: over the times up to it, the embedding of queries changes evenly at
+        first, where one drawn as usual hardly changes. The paper's times end at 6.
     eps
         Added to variances in norms; 1e-12 in the authors' code.
 
@@ -72,6 +75,7 @@ class PROSEConfig:
     adapter: int = 0
     operator_self_attention: bool = False
     smooth_numbers: bool = False
+    last_time: float = 6.0
     eps: float = 1e-12
 
     def __post_init__(self) -> None:
@@ -81,6 +85,7 @@ class PROSEConfig:
         for name in ("data_layers", "symbol_layers", "fusion_layers", "adapter"):
             check_count(name, getattr(self, name), at_least=0)
         check_choice("modes", self.modes, ("2to2", "2to1", "1to1"))
+        check_number("last_time", self.last_time, gt=0)
         check_number("eps", self.eps, ge=0)
         if self.width % self.heads:
             raise ValueError(f"heads is {self.heads}; it takes a divisor of width, {self.width}")
@@ -173,7 +178,11 @@ class PROSE(nn.Module):
 
     @torch.no_grad()
     def reset_embeddings(self) -> None:
-        """Draw the embeddings of tokens anew."""
+        """Draw the embeddings of tokens and of query times anew."""
+        # Each feature of a time is 0 at a time of its own, so that their directions turn all along.
+        weight, last = self.embed_time.weight, self.config.last_time
+        nn.init.normal_(weight, std=6 / last)
+        self.embed_time.bias.copy_(-last * torch.rand_like(weight[:, 0]) * weight[:, 0])
         first = self.tokenizer.vocabulary.index(self.tokenizer.mantissas[0])
         count = len(self.tokenizer.mantissas)
         for embedding in [m for m in self.modules() if isinstance(m, nn.Embedding)]:

@@ -1,5 +1,7 @@
 """What the paper says of one network for many equations, measured on three families and a small network."""
 
+import time
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,16 +15,30 @@ from paperworks.evidence import (
     bootstrap,
     exact,
     greatest,
+    interleaved,
     least,
     measures,
     proportion,
+    races,
+    ratio,
 )
 from paperworks.numerics import silent
 from paperworks.operators import (
+    ODEDataset,
     ODEFamily,
     SymbolicTokenizer,
     generate_dataset,
     identify,
+)
+from paperworks.papers.prose.peers import (
+    DeepONet,
+    Fourier,
+    best_settings,
+    clipped,
+    forecast_of,
+    forecaster,
+    genetic,
+    sindy_forecast,
 )
 from paperworks.papers.prose.problems import (
     GAMMA,
@@ -39,6 +55,7 @@ from paperworks.papers.prose.problems import (
     new,
     nominal,
     random_system,
+    subset,
     trained,
 )
 
@@ -374,4 +391,172 @@ def real_data(run: Run) -> Measurement:
         ),
         figure=figure,
         remark=f"Written equations, in scaled units: {found.system if found.system is not None else 'none'}.",
+    )
+
+
+# Races ------------------------------------------------------------------------------------------------------
+
+
+def per_answer(network: Any, data: ODEDataset) -> Any:
+    """Return a job that forecasts and identifies all trajectories at once, with right guesses."""
+    return lambda: answers(network, data)
+
+
+@races("pysindy")
+def against_pysindy(run: Run) -> Measurement:
+    """Forecast noisy trajectories by SINDy, fitted to each by itself at its best settings for each family."""
+    import pysindy  # noqa: F401
+
+    data = judged(run, run.at(smoke=3, desk=60, full=600), NOISE)
+    network, settings = trained(run), best_settings(run)
+    ours = answers(network, data)
+
+    def theirs(data: ODEDataset) -> list[float]:
+        return [
+            clipped(data, i, partial(sindy_forecast, data, i, settings[data.families[i]])) for i in range(len(data))
+        ]
+
+    found = theirs(data)
+    clean = at_noise(data, 0.0, 0)
+    timed = subset(data, list(range(min(12, len(data)))))
+    times = interleaved(
+        run,
+        {
+            "ours": per_answer(network, timed),
+            "pysindy": lambda: theirs(timed),
+        },
+        run.at(smoke=1, desk=7, full=9),
+    )
+    quiet = [answers(network, clean).error, np.array(theirs(clean))]
+    return Measurement(
+        {"error": quotient(np.minimum(ours.error, 1), found), "time": times.ratio("ours", "pysindy")},
+        table=Table(
+            [
+                "family",
+                "ours at 2 % noise, error in %",
+                "SINDy's",
+                "ours without noise",
+                "SINDy's",
+                "window",
+                "threshold",
+                "penalty",
+            ],
+            [
+                [
+                    name,
+                    *(100 * by_family(data, np.asarray(e))[name] for e in (ours.error, found, *quiet)),
+                    *settings[name],
+                ]
+                for name in dict.fromkeys(data.families)
+            ],
+        ),
+        settings="smoothed finite differences with STLSQ, polynomials of degree 2, for Thomas' family with sines; "
+        "all three settings chosen for each on other trajectories at 2 % noise; ours identifies 12 in one batch",
+    )
+
+
+@races("gplearn")
+def against_gplearn(run: Run) -> Measurement:
+    """Find the right-hand side of each component from smoothed slopes by genetic programming."""
+    import gplearn.genetic  # noqa: F401
+
+    data = judged(run, run.at(smoke=3, desk=9, full=60), NOISE)
+    network = trained(run)
+    ours = answers(network, data)
+    t, states = data.times[:SEEN].double().numpy(), data.observed[:, :SEEN].double().numpy()
+    points = np.random.default_rng(0).uniform(-5, 5, (50, 3))
+    errors, seconds = [], []
+    for i in run.progress(range(len(data)), label="genetic programming"):
+        started = time.perf_counter()
+        models = genetic(run, t, states[i])
+        seconds.append(time.perf_counter() - started)
+        truth = data.systems[i].evaluate(points)
+        found = np.stack([model.predict(points) for model in models], 1)
+        errors.append(float(np.linalg.norm(found - truth) / np.linalg.norm(truth)))
+    mine = []
+    for i in range(len(data)):
+        started = time.perf_counter()
+        answers(network, subset(data, [i]))
+        mine.append(time.perf_counter() - started)
+    return Measurement(
+        {"symbols": quotient(ours.symbols, errors), "time": ratio(mine, seconds, of="trajectories")},
+        table=Table(
+            ["", "ours", "gplearn"],
+            [
+                [
+                    "error of the equations, mean in %",
+                    100 * float(np.nanmean(ours.symbols)),
+                    100 * float(np.mean(errors)),
+                ],
+                ["median in %", 100 * float(np.nanmedian(ours.symbols)), 100 * float(np.median(errors))],
+                ["seconds an identification", float(np.median(mine)), float(np.median(seconds))],
+            ],
+        ),
+        settings="population 1000, 20 generations, add, sub, mul and sin, slopes by a Savitzky-Golay filter of 15",
+    )
+
+
+def against_network(run: Run, name: str, make: Any) -> Measurement:
+    """Compare forecasts with those of another network that was trained on the same trajectories."""
+    data = judged(run, count(run), NOISE)
+    network = trained(run)
+    theirs, rate, steps = forecaster(run, name, make)
+    ours, found = answers(network, data).error, forecast_of(theirs, data)
+    sizes = [sum(p.numel() for p in n.parameters()) for n in (network, theirs)]
+    return Measurement(
+        quotient(ours, found),
+        table=Table(
+            ["network", "parameters", "forecast, error in %", *dict.fromkeys(data.families)],
+            [
+                [label, size, 100 * float(e.mean()), *(100 * x for x in by_family(data, e).values())]
+                for label, size, e in zip(("PROSE", name), sizes, (ours, found), strict=True)
+            ],
+        ),
+        settings=f"{steps} steps of the same batches of noisy trajectories, rate {rate:g} chosen of three on others",
+    )
+
+
+@races("neuraloperator", exclusive=False)
+def against_fourier_operator(run: Run) -> Measurement:
+    """Train a Fourier neural operator in time on the same trajectories."""
+    return against_network(run, "FNO", lambda: Fourier(3, run.at(smoke=8, desk=48, full=128)))
+
+
+@races("deepxde", exclusive=False)
+def against_deeponet(run: Run) -> Measurement:
+    """Train a DeepONet on the same trajectories."""
+    return against_network(run, "DeepONet", lambda: DeepONet(3, run.at(smoke=24, desk=192, full=513)))
+
+
+@races("odeformer")
+def against_odeformer(run: Run) -> Measurement:
+    """Identify by ODEFormer's pretrained weights, and forecast by its equations."""
+    from odeformer.model import SymbolicTransformerRegressor
+
+    data = judged(run, run.at(smoke=3, desk=15, full=150), NOISE)
+    model = SymbolicTransformerRegressor(from_pretrained=True)
+    t, states = data.times.double().numpy(), data.observed.double().numpy()
+
+    def forecast(i: int) -> Any:
+        model.fit(t[:SEEN], states[i, :SEEN])
+        return model.predict(t[SEEN - 1 :], states[i, SEEN - 1])[1:]
+
+    found = [clipped(data, i, partial(forecast, i)) for i in range(len(data))]
+    return Measurement(quotient(np.minimum(answers(trained(run), data).error, 1), found), settings="published weights")
+
+
+@races("pysr")
+def against_pysr(run: Run) -> Measurement:
+    """Find the right-hand side of each component from smoothed slopes by PySR."""
+    from pysr import PySRRegressor
+    from scipy.signal import savgol_filter
+
+    data = judged(run, 3, NOISE)
+    t, states = data.times[:SEEN].double().numpy(), data.observed[0, :SEEN].double().numpy()
+    slopes = savgol_filter(states, 15, 3, deriv=1, delta=float(t[1] - t[0]), axis=0)
+    model = PySRRegressor(niterations=run.at(smoke=1, desk=20, full=100), unary_operators=["sin"], progress=False)
+    network, one = trained(run), subset(data, [0])
+    jobs = {"ours": per_answer(network, one), "PySR": lambda: model.fit(states, slopes)}
+    return Measurement(
+        interleaved(run, jobs, run.at(smoke=1, desk=6, full=6)).ratio("ours", "PySR"), settings="20 iterations, sines"
     )

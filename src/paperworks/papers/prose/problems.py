@@ -149,7 +149,7 @@ def trained(run: Run, modes: Modes = "2to2", plan: Settings | None = None, seed:
     found = run.trained(
         "prose",
         new(config(run, modes), seed),
-        lambda network: fit(network, training_set(run), plan, seed, run.progress),  # type: ignore[arg-type]
+        lambda network: fit(network, training_set(run), plan, seed, run.progress),
         **{"scale": run.scale, "modes": modes, "seed": seed, **plan._asdict()},
     )
     assert isinstance(found, PROSE)
@@ -172,7 +172,7 @@ def answers(
 ) -> Answers:
     """Ask a network for the future and the equations, with guesses of one kind; the truth is without noise."""
     rng, others = np.random.default_rng(seed), pool(data)
-    guessed = [guess_of(s, rng, kind, others=others, p_add=p_add, p_del=p_del) for s in data.systems]  # type: ignore[arg-type]
+    guessed = [guess_of(s, rng, kind, others=others, p_add=p_add, p_del=p_del) for s in data.systems]
     return asked(network, data, guessed)
 
 
@@ -232,6 +232,18 @@ def at_noise(data: ODEDataset, noise: float, seed: int) -> ODEDataset:
     if noise == 0:
         return replace(data, observed=data.clean)
     return data.with_noise(noise, seed, "additive")
+
+
+def subset(data: ODEDataset, rows: Sequence[int]) -> ODEDataset:
+    """Return some of the trajectories."""
+    return ODEDataset(
+        data.times,
+        data.clean[list(rows)],
+        data.observed[list(rows)],
+        data.dimensions[list(rows)],
+        tuple(data.systems[i] for i in rows),
+        tuple(data.families[i] for i in rows),
+    )
 
 
 def random_system(rng: np.random.Generator, tokenizer: SymbolicTokenizer) -> System:
