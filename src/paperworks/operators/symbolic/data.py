@@ -12,9 +12,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from paperworks.core.validation import check_choice, check_count, check_number
-from paperworks.operators.symbolic.expressions import System
 from paperworks.operators.symbolic.families import FAMILIES, ODEFamily
 from paperworks.operators.symbolic.integration import simulate
+from paperworks.operators.symbolic.systems import System
 
 _ROUNDS = 50  # of new initial conditions in place of those whose trajectories were given up
 

@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from paperworks.core.validation import check_count, check_number
-from paperworks.operators.symbolic.expressions import Expr, System, wrapped
+from paperworks.operators.symbolic.expressions import Expr, wrapped
+from paperworks.operators.symbolic.systems import System
 
 Field = Callable[[Sequence[Any], Mapping[str, Any]], Sequence[Any]]
 

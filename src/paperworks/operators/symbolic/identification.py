@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from paperworks.operators.symbolic.expressions import System
 from paperworks.operators.symbolic.network import PROSE, guesses
+from paperworks.operators.symbolic.systems import System
 
 
 class Identification(NamedTuple):

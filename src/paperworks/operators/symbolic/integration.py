@@ -9,7 +9,7 @@ from torch import Tensor
 
 from paperworks.core.validation import check_number
 from paperworks.numerics import solve_ode
-from paperworks.operators.symbolic.expressions import System
+from paperworks.operators.symbolic.systems import System
 
 BOUND = 1e3
 """Greatest size of a state of an accepted trajectory."""

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from paperworks.core.validation import check_count, check_number
-from paperworks.operators.symbolic.expressions import System
+from paperworks.operators.symbolic.systems import System
 
 
 class ForecastErrors(NamedTuple):

@@ -9,7 +9,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from paperworks.core.validation import check_count
-from paperworks.operators.symbolic.expressions import ARITY, PLACEHOLDER, Expr, Head, System
+from paperworks.operators.symbolic.expressions import ARITY, PLACEHOLDER, Expr, Head
+from paperworks.operators.symbolic.systems import System
 
 BOS, EOS, PAD, BAR = "<BOS>", "<EOS>", "<PAD>", "|"
 _DEEPEST = 200  # no equation nests deeper, and Python's stack ends somewhere

@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from paperworks.core.validation import check_choice, check_count, check_number
-from paperworks.operators.symbolic.expressions import System
 from paperworks.operators.symbolic.network import PROSEOutput
+from paperworks.operators.symbolic.systems import System
 
 GUESSES = ("skeleton", "noisy", "wrong_family")
 

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from paperworks.evidence import (
-    Estimate,
     Measurement,
     Run,
     Table,
@@ -18,14 +17,12 @@ from paperworks.evidence import (
     interleaved,
     least,
     measures,
-    proportion,
     races,
     ratio,
 )
 from paperworks.numerics import silent
 from paperworks.operators import (
     ODEDataset,
-    ODEFamily,
     SymbolicTokenizer,
     generate_dataset,
     identify,
@@ -33,47 +30,37 @@ from paperworks.operators import (
 from paperworks.papers.prose.peers import (
     DeepONet,
     Fourier,
+    against_network,
     best_settings,
     clipped,
-    forecast_of,
-    forecaster,
     genetic,
     sindy_forecast,
 )
 from paperworks.papers.prose.problems import (
     GAMMA,
+    HARES,
+    LOTKA_VOLTERRA,
+    LYNXES,
     NOISE,
     SEEN,
+    YEARS,
     Settings,
     answers,
     at_noise,
     by_family,
     config,
+    count,
     fit,
     integrated,
     judged,
     new,
     nominal,
+    quotient,
     random_system,
+    share,
     subset,
     trained,
 )
-
-
-def count(run: Run) -> int:
-    """Return how many trajectories are judged, a third of each family."""
-    return run.repeats(smoke=9, desk=240, full=25_600)
-
-
-def share(hits: Any) -> Estimate:
-    """Return the share of trajectories that something is true of."""
-    return proportion(int(np.sum(hits)), len(hits), "test trajectories")
-
-
-def quotient(ours: Any, theirs: Any) -> Estimate:
-    """Return the ratio of mean errors on the same trajectories; an equation that isn't valid counts as 1."""
-    ours, theirs = np.nan_to_num(ours, nan=1.0), np.nan_to_num(theirs, nan=1.0)
-    return bootstrap(lambda a, b: a.mean() / b.mean(), ours, theirs, of="test trajectories")
 
 
 @measures("c1-tokens")
@@ -160,7 +147,9 @@ def one_network(run: Run) -> Measurement:
 def two_modes(run: Run) -> Measurement:
     """Train with and without the guess, for as many steps, and forecast."""
     plan = run.at(
-        smoke=Settings(3, 4, 1e-3, 2, 8), desk=Settings(450, 16, 1e-3, 100), full=Settings(40_000, 256, 1e-4, 5000, 128)
+        smoke=Settings(3, 4, 1e-3, 2, 8),
+        desk=Settings(450, 16, 1e-3, 100),
+        full=Settings(40_000, 256, 1e-4, 5000, 128, cosine=False),
     )
     data = at_noise(judged(run, count(run)), NOISE, 3)
     errors: dict[str, list[Any]] = {"2to1": [], "1to1": []}
@@ -310,44 +299,6 @@ def wider_range(run: Run) -> Measurement:
     )
 
 
-# Pelts in thousands that the Hudson's Bay Company bought from 1900 to 1920.
-HARES = [
-    30,
-    47.2,
-    70.2,
-    77.4,
-    36.3,
-    20.6,
-    18.1,
-    21.4,
-    22,
-    25.4,
-    27.1,
-    40.3,
-    57,
-    76.6,
-    52.3,
-    19.5,
-    11.2,
-    7.6,
-    14.6,
-    16.2,
-    24.7,
-]
-LYNXES = [4, 6.1, 9.8, 35.2, 59.4, 41.7, 19, 13, 8.3, 9.1, 7.4, 8, 12.3, 19.5, 45.7, 51.1, 29.7, 15.8, 9.7, 10.1, 8.6]
-YEARS = 11  # that are measured; the rest is to be forecast
-
-
-def _lotka_volterra(u: Any, p: Any) -> Any:
-    hares, lynxes = u
-    return p["a"] * hares - p["b"] * hares * lynxes, p["d"] * hares * lynxes - p["c"] * lynxes
-
-
-# Of populations in units of their mean, and of time in units of 20 / 6 years, so that a cycle of ten years is half of
-# the time that networks know.
-LOTKA_VOLTERRA = ODEFamily("lotka_volterra", 2, {"a": 2.0, "b": 2.0, "c": 2.5, "d": 2.5}, _lotka_volterra)
-
-
 @measures("c7-real-data")
 def real_data(run: Run) -> Measurement:
     """Train the network on for a moment with the equations of Lotka and Volterra, and show it eleven years."""
@@ -493,26 +444,6 @@ def against_gplearn(run: Run) -> Measurement:
             ],
         ),
         settings="population 1000, 20 generations, add, sub, mul and sin, slopes by a Savitzky-Golay filter of 15",
-    )
-
-
-def against_network(run: Run, name: str, make: Any) -> Measurement:
-    """Compare forecasts with those of another network that was trained on the same trajectories."""
-    data = judged(run, count(run), NOISE)
-    network = trained(run)
-    theirs, rate, steps = forecaster(run, name, make)
-    ours, found = answers(network, data).error, forecast_of(theirs, data)
-    sizes = [sum(p.numel() for p in n.parameters()) for n in (network, theirs)]
-    return Measurement(
-        quotient(ours, found),
-        table=Table(
-            ["network", "parameters", "forecast, error in %", *dict.fromkeys(data.families)],
-            [
-                [label, size, 100 * float(e.mean()), *(100 * x for x in by_family(data, e).values())]
-                for label, size, e in zip(("PROSE", name), sizes, (ours, found), strict=True)
-            ],
-        ),
-        settings=f"{steps} steps of the same batches of noisy trajectories, rate {rate:g} chosen of three on others",
     )
 
 

@@ -11,11 +11,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from paperworks.evidence import Run
+from paperworks.evidence import Measurement, Run, Table
 from paperworks.numerics import seeded, train, warmup_cosine
 from paperworks.operators import ODEDataset, PROSEOutput, PROSETargets, add_noise, forecast_errors, prose_loss
 from paperworks.operators.symbolic import BOUND
-from paperworks.papers.prose.problems import NOISE, SEEN, judged, training_set
+from paperworks.papers.prose.problems import (
+    NOISE,
+    SEEN,
+    answers,
+    by_family,
+    count,
+    judged,
+    quotient,
+    trained,
+    training_set,
+)
 
 Row = Float[np.ndarray, "times d"]
 
@@ -217,3 +227,23 @@ def genetic(run: Run, t: Row, u: Row) -> Sequence[Any]:
         ).fit(smooth, slopes[:, k])
         for k in range(u.shape[1])
     ]
+
+
+def against_network(run: Run, name: str, make: Any) -> Measurement:
+    """Compare forecasts with those of another network that was trained on the same trajectories."""
+    data = judged(run, count(run), NOISE)
+    network = trained(run)
+    theirs, rate, steps = forecaster(run, name, make)
+    ours, found = answers(network, data).error, forecast_of(theirs, data)
+    sizes = [sum(p.numel() for p in n.parameters()) for n in (network, theirs)]
+    return Measurement(
+        quotient(ours, found),
+        table=Table(
+            ["network", "parameters", "forecast, error in %", *dict.fromkeys(data.families)],
+            [
+                [label, size, 100 * float(e.mean()), *(100 * x for x in by_family(data, e).values())]
+                for label, size, e in zip(("PROSE", name), sizes, (ours, found), strict=True)
+            ],
+        ),
+        settings=f"{steps} steps of the same batches of noisy trajectories, rate {rate:g} chosen of three on others",
+    )
