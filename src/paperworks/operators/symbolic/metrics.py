@@ -25,6 +25,7 @@ class ForecastErrors(NamedTuple):
 
     Examples
     --------
+    >>> import torch
     >>> forecast_errors(torch.full((1, 4, 1), 1.1), torch.ones(1, 4, 1)).relative.round(decimals=3)
     tensor([0.1000])
     """
@@ -57,6 +58,7 @@ def forecast_errors(prediction: Float[Tensor, "n times d"], truth: Float[Tensor,
 
     Examples
     --------
+    >>> import torch
     >>> truth = torch.linspace(0, 1, 5)[None, :, None]
     >>> forecast_errors(truth + 0.1, truth).r2.round(decimals=2)
     tensor([0.9200])

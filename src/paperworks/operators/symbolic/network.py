@@ -99,7 +99,7 @@ class PROSEOutput(NamedTuple):
     values
         The solution at the times asked for, (batch, times, components).
     logits
-        Of the token after each given one, (batch, length, vocabulary); None without target tokens.
+        What comes after each given token, (batch, length, vocabulary); None without target tokens.
 
     Examples
     --------

@@ -31,6 +31,7 @@ class PROSETargets(NamedTuple):
 
     Examples
     --------
+    >>> import torch
     >>> PROSETargets(torch.zeros(1, 4, 3)).symbols is None
     True
     """
@@ -68,6 +69,7 @@ def prose_loss(output: PROSEOutput, targets: PROSETargets, data_weight: float = 
 
     Examples
     --------
+    >>> import torch
     >>> output = PROSEOutput(torch.full((1, 4, 2), 1.1), None)
     >>> prose_loss(output, PROSETargets(torch.ones(1, 4, 2))).round(decimals=3)
     tensor(0.0600)
@@ -155,7 +157,7 @@ def guess_of(
     Returns
     -------
     System
-        The guess.
+        Equations as they are guessed, for the tokenizer to encode.
 
     Raises
     ------
