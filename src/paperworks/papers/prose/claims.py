@@ -53,6 +53,7 @@ from paperworks.papers.prose.problems import (
     fit,
     integrated,
     judged,
+    mean_of,
     new,
     nominal,
     quotient,
@@ -103,7 +104,7 @@ def one_network(run: Run) -> Measurement:
             [
                 name,
                 *(100 * float(np.mean(e[mine])) for e in (found.error, base.error, base.still, again)),
-                *(100 * float(np.nanmean(e[mine])) for e in (found.symbols, base.symbols)),
+                *(mean_of(e[mine]) for e in (found.symbols, base.symbols)),
                 float(found.skeleton[mine].mean()),
             ]
         )
@@ -199,7 +200,7 @@ def wrong_guess(run: Run) -> Measurement:
                 [
                     name,
                     100 * float(found.error.mean()),
-                    100 * float(np.nanmean(found.symbols)),
+                    mean_of(found.symbols),
                     float(found.skeleton.mean()),
                     float(found.valid.mean()),
                 ]
@@ -436,10 +437,14 @@ def against_gplearn(run: Run) -> Measurement:
             [
                 [
                     "error of the equations, mean in %",
-                    100 * float(np.nanmean(ours.symbols)),
+                    mean_of(ours.symbols),
                     100 * float(np.mean(errors)),
                 ],
-                ["median in %", 100 * float(np.nanmedian(ours.symbols)), 100 * float(np.median(errors))],
+                [
+                    "median in %",
+                    100 * float(np.median(np.nan_to_num(ours.symbols, nan=1.0))),
+                    100 * float(np.median(errors)),
+                ],
                 ["seconds an identification", float(np.median(mine)), float(np.median(seconds))],
             ],
         ),

@@ -228,10 +228,16 @@ def nominal(data: ODEDataset) -> Baseline:
     )
 
 
+def mean_of(values: np.ndarray) -> float:
+    """Return the mean in percent of the values that there are, NaN where there are none."""
+    known = values[~np.isnan(values)]
+    return 100 * float(known.mean()) if len(known) else float("nan")
+
+
 def by_family(data: ODEDataset, values: np.ndarray) -> dict[str, float]:
     """Return the mean of values in each family."""
     found = {name: np.array(data.families) == name for name in dict.fromkeys(data.families)}
-    return {name: float(np.nanmean(values[rows])) for name, rows in found.items()}
+    return {name: mean_of(values[rows]) / 100 for name, rows in found.items()}
 
 
 def at_noise(data: ODEDataset, noise: float, seed: int) -> ODEDataset:
