@@ -23,6 +23,7 @@ from paperworks.papers.prose.problems import (
     count,
     judged,
     quotient,
+    settings,
     trained,
     training_set,
 )
@@ -38,7 +39,7 @@ class Sparse(NamedTuple):
     alpha: float
 
 
-def _runs_away(t: float, u: Row) -> float:
+def _runs_away(t: float, u: Float[np.ndarray, " d"]) -> float:
     """Return a number that is 0 where a solution is given up, as in the data."""
     return BOUND - float(np.abs(u).max())
 
@@ -156,9 +157,12 @@ class DeepONet(Forecaster):
         return self.network((observed.flatten(1), (later - 4) / 2))
 
 
-def forecaster(run: Run, name: str, make: Callable[[], Forecaster]) -> tuple[Forecaster, float, int]:
-    """Train a network on the same trajectories, at the best of three rates; return it with its rate and steps."""
-    steps, batch = run.at(smoke=(3, 8), desk=(6000, 32), full=(100_000, 256))
+def forecaster(run: Run, name: str, make: Callable[[], Forecaster], steps: int) -> tuple[Forecaster, float]:
+    """Train a network on the same trajectories at the best of three rates, stopped where it is best; return its rate.
+
+    Rates and the step to stop at are chosen on trajectories that nothing is judged on.
+    """
+    batch = run.at(smoke=8, desk=32, full=256)
     rates = run.at(smoke=(1e-3,), desk=(5e-4, 1e-3, 3e-3), full=(1e-3,))
     validation = judged(run, run.at(smoke=6, desk=90, full=600), NOISE, seed=5000)
 
@@ -169,6 +173,17 @@ def forecaster(run: Run, name: str, make: Callable[[], Forecaster]) -> tuple[For
 
         def fit() -> dict[str, Tensor]:
             data, rng = training_set(run), np.random.default_rng(0)
+            best: dict[str, Tensor] = {}
+            least = np.inf
+
+            def keep(step: int, _: float) -> None:
+                nonlocal best, least
+                if (step + 1) % max(1, steps // 10):
+                    return
+                error = float(forecast_of(made, validation).mean())
+                if error < least:
+                    # The networks' own states hold more than tensors.
+                    best, least = {key: p.detach().clone() for key, p in made.named_parameters()}, error
 
             def loss(step: int) -> Tensor:
                 rows = rng.integers(len(data), size=batch)
@@ -182,10 +197,11 @@ def forecaster(run: Run, name: str, make: Callable[[], Forecaster]) -> tuple[For
                 steps,
                 schedule=lambda step: warmup_cosine(step, 50, steps),
                 clip=1.0,
+                callback=keep,
                 progress=run.progress,
                 label=name,
             )
-            return {name: p.detach() for name, p in made.named_parameters()}  # their states hold more than tensors
+            return best
 
         weights = run.cached(f"prose-{name}", fit, scale=run.scale, rate=rate, steps=steps, batch=batch)
         with torch.no_grad():
@@ -194,10 +210,10 @@ def forecaster(run: Run, name: str, make: Callable[[], Forecaster]) -> tuple[For
         return made.eval()
 
     def score(rate: float) -> float:
-        return float(forecast_of(network(rate, steps // 6 or 1), validation).mean())
+        return float(forecast_of(network(rate, max(1, steps // 13)), validation).mean())
 
     rate = rates[0] if len(rates) == 1 else min(rates, key=score)
-    return network(rate, steps), rate, steps
+    return network(rate, steps), rate
 
 
 @torch.no_grad()
@@ -207,7 +223,7 @@ def forecast_of(network: Forecaster, data: ODEDataset) -> Float[np.ndarray, " n"
     return forecast_errors(values, data.clean[:, SEEN:]).relative.double().numpy()
 
 
-def genetic(run: Run, t: Row, u: Row) -> Sequence[Any]:
+def genetic(run: Run, t: Float[np.ndarray, " times"], u: Row) -> Sequence[Any]:
     """Fit gplearn to the slopes of smoothed measurements, one regressor for each component."""
     from gplearn.genetic import SymbolicRegressor
     from scipy.signal import savgol_filter
@@ -229,11 +245,11 @@ def genetic(run: Run, t: Row, u: Row) -> Sequence[Any]:
     ]
 
 
-def against_network(run: Run, name: str, make: Any) -> Measurement:
-    """Compare forecasts with those of another network that was trained on the same trajectories."""
+def against_network(run: Run, name: str, make: Callable[[], Forecaster], steps: int) -> Measurement:
+    """Compare forecasts with those of another network, trained on the same trajectories for about as many seconds."""
     data = judged(run, count(run), NOISE)
-    network = trained(run)
-    theirs, rate, steps = forecaster(run, name, make)
+    network, plan = trained(run), settings(run)
+    theirs, rate = forecaster(run, name, make, steps)
     ours, found = answers(network, data).error, forecast_of(theirs, data)
     sizes = [sum(p.numel() for p in n.parameters()) for n in (network, theirs)]
     return Measurement(
@@ -245,5 +261,7 @@ def against_network(run: Run, name: str, make: Any) -> Measurement:
                 for label, size, e in zip(("PROSE", name), sizes, (ours, found), strict=True)
             ],
         ),
-        settings=f"{steps} steps of the same batches of noisy trajectories, rate {rate:g} chosen of three on others",
+        settings=f"about as many seconds of training on the same noisy trajectories: ours {plan.steps} steps of "
+        f"{plan.batch}, theirs {steps} of {run.at(smoke=8, desk=32, full=256)}; their rate, {rate:g} of three, and the "
+        "step to stop at chosen on others",
     )

@@ -87,7 +87,7 @@ def settings(run: Run) -> Settings:
     """Return those of the network that most claims share."""
     return run.at(
         smoke=Settings(4, 4, 1e-3, 2, 8),
-        desk=Settings(2000, 16, 1e-3, 100),
+        desk=Settings(1700, 16, 1e-3, 100),
         full=Settings(160_000, 256, 1e-4, 20_000, 128, cosine=False),
     )
 
