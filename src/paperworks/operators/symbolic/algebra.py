@@ -1,0 +1,120 @@
+"""Trees from SymPy's expressions, and back."""
+
+import itertools
+import re
+from functools import reduce
+from typing import Any
+
+import sympy
+
+from paperworks.operators.symbolic.expressions import PLACEHOLDER, Expr
+
+_VARIABLE, _UNKNOWN = re.compile(r"u_?(\d+)"), re.compile(r"C_?\d*")
+_POWERS = 10  # greatest whole power that is written out
+
+
+def read(expression: Any) -> Expr:
+    """Return the tree of a SymPy expression.
+
+    Parameters
+    ----------
+    expression
+        What `Expr.from_sympy` takes.
+
+    Returns
+    -------
+    Expr
+        A tree with the same values.
+
+    Examples
+    --------
+    >>> read(sympy.Symbol("u_0") ** 2 - 3)
+    Expr('(pow2(u_0) - 3)')
+    """
+    e = sympy.sympify(expression) if isinstance(expression, (int, float)) else expression
+    if isinstance(e, sympy.Symbol):
+        if match := _VARIABLE.fullmatch(e.name):
+            return Expr.variable(int(match[1]))
+        if _UNKNOWN.fullmatch(e.name):
+            return Expr(PLACEHOLDER)
+        raise ValueError(
+            f"expression has the symbol {e}; it takes u_0, u_1, ..., and C_0, C_1, ... for unknown numbers"
+        )
+    if isinstance(e, sympy.Integer):
+        return Expr(int(e))
+    if isinstance(e, sympy.Rational):
+        return Expr(int(e.p)) / Expr(int(e.q))
+    if isinstance(e, sympy.Number) or e in (sympy.pi, sympy.E):
+        return Expr(float(e))
+    if isinstance(e, sympy.Add):
+        # Terms that aren't subtracted come first, so that no sum begins with a negation it doesn't need.
+        terms = [(-1, read(-a)) if a.could_extract_minus_sign() else (1, read(a)) for a in e.as_ordered_terms()]
+        return Expr.from_terms(sorted(terms, key=lambda term: -term[0]))
+    if isinstance(e, sympy.Mul):
+        return _product(e)
+    if isinstance(e, sympy.Pow):
+        return _power(*e.args)
+    for function, head in ((sympy.sin, "sin"), (sympy.cos, "cos")):
+        if isinstance(e, function):
+            return Expr(head, (read(e.args[0]),))
+    raise ValueError(f"expression has {e}; it takes sums, products, whole powers, sines and cosines")
+
+
+def _product(e: Any) -> Expr:
+    if e.args[0] == -1:
+        return -read(-e)
+    over, under = e.as_numer_denom()
+    if under != 1 and (over, under) != (e, 1):
+        return read(over) / read(under)
+    return reduce(lambda a, b: a * b, map(read, e.as_ordered_factors()))
+
+
+def _power(base: Any, exponent: Any) -> Expr:
+    if not isinstance(exponent, sympy.Integer) or not 0 < abs(exponent) <= _POWERS:
+        raise ValueError(f"expression has {base}**{exponent}; it takes whole powers up to {_POWERS}")
+    tree = read(base)
+    power = tree if exponent % 2 else tree.square()
+    for _ in range((abs(int(exponent)) - 1) // 2):
+        power = power * tree.square()
+    return power if exponent > 0 else Expr("inv", (power,))
+
+
+def written(tree: Expr) -> sympy.Expr:
+    """Return the SymPy expression of a tree.
+
+    Parameters
+    ----------
+    tree
+        A tree of any kind.
+
+    Returns
+    -------
+    sympy.Expr
+        The same expression.
+
+    Examples
+    --------
+    >>> written(Expr.variable(0).square() / 3)
+    u_0**2/3
+    """
+    return _written(tree, itertools.count())
+
+
+def _written(tree: Expr, unknowns: Any) -> Any:
+    head, args = tree.head, [_written(a, unknowns) for a in tree.args]
+    if not isinstance(head, str):
+        return sympy.Integer(head) if isinstance(head, int) else sympy.Float(head)
+    if head == PLACEHOLDER:
+        return sympy.Symbol(f"C_{next(unknowns)}")
+    operators: dict[str, Any] = {
+        "add": lambda a, b: a + b,
+        "sub": lambda a, b: a - b,
+        "mul": lambda a, b: a * b,
+        "div": lambda a, b: a / b,
+        "neg": lambda a: -a,
+        "inv": lambda a: 1 / a,
+        "sin": sympy.sin,
+        "cos": sympy.cos,
+        "pow2": lambda a: a**2,
+    }
+    return operators[head](*args) if head in operators else sympy.Symbol(head)
