@@ -237,12 +237,8 @@ SINGLE = {
         "TrainingLog",
     },
     "dynamics": {"BrownianTree", "Trajectories"},
-<<<<<<< HEAD
-    "operators": {"All2AllDataset", "Conditioned"},
-    "reduction": {"FisherKolmogorov", "TumorDatabase", "TumorQuery"},
-=======
     "operators": {"All2AllDataset", "Conditioned", "StatePool"},
->>>>>>> w-stagger
+    "reduction": {"FisherKolmogorov", "TumorDatabase", "TumorQuery"},
     "solvers": {
         "AdaptiveSolver",
         "DCDMSolver",

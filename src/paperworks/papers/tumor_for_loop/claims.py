@@ -98,7 +98,7 @@ def order_of_magnitude(run: Run) -> Measurement:
     most = run.at(smoke=20, desk=150, full=1000)
     query = TumorQuery(database).fit()
     ratios, rows, theirs = [], [], []
-    for i, field in enumerate(patients_of(run, run.at(smoke=2, desk=3, full=10)).fields):
+    for i, field in enumerate(patients_of(run, run.at(smoke=2, desk=8, full=10)).fields):
         flair, t1gd = regions(field)
         seconds = [query.query(flair, t1gd).seconds for _ in range(5)]
         best = query.query(flair, t1gd)
@@ -127,7 +127,7 @@ def best_of(found: list[QueryResult]) -> np.ndarray:
 @measures("t2-down-sampling")
 def down_sampling(run: Run) -> Measurement:
     """Compare rankings by every voxel with those by every second and every fourth."""
-    n, queries = run.at(smoke=(30, 8), desk=(500, 100), full=(5000, 200))
+    n, queries = run.at(smoke=(30, 8), desk=(500, 300), full=(5000, 300))
     database, patients = (_finer(part) for part in (database_of(run, n), patients_of(run, queries)))
     full = TumorQuery(database).fit()
     truth = answers(full, patients)
