@@ -1,5 +1,6 @@
 """NeuralStagger: pieces, modes, residuals against exact solutions, training without labels, the limit by scale."""
 
+import copy
 import itertools
 import math
 
@@ -101,6 +102,15 @@ class TestPieces:
         with pytest.raises(ValueError, match=message):
             call()
 
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.complex64, torch.int32, torch.bool])
+    def test_any_type_in_any_order_of_memory_is_kept(self, dtype):
+        u = torch.arange(96).reshape(8, 6, 1, 2).permute(3, 2, 0, 1).to(dtype)
+        assert not u.is_contiguous()
+        pieces = stagger_split(u, (4, 3))
+        assert pieces.dtype == dtype
+        assert torch.equal(stagger_merge(pieces, (4, 3)), u)
+        assert stagger_split(u[:0], 2).shape == (0, 4, 1, 4, 3)
+
 
 class TestSolver:
     @pytest.mark.parametrize("share", [False, True])
@@ -144,6 +154,30 @@ class TestSolver:
         torch.testing.assert_close(model(u.roll(3, -1)), model(u).roll(3, -1))
         apart = solver((4,))
         assert not torch.allclose(apart(u.roll(3, -1)), apart(u).roll(3, -1))
+
+    @pytest.mark.parametrize("grouped", [False, True])
+    def test_statistics_of_normalisation_are_learnt(self, grouped):
+        model = NeuralStagger(lambda: nn.BatchNorm1d(1), (2,), grouped=grouped)
+        u = torch.randn(4, 1, 1, 8) + 5
+        model(u)
+        for i, network in enumerate(model.networks):
+            torch.testing.assert_close(network.running_mean[0], 0.1 * u[..., i::2].mean())
+        model.eval()
+        pieces = stagger_split(u[:, 0], 2)
+        by_hand = torch.stack([pieces[:, i] + network(pieces[:, i]) for i, network in enumerate(model.networks)], 1)
+        torch.testing.assert_close(model(u)[:, 0], stagger_merge(by_hand, 2))
+
+    @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+    def test_a_state_dict_makes_the_same_solver_in_the_same_precision(self, dtype):
+        mask = torch.tensor([1, 1, 0, 0, 1, 1, 1, 1])
+        with seeded(0):
+            one = NeuralStagger(backbone(extra=1), (2,), zero_init=False, mask=mask).to(dtype)
+        other = NeuralStagger(backbone(extra=1), (2,), mask=torch.ones(8)).to(dtype)
+        other.load_state_dict(one.state_dict())
+        u = fields(2, 1, 1, 8).to(dtype)
+        assert other(u).dtype == dtype
+        assert torch.equal(other(u), one(u))
+        assert torch.equal(copy.deepcopy(one)(u), one(u))
 
     def test_obstacles_stay_as_they_are_and_are_seen(self):
         mask = torch.ones(8, 8)
@@ -199,6 +233,14 @@ class TestSolver:
             (lambda: NeuralStagger(backbone(), (2,), mask=torch.ones(7)), ValueError, "divide"),
             (lambda: NeuralStagger(backbone(), (2,), mask=torch.ones(8, 8)), ValueError, "mask has shape"),
             (lambda: NeuralStagger(lambda: 3, (2,)), TypeError, "backbone_factory"),
+            (lambda: NeuralStagger(lambda made=backbone()(): made, (2,)), ValueError, "one module twice"),
+            (lambda: NeuralStagger(backbone(), (2,), mask=torch.full((8,), 0.5)), ValueError, "mask takes"),
+            (lambda: NeuralStagger(backbone(), (2,), mask=torch.zeros(8)), ValueError, "mask takes"),
+            (lambda: NeuralStagger(backbone(), (2,), mask=np.ones(8)), TypeError, "mask is ndarray"),
+            (lambda: NeuralStagger(backbone(), (2,), halo=5)(fields(1, 1, 1, 8)), ValueError, "halo is 5"),
+            (lambda: solver((2,)).advance(fields(1, 1, 0, 1, 8), []), ValueError, "pieces has shape"),
+            (lambda: solver((2,)).advance(fields(1, 1, 2, 3, 8)), ValueError, "pieces has shape"),
+            (lambda: solver((2,), 2, temporal="bundle")(fields(1, 0, 1, 8)), ValueError, "pieces has shape"),
             (lambda: solver((2,))(fields(1, 1, 1, 7)), ValueError, "divide"),
             (lambda: solver((2,))(fields(1, 2, 1, 8)), ValueError, "block has shape"),
             (lambda: solver((2,))(fields(1, 1, 2, 8)), ValueError, "block has shape"),
@@ -242,6 +284,23 @@ class TestModes:
             torch.testing.assert_close(model.rollout(u0, 9, warmup, "coarse-space", piece), sampled)
             torch.testing.assert_close(model.rollout(u0, 9, mode="coarsest", piece=piece), sampled[:, ::3])
 
+    @pytest.mark.parametrize("temporal", ["interleave", "bundle"])
+    @pytest.mark.parametrize("boundary", ["periodic", "neumann", 0.3])
+    @pytest.mark.parametrize(("share", "grouped"), [(True, False), (False, False), (False, True)])
+    def test_they_are_with_obstacles_and_any_boundary(self, temporal, boundary, share, grouped):
+        mask = torch.ones(8, 12)
+        mask[2:5, 3:7] = 0
+        model = solver(
+            (2, 3), 2, temporal=temporal, boundary=boundary, halo=2, share_weights=share, grouped=grouped, mask=mask
+        )
+        u0, warmup = 0.1 * fields(2, 1, 8, 12), lambda u, n: u[:, None].expand(-1, n, -1, -1, -1) * 0.9
+        full = model.rollout(u0, 4, warmup)
+        torch.testing.assert_close(model.rollout(u0, 4, mode="coarse-time"), full[:, ::2])
+        pieces = stagger_split(full.flatten(0, 1), (2, 3)).unflatten(0, full.shape[:2])
+        for piece in range(6):
+            torch.testing.assert_close(model.rollout(u0, 4, warmup, "coarse-space", piece), pieces[:, :, piece])
+            torch.testing.assert_close(model.rollout(u0, 4, mode="coarsest", piece=piece), pieces[:, ::2, piece])
+
     def test_any_number_of_steps_is_the_start_of_more(self):
         model, warmup = solver((2,), 3), lambda u, n: u[:, None].expand(-1, n, -1, -1)
         u0 = fields(1, 1, 8)
@@ -264,6 +323,18 @@ class TestModes:
         assert caught.value.step == 2
         assert caught.value.states.shape == (2, 2, 1, 8)
         assert torch.isfinite(caught.value.states).all()
+
+    def test_a_bundle_diverges_at_its_own_time_and_only_if_asked_for(self):
+        class Later(nn.Module):
+            def forward(self, x):
+                return torch.cat([x * 0, x * math.inf], 1)
+
+        model, u0 = NeuralStagger(Later, (2,), 2, temporal="bundle"), torch.ones(2, 1, 8)
+        assert model.rollout(u0, 1).shape == (2, 2, 1, 8)
+        with pytest.raises(RolloutDiverged) as caught:
+            model.rollout(u0, 3)
+        assert caught.value.step == 2
+        assert torch.equal(caught.value.states, torch.ones(2, 2, 1, 8))
 
 
 def wave(n, seed=0, dims=1, batch=2):
@@ -335,6 +406,59 @@ class TestResiduals:
             a, b = (Burgers(n, 0.01, 0.05, derivatives=d)(u0, u0) for d in ("spectral", "central"))
             apart.append(float((a - b).abs().max()))
         assert 1.7 < math.log2(apart[0] / apart[1]) < 2.3
+
+    def test_burgers_is_cole_and_hopfs_solution(self):
+        nu, k = 0.05, 2 * math.pi
+        x = torch.arange(128, dtype=torch.float64) / 128
+
+        def exact(t):
+            small = 0.5 * math.exp(-nu * k**2 * t)
+            return (2 * nu * k * small * (k * x).sin() / (1 + small * (k * x).cos()))[None]
+
+        errors = [
+            float((Burgers(128, dt, nu).solve(exact(0), n)[-1] - exact(0.2)).abs().max())
+            for n, dt in ((10, 0.02), (20, 0.01))
+        ]
+        assert errors[1] < 5e-5
+        assert 1.7 < math.log2(errors[0] / errors[1]) < 2.3
+
+    @pytest.mark.parametrize("n", [8, 15])
+    def test_taylor_and_greens_vorticity_has_no_residual(self, n):
+        x = torch.arange(n, dtype=torch.float64) * 2 * math.pi / n
+        vortices = (2 * x.sin()[:, None] * x.sin())[None]
+        residual = NavierStokesVorticity(n, 0.1, 0.1, 2 * math.pi)
+        assert residual(vortices, vortices * math.exp(-0.02)).abs().max() < 1e-13
+
+    @pytest.mark.parametrize("edge", ["periodic", "dirichlet", "neumann"])
+    @pytest.mark.parametrize("n", [9, 16])
+    def test_heat_decays_as_its_kernel_says(self, edge, n):
+        x = (torch.arange(n, dtype=torch.float64) + 0.5) / n
+        k = 2 * math.pi if edge == "periodic" else math.pi
+        start = ((k * x).cos() if edge == "neumann" else (k * x).sin())[None]
+        assert Heat(n, 0.1, 0.3, boundary=edge)(start, start * math.exp(-0.03 * k**2)).abs().max() < 1e-13
+
+    @pytest.mark.parametrize("dims", [2, 3])
+    def test_projected_velocities_of_odd_and_oblong_grids_have_no_divergence(self, dims):
+        residual = NavierStokesVelocity([5, 8, 9][:dims], 0.01, length=[1.0, 1.3, 1.6][:dims])
+        u = residual.project(fields(2, dims, *residual.points))
+        assert residual.divergence(u).abs().max() < 1e-10
+        assert residual.divergence(residual.solve(u, 3)).abs().max() < 1e-10
+
+    def test_a_call_in_inference_mode_leaves_gradients_to_others(self):
+        residual = Burgers(16, 0.01)
+        with torch.inference_mode():
+            residual.solve(torch.zeros(1, 16), 1)
+        u = torch.ones(1, 16, requires_grad=True)
+        residual(u, u).square().sum().backward()
+        assert torch.isfinite(u.grad).all()
+
+    @untyped
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.int32, torch.complex64])
+    def test_what_has_no_transform_is_refused(self, dtype):
+        u = torch.ones(1, 16, dtype=dtype)
+        for call in (lambda: Heat(16, 0.1)(u, u), lambda: Burgers(16, 0.1).solve(u, 1)):
+            with pytest.raises(TypeError, match=r"takes torch\.float32"):
+                call()
 
     def test_vorticity_moves_as_the_reference_solver_moves_it(self):
         x = torch.arange(32, dtype=torch.float64) / 32
@@ -415,6 +539,9 @@ class TestResiduals:
             (lambda: Heat(16, 0.1, derivatives="odd"), "derivatives"),
             (lambda: AdvectionDiffusion(16, 0.1, [1.0, 2.0]), "2 parts"),
             (lambda: Burgers(16, 0.1, 0.0), "nu"),
+            (lambda: Burgers((8, 8), 0.1), "points has 2 axes"),
+            (lambda: Heat((8, 8), 0.1, boundary=3), "boundary is 3"),
+            (lambda: NavierStokesVorticity(8, 0.1, forcing=torch.full((8, 8), torch.nan)), "forcing has 64"),
             (lambda: NavierStokesVorticity([16], 0.1), "1 axes"),
             (lambda: NavierStokesVorticity(16, 0.1, forcing=torch.zeros(8, 8)), "forcing"),
             (lambda: NavierStokesVelocity([16], 0.1), "1 axis"),
@@ -458,6 +585,10 @@ class TestLoss:
             physics_loss(Heat(8, 0.1), fields(1, 1, 1, 8), fields(2, 1, 1, 8))
         with pytest.raises(ValueError, match="mask has shape"):
             physics_loss(Heat(8, 0.1), fields(1, 1, 1, 8), fields(1, 1, 1, 8), torch.ones(4))
+        with pytest.raises(ValueError, match="mask takes"):
+            physics_loss(Heat(8, 0.1), fields(1, 1, 1, 8), fields(1, 1, 1, 8), torch.zeros(8))
+        with pytest.raises(ValueError, match="predicted has shape"):
+            physics_loss(Heat(8, 0.1), fields(1, 1, 1, 8), fields(1, 0, 1, 8))
 
 
 def noise(count, generator):
@@ -512,6 +643,22 @@ class TestPool:
         pool.put(torch.tensor([0]), torch.arange(3.0).reshape(1, 3, 1, 1).expand(1, 3, 1, 4))
         assert pool.blocks.unique().tolist() == [2.0]
 
+    def test_a_state_is_of_its_own_time_and_gives_the_same_again(self):
+        pool = StatePool(noise, 4, max_age=3, generator=torch_generator(0))
+        state = pool.state_dict()
+
+        def drawn():
+            found = []
+            for _ in range(6):
+                rows, blocks = pool.draw(2)
+                pool.put(rows, 2 * blocks)
+                found.append(pool.blocks.clone())
+            return torch.stack(found)
+
+        once = drawn()
+        pool.load_state_dict(state)
+        assert torch.equal(drawn(), once)
+
     def test_draws_are_of_different_rows(self):
         rows, blocks = StatePool(noise, 8, generator=torch_generator(0)).draw(8)
         assert sorted(rows.tolist()) == list(range(8))
@@ -537,6 +684,21 @@ class TestPool:
             (lambda: StatePool(lambda n, g: torch.zeros(1, 1, 1, 4), 2), ValueError, "sampler returned"),
             (lambda: StatePool(lambda n, g: torch.full((n, 1, 1, 4), torch.nan), 2), FloatingPointError, "in turn"),
             (lambda: StatePool(noise, 2).load_state_dict(StatePool(noise, 3).state_dict()), ValueError, "state has"),
+            (lambda: StatePool(noise, 2).put(torch.tensor([0]), fields(16)), ValueError, "blocks has shape"),
+            (lambda: StatePool(lambda n, g: np.zeros((n, 1, 1, 4)), 2), TypeError, "sampler returned ndarray"),
+            (lambda: StatePool(lambda n, g: torch.ones(n, 1, 1, 4).int(), 2), TypeError, "sampler returned torch.int"),
+            (
+                lambda: StatePool(lambda n, g: torch.ones(n, 1, 1, 2 * n), 2).put(
+                    torch.tensor([0]), fields(1, 1, 1, 4)
+                ),
+                ValueError,
+                "sampler returned",
+            ),
+            (
+                lambda: StatePool(noise, 2).load_state_dict(StatePool(noise, 2, 1, torch_generator(0)).state_dict()),
+                ValueError,
+                "generator of its own",
+            ),
             (lambda: late_growth(10, 0), ValueError, "horizon"),
             (lambda: late_growth(10, 2, 1.5), ValueError, "fresh"),
         ],
@@ -644,6 +806,32 @@ class TestInformation:
         expected = math.sqrt(lost.sum() / (np.abs(gain) ** 2 * power).sum())
         assert stagger_information_loss(power, gain, 4) == pytest.approx(expected, rel=1e-10)
 
+    @pytest.mark.parametrize(("n", "factors", "dims"), [(24, (3,), 1), (30, (5,), 1), (8, (2, 4), 2)])
+    def test_it_is_what_is_left_of_the_covariance(self, n, factors, dims):
+        power, gain = self.problem(n, dims)
+        transform = np.fft.fft(np.eye(n)) / np.sqrt(n)
+        if dims == 2:
+            transform = np.kron(transform, transform)
+        covariance = (transform.conj().T * power.ravel() @ transform).real
+        move = (transform.conj().T * gain.ravel() @ transform).real
+        places = np.arange(n**dims).reshape([n] * dims)
+        left = whole = 0.0
+        for offset in itertools.product(*map(range, factors)):
+            at = places[tuple(slice(i, None, s) for i, s in zip(offset, factors, strict=True))].ravel()
+            seen, both = covariance[np.ix_(at, at)], (move @ covariance)[np.ix_(at, at)]
+            after = (move @ covariance @ move.T)[np.ix_(at, at)]
+            left += np.trace(after - both @ np.linalg.solve(seen, both.T))
+            whole += np.trace(after)
+        expected = math.sqrt(left / whole)
+        assert stagger_information_loss(power, gain, factors) == pytest.approx(expected, rel=1e-9)
+
+    @pytest.mark.parametrize("unit", [1e-300, 1e-30, 1e300])
+    def test_it_has_no_unit(self, unit):
+        power, gain = self.problem()
+        expected = stagger_information_loss(power, gain, 4)
+        assert stagger_information_loss(unit * power, gain, 4) == pytest.approx(expected)
+        assert stagger_information_loss(power, unit * gain, 4) == pytest.approx(expected)
+
     def test_nothing_is_lost_where_nothing_looks_alike(self):
         power, gain = self.problem(32, 2)
         assert stagger_information_loss(power, gain, 1) == pytest.approx(0, abs=1e-12)
@@ -677,6 +865,9 @@ class TestInformation:
             (lambda: stagger_information_loss(-np.ones(8), np.ones(8), 2), "below 0"),
             (lambda: stagger_information_loss(np.zeros(8), np.ones(8), 2), "zero everywhere"),
             (lambda: stagger_information_loss(np.ones(8), np.ones(8), 3), "divide"),
+            (lambda: stagger_information_loss(1j * np.ones(8), np.ones(8), 2), "spectrum is complex"),
+            (lambda: stagger_information_loss(np.ones([2] * 4), np.ones([2] * 4), 2), "one to three axes"),
+            (lambda: recommend_factor(-np.ones(7), np.ones(7)), "below 0"),
             (lambda: recommend_factor(np.ones(8), np.ones(8), -1.0), "rtol"),
         ],
     )

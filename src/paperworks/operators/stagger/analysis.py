@@ -54,14 +54,19 @@ def stagger_information_loss(spectrum: Spectrum, propagator: Propagator, factors
     >>> stagger_information_loss((np.abs(k) < 8) * 1.0, heat, 4)  # no wave that the pieces don't see
     0.0
     """
-    power = np.asarray(spectrum, dtype=float)
-    gain = np.asarray(propagator)
+    power, gain = np.asarray(spectrum), np.asarray(propagator)
+    if not 1 <= power.ndim <= 3 or np.iscomplexobj(power):
+        raise ValueError(
+            f"spectrum is {power.dtype} of shape {power.shape}; it takes real numbers on one to three axes"
+        )
     if power.shape != gain.shape:
         raise ValueError(f"propagator has shape {gain.shape}; it takes {power.shape}, as spectrum has")
     if not (np.isfinite(power).all() and (power >= 0).all() and np.isfinite(gain).all()):
         raise ValueError("spectrum and propagator take finite numbers, and the spectrum none below 0")
     parts = check_factors(factors, power.ndim)
     check_divisible("spectrum", power.shape, parts)
+    # The error has no unit, so that the largest may be 1: squares of others are neither infinite nor 0.
+    power, gain = (values / (np.abs(values).max(initial=0) or 1.0) for values in (power, gain))
     whole = float((np.abs(gain) ** 2 * power).sum())
     if not whole > 0:
         raise ValueError("spectrum times propagator is zero everywhere; it takes a field that is not")
@@ -108,7 +113,7 @@ def recommend_factor(spectrum: Spectrum, propagator: Propagator, rtol: float = 0
     4
     """
     check_number("rtol", rtol, ge=0)
-    sides = np.shape(spectrum)
-    common = math.gcd(*sides) if sides else 1
+    stagger_information_loss(spectrum, propagator, 1)  # refuses what it can't take, whatever the sides divide by
+    common = math.gcd(*np.shape(spectrum))
     divisors = [s for s in range(common // 2 or 1, 1, -1) if common % s == 0]
     return next((s for s in divisors if stagger_information_loss(spectrum, propagator, s) <= rtol), 1)

@@ -141,7 +141,7 @@ class Heat(PhysicsResidual):
         derivatives: Derivatives = "spectral",
     ) -> None:
         inner = Waves(points, length, derivatives)
-        edges = [boundary] * inner.dims if isinstance(boundary, str) else list(boundary)
+        edges = list(boundary) if isinstance(boundary, list | tuple) else [boundary] * inner.dims
         if len(edges) != inner.dims:
             raise ValueError(f"boundary has {len(edges)} kinds; it takes one, or one for each of {inner.dims} axes")
         self.edges = [check_choice("boundary", edge, ("periodic", "dirichlet", "neumann")) for edge in edges]
@@ -232,6 +232,8 @@ class Burgers(PhysicsResidual):
         derivatives: Derivatives = "spectral",
     ) -> None:
         waves = Waves(points, length, derivatives)
+        if waves.dims != 1:
+            raise ValueError(f"points has {waves.dims} axes; it takes one")
         super().__init__(waves, dt, check_number("nu", nu, gt=0) * waves.laplacian, scheme, theta)
         self._register(kept=waves.kept, slope=-0.5 * waves.first[0] * waves.kept)
 

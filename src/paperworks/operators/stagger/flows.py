@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from paperworks.core.validation import check_number
+from paperworks.core.validation import check_finite, check_number
 from paperworks.operators.stagger.residuals import Derivatives, Modes, PhysicsResidual, Scheme, Waves
 
 Velocities = Float[Tensor, "..."]  # (..., parts, *grid)
@@ -76,7 +76,11 @@ class NavierStokesVorticity(PhysicsResidual):
         along_x, along_y = waves.first
         stream = -waves.kept / torch.where(waves.laplacian == 0, -torch.inf, waves.laplacian)
         factors = [along_y * stream, -along_x * stream, along_x * waves.kept, along_y * waves.kept]
-        force = torch.zeros(waves.shape, dtype=torch.float64) if forcing is None else forcing.double().cpu()
+        force = (
+            torch.zeros(waves.shape, dtype=torch.float64)
+            if forcing is None
+            else check_finite("forcing", forcing).double().cpu()
+        )
         if tuple(force.shape) != waves.shape:
             raise ValueError(f"forcing has shape {tuple(force.shape)}; it takes {waves.shape}")
         factors = [factor.expand(waves.kept.shape) for factor in factors]
@@ -163,7 +167,11 @@ class NavierStokesVelocity(PhysicsResidual):
         )
         poisson = torch.where(waves.laplacian == 0, 0, 1 / torch.where(waves.laplacian == 0, 1, waves.laplacian))
         wanted = (waves.dims, *waves.shape)
-        force = torch.zeros(wanted, dtype=torch.float64) if forcing is None else forcing.double().cpu()
+        force = (
+            torch.zeros(wanted, dtype=torch.float64)
+            if forcing is None
+            else check_finite("forcing", forcing).double().cpu()
+        )
         if tuple(force.shape) != wanted:
             raise ValueError(f"forcing has shape {tuple(force.shape)}; it takes {wanted}")
         self._register(outward=outward, poisson=poisson, force=waves.modes(force))

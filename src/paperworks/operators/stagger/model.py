@@ -5,14 +5,20 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn import functional
 
 from paperworks.core.validation import check_choice, check_count, check_number
 from paperworks.operators.refiner import RolloutDiverged
-from paperworks.operators.stagger.splitting import check_divisible, check_factors, stagger_merge, stagger_split
+from paperworks.operators.stagger.splitting import (
+    check_divisible,
+    check_factors,
+    check_mask,
+    stagger_merge,
+    stagger_split,
+)
 
 Block = Float[Tensor, "batch times channels *grid"]
 Next = Float[Tensor, "batch ahead channels *grid"]
@@ -52,6 +58,7 @@ class NeuralStagger(nn.Module):
     grouped
         Whether the networks of all pieces run as one, their weights stacked and each convolution a grouped one. By
         default where the fields are on an accelerator: on processors one after the other takes a quarter less time.
+        Networks with buffers, such as the statistics of normalisation, are trained one after the other.
     zero_init
         Whether the last layer of each network that has weights, in the order in which it was given its layers, starts
         at zero. True by default: independent networks would else make the merged field rough. A backbone whose output
@@ -76,9 +83,10 @@ class NeuralStagger(nn.Module):
     Raises
     ------
     ValueError
-        For factors or counts below 1, an unknown variant or boundary, or a mask that the factors don't divide.
+        For factors or counts below 1, an unknown variant or boundary, a factory that returns one module twice, or a
+        mask that the factors don't divide or of other numbers than 0 and 1.
     TypeError
-        Where the factory returns no module.
+        Where the factory returns no module, or the mask is no tensor.
 
     References
     ----------
@@ -111,7 +119,7 @@ class NeuralStagger(nn.Module):
         zero_init: bool = True,
         boundary: Boundary | Sequence[Boundary] = "periodic",
         halo: int = 0,
-        mask: Float[Tensor, "*grid"] | None = None,
+        mask: Shaped[Tensor, "*grid"] | None = None,
     ) -> None:
         super().__init__()
         self.factors, self.time_factor = check_factors(factors), check_count("time_factor", time_factor)
@@ -122,12 +130,16 @@ class NeuralStagger(nn.Module):
         made = [backbone_factory() for _ in range(1 if share_weights else self.pieces)]
         if not all(isinstance(network, nn.Module) for network in made):
             raise TypeError(f"backbone_factory returned {type(made[0]).__name__}; it takes one that returns a module")
+        if len(set(map(id, made))) < len(made):
+            raise ValueError(
+                "backbone_factory returned one module twice; it takes a new one for each, or share_weights"
+            )
         self.networks = nn.ModuleList(made)
         if zero_init:
             for network in made:
                 _zero_last(network)
         if mask is not None:
-            if mask.ndim != len(self.factors):
+            if check_mask(mask).ndim != len(self.factors):
                 raise ValueError(f"mask has shape {tuple(mask.shape)}; it takes a grid of {len(self.factors)} axes")
             mask = stagger_split(mask[None, None].to(torch.get_default_dtype()), self.factors)[0]
         self.register_buffer("mask", mask)
@@ -177,10 +189,12 @@ class NeuralStagger(nn.Module):
         Raises
         ------
         ValueError
-            For another number of pieces than were chosen.
+            For another number of pieces than were chosen, other channels, or a halo wider than a periodic piece.
         """
         at = range(self.pieces) if chosen is None else [check_count("chosen", i, at_least=0) for i in chosen]
-        if pieces.ndim != 4 + len(self.factors) or pieces.shape[2] != len(at) or max(at) >= self.pieces:
+        wanted = (*pieces.shape[:2], len(at), self.channels)
+        fits = pieces.ndim == 4 + len(self.factors) and tuple(pieces.shape[:4]) == wanted and pieces.shape[1]
+        if not (fits and at and max(at) < self.pieces):
             raise ValueError(
                 f"pieces has shape {tuple(pieces.shape)}; it takes (batch, times, {len(at)}, {self.channels}, "
                 f"*coarse), numbers of pieces below {self.pieces}"
@@ -191,10 +205,10 @@ class NeuralStagger(nn.Module):
             for axis in range(-len(self.factors), 0):
                 change = change.narrow(axis, self.halo, change.shape[axis] - 2 * self.halo)
         heads = self.time_factor if self.temporal == "bundle" else 1
-        wanted = (*change.shape[:2], heads * self.channels, *x.shape[4:])
-        if tuple(change.shape) != wanted:
+        shape = (heads * self.channels, *x.shape[4:])
+        if tuple(change.shape[2:]) != shape:
             raise ValueError(
-                f"backbone returned {tuple(change.shape[2:])} for a piece; it takes {wanted[2:]} (channels, *coarse)"
+                f"backbone returned {tuple(change.shape[2:])} for a piece; it takes {shape} (channels, *coarse)"
             )
         if self.mask is not None:
             change = change * self.mask[list(at)].to(change.dtype)
@@ -250,18 +264,21 @@ class NeuralStagger(nn.Module):
         block = u0[:, None] if rare else self._warmed(u0, warmup)
         self._check(block, any_times=True)
         chosen = [piece] if alone else list(range(self.pieces))
-        x = self._split(block)[:, :, chosen]
+        x = self._split(block)[:, : steps // stride + 1, chosen]
         states, found = [x], x.shape[1]
         while found < steps // stride + 1:
             x = self.advance(x, chosen)
             if rare:
                 x = x[:, -1:]
-            if not torch.isfinite(x).all():
-                before = torch.cat(states, 1)
-                raise RolloutDiverged(found, before[:, :, 0] if alone else self._merged(before))
+            x = x[:, : steps // stride + 1 - found]
+            bad = ~torch.isfinite(x).flatten(2).all(2).all(0)
+            if bad.any():
+                good = int(bad.nonzero()[0])
+                before = torch.cat([*states, x[:, :good]], 1)
+                raise RolloutDiverged(found + good, before[:, :, 0] if alone else self._merged(before))
             states.append(x)
             found += x.shape[1]
-        rolled = torch.cat(states, 1)[:, : steps // stride + 1]
+        rolled = torch.cat(states, 1)
         return rolled[:, :, 0] if alone else self._merged(rolled)
 
     def _warmed(self, u0: Tensor, warmup: Callable[[Tensor, int], Tensor] | None) -> Tensor:
@@ -304,6 +321,9 @@ class NeuralStagger(nn.Module):
             x = torch.cat([x, mask.expand(len(x), *mask.shape)], 2)
         if self.halo:
             flat, dims = x.flatten(0, 1), len(self.factors)
+            sides = [n for n, kind in zip(x.shape[3:], self.boundary, strict=True) if kind == "periodic"]
+            if sides and self.halo > min(sides):
+                raise ValueError(f"halo is {self.halo}; it takes at most the {min(sides)} points of a periodic piece")
             for axis, kind in enumerate(self.boundary):
                 widths = [0, 0] * dims
                 widths[2 * (dims - 1 - axis) : 2 * (dims - axis)] = [self.halo, self.halo]
@@ -316,7 +336,9 @@ class NeuralStagger(nn.Module):
         if len(self.networks) == 1:
             answers: Tensor = self.networks[0](x.flatten(0, 1))
             return answers.unflatten(0, tuple(x.shape[:2]))
-        if len(at) > 1 and (x.device.type != "cpu" if self.grouped is None else self.grouped):
+        # Layers that keep statistics change their buffers, which a stack of copies would lose.
+        learns = self.training and next(self.networks.buffers(), None) is not None
+        if len(at) > 1 and not learns and (x.device.type != "cpu" if self.grouped is None else self.grouped):
             states = [{**dict(net.named_parameters()), **dict(net.named_buffers())} for net in map(self._network, at)]
             stacked = {name: torch.stack([state[name] for state in states]) for name in states[0]}
             network = self._network(at[0])

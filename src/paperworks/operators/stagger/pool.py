@@ -48,6 +48,8 @@ class StatePool:
     ------
     ValueError
         For a size below 1, a limit that isn't positive, or a sampler that returns another shape than it was asked for.
+    TypeError
+        For a sampler that returns no tensor, or whole numbers, to which predictions would be rounded.
     FloatingPointError
         Where the sampler keeps on returning blocks that have diverged.
 
@@ -77,6 +79,7 @@ class StatePool:
         self.limit = check_number("limit", limit, gt=0) if limit != math.inf else math.inf
         self.max_age = max_age if callable(max_age) else check_count("max_age", max_age)
         self.ages = torch.zeros(check_count("size", size), dtype=torch.long)
+        self.blocks = torch.empty(0)  # of any shape, until the sampler says which
         self.blocks = self._fresh(size)
 
     def draw(self, batch_size: int) -> tuple[Int[Tensor, " rows"], Blocks]:
@@ -137,7 +140,9 @@ class StatePool:
             For blocks of another shape.
         """
         kept = self.blocks.shape[1]
-        if blocks.shape != (len(rows), blocks.shape[1], *self.blocks.shape[2:]) or blocks.shape[1] < kept:
+        wanted = (len(rows), *self.blocks.shape[2:])
+        fits = blocks.ndim == self.blocks.ndim and (len(blocks), *blocks.shape[2:]) == wanted
+        if not fits or blocks.shape[1] < kept:
             raise ValueError(
                 f"blocks has shape {tuple(blocks.shape)}; it takes {(len(rows), *self.blocks.shape[1:])}, or more times"
             )
@@ -160,7 +165,9 @@ class StatePool:
             Blocks, ages, the count of what was dropped, and the generator's state.
         """
         generator = None if self.generator is None else self.generator.get_state()
-        return {"blocks": self.blocks, "ages": self.ages, "dropped": self.dropped, "generator": generator}
+        # Copies, since the pool writes into its own.
+        blocks, ages = self.blocks.clone(), self.ages.clone()
+        return {"blocks": blocks, "ages": ages, "dropped": self.dropped, "generator": generator}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state.
@@ -173,13 +180,16 @@ class StatePool:
         Raises
         ------
         ValueError
-            For a state of a pool of other blocks.
+            For a state of a pool of other blocks, or where only one of both has a generator of its own.
         """
         if state["blocks"].shape != self.blocks.shape:
             raise ValueError(f"state has blocks of {tuple(state['blocks'].shape)}; it takes {tuple(self.blocks.shape)}")
+        if (state["generator"] is None) != (self.generator is None):
+            one, other = ("no", "one") if state["generator"] is None else ("a", "none")
+            raise ValueError(f"state is of a pool with {one} generator of its own; this pool has {other}")
         self.blocks = state["blocks"].to(self.blocks).clone()
         self.ages, self.dropped = state["ages"].clone(), int(state["dropped"])
-        if self.generator is not None and state["generator"] is not None:
+        if self.generator is not None:
             self.generator.set_state(state["generator"])
 
     def _fresh(self, count: int) -> Tensor:
@@ -187,7 +197,13 @@ class StatePool:
         missing = count
         for _ in range(_TRIES):
             blocks = self.sampler(missing, self.generator)
-            if blocks.ndim < 4 or len(blocks) != missing:
+            if not isinstance(blocks, Tensor) or not (blocks.is_floating_point() or blocks.is_complex()):
+                kind = blocks.dtype if isinstance(blocks, Tensor) else type(blocks).__name__
+                raise TypeError(
+                    f"sampler returned {kind}; it takes one that returns a tensor of floating point numbers"
+                )
+            known = self.blocks.shape[1:] if self.blocks.ndim > 1 else blocks.shape[1:]
+            if blocks.ndim < 4 or len(blocks) != missing or blocks.shape[1:] != known:
                 raise ValueError(
                     f"sampler returned {tuple(blocks.shape)}; it takes ({missing}, times, channels, *grid)"
                 )

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -50,7 +50,7 @@ class Waves:
     def __init__(
         self, points: int | Sequence[int], length: float | Sequence[float] = 1.0, derivatives: Derivatives = "spectral"
     ) -> None:
-        axes = [points] if isinstance(points, int) else list(points)
+        axes = list(points) if isinstance(points, Iterable) else [points]
         self.shape = tuple(check_count("points", n, at_least=4) for n in axes)
         self.dims = check_count("number of axes", len(axes), at_most=3)
         sides = list(length) if isinstance(length, list | tuple) else [length] * self.dims
@@ -181,6 +181,8 @@ class PhysicsResidual(ABC):
         ------
         ValueError
             For fields of two shapes, or on another grid.
+        TypeError
+            For fields that aren't of single or double precision.
         """
         if u0.shape != u1.shape:
             raise ValueError(f"u1 has shape {tuple(u1.shape)}; it takes {tuple(u0.shape)}, as u0 has")
@@ -279,12 +281,13 @@ class PhysicsResidual(ABC):
         """Return the constants in the dtype and on the device of fields."""
         key = (u.dtype, u.device)
         if key not in self._cast:
-            self._cast[key] = SimpleNamespace(
-                **{
-                    name: value.to(u.device, u.dtype.to_complex() if value.is_complex() else u.dtype)
-                    for name, value in self._constants.items()
-                }
-            )
+            with torch.inference_mode(False):  # they are kept, for calls that need gradients too
+                self._cast[key] = SimpleNamespace(
+                    **{
+                        name: value.to(u.device, u.dtype.to_complex() if value.is_complex() else u.dtype)
+                        for name, value in self._constants.items()
+                    }
+                )
         return self._cast[key]
 
     def _check(self, name: str, u: Tensor, leading: int) -> None:
@@ -294,6 +297,8 @@ class PhysicsResidual(ABC):
             grid = ", ".join(map(str, self.points))
             times = "times, " if leading == 2 else ""
             raise ValueError(f"{name} has shape {shape}; it takes (..., {times}{self.channels}, {grid})")
+        if u.dtype not in (torch.float32, torch.float64):  # others have no Fourier transform on processors
+            raise TypeError(f"{name} is {u.dtype}; it takes torch.float32 or torch.float64")
 
     def _extended(self, u: Tensor) -> Tensor:
         return u

@@ -1,8 +1,9 @@
 """The way from a fine field to its interleaved coarse pieces, and back."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
@@ -101,7 +102,7 @@ def stagger_merge(pieces: Pieces, factors: int | Sequence[int]) -> Fields:
 
 def check_factors(factors: int | Sequence[int], dims: int | None = None) -> tuple[int, ...]:
     """Return one factor for each axis, or raise ValueError; without `dims` a sequence says how many axes there are."""
-    parts = [factors] * (dims or 1) if isinstance(factors, int) else list(factors)
+    parts = list(factors) if isinstance(factors, Iterable) else [factors] * (dims or 1)
     found = tuple(check_count("factors", s) for s in parts)
     if not 1 <= len(found) <= 3 or (dims is not None and len(found) != dims):
         takes = "one to three" if dims is None else str(dims)
@@ -113,3 +114,12 @@ def check_divisible(name: str, grid: Sequence[int], factors: tuple[int, ...]) ->
     """Raise ValueError where the factors don't divide a grid."""
     if any(n % s for n, s in zip(grid, factors, strict=True)):
         raise ValueError(f"{name} has a grid of {tuple(grid)}; it takes one that the factors {factors} divide")
+
+
+def check_mask(mask: Tensor) -> Tensor:
+    """Return a mask, or raise TypeError or ValueError where it isn't a tensor of 0 and 1 with a 1 in it."""
+    if not isinstance(mask, Tensor):
+        raise TypeError(f"mask is {type(mask).__name__}; it takes a tensor")
+    if not ((mask == 0) | (mask == 1)).all() or not torch.any(mask == 1):
+        raise ValueError("mask takes 1 in the domain and 0 in obstacles, and a domain that isn't empty")
+    return mask

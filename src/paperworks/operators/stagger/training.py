@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from paperworks.core.validation import check_count, check_number
@@ -15,13 +15,14 @@ from paperworks.numerics import silent, train, warmup_cosine
 from paperworks.numerics.training import Progress
 from paperworks.operators.stagger.pool import StatePool
 from paperworks.operators.stagger.residuals import PhysicsResidual
+from paperworks.operators.stagger.splitting import check_mask
 
 Block = Float[Tensor, "batch times channels *grid"]
 Next = Float[Tensor, "batch ahead channels *grid"]
 
 
 def physics_loss(
-    residual: PhysicsResidual, block: Block, predicted: Next, mask: Float[Tensor, "*grid"] | None = None
+    residual: PhysicsResidual, block: Block, predicted: Next, mask: Shaped[Tensor, "*grid"] | None = None
 ) -> Float[Tensor, ""]:
     r"""Return the mean squared residual of predicted states, on the fine grid.
 
@@ -49,7 +50,7 @@ def physics_loss(
     Raises
     ------
     ValueError
-        For states of shapes that don't fit, or a mask on another grid.
+        For states of shapes that don't fit, or a mask on another grid, or of other numbers than 0 and 1.
 
     References
     ----------
@@ -63,12 +64,15 @@ def physics_loss(
     >>> bool(physics_loss(heat, start, heat.solve(start[:, 0], 3)) < 1e-12)
     True
     """
-    if block.ndim < 4 or block[:, -1].shape != predicted[:, 0].shape:
-        raise ValueError(f"predicted has shape {tuple(predicted.shape)}; it takes states like block's, {block.shape}")
+    fits = block.ndim >= 4 and predicted.ndim == block.ndim and block.shape[1] and predicted.shape[1]
+    if not fits or block[:, -1].shape != predicted[:, 0].shape:
+        raise ValueError(
+            f"predicted has shape {tuple(predicted.shape)}; it takes states like block's, {tuple(block.shape)}"
+        )
     squares = residual.along(torch.cat([block[:, -1:], predicted], 1)).square()
     if mask is None:
         return squares.mean()
-    if tuple(mask.shape) != residual.points:
+    if tuple(check_mask(mask).shape) != residual.points:
         raise ValueError(f"mask has shape {tuple(mask.shape)}; it takes {residual.points}")
     weight = mask.to(squares)
     return (squares * weight).mean() / weight.mean()
@@ -83,7 +87,7 @@ def physics_train(
     batch_size: int = 64,
     lr: float = 2e-3,
     clip: float = 1.0,
-    mask: Float[Tensor, "*grid"] | None = None,
+    mask: Shaped[Tensor, "*grid"] | None = None,
     checkpoint: str | Path | None = None,
     save_every: int = 1000,
     callback: Callable[[int, float], bool | None] | None = None,
@@ -116,7 +120,7 @@ def physics_train(
         Where the residual counts, for `physics_loss`.
     checkpoint
         File that the training is written to, whole or not at all, and goes on from where it exists; none by default.
-        A training that went on gives the same as one that was never stopped.
+        A training that went on gives the same as one that was never stopped, where the pool has a generator of its own.
     save_every
         Steps from one checkpoint to the next; 1,000 by default.
     callback
@@ -156,7 +160,7 @@ def physics_train(
     before: list[float] = []
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None and path.exists():
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
         if state["steps"] != steps:
             raise ValueError(f"checkpoint {path} is of a training of {state['steps']} steps; it takes one of {steps}")
         model.load_state_dict(state["model"])
