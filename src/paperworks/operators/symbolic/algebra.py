@@ -3,6 +3,7 @@
 import itertools
 import re
 from functools import reduce
+from numbers import Real
 from typing import Any
 
 import sympy
@@ -31,7 +32,8 @@ def read(expression: Any) -> Expr:
     >>> read(sympy.Symbol("u_0") ** 2 - 3)
     Expr('(pow2(u_0) - 3)')
     """
-    e = sympy.sympify(expression) if isinstance(expression, (int, float)) else expression
+    plain = isinstance(expression, Real) and not isinstance(expression, (bool, sympy.Basic))
+    e = sympy.sympify(expression) if plain else expression
     if isinstance(e, sympy.Symbol):
         if match := _VARIABLE.fullmatch(e.name):
             return Expr.variable(int(match[1]))
@@ -61,17 +63,22 @@ def read(expression: Any) -> Expr:
 
 
 def _product(e: Any) -> Expr:
-    if e.args[0] == -1:
-        return -read(-e)
+    coefficient, rest = e.as_coeff_Mul()
+    if coefficient == -1:
+        return -read(rest)
     over, under = e.as_numer_denom()
     if under != 1 and (over, under) != (e, 1):
         return read(over) / read(under)
-    return reduce(lambda a, b: a * b, map(read, e.as_ordered_factors()))
+    # SymPy's own factors part a negative number in two, of which a skeleton would have two unknowns.
+    factors = [] if coefficient == 1 else [coefficient]
+    return reduce(lambda a, b: a * b, map(read, [*factors, *rest.as_ordered_factors()]))
 
 
 def _power(base: Any, exponent: Any) -> Expr:
+    if exponent.is_number and exponent.is_real and float(exponent).is_integer():
+        exponent = sympy.Integer(int(exponent))  # 2.0 is as whole as 2
     if not isinstance(exponent, sympy.Integer) or not 0 < abs(exponent) <= _POWERS:
-        raise ValueError(f"expression has {base}**{exponent}; it takes whole powers up to {_POWERS}")
+        raise ValueError(f"expression has ({base})**({exponent}); it takes whole powers up to {_POWERS}")
     tree = read(base)
     power = tree if exponent % 2 else tree.square()
     for _ in range((abs(int(exponent)) - 1) // 2):
@@ -79,25 +86,26 @@ def _power(base: Any, exponent: Any) -> Expr:
     return power if exponent > 0 else Expr("inv", (power,))
 
 
-def written(tree: Expr) -> sympy.Expr:
-    """Return the SymPy expression of a tree.
+def written(*trees: Expr) -> list[sympy.Expr]:
+    """Return the SymPy expressions of trees, whose placeholders are symbols of their own throughout.
 
     Parameters
     ----------
-    tree
-        A tree of any kind.
+    *trees
+        Trees of any kind.
 
     Returns
     -------
-    sympy.Expr
-        The same expression.
+    list of sympy.Expr
+        The same expressions.
 
     Examples
     --------
-    >>> written(Expr.variable(0).square() / 3)
-    u_0**2/3
+    >>> written(Expr.variable(0).square() / 3, PLACEHOLDER * Expr.variable(0))
+    [u_0**2/3, C_0*u_0]
     """
-    return _written(tree, itertools.count())
+    unknowns = itertools.count()
+    return [_written(tree, unknowns) for tree in trees]
 
 
 def _written(tree: Expr, unknowns: Any) -> Any:

@@ -58,7 +58,7 @@ def write(
     for _ in range(max_len):
         logits = writer.step(ids)
         if temperature:
-            ids = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)[:, 0]
+            ids = torch.multinomial(_shares(logits, temperature), 1, generator=generator)[:, 0]
         else:
             ids = logits.argmax(-1)
         ids = ids.masked_fill(done, writer.padding)
@@ -67,6 +67,11 @@ def write(
         if done.all():
             break
     return writer.tokens(torch.stack(found, 1))
+
+
+def _shares(logits: Float[Tensor, "rows vocabulary"], temperature: float) -> Float[Tensor, "rows vocabulary"]:
+    """Return probabilities; in double precision from the greatest logit down, so that none is lost however cold."""
+    return ((logits - logits.amax(-1, keepdim=True)).double() / temperature).softmax(-1)
 
 
 def beam_search(writer: Writer, max_len: int, beam: int) -> list[list[str]]:
@@ -85,7 +90,7 @@ def beam_search(writer: Writer, max_len: int, beam: int) -> list[list[str]]:
         over = torch.full_like(log, -torch.inf)
         over[:, writer.padding] = 0.0
         log = torch.where(done[:, None], over, log)
-        total = (scores.flatten()[:, None] + log).view(rows, -1)
+        total = (scores.flatten()[:, None] + log).view(rows, beam * log.shape[1])
         best, place = total.topk(beam, dim=1)
         size = log.shape[1]
         source = (torch.arange(rows, device=device)[:, None] * beam + place // size).flatten()
@@ -96,4 +101,4 @@ def beam_search(writer: Writer, max_len: int, beam: int) -> list[list[str]]:
         if done.all():
             break
     mean = (scores / lengths.view(rows, beam).clamp_min(1)).argmax(1)
-    return writer.tokens(found.view(rows, beam, -1)[torch.arange(rows, device=device), mean])
+    return writer.tokens(found.view(rows, beam, found.shape[1])[torch.arange(rows, device=device), mean])
