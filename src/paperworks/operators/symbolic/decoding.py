@@ -1,6 +1,6 @@
 """Writing equations token by token, with keys and values of earlier tokens kept."""
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -9,14 +9,11 @@ from torch import Tensor
 from paperworks.operators.symbolic.layers import Features, Mask, Pair, shown
 from paperworks.operators.symbolic.tokens import BOS, EOS, PAD
 
-if TYPE_CHECKING:
-    from paperworks.operators.symbolic.network import PROSE
-
 
 class Writer:
     """The decoder of symbols with what it remembers of the tokens so far; a step costs one token."""
 
-    def __init__(self, network: "PROSE", memory: Features, mask: Mask | None) -> None:
+    def __init__(self, network: Any, memory: Features, mask: Mask | None) -> None:
         self.network, self.rows, self.device = network, len(memory), memory.device
         self.layers = list(network.symbol_decoder)
         self.cross: list[Pair] = [layer.cross.remembered(memory) for layer in self.layers]  # type: ignore[union-attr, operator]

@@ -13,12 +13,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from paperworks.core.validation import check_number
+from paperworks.operators.symbolic.heads import PLACEHOLDER
 
 if TYPE_CHECKING:
     import sympy
 
-PLACEHOLDER = "<PLACEHOLDER>"
-"""Stands for a number that isn't known."""
 BINARY: dict[str, Callable[[Any, Any], Any]] = {
     "add": operator.add,
     "sub": operator.sub,
@@ -161,7 +160,7 @@ class Expr:
         """
         from paperworks.operators.symbolic.algebra import read
 
-        return read(expression)
+        return read(expression, cls)
 
     def to_sympy(self) -> "sympy.Expr":
         """Return the SymPy expression, with symbols ``u_0``, ..., and ``C_0``, ... for placeholders.
