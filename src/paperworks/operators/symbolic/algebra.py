@@ -60,7 +60,7 @@ def read(expression: Any, kind: Any) -> Any:
     if isinstance(e, sympy.Mul):
         return _product(e, kind)
     if isinstance(e, sympy.Pow):
-        return _power(*e.args, kind)
+        return _power(e.base, e.exp, kind)
     for function, head in ((sympy.sin, "sin"), (sympy.cos, "cos")):
         if isinstance(e, function):
             return kind(head, (read(e.args[0], kind),))

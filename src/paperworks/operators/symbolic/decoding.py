@@ -16,7 +16,7 @@ class Writer:
     def __init__(self, network: Any, memory: Features, mask: Mask | None) -> None:
         self.network, self.rows, self.device = network, len(memory), memory.device
         self.layers = list(network.symbol_decoder)
-        self.cross: list[Pair] = [layer.cross.remembered(memory) for layer in self.layers]  # type: ignore[union-attr, operator]
+        self.cross: list[Pair] = [layer.cross.remembered(memory) for layer in self.layers]
         self.mask = shown(mask)
         self.own: list[Pair | None] = [None] * len(self.layers)
         self.length = 0
@@ -28,10 +28,10 @@ class Writer:
         x = self.network.embed_tokens(ids[:, None], self.length)
         self.length += 1
         for i, layer in enumerate(self.layers):
-            new, before = layer.itself.remembered(x), self.own[i]  # type: ignore[union-attr, operator]
+            new, before = layer.itself.remembered(x), self.own[i]
             own = new if before is None else tuple(torch.cat(pair, 2) for pair in zip(before, new, strict=True))
             self.own[i] = own  # type: ignore[assignment]
-            x = layer.step(x, own, self.cross[i], None, self.mask)  # type: ignore[operator]
+            x = layer.step(x, own, self.cross[i], None, self.mask)
         return self.network.logits(x)[:, 0]
 
     def reorder(self, rows: Int[Tensor, " rows"]) -> None:
