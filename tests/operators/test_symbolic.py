@@ -1,6 +1,7 @@
 """Trees, tokens and families of equations: against SymPy, SciPy and physics, by properties, and what is refused."""
 
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -95,6 +96,41 @@ def test_sympy_placeholders_powers_and_what_trees_lack():
             Expr.from_sympy(bad)
 
 
+def test_sympy_numbers_are_one_leaf_and_placeholders_keep_apart():
+    x, y = sympy.symbols("u_0 u_1")
+    assert str(Expr.from_sympy(-3 * x * y)) == "((-3 * u_0) * u_1)"
+    assert str(Expr.from_sympy(-sympy.Rational(8, 3) * x)) == "((-8 * u_0) / 3)"
+    assert Expr.from_sympy(x**2.0) == U[0].square()
+    assert Expr.from_sympy(np.int64(2)) == Expr(2)
+    first, second = System((PLACEHOLDER * U[0], PLACEHOLDER * U[1])).to_sympy()
+    assert not {s for s in first.free_symbols if s.name[0] == "C"} & second.free_symbols
+    for bad in (True, sympy.oo, sympy.I * x, sympy.sqrt(2) * x):
+        with pytest.raises(ValueError, match=r"expression has|head is"):
+            Expr.from_sympy(bad)
+
+
+@pytest.mark.usefixtures("untyped")
+def test_leaves_are_those_of_python_whoever_made_them():
+    for head in (np.int64(3), np.uint8(3), 3):
+        assert TOKENIZER.encode(Expr(head)) == ["3"]
+    assert type(Expr(np.float32(0.5)).head) is float
+    assert hash(Expr("neg", [U[0]])) == hash(-U[0])
+    with pytest.raises(TypeError, match="takes trees"):
+        Expr("neg", (3,))
+    for head in (10**400, "u_00", "u_\u0663"):
+        with pytest.raises(ValueError, match="head is"):
+            Expr(head)
+
+
+def test_arrays_of_any_layout_are_evaluated():
+    u = np.arange(1.0, 7.0).reshape(3, 2)
+    still = u.copy()
+    still.setflags(write=False)
+    for states in (u[::-1][::-1], u.astype(">f8"), still, np.asfortranarray(u)):
+        assert (U[0] * U[1]).evaluate(states).tolist() == [2.0, 12.0, 30.0]
+    assert U[1].evaluate(u[::-1]).tolist() == [6.0, 4.0, 2.0]
+
+
 def test_terms_are_those_of_the_sum_with_their_signs():
     tree = -(U[0] - 2 * U[1]) - (U[2] - 1)
     assert [(sign, str(term)) for sign, term in tree.terms()] == [
@@ -180,6 +216,9 @@ def test_what_is_no_tree_or_system_is_refused():
         (3, "3"),
         (-10, "-10"),
         (11, "+ N110 E-1"),
+        (-0.0, "+ N000 E0"),
+        (9.994e12, "+ N999 E10"),
+        (-9.999e-9, "- N100 E-10"),
     ],
 )
 def test_numbers_are_these_tokens(number, tokens):
@@ -212,11 +251,22 @@ def test_no_tokens_make_decoding_raise(tokens):
 def test_tokens_that_make_no_system_decode_to_none():
     for text in ("", "add u_0", "u_0 u_0", "u_1", "u_0 |", "+ N100", "+ E1 N100", "N100", "+ N100 E99", "+ N10 E1"):
         assert TOKENIZER.decode(text.split()) is None, text
+    assert TOKENIZER.decode(["u_0", *["|", "u_0"] * 5]) is None  # more components than there may be
     assert TOKENIZER.decode(["neg"] * 5000 + ["u_0"]) is None
     assert TOKENIZER.decode(["add", "u_0", "+", "N100", "E-2"]) == System((U[0] + 1.0,))
 
 
+@pytest.mark.usefixtures("untyped")
 def test_what_has_no_tokens_is_refused():
+    for bad in ("u_0", [1, 2]):
+        with pytest.raises(TypeError, match="tokens "):
+            TOKENIZER.decode(bad)
+    for ids in ([-1], [10**5]):
+        with pytest.raises(ValueError, match="ids has"):
+            TOKENIZER.tokens(torch.tensor(ids))
+    for number in (math.nan, math.inf, 9.995e12):
+        with pytest.raises(ValueError, match="number is"):
+            TOKENIZER.rounded(number)
     with pytest.raises(ValueError, match="6 components"):
         TOKENIZER.encode(System(tuple(map(Expr.variable, range(6)))))
     with pytest.raises(ValueError, match="u_5"):
@@ -368,6 +418,35 @@ def test_bad_data_settings_are_refused():
         FAMILIES["thomas"].system([1, 2])
     with pytest.raises(RuntimeError, match="run away"):
         generate_dataset([ODEFamily("pole", 1, {"a": 1.0}, lambda u, p: [p["a"] / (u[0] - u[0])])], 2, 0, points=3)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_noise_is_of_its_size_at_any_scale(scale):
+    states = scale * torch.ones(2, 50, 3)
+    off = (add_noise(states, 0.02, 0) - states).double() / scale
+    assert (off.norm(dim=(1, 2)) / 150**0.5).tolist() == pytest.approx([0.02, 0.02], rel=1e-4)
+    assert not add_noise(torch.zeros(1, 5, 2), 0.02, 0).any()
+
+
+@pytest.mark.usefixtures("untyped")
+def test_states_that_are_no_real_numbers_are_refused():
+    whole = torch.ones(2, 3, dtype=torch.long)
+    with pytest.raises(TypeError, match="u is"):
+        FAMILIES["thomas"].rhs(whole, torch.ones(1, 1))
+    with pytest.raises(TypeError, match="u0 is"):
+        integrate_systems([System((U[0],))] * 2, whole, [0.0, 1.0])
+    with pytest.raises(TypeError, match="truth is"):
+        forecast_errors(whole[None], whole[None])
+    for bad in (whole[None], torch.ones(2, 3), torch.full((1, 2, 3), math.nan)):
+        with pytest.raises(ValueError, match="states "):
+            add_noise(bad, 0.1, 0)
+    with pytest.raises(ValueError, match="times has 1"):
+        simulate(lambda u: -u, torch.ones(1, 1), [0.0])
+
+
+def test_families_go_through_pickle():
+    for name, family in FAMILIES.items():
+        assert pickle.loads(pickle.dumps(family)).system() == FAMILIES[name].system()
 
 
 # Metrics ----------------------------------------------------------------------------------------------------

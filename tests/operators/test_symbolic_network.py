@@ -103,6 +103,19 @@ def test_greedy_tokens_are_the_likeliest_of_the_whole_pass():
         assert SMALL.tokenizer.tokens(likeliest[0]) == tokens
 
 
+def test_beams_of_one_are_greedy_and_edges_are_no_errors():
+    model = network()
+    given = inputs(model)
+    memory = model.encode(*given)
+    one = decoding.beam_search(decoding.Writer(model, memory.symbols, memory.symbol_mask), 20, 1)
+    assert one == model.decode_symbols(*given, max_len=20)
+    assert model.decode_symbols(*given, max_len=3, temperature=1e-300) == model.decode_symbols(*given, max_len=3)
+    nobody = tuple(None if x is None else x[:0] for x in given)
+    assert model.decode_symbols(*nobody) == model.decode_symbols(*nobody, beam=2) == []
+    there = tuple(None if x is None else x.to("meta") for x in given)
+    assert network().to("meta")(*there, TIMES.to("meta"), there[2]).logits.shape == (*there[2].shape, 1061)
+
+
 def score(model, given, tokens, row):
     ids, _ = SMALL.tokenizer.batch([tokens], ends=True)
     one = tuple(None if x is None else x[row : row + 1] for x in given)
@@ -243,6 +256,24 @@ def test_bad_inputs_are_refused():
     ):
         with pytest.raises(ValueError, match=words):
             model(*bad, TIMES)
+    for bad, error, words in (
+        ((data.float(), None, symbols, mask), TypeError, "data is torch.float32"),
+        ((data * math.nan, None, symbols, mask), ValueError, "data has"),
+        ((data, torch.ones(2, 8), symbols, mask), TypeError, "data_mask is"),
+        ((data, torch.zeros(2, 8, dtype=torch.bool), symbols, mask), ValueError, "data_mask has a row"),
+        ((data, None, symbols, mask.double()), TypeError, "symbol_mask is"),
+        ((data, None, symbols, mask & False), ValueError, "symbol_mask has a row"),
+        ((data, None, symbols.double(), mask), TypeError, "symbols is"),
+    ):
+        with pytest.raises(error, match=words):
+            model(*bad, TIMES)
+    for targets in (symbols[:1], symbols[0]):
+        with pytest.raises(ValueError, match="target_symbols has shape"):
+            model(data, None, symbols, mask, TIMES, targets)
+    with pytest.raises(ValueError, match="system has placeholders"):
+        guess_of(SYSTEMS[0].skeleton(), 0, "noisy")
+    with pytest.raises(ValueError, match="start is"):
+        warmup_inverse_sqrt(0, 10, math.nan)
     with pytest.raises(ValueError, match="query_times has shape"):
         model(data, None, symbols, mask, TIMES[None])
     with pytest.raises(ValueError, match="symbols is given"):
@@ -276,6 +307,14 @@ def test_identification_keeps_the_mode_and_refuses_what_is_no_series():
         ((t, u[:5], guess), "u has shape"),
         ((t, np.full((8, 3), np.nan), guess), "u has shape"),
         ((t, u[:, :2], guess), "guess has 3"),
+        ((np.append(t[:-1], np.inf), u, guess), "t doesn't rise"),
+        ((t, np.ma.masked_equal(u, 1), guess), "u has shape"),
+        ((t, u, guess, [3.0, np.nan]), "query_times has"),
+        ((t, u, guess, 3.0), "query_times has"),
+        ((t, 1e300 * u, guess), "u reaches"),
     ):
         with pytest.raises(ValueError, match=words):
+            identify(model, *bad)
+    for bad, words in (((t, 1j * u, guess), "u is complex"), ((t, u, guess.to_sympy()), "guess is list")):
+        with pytest.raises(TypeError, match=words):
             identify(model, *bad)

@@ -3,23 +3,26 @@
 import itertools
 import re
 from functools import reduce
+from numbers import Real
 from typing import Any
 
 import sympy
 
-from paperworks.operators.symbolic.expressions import PLACEHOLDER, Expr
+from paperworks.operators.symbolic.heads import PLACEHOLDER
 
 _VARIABLE, _UNKNOWN = re.compile(r"u_?(\d+)"), re.compile(r"C_?\d*")
 _POWERS = 10  # greatest whole power that is written out
 
 
-def read(expression: Any) -> Expr:
+def read(expression: Any, kind: Any) -> Any:
     """Return the tree of a SymPy expression.
 
     Parameters
     ----------
     expression
         What `Expr.from_sympy` takes.
+    kind
+        The class of trees, `Expr`, which imports this module.
 
     Returns
     -------
@@ -28,79 +31,90 @@ def read(expression: Any) -> Expr:
 
     Examples
     --------
-    >>> read(sympy.Symbol("u_0") ** 2 - 3)
+    >>> from paperworks.operators import Expr
+    >>> read(sympy.Symbol("u_0") ** 2 - 3, Expr)
     Expr('(pow2(u_0) - 3)')
     """
-    e = sympy.sympify(expression) if isinstance(expression, (int, float)) else expression
+    plain = isinstance(expression, Real) and not isinstance(expression, (bool, sympy.Basic))
+    e = sympy.sympify(expression) if plain else expression
     if isinstance(e, sympy.Symbol):
         if match := _VARIABLE.fullmatch(e.name):
-            return Expr.variable(int(match[1]))
+            return kind.variable(int(match[1]))
         if _UNKNOWN.fullmatch(e.name):
-            return Expr(PLACEHOLDER)
+            return kind(PLACEHOLDER)
         raise ValueError(
             f"expression has the symbol {e}; it takes u_0, u_1, ..., and C_0, C_1, ... for unknown numbers"
         )
     if isinstance(e, sympy.Integer):
-        return Expr(int(e))
+        return kind(int(e))
     if isinstance(e, sympy.Rational):
-        return Expr(int(e.p)) / Expr(int(e.q))
+        return kind(int(e.p)) / kind(int(e.q))
     if isinstance(e, sympy.Number) or e in (sympy.pi, sympy.E):
-        return Expr(float(e))
+        return kind(float(e))
     if isinstance(e, sympy.Add):
         # Terms that aren't subtracted come first, so that no sum begins with a negation it doesn't need.
-        terms = [(-1, read(-a)) if a.could_extract_minus_sign() else (1, read(a)) for a in e.as_ordered_terms()]
-        return Expr.from_terms(sorted(terms, key=lambda term: -term[0]))
+        terms = [
+            (-1, read(-a, kind)) if a.could_extract_minus_sign() else (1, read(a, kind)) for a in e.as_ordered_terms()
+        ]
+        return kind.from_terms(sorted(terms, key=lambda term: -term[0]))
     if isinstance(e, sympy.Mul):
-        return _product(e)
+        return _product(e, kind)
     if isinstance(e, sympy.Pow):
-        return _power(*e.args)
+        return _power(e.base, e.exp, kind)
     for function, head in ((sympy.sin, "sin"), (sympy.cos, "cos")):
         if isinstance(e, function):
-            return Expr(head, (read(e.args[0]),))
+            return kind(head, (read(e.args[0], kind),))
     raise ValueError(f"expression has {e}; it takes sums, products, whole powers, sines and cosines")
 
 
-def _product(e: Any) -> Expr:
-    if e.args[0] == -1:
-        return -read(-e)
+def _product(e: Any, kind: Any) -> Any:
+    coefficient, rest = e.as_coeff_Mul()
+    if coefficient == -1:
+        return -read(rest, kind)
     over, under = e.as_numer_denom()
     if under != 1 and (over, under) != (e, 1):
-        return read(over) / read(under)
-    return reduce(lambda a, b: a * b, map(read, e.as_ordered_factors()))
+        return read(over, kind) / read(under, kind)
+    # SymPy's own factors part a negative number in two, of which a skeleton would have two unknowns.
+    factors = [] if coefficient == 1 else [coefficient]
+    return reduce(lambda a, b: a * b, (read(f, kind) for f in [*factors, *rest.as_ordered_factors()]))
 
 
-def _power(base: Any, exponent: Any) -> Expr:
+def _power(base: Any, exponent: Any, kind: Any) -> Any:
+    if exponent.is_number and exponent.is_real and float(exponent).is_integer():
+        exponent = sympy.Integer(int(exponent))  # 2.0 is as whole as 2
     if not isinstance(exponent, sympy.Integer) or not 0 < abs(exponent) <= _POWERS:
-        raise ValueError(f"expression has {base}**{exponent}; it takes whole powers up to {_POWERS}")
-    tree = read(base)
+        raise ValueError(f"expression has ({base})**({exponent}); it takes whole powers up to {_POWERS}")
+    tree = read(base, kind)
     power = tree if exponent % 2 else tree.square()
     for _ in range((abs(int(exponent)) - 1) // 2):
         power = power * tree.square()
-    return power if exponent > 0 else Expr("inv", (power,))
+    return power if exponent > 0 else kind("inv", (power,))
 
 
-def written(tree: Expr) -> sympy.Expr:
-    """Return the SymPy expression of a tree.
+def written(*trees: Any) -> list[sympy.Expr]:
+    """Return the SymPy expressions of trees, whose placeholders are symbols of their own throughout.
 
     Parameters
     ----------
-    tree
-        A tree of any kind.
+    *trees
+        Trees of any kind.
 
     Returns
     -------
-    sympy.Expr
-        The same expression.
+    list of sympy.Expr
+        The same expressions.
 
     Examples
     --------
-    >>> written(Expr.variable(0).square() / 3)
-    u_0**2/3
+    >>> from paperworks.operators import Expr
+    >>> written(Expr.variable(0).square() / 3, PLACEHOLDER * Expr.variable(0))
+    [u_0**2/3, C_0*u_0]
     """
-    return _written(tree, itertools.count())
+    unknowns = itertools.count()
+    return [_written(tree, unknowns) for tree in trees]
 
 
-def _written(tree: Expr, unknowns: Any) -> Any:
+def _written(tree: Any, unknowns: Any) -> Any:
     head, args = tree.head, [_written(a, unknowns) for a in tree.args]
     if not isinstance(head, str):
         return sympy.Integer(head) if isinstance(head, int) else sympy.Float(head)

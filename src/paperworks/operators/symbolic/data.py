@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from paperworks.core.validation import check_choice, check_count, check_number
+from paperworks.core.validation import check_choice, check_count, check_finite, check_number
 from paperworks.operators.symbolic.families import FAMILIES, ODEFamily
 from paperworks.operators.symbolic.integration import simulate
 from paperworks.operators.symbolic.systems import System
@@ -105,7 +105,7 @@ def add_noise(
     Raises
     ------
     ValueError
-        For negative noise, or an unknown kind.
+        For negative noise, an unknown kind, or states that aren't finite, of floating point and of three dimensions.
 
     Examples
     --------
@@ -115,12 +115,20 @@ def add_noise(
     """
     check_number("noise", noise, ge=0)
     check_choice("kind", kind, ("additive", "multiplicative"))
+    if states.ndim != 3 or not states.is_floating_point():
+        raise ValueError(
+            f"states is {states.dtype} of shape {tuple(states.shape)}; it takes floating point, (n, times, d)"
+        )
+    check_finite("states", states)
     drawn = torch.from_numpy(np.random.default_rng(random_state).standard_normal(tuple(states.shape))).to(states)
     if kind == "multiplicative":
         return states + noise * states.abs() * drawn
     drawn = drawn * states.any(1, keepdim=True)
-    size = drawn.norm(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(states.dtype).tiny)
-    return states + noise * states.norm(dim=(1, 2), keepdim=True) / size * drawn
+    # In units of each trajectory's greatest value, so that no square is lost at either end of the range.
+    unit = states.abs().amax((1, 2), keepdim=True)
+    scaled, off = states.double() / torch.where(unit > 0, unit, 1.0).double(), drawn.double()
+    size = noise * scaled.norm(dim=(1, 2), keepdim=True) / off.norm(dim=(1, 2), keepdim=True).clamp_min(1e-300)
+    return states + (size * off).to(states) * unit
 
 
 def generate_dataset(

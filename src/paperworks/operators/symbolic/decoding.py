@@ -1,6 +1,6 @@
 """Writing equations token by token, with keys and values of earlier tokens kept."""
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -9,17 +9,14 @@ from torch import Tensor
 from paperworks.operators.symbolic.layers import Features, Mask, Pair, shown
 from paperworks.operators.symbolic.tokens import BOS, EOS, PAD
 
-if TYPE_CHECKING:
-    from paperworks.operators.symbolic.network import PROSE
-
 
 class Writer:
     """The decoder of symbols with what it remembers of the tokens so far; a step costs one token."""
 
-    def __init__(self, network: "PROSE", memory: Features, mask: Mask | None) -> None:
+    def __init__(self, network: Any, memory: Features, mask: Mask | None) -> None:
         self.network, self.rows, self.device = network, len(memory), memory.device
         self.layers = list(network.symbol_decoder)
-        self.cross: list[Pair] = [layer.cross.remembered(memory) for layer in self.layers]  # type: ignore[union-attr, operator]
+        self.cross: list[Pair] = [layer.cross.remembered(memory) for layer in self.layers]
         self.mask = shown(mask)
         self.own: list[Pair | None] = [None] * len(self.layers)
         self.length = 0
@@ -31,10 +28,10 @@ class Writer:
         x = self.network.embed_tokens(ids[:, None], self.length)
         self.length += 1
         for i, layer in enumerate(self.layers):
-            new, before = layer.itself.remembered(x), self.own[i]  # type: ignore[union-attr, operator]
+            new, before = layer.itself.remembered(x), self.own[i]
             own = new if before is None else tuple(torch.cat(pair, 2) for pair in zip(before, new, strict=True))
             self.own[i] = own  # type: ignore[assignment]
-            x = layer.step(x, own, self.cross[i], None, self.mask)  # type: ignore[operator]
+            x = layer.step(x, own, self.cross[i], None, self.mask)
         return self.network.logits(x)[:, 0]
 
     def reorder(self, rows: Int[Tensor, " rows"]) -> None:
@@ -58,7 +55,7 @@ def write(
     for _ in range(max_len):
         logits = writer.step(ids)
         if temperature:
-            ids = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)[:, 0]
+            ids = torch.multinomial(_shares(logits, temperature), 1, generator=generator)[:, 0]
         else:
             ids = logits.argmax(-1)
         ids = ids.masked_fill(done, writer.padding)
@@ -67,6 +64,11 @@ def write(
         if done.all():
             break
     return writer.tokens(torch.stack(found, 1))
+
+
+def _shares(logits: Float[Tensor, "rows vocabulary"], temperature: float) -> Float[Tensor, "rows vocabulary"]:
+    """Return probabilities; in double precision from the greatest logit down, so that none is lost however cold."""
+    return ((logits - logits.amax(-1, keepdim=True)).double() / temperature).softmax(-1)
 
 
 def beam_search(writer: Writer, max_len: int, beam: int) -> list[list[str]]:
@@ -85,7 +87,7 @@ def beam_search(writer: Writer, max_len: int, beam: int) -> list[list[str]]:
         over = torch.full_like(log, -torch.inf)
         over[:, writer.padding] = 0.0
         log = torch.where(done[:, None], over, log)
-        total = (scores.flatten()[:, None] + log).view(rows, -1)
+        total = (scores.flatten()[:, None] + log).view(rows, beam * log.shape[1])
         best, place = total.topk(beam, dim=1)
         size = log.shape[1]
         source = (torch.arange(rows, device=device)[:, None] * beam + place // size).flatten()
@@ -96,4 +98,4 @@ def beam_search(writer: Writer, max_len: int, beam: int) -> list[list[str]]:
         if done.all():
             break
     mean = (scores / lengths.view(rows, beam).clamp_min(1)).argmax(1)
-    return writer.tokens(found.view(rows, beam, -1)[torch.arange(rows, device=device), mean])
+    return writer.tokens(found.view(rows, beam, found.shape[1])[torch.arange(rows, device=device), mean])

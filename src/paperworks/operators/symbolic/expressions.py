@@ -4,6 +4,7 @@ import operator
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -12,12 +13,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from paperworks.core.validation import check_number
+from paperworks.operators.symbolic.heads import PLACEHOLDER
 
 if TYPE_CHECKING:
     import sympy
 
-PLACEHOLDER = "<PLACEHOLDER>"
-"""Stands for a number that isn't known."""
 BINARY: dict[str, Callable[[Any, Any], Any]] = {
     "add": operator.add,
     "sub": operator.sub,
@@ -35,7 +35,7 @@ ARITY = {**dict.fromkeys(BINARY, 2), **dict.fromkeys(UNARY, 1)}
 
 Head = str | int | float
 States = TypeVar("States", np.ndarray, Tensor)
-_VARIABLE = re.compile(r"u_(\d+)")
+_VARIABLE = re.compile(r"u_(0|[1-9][0-9]*)")
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,8 @@ class Expr:
     ------
     ValueError
         For an unknown head, a number that isn't finite, or another number of arguments than the head takes.
+    TypeError
+        For a head that is no number, and for arguments that are no trees.
 
     Examples
     --------
@@ -72,15 +74,24 @@ class Expr:
     args: tuple["Expr", ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "args", tuple(self.args))
         if isinstance(self.head, str):
             takes = ARITY.get(self.head, 0)
             if not takes and self.head != PLACEHOLDER and not _VARIABLE.fullmatch(self.head):
                 raise ValueError(f"head is {self.head!r}; it takes an operator, a variable u_0, u_1, ..., or a number")
         else:
-            check_number("head", self.head)
+            try:
+                value = check_number("head", self.head)
+            except OverflowError as error:
+                raise ValueError("head is a whole number beyond the range of floating point") from error
+            # Numbers of other libraries become Python's, so that a whole number is one whoever made it.
+            object.__setattr__(self, "head", int(self.head) if isinstance(self.head, Integral) else value)
             takes = 0
         if len(self.args) != takes:
             raise ValueError(f"args has {len(self.args)} trees; {self.head!r} takes {takes}")
+        for tree in self.args:
+            if not isinstance(tree, Expr):
+                raise TypeError(f"args has {tree!r}; it takes trees, Expr")
 
     @classmethod
     def variable(cls, index: int) -> "Expr":
@@ -149,7 +160,7 @@ class Expr:
         """
         from paperworks.operators.symbolic.algebra import read
 
-        return read(expression)
+        return read(expression, cls)
 
     def to_sympy(self) -> "sympy.Expr":
         """Return the SymPy expression, with symbols ``u_0``, ..., and ``C_0``, ... for placeholders.
@@ -161,7 +172,8 @@ class Expr:
         """
         from paperworks.operators.symbolic.algebra import written
 
-        return written(self)
+        (expression,) = written(self)
+        return expression
 
     def prefix(self) -> list[Head]:
         """Return the heads in Polish order, each operator before its arguments.
@@ -360,7 +372,8 @@ def variables_of(components: Sequence[Expr]) -> int:
 
 def evaluated(components: Sequence[Expr], least: int, u: States, numbers: Tensor | None) -> States:
     """Return the values of trees at states of at least so many components, one column for each tree."""
-    states = torch.from_numpy(u) if isinstance(u, np.ndarray) else u
+    # A copy is what torch takes whatever the strides and the order of bytes.
+    states = torch.from_numpy(u.astype(u.dtype.newbyteorder("="), order="C")) if isinstance(u, np.ndarray) else u
     if not isinstance(states, Tensor) or not states.is_floating_point():
         raise TypeError(f"u is {getattr(u, 'dtype', type(u).__name__)}; it takes an array of floating point")
     needed = max(variables_of(components), least)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -95,9 +96,13 @@ class ODEFamily:
         ------
         ValueError
             For states or coefficients of another number.
+        TypeError
+            For states that aren't of floating point.
         """
         if u.ndim != 2 or u.shape[1] != self.dimension:
             raise ValueError(f"u has shape {tuple(u.shape)}; {self.name} takes rows of {self.dimension} components")
+        if not u.is_floating_point():
+            raise TypeError(f"u is {u.dtype}; it takes a tensor of floating point")
         if parameters.shape not in ((len(u), len(self.nominal)), (1, len(self.nominal))):
             raise ValueError(
                 f"parameters has shape {tuple(parameters.shape)}; {self.name} takes {len(self.nominal)} in each of "
@@ -209,23 +214,19 @@ def _duffing(u: Sequence[Any], p: Mapping[str, Any]) -> Sequence[Any]:
     return 1, v, p["delta"] * v + p["alpha"] * x + p["beta"] * (x * x.square()) + forced
 
 
-def _double_pendulum(factor: int) -> Field:
-    """Return the two rods; the authors' code has 1 for the factor of the last speed squared, physics 2."""
-
-    def field(u: Sequence[Any], p: Mapping[str, Any]) -> Sequence[Any]:
-        a, b, v, w = u
-        g = p["g"]
-        apart = a - b
-        under = 3 - (2 * apart).cos()
-        last = w.square() * apart.cos()
-        first = -3 * g * a.sin() - g * (a - 2 * b).sin()
-        first = first - 2 * apart.sin() * (w.square() + v.square() * apart.cos())
-        second = 2 * apart.sin() * (2 * v.square() + 2 * g * a.cos() + last)
-        if factor == 1:
-            second = apart.sin() * (4 * v.square() + 4 * g * a.cos() + last)
-        return v, w, first / under, second / under
-
-    return field
+def _double_pendulum(factor: int, u: Sequence[Any], p: Mapping[str, Any]) -> Sequence[Any]:
+    # Two rods. The authors' code has a factor of 1 for the last speed squared, physics 2.
+    a, b, v, w = u
+    g = p["g"]
+    apart = a - b
+    under = 3 - (2 * apart).cos()
+    last = w.square() * apart.cos()
+    first = -3 * g * a.sin() - g * (a - 2 * b).sin()
+    first = first - 2 * apart.sin() * (w.square() + v.square() * apart.cos())
+    second = 2 * apart.sin() * (2 * v.square() + 2 * g * a.cos() + last)
+    if factor == 1:
+        second = apart.sin() * (4 * v.square() + 4 * g * a.cos() + last)
+    return v, w, first / under, second / under
 
 
 def _families() -> dict[str, ODEFamily]:
@@ -244,8 +245,8 @@ def _families() -> dict[str, ODEFamily]:
         ("lorenz_96_4", 4, {"F": 8.0}, _lorenz_96),
         ("lorenz_96_5", 5, {"F": 8.0}, _lorenz_96),
         ("duffing", 3, {"delta": -0.02, "alpha": -1.0, "beta": -5.0, "gamma": 8.0, "omega": 0.5}, _duffing),
-        ("double_pendulum", 4, {"g": 9.81}, _double_pendulum(1)),
-        ("double_pendulum_physical", 4, {"g": 9.81}, _double_pendulum(2)),
+        ("double_pendulum", 4, {"g": 9.81}, partial(_double_pendulum, 1)),
+        ("double_pendulum_physical", 4, {"g": 9.81}, partial(_double_pendulum, 2)),
     ]
     return {row[0]: ODEFamily(*row) for row in rows}
 

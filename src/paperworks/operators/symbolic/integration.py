@@ -46,7 +46,7 @@ def simulate(
     Raises
     ------
     ValueError
-        For a bound that isn't positive, and for what `solve_ode` refuses.
+        For a bound that isn't positive, fewer than two times, and for what `solve_ode` refuses.
     RuntimeError
         Where the solver gives up.
 
@@ -56,6 +56,8 @@ def simulate(
     tensor([0.3679, 0.3679])
     """
     check_number("bound", bound, gt=0)
+    if len(times) < 2:
+        raise ValueError(f"times has {len(times)}; it takes two or more, the first one that of u0")
 
     def held(t: Tensor, u: Tensor) -> Tensor:
         slope = rhs(u)
@@ -91,13 +93,15 @@ def integrate_systems(
     Returns
     -------
     Tensor
-        States at the times, 0 in columns that a system doesn't have; NaN for None, for a system whose trajectory was
-        given up, and for one of more components than `u0` has columns.
+        States at the times, 0 in columns that a system doesn't have; NaN for None, for a system with placeholders, for
+        one whose trajectory was given up, and for one of more components than `u0` has columns.
 
     Raises
     ------
     ValueError
         For another number of systems than of states.
+    TypeError
+        For states that aren't of floating point.
 
     Examples
     --------
@@ -108,6 +112,8 @@ def integrate_systems(
     """
     if len(systems) != len(u0):
         raise ValueError(f"systems has {len(systems)}; it takes one for each of {len(u0)} states")
+    if not u0.is_floating_point():
+        raise TypeError(f"u0 is {u0.dtype}; it takes a tensor of floating point")
     found = u0.new_full((len(u0), len(times), u0.shape[1]), torch.nan)
     groups: dict[System, list[int]] = {}
     for i, system in enumerate(systems):

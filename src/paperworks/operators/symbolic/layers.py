@@ -85,7 +85,7 @@ class Layer(nn.Module):
 
 def shown(mask: Mask | None) -> Bool[Tensor, "batch 1 1 length"] | None:
     """Return a mask of keys in the shape that attention takes; None where all are there, which is faster."""
-    return None if mask is None or bool(mask.all()) else mask[:, None, None]
+    return None if mask is None or (not mask.is_meta and bool(mask.all())) else mask[:, None, None]
 
 
 def positions(length: int, like: Float[Tensor, "*places width"]) -> Float[Tensor, "length width"]:

@@ -55,6 +55,8 @@ def forecast_errors(prediction: Float[Tensor, "n times d"], truth: Float[Tensor,
     ------
     ValueError
         For another shape, or fewer than two times.
+    TypeError
+        For a truth that isn't of floating point.
 
     Examples
     --------
@@ -68,6 +70,8 @@ def forecast_errors(prediction: Float[Tensor, "n times d"], truth: Float[Tensor,
             f"prediction has shape {tuple(prediction.shape)} and truth {tuple(truth.shape)}; they take one shape of "
             "(n, times, d) with two times or more"
         )
+    if not truth.is_floating_point():
+        raise TypeError(f"truth is {truth.dtype}; it takes a tensor of floating point")
     a, b = prediction.double(), truth.double()
     half = a.shape[1] // 2
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from paperworks.core.validation import check_choice, check_count, check_number
+from paperworks.core.validation import check_choice, check_count, check_finite, check_number
 from paperworks.numerics import mlp
 from paperworks.operators.symbolic import decoding
 from paperworks.operators.symbolic.layers import Features, Layer, ResNetAdapter, positions, shown
@@ -135,8 +135,10 @@ class PROSE(nn.Module):
     Raises
     ------
     ValueError
-        On a call with more components than the tokenizer's `max_dim`, masks of another shape, symbols that are missing
-        or not asked for, or unknown numbers of tokens.
+        On a call with more components than the tokenizer's `max_dim`, NaN or infinity, masks of another shape or with
+        an empty row, symbols that are missing or not asked for, or unknown numbers of tokens.
+    TypeError
+        On a call with data of another type than the weights', masks that aren't of bool, or tokens that aren't whole.
 
     Examples
     --------
@@ -226,6 +228,10 @@ class PROSE(nn.Module):
         values = self._values(memory, query_times)[..., : data.shape[2] - 1]
         if target_symbols is None:
             return PROSEOutput(values, None)
+        if target_symbols.ndim != 2 or len(target_symbols) != len(data):
+            raise ValueError(
+                f"target_symbols has shape {tuple(target_symbols.shape)}; it takes (batch, length) of {len(data)} rows"
+            )
         self._check_ids("target_symbols", target_symbols)
         if self.config.modes != "2to2":
             raise ValueError(f"target_symbols is given; a network of modes={self.config.modes!r} writes no symbols")
@@ -402,8 +408,11 @@ class PROSE(nn.Module):
             raise ValueError(
                 f"data has shape {tuple(data.shape)}; it takes (batch, length, 1 + d) with 1 to {most} components"
             )
-        if data_mask is not None and data_mask.shape != data.shape[:2]:
-            raise ValueError(f"data_mask has shape {tuple(data_mask.shape)}; it takes {tuple(data.shape[:2])}")
+        if data.dtype != self.values.weight.dtype:
+            raise TypeError(f"data is {data.dtype}; this network takes {self.values.weight.dtype}")
+        if not data.is_meta:
+            check_finite("data", data)
+        self._check_mask("data_mask", data_mask, data)
         if (symbols is None) != (self.config.modes == "1to1"):
             given = "missing" if symbols is None else "given"
             raise ValueError(f"symbols is {given}; a network of modes={self.config.modes!r} takes the opposite")
@@ -411,12 +420,25 @@ class PROSE(nn.Module):
             return
         if symbols.ndim != 2 or len(symbols) != len(data) or not symbols.shape[1]:
             raise ValueError(f"symbols has shape {tuple(symbols.shape)}; it takes (batch, length) of {len(data)} rows")
-        if mask is not None and mask.shape != symbols.shape:
-            raise ValueError(f"symbol_mask has shape {tuple(mask.shape)}; it takes {tuple(symbols.shape)}")
+        self._check_mask("symbol_mask", mask, symbols)
         self._check_ids("symbols", symbols)
+
+    def _check_mask(self, name: str, mask: Tensor | None, of: Tensor) -> None:
+        if mask is None:
+            return
+        if mask.shape != of.shape[:2]:
+            raise ValueError(f"{name} has shape {tuple(mask.shape)}; it takes {tuple(of.shape[:2])}")
+        if mask.dtype != torch.bool:
+            raise TypeError(f"{name} is {mask.dtype}; it takes torch.bool")
+        if not mask.is_meta and not mask.any(1).all():
+            raise ValueError(f"{name} has a row without any; it takes one place or more in each row")
 
     def _check_ids(self, name: str, ids: Tensor) -> None:
         size = len(self.tokenizer.vocabulary)
+        if ids.dtype not in (torch.int64, torch.int32):
+            raise TypeError(f"{name} is {ids.dtype}; it takes torch.int64 or torch.int32")
+        if ids.is_meta:
+            return
         if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < size:
             raise ValueError(f"{name} has numbers from {int(ids.min())} to {int(ids.max())}; it takes 0 to {size - 1}")
 

@@ -100,9 +100,11 @@ class System:
         Returns
         -------
         list of sympy.Expr
-            As `Expr.to_sympy` returns them.
+            As `Expr.to_sympy` returns them; each placeholder of the system is a symbol of its own.
         """
-        return [component.to_sympy() for component in self.components]
+        from paperworks.operators.symbolic.algebra import written
+
+        return written(*self.components)
 
     def prefix(self) -> list[Head]:
         """Return the heads of all components in Polish order, with ``|`` between components.

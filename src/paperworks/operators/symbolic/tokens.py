@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from paperworks.core.validation import check_count
+from paperworks.core.validation import check_count, check_number
 from paperworks.operators.symbolic.expressions import ARITY, PLACEHOLDER, Expr, Head
 from paperworks.operators.symbolic.systems import System
 
@@ -125,8 +125,13 @@ class SymbolicTokenizer:
         -------
         float
             The nearest one of `float_precision` digits after the first; 0 where it is too small.
+
+        Raises
+        ------
+        ValueError
+            For a number beyond `max_exponent`, or one that isn't finite.
         """
-        return self._number(self._of_number(float(number)))
+        return self._number(self._of_number(check_number("number", number)))
 
     def encode(self, tree: System | Expr) -> list[str]:
         """Return the tokens of a system, without those of beginning and end.
@@ -160,7 +165,7 @@ class SymbolicTokenizer:
         return tokens
 
     def decode(self, tokens: Sequence[str]) -> System | None:
-        """Return the system of tokens, or None where they make none; it never raises for tokens that a network wrote.
+        """Return the system of tokens, or None where they make none, which is never an error.
 
         Parameters
         ----------
@@ -170,14 +175,25 @@ class SymbolicTokenizer:
         Returns
         -------
         System or None
-            What the tokens stand for.
+            What the tokens stand for; None also for more components than `max_dim`.
+
+        Raises
+        ------
+        TypeError
+            For what is no sequence of strings, such as their numbers, which `tokens` turns into them.
         """
+        if isinstance(tokens, str):
+            raise TypeError(f"tokens is the string {tokens!r}; it takes a sequence of strings")
         components: list[list[str]] = [[]]
         for token in tokens:
+            if not isinstance(token, str):
+                raise TypeError(f"tokens has {token!r}; it takes strings")
             if token == BAR:
                 components.append([])
             else:
                 components[-1].append(token)
+        if len(components) > self.max_dim:
+            return None
         try:
             return System(tuple(Expr.from_prefix(self._heads(component)) for component in components))
         except ValueError:
@@ -241,9 +257,17 @@ class SymbolicTokenizer:
         -------
         list of str
             What `decode` takes.
+
+        Raises
+        ------
+        ValueError
+            For a number that no token has.
         """
+        size = len(self.vocabulary)
         found: list[str] = []
         for i in ids.tolist():
+            if not 0 <= i < size:
+                raise ValueError(f"ids has {i}; it takes 0 to {size - 1}")
             token = self.vocabulary[i]
             if token == EOS:
                 break

@@ -112,7 +112,7 @@ def warmup_inverse_sqrt(step: int, warmup: int, start: float = 1e-3) -> float:
     Raises
     ------
     ValueError
-        For a negative step or no warm-up.
+        For a negative step, no warm-up, or a start outside [0, 1].
 
     Examples
     --------
@@ -121,6 +121,7 @@ def warmup_inverse_sqrt(step: int, warmup: int, start: float = 1e-3) -> float:
     """
     check_count("step", step, at_least=0)
     check_count("warmup", warmup)
+    check_number("start", start, ge=0, le=1)
     if step < warmup:
         return start + (1 - start) * step / warmup
     return math.sqrt(warmup / step)
@@ -162,7 +163,7 @@ def guess_of(
     Raises
     ------
     ValueError
-        For an unknown mode, or no other system to choose.
+        For an unknown mode, placeholders where numbers are needed, or no other system to choose.
 
     Examples
     --------
@@ -174,6 +175,8 @@ def guess_of(
     rng = np.random.default_rng(random_state)
     if mode == "noisy":
         check_number("noise", noise, ge=0)
+        if np.isnan(system.numbers()).any():
+            raise ValueError("system has placeholders; the mode 'noisy' takes one with numbers")
         return system.with_numbers([x * (1 + noise * float(rng.standard_normal())) for x in system.numbers()])
     if mode == "skeleton":
         return system.skeleton().perturb(rng, p_add, p_del)

@@ -270,7 +270,8 @@ def wider_range(run: Run) -> Measurement:
     network = trained(run)
     inside = at_noise(judged(run, count(run)), NOISE, 3)
     outside = at_noise(judged(run, count(run), gamma=1.5 * GAMMA), NOISE, 3)
-    within, beyond, base = answers(network, inside), answers(network, outside), nominal(outside)
+    within, beyond = answers(network, inside), answers(network, outside)
+    near, base = nominal(inside), nominal(outside)
     return Measurement(
         {"in_range": quotient(beyond.error, within.error), "persistence": quotient(beyond.error, base.still)},
         table=Table(
@@ -285,8 +286,8 @@ def wider_range(run: Run) -> Measurement:
                 [
                     f"{GAMMA:.0%}",
                     100 * float(within.error.mean()),
-                    100 * float(nominal(inside).error.mean()),
-                    100 * float(nominal(inside).still.mean()),
+                    100 * float(near.error.mean()),
+                    100 * float(near.still.mean()),
                     float(within.skeleton.mean()),
                 ],
                 [
@@ -360,7 +361,7 @@ def against_pysindy(run: Run) -> Measurement:
     """Forecast noisy trajectories by SINDy, fitted to each by itself at its best settings for each family."""
     import pysindy  # noqa: F401
 
-    data = judged(run, run.at(smoke=3, desk=60, full=600), NOISE)
+    data = judged(run, run.at(smoke=1, desk=60, full=600), NOISE)
     network, settings = trained(run), best_settings(run)
     ours = answers(network, data)
 

@@ -62,7 +62,7 @@ _LAYERS = ("data_layers", "symbol_layers", "fusion_layers", "operator_layers", "
 
 def training_set(run: Run) -> ODEDataset:
     """Return what networks are trained on, clean; at desk scale each trajectory has coefficients of its own."""
-    n = run.at(smoke=30, desk=3000, full=512_000)
+    n = run.at(smoke=6, desk=3000, full=512_000)
     return generate_dataset(names(run), n, TRAINED, 0.0, gamma=GAMMA, per_draw=run.at(smoke=1, desk=1, full=20))
 
 
@@ -284,7 +284,7 @@ def random_system(rng: np.random.Generator, tokenizer: SymbolicTokenizer) -> Sys
 
 def count(run: Run) -> int:
     """Return how many trajectories are judged, a third of each family."""
-    return run.repeats(smoke=9, desk=240, full=25_600)
+    return run.repeats(smoke=3, desk=240, full=25_600)
 
 
 def share(hits: Any) -> Estimate:
