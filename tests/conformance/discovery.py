@@ -238,6 +238,16 @@ SINGLE = {
     },
     "dynamics": {"BrownianTree", "Trajectories"},
     "operators": {"All2AllDataset", "Conditioned"},
+    "reduction": {
+        "AdaptiveROM",
+        "ElastoViscoPlastic",
+        "EmpiricalCubature",
+        "GappyErrorIndicator",
+        "GappyPOD",
+        "HyperReducedModel",
+        "MechanicalProblem",
+        "UpdatableNNLS",
+    },
     "solvers": {
         "AdaptiveSolver",
         "DCDMSolver",

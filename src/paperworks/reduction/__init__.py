@@ -5,6 +5,15 @@ from paperworks.core.lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
+        "hyperreduction.adaptive": ["AdaptiveROM", "AdaptiveTrajectory"],
+        "hyperreduction.cubature": ["EmpiricalCubature", "UpdatableNNLS"],
+        "hyperreduction.equilibrium": ["MechanicalState"],
+        "hyperreduction.gappy": ["GappyPOD", "qdeim_points"],
+        "hyperreduction.indicator": ["GappyErrorIndicator", "calibration_pairs"],
+        "hyperreduction.loads": ["Loads"],
+        "hyperreduction.material": ["ConvergenceError", "ElastoViscoPlastic", "MaterialState"],
+        "hyperreduction.model": ["HyperReducedModel", "ReducedTrajectory"],
+        "hyperreduction.problem": ["MechanicalProblem", "Trajectory"],
         "snapshots": ["SnapshotPOD", "correlation_matrix", "gram_matrix", "orthonormal_rows"],
     },
 )
