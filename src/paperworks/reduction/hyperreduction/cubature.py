@@ -155,7 +155,7 @@ class UpdatableNNLS:
     Parameters
     ----------
     A
-        The matrix.
+        The matrix whose columns are chosen from.
     b
         The right-hand side.
 

@@ -26,7 +26,7 @@ class MechanicalState(NamedTuple):
     """
 
     t: float
-    """The time."""
+    """The time that it is at."""
     u: Float[np.ndarray, " unknowns"]
     """Displacements at all degrees of freedom; of a reduced model, the coefficients of its modes."""
     sigma: Float[np.ndarray, "points c"]
@@ -55,22 +55,62 @@ class Equilibrium(ABC):
 
     @abstractmethod
     def strain(self, u: np.ndarray) -> np.ndarray:
-        """Return the strain at all points."""
+        """Return the strain that unknowns `u` make at all points.
+
+        Returns
+        -------
+        np.ndarray
+            One row a point, in Mandel's notation.
+        """
 
     @abstractmethod
     def internal(self, sigma: np.ndarray) -> np.ndarray:
-        """Return the forces that a stress makes, 0 where displacements are given."""
+        """Return the forces that a stress `sigma` makes, 0 where displacements are given.
+
+        Returns
+        -------
+        np.ndarray
+            One force an unknown.
+        """
 
     @abstractmethod
     def solve_tangent(self, tangent: np.ndarray, r: np.ndarray) -> np.ndarray:
-        """Return the displacements that the tangent moduli answer a force with."""
+        """Return the displacements that `tangent` moduli at the points answer forces `r` with.
+
+        Returns
+        -------
+        np.ndarray
+            One displacement an unknown.
+        """
 
     def size(self, sigma: np.ndarray) -> float:
-        """Return the size of the forces that a stress makes, reactions of supports included."""
+        """Return the size of the forces that a stress `sigma` makes, reactions of supports included.
+
+        Returns
+        -------
+        float
+            The Euclidean norm over all unknowns.
+        """
         return _norm(self.internal(sigma))
 
     def advance(self, state: MechanicalState, path: LoadPath, t: float, halvings: int = HALVINGS) -> MechanicalState:
-        """Go to time `t`; where Newton's method fails, by two steps of half the length, and so on.
+        """Go to a later time; where Newton's method fails, by two steps of half the length, and so on.
+
+        Parameters
+        ----------
+        state
+            Where the step begins.
+        path
+            The loads, as `load_path` of this model returns them.
+        t
+            The time at its end.
+        halvings
+            How often a step may be halved; four times by default.
+
+        Returns
+        -------
+        MechanicalState
+            The state in equilibrium at the end of the step.
 
         Raises
         ------

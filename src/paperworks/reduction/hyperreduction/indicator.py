@@ -26,8 +26,10 @@ FEWEST = 10
 
 
 class GappyErrorIndicator:
-    r"""Error of a reduced model from its residuals of reconstruction: :math:`\log e \approx` a line in :math:`\log E`,
-    and a Gaussian process for what the line leaves.
+    r"""The error of a reduced model, from its residuals of reconstruction.
+
+    Of decimal logarithms, a line and a Gaussian process for what the line leaves: :math:`\log e \approx a + b \log E +
+    \mathrm{GP}(\log E)`.
 
     The Gaussian process alone would fall back to the mean of its data where residuals are larger than in training,
     which is where an indicator is needed; the line goes on rising there. Where there are too few pairs for it, or it

@@ -36,7 +36,7 @@ class Trajectory:
     u: Float[np.ndarray, "times dofs"]
     """Displacements at the degrees of freedom."""
     sigma: Float[np.ndarray, "times points c"]
-    """The stress."""
+    """The stress at the integration points."""
     eps_p: Float[np.ndarray, "times points c"]
     """The viscoplastic strain."""
     a: Float[np.ndarray, "times points c"]
