@@ -245,6 +245,7 @@ SINGLE = {
         "GappyErrorIndicator",
         "GappyPOD",
         "HyperReducedModel",
+        "LoadPath",
         "MechanicalProblem",
         "UpdatableNNLS",
     },

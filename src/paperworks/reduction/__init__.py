@@ -7,10 +7,10 @@ __getattr__, __dir__, __all__ = lazy_exports(
     {
         "hyperreduction.adaptive": ["AdaptiveROM", "AdaptiveTrajectory"],
         "hyperreduction.cubature": ["EmpiricalCubature", "UpdatableNNLS"],
-        "hyperreduction.equilibrium": ["MechanicalState"],
+        "hyperreduction.equilibrium": ["Equilibrium", "MechanicalState"],
         "hyperreduction.gappy": ["GappyPOD", "qdeim_points"],
         "hyperreduction.indicator": ["GappyErrorIndicator", "calibration_pairs"],
-        "hyperreduction.loads": ["Loads"],
+        "hyperreduction.loads": ["LoadPath", "Loads"],
         "hyperreduction.material": ["ConvergenceError", "ElastoViscoPlastic", "MaterialState"],
         "hyperreduction.model": ["HyperReducedModel", "ReducedTrajectory"],
         "hyperreduction.problem": ["MechanicalProblem", "Trajectory"],

@@ -36,7 +36,10 @@ class MechanicalState(NamedTuple):
 
 
 class Equilibrium(ABC):
-    """A model whose unknowns solve: internal forces of the stress equal external forces.
+    """Steps of a model in equilibrium.
+
+    Its unknowns solve: internal forces of the stress equal external forces. A subclass says how unknowns strain its
+    points, and how stress at the points acts on the unknowns.
 
     Parameters
     ----------
@@ -125,11 +128,27 @@ class Equilibrium(ABC):
         middle = self.advance(state, path, (state.t + t) / 2, halvings - 1)
         return self.advance(middle, path, t, halvings - 1)
 
-    def _path(self, loads: Loads, times: np.ndarray, temperatures: np.ndarray, forces: np.ndarray) -> LoadPath:
+    def scaled_path(self, loads: Loads, times: np.ndarray, temperatures: np.ndarray, forces: np.ndarray) -> LoadPath:
         """Return loads at this model's points, with the size of the largest of them.
 
         It is that of all times: after a cycle no load is left, and the stress that remains is still to be in
         equilibrium.
+
+        Parameters
+        ----------
+        loads
+            The loads, for their tables in time.
+        times
+            The times of the temperature's fields.
+        temperatures
+            Temperatures at this model's points, one row a time.
+        forces
+            The vectors of unit loads on this model's unknowns.
+
+        Returns
+        -------
+        LoadPath
+            What the steps of this model ask for.
         """
         found = [_norm(loads.factors(t) @ forces) for t in loads.knots()]
         for T in temperatures:

@@ -168,7 +168,7 @@ class LoadPath:
     Parameters
     ----------
     loads
-        The loads.
+        The loads, for their tables in time.
     times
         The times of the temperature's fields.
     temperatures
@@ -177,6 +177,13 @@ class LoadPath:
         The vectors of unit loads, in the order of `Loads.factors`.
     scale
         The size of the largest load, mechanical or thermal, that residuals are compared with.
+
+    Examples
+    --------
+    >>> loads = Loads(pressure={"top": ([0.0, 1.0], [0.0, 3.0])})
+    >>> path = LoadPath(loads, np.zeros(1), np.full((1, 2), 20.0), np.array([[1.0, 2.0]]), 6.0)
+    >>> path.force(0.5), path.temperature(0.5)
+    (array([1.5, 3. ]), array([20., 20.]))
     """
 
     def __init__(
@@ -185,10 +192,22 @@ class LoadPath:
         self.loads, self.times, self.temperatures, self.forces, self.scale = loads, times, temperatures, forces, scale
 
     def temperature(self, t: float) -> np.ndarray:
-        """Return the temperatures at the points at time `t`."""
+        """Return the temperatures at the points at time `t`.
+
+        Returns
+        -------
+        np.ndarray
+            One temperature a point.
+        """
         i, j, share = self.loads.between(self.times, t)
         return (1 - share) * self.temperatures[i] + share * self.temperatures[j]
 
     def force(self, t: float) -> np.ndarray:
-        """Return the vector of loads at time `t`."""
+        """Return the vector of loads at time `t`.
+
+        Returns
+        -------
+        np.ndarray
+            One force an unknown.
+        """
         return self.loads.factors(t) @ self.forces

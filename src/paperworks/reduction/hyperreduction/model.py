@@ -214,7 +214,7 @@ class HyperReducedModel(Equilibrium):
         """
         times, fields = loads.fields(self.problem.elements.n_nodes)
         rows = self.problem.elements.interpolation[self.points_]
-        return self._path(
+        return self.scaled_path(
             loads, times, np.asarray((rows @ fields.T).T), self.problem.unit_forces(loads) @ self.modes_.T
         )
 

@@ -193,7 +193,7 @@ class MechanicalProblem(Equilibrium):
             raise TypeError(f"loads is {type(loads).__name__}; it takes Loads")
         times, fields = loads.fields(self.elements.n_nodes)
         temperatures = np.asarray((self.elements.interpolation @ fields.T).T)
-        return self._path(loads, times, temperatures, self.unit_forces(loads))
+        return self.scaled_path(loads, times, temperatures, self.unit_forces(loads))
 
     def unit_forces(self, loads: Loads) -> Float[np.ndarray, "loads dofs"]:
         """Return the vectors of the unit loads that `Loads.factors` multiplies.
