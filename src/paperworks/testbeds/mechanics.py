@@ -7,7 +7,6 @@ from jaxtyping import Float
 
 from paperworks.core.validation import check_count, check_number
 from paperworks.reduction import ElastoViscoPlastic, Loads, MechanicalProblem
-from paperworks.testbeds.data import DatasetMissing
 
 PERIOD = 2.0
 """Seconds of a cycle: loads and heat rise for one, and fall for the other."""
@@ -49,6 +48,8 @@ def plate_with_hole(
     try:
         import skfem
     except ImportError as error:
+        from paperworks.testbeds.data import DatasetMissing  # brings torch, which nothing else here needs
+
         raise DatasetMissing("the mesh needs scikit-fem; `pip install 'paperworks[mechanics]'` installs it") from error
     check_count("n", n, at_least=2)
     if n % 2:

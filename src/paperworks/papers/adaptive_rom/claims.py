@@ -58,8 +58,8 @@ def mesh_of(run: Run) -> Any:
 def plate(run: Run) -> Plate:
     """Return the plate and its full solutions, which are kept, as all claims need them."""
     mesh = mesh_of(run)
-    cycles, steps = run.at(smoke=1, desk=4, full=10), run.at(smoke=10, desk=40, full=100)
-    spots = (*TRAINING, *NEW)
+    cycles, steps = run.at(smoke=1, desk=4, full=10), run.at(smoke=6, desk=40, full=100)
+    spots = (*TRAINING, *NEW[: run.at(smoke=2, desk=5, full=5)])
     cases = [heated_plate(mesh, hot_spot(mesh.p, *spot, 2.0), cycles, steps) for spot in spots]
     problem, times = cases[0]
 
@@ -276,11 +276,11 @@ def sized(n: int, steps: int, modes: int) -> Sized:
 @measures("d4-complexity")
 def complexity(run: Run) -> Measurement:
     """Time steps of the reduced model for three meshes, and of the full one, in turn."""
-    sizes = run.at(smoke=(4, 6, 8), desk=(24, 48, 96), full=(24, 48, 96))
+    sizes = run.at(smoke=(2, 4, 6), desk=(24, 48, 96), full=(24, 48, 96))
     steps = 6
     cases = {n: sized(n, steps, modes=5) for n in run.progress(sizes, label="meshes")}
     jobs = {f"reduced, {n}": case.reduced for n, case in cases.items()}
-    times = interleaved(run, jobs, run.at(smoke=3, desk=15, full=31))
+    times = interleaved(run, jobs, run.at(smoke=2, desk=15, full=31))
     pairs = {
         n: interleaved(run, {"full": cases[n].full, "reduced": cases[n].reduced}, run.at(smoke=2, desk=6, full=9))
         for n in (sizes[0], sizes[-1])

@@ -128,11 +128,12 @@ def felupe_solver(problem: MechanicalProblem, times: np.ndarray) -> Callable[[],
     import felupe
 
     mesh = problem.elements.basis.mesh
-    region = felupe.RegionQuad(felupe.Mesh(mesh.p.T.copy(), mesh.t.T.copy(), cell_type="quad"))
+    cells = mesh.t[[0, 3, 2, 1]].T.copy()  # counter-clockwise, as felupe takes them
+    region = felupe.RegionQuad(felupe.Mesh(mesh.p.T.copy(), cells, cell_type="quad"))
     nodal = problem.elements.basis.nodal_dofs
     q = region.h.shape[1]
     # felupe's points of integration are numbered by itself; ours are found by their places.
-    places = np.einsum("cai,aq->cqi", mesh.p.T[mesh.t.T], region.h[..., 0] if region.h.ndim == 3 else region.h)
+    places = np.einsum("cai,aq->cqi", mesh.p.T[cells], region.h[..., 0])
     ours = problem.elements.points.reshape(-1, q, 2)
     order = np.argmin(((places[:, :, None] - ours[:, None]) ** 2).sum(-1), axis=2)
     at = (np.arange(len(order))[:, None] * q + order).ravel()
@@ -177,7 +178,7 @@ def felupe_solver(problem: MechanicalProblem, times: np.ndarray) -> Callable[[],
         for before, t in pairwise(times):
             material.kwargs.update(T=problem.path.temperature(t)[at], dt=float(t - before))
             load.update(problem.path.force(t)[nodal].T)
-            felupe.newtonrhapson(
+            felupe.newtonraphson(
                 items=[body, load], x0=field, dof0=dof0, dof1=dof1, tol=problem.rtol, verbose=False, maxiter=20
             )
         u = np.zeros(problem.elements.n_dofs)

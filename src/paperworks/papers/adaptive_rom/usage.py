@@ -5,7 +5,7 @@ import numpy as np
 from paperworks.reduction import AdaptiveROM, GappyErrorIndicator, HyperReducedModel, calibration_pairs
 from paperworks.testbeds import heated_plate, hot_spot, plate_with_hole
 
-mesh, times = plate_with_hole(6), np.linspace(0, 2, 11)
+mesh, times = plate_with_hole(4), np.linspace(0, 2, 11)
 problem, other, new = (
     heated_plate(mesh, hot_spot(mesh.p, kelvin, place, width=2.0))[0]
     for kelvin, place in ((100.0, (4.0, 0.0)), (300.0, (7.0, 7.0)), (600.0, (3.0, 9.0)))
