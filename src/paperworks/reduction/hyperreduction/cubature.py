@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
-from scipy.linalg import qr, qr_delete, qr_insert, solve_triangular
+from scipy.linalg import qr, qr_delete, qr_insert
+from scipy.linalg.lapack import dtrtrs
 
 from paperworks.core.validation import check_number
 
@@ -179,6 +180,7 @@ class UpdatableNNLS:
 
     def __init__(self, A: Float[np.ndarray, "m n"], b: Float[np.ndarray, " m"]) -> None:
         self.A, self.b = A, b
+        self._columns = np.ascontiguousarray(A.T)  # next to each other in memory, as all that follows reads columns
         self.points, self.x, self.r = np.zeros(0, dtype=int), np.zeros(0), b.copy()
         self._Q, self._R = np.zeros((len(b), 0)), np.zeros((0, 0))
         self._floor = 1e-14 * float(np.linalg.norm(b)) * np.sqrt(np.einsum("ij,ij->j", A, A))
@@ -217,18 +219,21 @@ class UpdatableNNLS:
         bool
             Whether a column was added; false where no positive coefficient lowers the residual further.
         """
-        promise = self.A.T @ self.r
+        promise = self._columns @ self.r
         promise[promise <= self._floor] = -np.inf  # what rounding leaves
         if norms is not None:
             promise = np.divide(promise, norms, out=np.full_like(promise, -np.inf), where=norms > 0)
         promise[self.points] = -np.inf
         before = float(self.r @ self.r)
         while promise[best := int(np.argmax(promise))] > 0:
-            column = self.A[:, best]
-            rest = column - self._Q @ (self._Q.T @ column)
-            if np.linalg.norm(rest) > 1e-10 * np.linalg.norm(column):
+            column = self._columns[best]
+            if self._Q.shape[1] < len(column):
                 state = self.points, self.x, self.r, self._Q, self._R
                 self._Q, self._R = _insert(self._Q, self._R, column)
+                if not abs(self._R[-1, -1]) > 1e-10 * np.sqrt(column @ column):  # it depends on the active ones
+                    self.points, self.x, self.r, self._Q, self._R = state
+                    promise[best] = -np.inf
+                    continue
                 self.points = np.append(self.points, best)
                 self._settle(np.append(self.x, 0.0))
                 if float(self.r @ self.r) < before:
@@ -240,7 +245,7 @@ class UpdatableNNLS:
     def _settle(self, x: np.ndarray) -> None:
         """Go from coefficients that aren't negative to the least squares solution, dropping columns on the way."""
         while True:
-            target = solve_triangular(self._R, self._Q.T @ self.b, check_finite=False) if len(x) else x
+            target = dtrtrs(self._R, self._Q.T @ self.b)[0] if len(x) else x
             bad = target <= 0
             if not bad.any():
                 break
@@ -253,15 +258,13 @@ class UpdatableNNLS:
                 self._Q, self._R = _delete(self._Q, self._R, int(k))
             x, self.points = x[~leaves], self.points[~leaves]
         self.x = target
-        self.r = self.b - self.A[:, self.points] @ target
+        self.r = self.b - target @ self._columns[self.points]
 
 
 def _insert(Q: np.ndarray, R: np.ndarray, column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if not Q.shape[1]:
         size = np.linalg.norm(column)
         return (column / size)[:, None], np.array([[size]])
-    if Q.shape[1] == Q.shape[0]:  # as many columns as rows: the factors are square from here on
-        raise AssertionError("a column that is independent of a full basis")
     found: Any = qr_insert(Q, R, column, R.shape[1], which="col", check_finite=False)
     return _economic(*found)
 

@@ -90,11 +90,25 @@ class FiniteElements:
         held = [self._held(name, axes) for name, axes in fixed.items()]
         self.free = np.setdiff1d(np.arange(self.n_dofs), np.concatenate([np.zeros(0, int), *held]))
         self._pattern: Any = None
+        self._mass: Any = None
 
-    def mass(self, points: np.ndarray | None = None) -> sp.csr_array:
-        """Return the matrix of the L2 product of displacements, over all points or those of a mask."""
-        weights = self.weights if points is None else np.where(points, self.weights, 0)
-        return sp.csr_array(self.values.T @ sp.diags_array(np.repeat(weights, self.dim)) @ self.values)
+    def mass(self) -> sp.csr_array:
+        """Return the matrix of the L2 product of displacements."""
+        return sp.csr_array(self.values.T @ sp.diags_array(np.repeat(self.weights, self.dim)) @ self.values)
+
+    def rooted(self, u: np.ndarray) -> np.ndarray:
+        """Return displacements at the points times the root of the weights: their Euclidean product is that of L2."""
+        at_points = np.asarray((self.values @ u.T).T)
+        return at_points * np.sqrt(np.repeat(self.weights, self.dim))
+
+    def from_rooted(self, v: np.ndarray) -> np.ndarray:
+        """Return the displacements that `rooted` gives `v` for."""
+        if self._mass is None:
+            self._mass = splu(sp.csc_array(self.mass()[self.free][:, self.free]))
+        u = np.zeros((len(v), self.n_dofs))
+        load = np.asarray(((v * np.sqrt(np.repeat(self.weights, self.dim))) @ self.values)[:, self.free])
+        u[:, self.free] = self._mass.solve(np.ascontiguousarray(load.T)).T
+        return u
 
     def internal(self, sigma: np.ndarray) -> np.ndarray:
         """Return the forces of a stress at the integration points."""

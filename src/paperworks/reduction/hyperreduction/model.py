@@ -170,15 +170,16 @@ class HyperReducedModel(Equilibrium):
         snapshots = {name: _rows([t.field(name) for t in trajectories]) for name in ("u", *self._fields())}
         if not snapshots["p"].any():
             raise ValueError("trajectories have no plastic strain at any time; the indicator is undefined then")
-        mass, euclidean = self._products()
-        self.pod_ = SnapshotPOD(self.n_modes, self.rtol_modes, self.problem.elements.mass())
-        self.pod_.fit(snapshots["u"], correlation=self._correlation(snapshots["u"], mass))
+        # In L2, as values at the points times roots of weights: a decomposition by the mass matrix would lose what is
+        # below the root of rounding, to which creep is sensitive.
+        U = self.problem.elements.rooted(snapshots["u"])
+        self.pod_ = SnapshotPOD(self.n_modes, self.rtol_modes).fit(U, correlation=self._correlation(U))
         self.duals_ = {}
         for name in self._fields():
             # Stress modes are the integrands of the cubature: what they leave out, it can't integrate.
             rtol = min(self.dual_rtol, self.cubature_rtol) if name == "sigma" else self.dual_rtol
             U = snapshots[name]
-            self.duals_[name] = SnapshotPOD(self.n_modes, rtol).fit(U, correlation=self._correlation(U, euclidean(U)))
+            self.duals_[name] = SnapshotPOD(self.n_modes, rtol).fit(U, correlation=self._correlation(U))
         self._cubatures: dict[Any, EmpiricalCubature] = {}
         self._build()
         # The greatest size in training, at all points: it survives changes of the set of points.
@@ -198,7 +199,7 @@ class HyperReducedModel(Equilibrium):
         HyperReducedModel
             The same model, enriched; trajectories of before have other coefficients and points.
         """
-        self.pod_.partial_fit(state.u[None])
+        self.pod_.partial_fit(self.problem.elements.rooted(state.u[None]))
         for name, pod in self.duals_.items():
             pod.partial_fit(self.value(state, name).reshape(1, -1))
         self._build()
@@ -356,7 +357,7 @@ class HyperReducedModel(Equilibrium):
         MechanicalState
             Coefficients by projection, fields at the points of this model.
         """
-        q = self.pod_.transform(state.u[None])[0]
+        q = self.pod_.transform(self.problem.elements.rooted(state.u[None]))[0]
         return MechanicalState(state.t, q, state.sigma[self.points_], state.material.at(self.points_))
 
     def strain(self, u: np.ndarray) -> np.ndarray:
@@ -420,34 +421,19 @@ class HyperReducedModel(Equilibrium):
     def _fields(self) -> list[str]:
         return [*DUALS, *(name for name in self.quantities if name not in DUALS)]
 
-    def _products(self) -> tuple[list[tuple[np.ndarray, Any]], Callable[[np.ndarray], list[tuple[np.ndarray, Any]]]]:
-        """Return for each subdomain what its inner products are made of: of displacements, and of a field's rows."""
-        masks = [self.parts == part for part in np.unique(self.parts)]
-        if len(masks) == 1:
-            return [], lambda U: []
-        mass = []
-        for mask in masks:
-            M = self.problem.elements.mass(mask)
-            seen = np.flatnonzero(M.diagonal() > 0)
-            mass.append((seen, M[seen][:, seen]))
-
-        def euclidean(U: np.ndarray) -> list[tuple[np.ndarray, Any]]:
-            block = U.shape[1] // len(self.parts)
-            return [(np.flatnonzero(np.repeat(mask, block)), None) for mask in masks]
-
-        return mass, euclidean
-
-    def _correlation(self, U: np.ndarray, products: list[tuple[np.ndarray, Any]]) -> np.ndarray | None:
+    def _correlation(self, U: np.ndarray) -> np.ndarray | None:
         """Return the sum of the subdomains' correlation matrices; None of one domain, whose SVD has all digits."""
-        if not products:
+        parts = np.unique(self.parts)
+        if len(parts) == 1:
             return None
-        jobs = (delayed(correlation_matrix)(U[:, seen], M) for seen, M in products)
+        of_column = np.repeat(self.parts, U.shape[1] // len(self.parts))
+        jobs = (delayed(correlation_matrix)(U[:, of_column == part]) for part in parts)
         return np.asarray(sum(Parallel(n_jobs=self.n_jobs)(jobs)))
 
     def _build(self) -> None:
         """Make everything reduced from the bases."""
         elements, c = self.problem.elements, self.n_components
-        self.modes_ = self.pod_.modes_
+        self.modes_ = elements.from_rooted(self.pod_.modes_)
         k = len(self.modes_)
         strains = np.asarray(elements.strain @ self.modes_.T).reshape(-1, c, k)
         if self.hyper_reduction:
