@@ -317,9 +317,12 @@ def exactness(run: Run) -> Measurement:
     strict = case.problem.with_loads(case.problem.loads)
     strict.rtol = 1e-11
     truth = strict.solve(case.times)
-    whole = HyperReducedModel(strict, rtol=1e-8, hyper_reduction=False, newton_rtol=1e-11).fit([truth])
-    found = whole.reconstruct(whole.solve(truth.loads, case.times))
-    errors = {name: float(case.error(found.field(name), truth.field(name)).max()) for name in ("u", "p", "sigma")}
+    rows, errors = [], {}
+    for kept in run.progress((1e-8, 1e-12), label="tolerances"):
+        whole = HyperReducedModel(strict, rtol=kept, hyper_reduction=False, newton_rtol=1e-11).fit([truth])
+        found = whole.reconstruct(whole.solve(truth.loads, case.times))
+        errors = {name: float(case.error(found.field(name), truth.field(name)).max()) for name in ("u", "p", "sigma")}
+        rows.append([kept, len(whole.modes_), *errors.values()])
 
     rtol, weights = 1e-3, case.problem.elements.weights
     rom = HyperReducedModel(case.problem, cubature_rtol=rtol).fit(case.training)
@@ -334,8 +337,9 @@ def exactness(run: Run) -> Measurement:
             "volume_to_tolerance": exact(volume / rtol),
             "negative_weights": exact(int((rom.weights_ < 0).sum())),
         },
-        table=Table(["field", "difference to the full model"], [[name, value] for name, value in errors.items()]),
-        remark=f"{len(whole.modes_)} modes; the rule has {int((rom.weights_ > 0).sum())} points of {len(weights)} "
+        table=Table(["tolerance of the POD", "modes", "difference of u", "of p", "of the stress"], rows),
+        remark="The last row has all modes, and counts. Creep with exponent 30 multiplies what modes leave out by "
+        f"hundreds. The rule has {int((rom.weights_ > 0).sum())} points of {len(weights)} "
         f"for {len(G)} integrands.",
     )
 
