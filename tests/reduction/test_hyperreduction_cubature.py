@@ -79,6 +79,38 @@ def test_an_update_keeps_most_points_and_takes_few_steps():
     assert again.converged_
 
 
+def test_rows_of_zeros_and_doubled_points_change_nothing():
+    G, w = integrands()
+    rule = EmpiricalCubature(1e-4).fit(G, w)
+    padded = EmpiricalCubature(1e-4).fit(np.vstack([G, np.zeros((7, G.shape[1]))]), w)
+    np.testing.assert_array_equal(padded.points_, rule.points_)
+    np.testing.assert_allclose(padded.weights_, rule.weights_, rtol=1e-8)
+    doubled = EmpiricalCubature(1e-4).fit(np.repeat(G, 2, axis=1), np.repeat(w, 2) / 2)
+    assert doubled.converged_
+    assert len(set(doubled.points_ // 2)) == len(doubled.points_)  # never both of a pair
+    negative = EmpiricalCubature(1e-4).fit(-np.abs(G), w)  # integrals may be negative, weights not
+    assert negative.converged_
+    assert (negative.weights_ > 0).all()
+
+
+def test_an_update_with_the_same_integrands_changes_nothing():
+    G, w = integrands()
+    rule = EmpiricalCubature(1e-5).fit(G, w)
+    points, weights = rule.points_, rule.weights_
+    rule.update(G, w)
+    np.testing.assert_array_equal(rule.points_, points)
+    np.testing.assert_allclose(rule.weights_, weights, rtol=1e-7)
+
+
+def test_residuals_do_not_depend_on_the_number_of_points():
+    rng = np.random.default_rng(0)
+    modes = np.linalg.qr(rng.normal(size=(500, 4)))[0].T
+    for n in (20, 100, 450):
+        gappy = GappyPOD(modes, rng.choice(500, n, replace=False))
+        residual = gappy.fit(rng.normal(size=(300, n)))[1]  # noise of variance 1, less what 4 modes take
+        assert np.sqrt((residual**2).mean()) == pytest.approx(np.sqrt(1 - 4 / n), rel=0.03)
+
+
 def test_a_limit_of_points_is_kept_and_said():
     G, w = integrands()
     rule = EmpiricalCubature(1e-6, max_points=5).fit(G, w)
@@ -105,6 +137,17 @@ def test_without_the_volume_weights_are_free():
         (lambda G, w: EmpiricalCubature().fit(G, -w), "not positive"),
         (lambda G, w: EmpiricalCubature(init=[10**6]).fit(G, w), "init"),
         (lambda G, w: EmpiricalCubature(volume=False).fit(0 * G, w), "all 0"),
+        (lambda G, w: EmpiricalCubature(max_points=-1), "max_points is -1"),
+        (lambda G, w: EmpiricalCubature(init=[0, 1, 2], max_points=2).fit(G, w), "more than max_points"),
+        (lambda G, w: EmpiricalCubature(init=[0.5]).fit(G, w), "row of indices"),
+        (lambda G, w: EmpiricalCubature().update(G, w), "not fitted"),
+        (lambda G, w: UpdatableNNLS(G, w), "A and b have shapes"),
+        (lambda G, w: UpdatableNNLS(G * np.inf, w[: len(G)]), "NaN or infinite"),
+        (lambda G, w: GappyPOD(G * np.nan, [0, 1]), "modes has values"),
+        (lambda G, w: GappyPOD(np.ones((0, 5)), [0, 1]), "modes has shape"),
+        (lambda G, w: GappyPOD(np.ones((1, 5)), [0.5, 1]), "dtype float64"),
+        (lambda G, w: GappyPOD(np.ones((1, 5)), np.ones(5, bool)), "dtype bool"),
+        (lambda G, w: GappyPOD(np.ones((1, 5)), [1, 2]).fit(np.array([1.0, np.nan])), "values has entries"),
         (lambda G, w: GappyPOD(G, [0, 1]), "at least as many"),
         (lambda G, w: GappyPOD(np.ones((2, 5)), [0, 1, 2]), "condition"),
         (lambda G, w: GappyPOD(np.ones((1, 5)), [7]), "indices below 5"),

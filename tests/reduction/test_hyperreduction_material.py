@@ -84,6 +84,48 @@ def test_small_steps_tend_to_the_solution_of_the_differential_equations():
     assert errors[2] < 0.01 * exact[0]
 
 
+def test_small_steps_tend_to_an_independent_solution_in_3d_with_tables_of_temperature():
+    tables = TABLES | {"n": ([20.0, 800.0], [12.0, 8.0]), "D": ([20.0, 800.0], [1000.0, 600.0])}
+    rng = np.random.default_rng(1)
+    A, B = (x + x.T for x in rng.normal(size=(2, 3, 3)) * 1e-3)
+    unit = np.eye(3)
+
+    def at(t):
+        """Temperature, coefficients and strain at a time; the path is not proportional."""
+        T = 20 + 300 * t
+        k = {name: np.interp(T, *table) if isinstance(table, tuple) else table for name, table in tables.items()}
+        return T, k, A * t + B * np.sin(3 * t)
+
+    def stress(t, eps_p):
+        T, k, eps = at(t)
+        e = eps - eps_p - k["alpha"] * (T - 20) * unit
+        return k["E"] / (1 + k["nu"]) * (e + k["nu"] / (1 - 2 * k["nu"]) * np.trace(e) * unit)
+
+    def rates(t, y):
+        eps_p, a = y[:18].reshape(2, 3, 3)
+        k, s = at(t)[1], stress(t, eps_p)
+        z = s - np.trace(s) / 3 * unit - 2 / 3 * k["C"] * a
+        J = np.sqrt(1.5 * (z * z).sum())
+        dp = max((J - k["R0"]) / k["K"], 0) ** k["n"]
+        flow = 1.5 * z / J * dp if J else 0 * z
+        return np.concatenate([flow.ravel(), (flow - k["D"] * a * dp).ravel(), [dp]])
+
+    exact = solve_ivp(rates, (0, 1.5), np.zeros(19), method="LSODA", rtol=1e-9, atol=1e-13).y[:, -1]
+    sigma = stress(1.5, exact[:9].reshape(3, 3))
+    law, errors = ElastoViscoPlastic(**tables), []
+    rows, columns = np.array([0, 1, 2, 0, 0, 1]), np.array([0, 1, 2, 1, 2, 2])
+    scale = np.where(rows == columns, 1, np.sqrt(2))
+    for steps in (100, 200):
+        state = MaterialState.virgin(1, 6)
+        for t in np.linspace(0, 1.5, steps + 1)[1:]:
+            T, _, eps = at(t)
+            found, state, _ = law.integrate((scale * eps[rows, columns])[None], np.array([T]), state, 1.5 / steps)
+        errors.append([np.abs(found[0] / scale - sigma[rows, columns]).max(), abs(state.p[0] - exact[18])])
+    np.testing.assert_allclose(np.log2(np.divide(*errors)), 1, atol=0.1)
+    assert errors[1][0] < 1e-4 * np.abs(sigma).max()
+    assert errors[1][1] < 2e-3 * exact[18]
+
+
 @given(
     st.lists(st.floats(-0.05, 0.05), min_size=6, max_size=6), st.floats(1e-6, 1e6), st.floats(0, 1), st.floats(1, 40)
 )
@@ -127,8 +169,13 @@ def test_nothing_flows_below_the_threshold_and_heat_alone_is_hydrostatic():
         (lambda: ElastoViscoPlastic(K=([20.0, 10.0], [1.0, 2.0])), ValueError, "the temperatures rising"),
         (lambda: ElastoViscoPlastic(K=([20.0, 30.0], [1.0, -2.0])), ValueError, "K is -2"),
         (lambda: ElastoViscoPlastic(K=lambda T: -T).coefficients(np.ones(2)), ValueError, "K is -1"),
-        (lambda: step(np.zeros((2, 5))), ValueError, "eps, T and state"),
+        (lambda: step(np.zeros((2, 5))), ValueError, "eps, T and eps_p"),
         (lambda: step(np.zeros((2, 4)), dt=0.0), ValueError, "dt is 0"),
+        (lambda: step(np.zeros((2, 4)), T=np.full(2, np.nan)), ValueError, "T or state has values"),
+        (lambda: step(np.zeros((2, 4)), p=np.full(2, np.nan)), ValueError, "T or state has values"),
+        (lambda: step(np.zeros((2, 4)), p=np.zeros(3)), ValueError, r"\(3,\); they take"),
+        (lambda: ElastoViscoPlastic(K=([20.0, np.inf], [1.0, 2.0])), ValueError, "the temperatures rising"),
+        (lambda: ElastoViscoPlastic(K=lambda T: np.ones(5)).coefficients(np.ones(2)), ValueError, "K is a function"),
         (lambda: step(np.full((2, 4), np.nan)), ConvergenceError, "finite"),
     ],
 )
@@ -137,5 +184,5 @@ def test_bad_input_is_refused(call, error, match):
         call()
 
 
-def step(eps, dt=1.0):
-    return ElastoViscoPlastic().integrate(eps, np.full(2, 20.0), MaterialState.virgin(2, 4), dt)
+def step(eps, dt=1.0, T=np.full(2, 20.0), **state):
+    return ElastoViscoPlastic().integrate(eps, T, MaterialState.virgin(2, 4)._replace(**state), dt)

@@ -1,4 +1,6 @@
 import copy
+import dataclasses
+import pickle
 from functools import cache
 
 import joblib
@@ -177,6 +179,16 @@ def test_it_stops_before_the_first_step_that_it_does_not_believe():
     assert few.indicator.max() > 0.05  # and says so
 
 
+def test_a_model_is_stored_and_goes_on():
+    problem, full = cases()
+    rom = pickle.loads(pickle.dumps(model()))
+    ours, theirs = (one.solve(problem.loads, TIMES[:5]).states[-1].u for one in (rom, model()))
+    np.testing.assert_array_equal(ours, theirs)
+    rom.enrich(full[2].state(5))
+    problem = pickle.loads(pickle.dumps(problem))
+    np.testing.assert_allclose(problem.solve(TIMES[:3]).u, full[0].u[:3], rtol=1e-12)
+
+
 def test_training_loads_need_no_enrichment():
     problem, full = cases()
     found = AdaptiveROM(model(), problem, calibrated(model())).solve(TIMES)
@@ -248,7 +260,21 @@ def nothing_flows():
         (lambda p: HyperReducedModel(p, quantities=("u",)), ValueError, "quantities has 'u'"),
         (lambda p: HyperReducedModel(p, quantities="p"), TypeError, "quantities is 'p'"),
         (lambda p: HyperReducedModel(p, parts=[0, 1]), ValueError, "parts has shape"),
-        (lambda p: HyperReducedModel(p).fit([]), ValueError, "trajectories is empty"),
+        (lambda p: HyperReducedModel(p).fit([]), ValueError, "sequence of one or more"),
+        (lambda p: HyperReducedModel(p).fit(cases()[1][0]), ValueError, "sequence of one or more"),
+        (lambda p: HyperReducedModel(p).fit(["creep"]), TypeError, "trajectory is str"),
+        (lambda p: HyperReducedModel(p).fit([spoiled(u=np.ones((11, 3)))]), ValueError, "u of shape"),
+        (lambda p: HyperReducedModel(p).fit([spoiled(sigma=np.ones((3, 64, 4)))]), ValueError, "sigma of shape"),
+        (lambda p: HyperReducedModel(p).fit([spoiled(p=np.full((11, 64), np.nan))]), ValueError, "p with values"),
+        (lambda p: HyperReducedModel(p).solve(p.loads, TIMES), ValueError, "not fitted"),
+        (lambda p: HyperReducedModel(p).integrands(), ValueError, "not fitted"),
+        (lambda p: HyperReducedModel(p).enrich(cases()[1][0].state(3)), ValueError, "not fitted"),
+        (lambda p: model().enrich(spoiled(u=np.ones((11, 3))).state(3)), ValueError, "u of shape"),
+        (lambda p: model().solve({}, TIMES), TypeError, "loads is dict"),
+        (lambda p: ready().predict(np.nan), ValueError, "E has values"),
+        (lambda p: ready().upper([0.1, -0.1]), ValueError, "E has values"),
+        (lambda p: ready().upper(np.inf), ValueError, "E has values"),
+        (lambda p: GappyErrorIndicator(3), ValueError, "regressor is 3"),
         (lambda p: nothing_flows(), ValueError, "no plastic strain"),
         (lambda p: model().solve(Loads(temperature=([0.0], np.ones((1, 3)))), TIMES), ValueError, "3 nodes"),
         (lambda p: AdaptiveROM(HyperReducedModel(p), p, GappyErrorIndicator()), ValueError, "not fitted"),
@@ -265,6 +291,10 @@ def nothing_flows():
 def test_bad_input_is_refused(call, error, match):
     with pytest.raises(error, match=match):
         call(cases()[0])
+
+
+def spoiled(**fields):
+    return dataclasses.replace(cases()[1][0], **fields)
 
 
 def ready():

@@ -164,6 +164,84 @@ def test_meshes_come_from_files_with_their_boundaries(tmp_path, suffix):
     np.testing.assert_allclose(np.sort(read.u[1]), np.sort(ours.u[1]), rtol=1e-9)
 
 
+QUADRATIC = [skfem.MeshTri2, skfem.MeshQuad2, skfem.MeshTet2, skfem.MeshHex2]
+
+
+@pytest.mark.parametrize("kind", QUADRATIC)
+def test_quadratic_elements_take_points_enough_and_bend_exactly(kind):
+    mesh = kind().refined(0 if kind is skfem.MeshHex2 else 1).with_boundaries({"left": lambda x: x[0] < 1e-9})
+    law = ElastoViscoPlastic(E=1000.0, nu=0.25, R0=1e6)
+    elements = MechanicalProblem(mesh, law, Loads(), {"left": "xyz"[: mesh.dim()]}).elements
+    moduli = law.integrate(
+        np.zeros((elements.n_points, len(elements.components))),
+        np.full(elements.n_points, 20.0),
+        MaterialState.virgin(elements.n_points, len(elements.components)),
+        1.0,
+    )[2]
+    c = len(elements.components)
+    weighted = (elements.weights[:, None, None] * moduli) @ elements.strain.toarray().reshape(-1, c, elements.n_dofs)
+    stiffness = elements.strain.T @ weighted.reshape(-1, elements.n_dofs)
+    values = np.linalg.eigvalsh(stiffness)
+    assert (values < 1e-9 * values[-1]).sum() == (3 if mesh.dim() == 2 else 6)  # rigid motions alone
+    np.testing.assert_allclose(elements.interpolation @ mesh.p[0], elements.points[:, 0], atol=1e-14)
+
+
+@pytest.mark.parametrize(("fixed", "left"), [({}, 3), ({"left": "x"}, 1), ({"left": "x", "right": "x"}, 1)])
+def test_supports_that_let_a_part_move_are_refused(fixed, left):
+    with pytest.raises(ValueError, match=f"leaves {left} rigid motions"):
+        MechanicalProblem(bar(), ElastoViscoPlastic(), Loads(), fixed)
+    held = MechanicalProblem(bar(), ElastoViscoPlastic(), Loads(), {"left": "xy"})
+    assert not held.solve([0, 1]).u.any()
+    with pytest.raises(ValueError, match="leaves 3 rigid motions"):
+        MechanicalProblem(bar(3), ElastoViscoPlastic(), Loads(), {"left": "x"})
+
+
+def flat(kind, cells, points=None, z=0.0):
+    mesh = plate_with_hole(4)
+    p = np.column_stack([mesh.p.T, np.broadcast_to(z, mesh.p.shape[1])]) if points is None else points
+    return meshio.Mesh(p, [(kind, mesh.t.T if cells is None else cells)])
+
+
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize(
+    ("mesh", "match"),
+    [
+        (
+            meshio.Mesh(np.random.default_rng(0).random((5, 3)), [("quad", [[0, 1, 2, 3]]), ("triangle", [[0, 1, 4]])]),
+            "one kind",
+        ),
+        (flat("line", [[0, 1]]), "mesh has cells line"),
+        (flat("wedge", [[0, 1, 2, 3, 4, 5]]), "mesh has cells wedge"),
+        (flat("pyramid", [[0, 1, 2, 3, 4]]), "mesh has cells pyramid"),
+        (meshio.Mesh(np.zeros((3, 3)), []), "of no kind"),
+        (flat("quad", None, z=np.arange(25.0)), "plane of constant z"),
+        (flat("quad", None, plate_with_hole(4).p.T[:, [0, 1, 1]]), "plane of constant z"),
+    ],
+    ids=["mixed", "lines", "wedges", "pyramids", "empty", "shell", "tilted"],
+)
+def test_meshes_of_which_a_part_would_be_lost_are_refused(mesh, match):
+    with pytest.raises(ValueError, match=match):
+        MechanicalProblem(mesh, ElastoViscoPlastic(), Loads(), {})
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path):
+    (tmp_path / "plate.msh").write_text("nothing")  # where meshio would end Python
+    with pytest.raises(ValueError, match=r"plate\.msh, which meshio can't read"):
+        MechanicalProblem(tmp_path / "plate.msh", ElastoViscoPlastic(), Loads(), {})
+
+
+def test_nodes_of_no_element_do_not_move():
+    grid = plate_with_hole(4)
+    lone = skfem.MeshQuad(np.column_stack([[99.0, 99.0], grid.p]), grid.t + 1)
+    names = {"left": lambda x: abs(x[0]) < 1e-6, "bottom": lambda x: abs(x[1]) < 1e-6}
+    loads = Loads(temperature=(RISE, np.array([20.0, 120.0])[:, None] + np.zeros(26)))
+    fixed = {"left": "x", "bottom": "y"}
+    found = MechanicalProblem(lone.with_boundaries(names), ElastoViscoPlastic(), loads, fixed).solve([0, 1])
+    loads = Loads(temperature=(RISE, [20.0, 120.0]))
+    truth = MechanicalProblem(grid, ElastoViscoPlastic(), loads, fixed).solve([0, 1])
+    np.testing.assert_allclose(np.sort(found.u[1]), np.sort(np.append(truth.u[1], [0, 0])), atol=1e-15)
+
+
 def test_trajectories_are_written_for_paraview(tmp_path):
     mesh = plate_with_hole(4)
     problem, times = heated_plate(mesh, hot_spot(mesh.p, 200.0, (6.0, 6.0), 2.0))
@@ -195,6 +273,16 @@ def test_trajectories_are_written_for_paraview(tmp_path):
         (lambda: Loads(pressure={"top": (RISE, np.ones((2, 3)))}), ValueError, "fields"),
         (lambda: Loads(pressure=3.0), TypeError, "pressure is 3.0"),
         (lambda: Loads(period=0.0), ValueError, "period is 0"),
+        (lambda: Loads(pressure={"top": ([0, 1, 5], [0, 1, 0])}, period=2.0), ValueError, "period is 2, but .* to 5"),
+        (lambda: Loads(pressure={"top": ([0, np.inf], [0, 1])}), ValueError, "times or values"),
+        (lambda: Loads(pressure={3: 1.0}), TypeError, "names of boundaries"),
+        (lambda: Loads(temperature=np.full(9, 300.0)), TypeError, r"array of shape \(9,\)"),
+        (lambda: MechanicalProblem(bar(), ElastoViscoPlastic(), Loads(), ["left"]), TypeError, "fixed is"),
+        (lambda: MechanicalProblem(bar(), ElastoViscoPlastic(), Loads(), {"left": 3}), ValueError, "fixed holds 3"),
+        (lambda: pulled(bar(), ElastoViscoPlastic()).norm(np.ones(7)), ValueError, r"values has shape \(7,\)"),
+        (lambda: pulled(bar(), ElastoViscoPlastic()).write("creep", "a.vtu"), TypeError, "trajectory is str"),
+        (lambda: MechanicalProblem(facets(), ElastoViscoPlastic(), Loads(), {}), TypeError, "Basis of all"),
+        (lambda: pulled(nan_mesh(), ElastoViscoPlastic()), ValueError, "coordinates"),
         (lambda: pulled(bar(), ElastoViscoPlastic()).solve([0, 1]).field("heat"), ValueError, "name is 'heat'"),
         (lambda: plate_with_hole(5), ValueError, "even"),
         (lambda: plate_with_hole(4, hole=1.5), ValueError, "hole is 1.5"),
@@ -203,6 +291,17 @@ def test_trajectories_are_written_for_paraview(tmp_path):
 def test_bad_input_is_refused(call, error, match):
     with pytest.raises(error, match=match):
         call()
+
+
+def facets():
+    return skfem.FacetBasis(bar(), skfem.ElementVector(skfem.ElementQuad1()))
+
+
+def nan_mesh():
+    mesh = bar()
+    p = mesh.p.copy()
+    p[0, 4] = np.nan
+    return skfem.MeshQuad(p, mesh.t, _boundaries=mesh.boundaries)
 
 
 def test_without_scikit_fem_it_says_what_to_install(monkeypatch):

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 from scipy.linalg import qr, qr_delete, qr_insert
 from scipy.linalg.lapack import dtrtrs
 
-from paperworks.core.validation import check_number
+from paperworks.core.validation import check_count, check_number
 
 
 class EmpiricalCubature:
@@ -72,7 +72,8 @@ class EmpiricalCubature:
         max_points: int | None = None,
     ) -> None:
         self.rtol = check_number("rtol", rtol, gt=0, lt=1)
-        self.init, self.volume, self.normalize, self.max_points = init, volume, normalize, max_points
+        self.init, self.volume, self.normalize = init, volume, normalize
+        self.max_points = max_points if max_points is None else check_count("max_points", max_points)
 
     def fit(self, G: Float[np.ndarray, "m points"], weights: Float[np.ndarray, " points"]) -> "EmpiricalCubature":
         """Choose points and weights.
@@ -95,7 +96,12 @@ class EmpiricalCubature:
             Where shapes differ, values are not finite, weights are not positive, all integrals are 0 without a
             `volume`, or points of `init` are not among the points.
         """
-        points = np.zeros(0, dtype=int) if self.init is None else np.unique(np.asarray(self.init, dtype=int))
+        init = np.asarray(() if self.init is None else self.init)
+        if init.ndim != 1 or (init.size and not np.issubdtype(init.dtype, np.integer)):
+            raise ValueError(f"init has shape {init.shape} and dtype {init.dtype}; it takes a row of indices")
+        if self.max_points is not None and init.size > self.max_points:
+            raise ValueError(f"init has {init.size} points, more than max_points, {self.max_points}")
+        points = np.unique(init.astype(int))
         return self._fit(G, weights, points, None)
 
     def update(self, G: Float[np.ndarray, "m points"], weights: Float[np.ndarray, " points"]) -> "EmpiricalCubature":
@@ -112,7 +118,14 @@ class EmpiricalCubature:
         -------
         EmpiricalCubature
             The fitted rule.
+
+        Raises
+        ------
+        ValueError
+            As in `fit`, or where there is no present rule.
         """
+        if not hasattr(self, "points_"):
+            raise ValueError("the rule is not fitted; call fit before update")
         return self._fit(G, weights, self.points_, self.weights_)
 
     def _fit(self, G: np.ndarray, weights: np.ndarray, points: np.ndarray, x: np.ndarray | None) -> "EmpiricalCubature":
@@ -160,6 +173,11 @@ class UpdatableNNLS:
     b
         The right-hand side.
 
+    Raises
+    ------
+    ValueError
+        Where shapes differ or values are not finite.
+
     Attributes
     ----------
     points : np.ndarray
@@ -179,6 +197,11 @@ class UpdatableNNLS:
     """
 
     def __init__(self, A: Float[np.ndarray, "m n"], b: Float[np.ndarray, " m"]) -> None:
+        A, b = np.asarray(A, dtype=float), np.asarray(b, dtype=float)
+        if A.ndim != 2 or b.shape != A.shape[:1]:
+            raise ValueError(f"A and b have shapes {A.shape} and {b.shape}; they take (m, n) and (m,)")
+        if not np.isfinite(A).all() or not np.isfinite(b).all():
+            raise ValueError("A or b has values that are NaN or infinite; they take finite ones")
         self.A, self.b = A, b
         self._columns = np.ascontiguousarray(A.T)  # next to each other in memory, as all that follows reads columns
         self.points, self.x, self.r = np.zeros(0, dtype=int), np.zeros(0), b.copy()

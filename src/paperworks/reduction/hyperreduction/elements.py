@@ -28,13 +28,15 @@ def as_basis(mesh: Any) -> Any:
     """Return a basis of vector elements: of one itself, of a mesh of scikit-fem or meshio, or of a mesh's file."""
     skfem = load_skfem()
     if isinstance(mesh, skfem.AbstractBasis):
+        if not isinstance(mesh, skfem.CellBasis):
+            raise TypeError(f"mesh is a {type(mesh).__name__}; it takes a Basis of all of the mesh's elements")
         if not isinstance(mesh.elem, skfem.ElementVector):
             raise TypeError(f"mesh is a basis of {type(mesh.elem).__name__}; it takes one of ElementVector")
         return mesh
     if isinstance(mesh, (str, Path)):
-        mesh = skfem.Mesh.load(Path(mesh))
-    elif type(mesh).__module__.partition(".")[0] == "meshio":
-        mesh = skfem.io.meshio.from_meshio(mesh)
+        mesh = _read(Path(mesh))
+    if type(mesh).__module__.partition(".")[0] == "meshio":
+        mesh = _from_meshio(mesh)
     if not isinstance(mesh, skfem.Mesh):
         raise TypeError(
             f"mesh is {type(mesh).__name__}; it takes a basis or mesh of scikit-fem, a mesh of meshio or a file's name"
@@ -42,8 +44,42 @@ def as_basis(mesh: Any) -> Any:
     if mesh.dim() not in COMPONENTS:
         raise ValueError(f"mesh has {mesh.dim()} dimensions; it takes 2, as plane strain, or 3")
     simplex = mesh.refdom.nnodes == mesh.dim() + 1
-    # One point integrates the constant strains of a simplex; the others take two points a direction.
-    return skfem.Basis(mesh, skfem.ElementVector(mesh.elem()), intorder=1 if simplex else 2)
+    element = mesh.elem()
+    # One point integrates the constant strains of a linear simplex, and products of the linear strains of a quadratic
+    # one take order 2; the others take two points a direction where linear, three where quadratic.
+    order = max(1, 2 * (element.maxdeg - 1)) if simplex else 2 * element.maxdeg // mesh.dim()
+    return skfem.Basis(mesh, skfem.ElementVector(element), intorder=order)
+
+
+def _read(path: Path) -> Any:
+    """Return the mesh of a file, by meshio."""
+    import meshio
+
+    try:
+        return meshio.read(path)
+    except SystemExit:  # which meshio raises for files that none of its readers takes
+        raise ValueError(f"mesh is the file {path}, which meshio can't read as a mesh of its suffix") from None
+
+
+def _from_meshio(mesh: Any) -> Any:
+    """Return a mesh of scikit-fem, or refuse what it would leave out."""
+    from skfem.io.meshio import from_meshio
+
+    dims = {block.type: _DIMENSIONS.get(block.type.rstrip("0123456789"), 0) for block in mesh.cells}
+    largest = [kind for kind, dim in dims.items() if dim and dim == max(dims.values())]
+    if len(largest) != 1 or largest[0].startswith(("wedge", "pyramid")):
+        raise ValueError(
+            f"mesh has cells {', '.join(sorted(dims)) or 'of no kind'}; it takes one kind of triangles or "
+            "quadrilaterals or, in 3-D, of tetrahedra or hexahedra, and lines and surfaces beside them"
+        )
+    if dims[largest[0]] == 2 and mesh.points.shape[1] == 3:
+        used = mesh.points[np.unique(np.concatenate([block.data.ravel() for block in mesh.cells]))]
+        if not np.ptp(used[:, 2]) <= 1e-9 * np.ptp(used[:, :2]):
+            raise ValueError(f"mesh has {largest[0]} cells that are not in a plane of constant z; shells are not taken")
+    return from_meshio(mesh)
+
+
+_DIMENSIONS = {"triangle": 2, "quad": 2, "tetra": 3, "hexahedron": 3, "wedge": 3, "pyramid": 3}
 
 
 class FiniteElements:
@@ -58,6 +94,8 @@ class FiniteElements:
     """
 
     def __init__(self, basis: Any, fixed: Mapping[str, str]) -> None:
+        if not np.isfinite(basis.mesh.p).all():
+            raise ValueError("mesh has coordinates that are NaN or infinite; it takes finite ones")
         self.basis = basis
         self.dim = int(basis.mesh.dim())
         self.components = COMPONENTS[self.dim]
@@ -87,10 +125,18 @@ class FiniteElements:
         columns = np.repeat(scalar.element_dofs.T, n_points, axis=0)
         self.interpolation = sp.csr_array((shapes.ravel(), (rows, columns.ravel())), (self.n_points, self.n_nodes))
 
-        held = [self._held(name, axes) for name, axes in fixed.items()]
-        self.free = np.setdiff1d(np.arange(self.n_dofs), np.concatenate([np.zeros(0, int), *held]))
+        if not isinstance(fixed, Mapping):
+            raise TypeError(
+                f"fixed is {fixed!r}; it takes the components held on each boundary, such as {{'left': 'x'}}"
+            )
+        held = np.unique(np.concatenate([np.zeros(0, int), *(self._held(*pair) for pair in fixed.items())]))
+        self._check_supports(held)
+        self.free = np.setdiff1d(self.dofs, held)  # without nodes of no element, as centres of arcs in Gmsh
         self._pattern: Any = None
         self._mass: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_mass": None}  # factors by SuperLU can't be copied, and are found again
 
     def mass(self) -> sp.csr_array:
         """Return the matrix of the L2 product of displacements."""
@@ -164,9 +210,25 @@ class FiniteElements:
             raise ValueError(f"the mesh has no boundary {name!r}; it has {', '.join(sorted(boundaries)) or 'none'}")
         return np.asarray(boundaries[name])
 
+    def _check_supports(self, held: np.ndarray) -> None:
+        """Refuse supports that leave a rigid motion free: the stiffness would be singular."""
+        at = self.basis.doflocs - self.basis.doflocs.mean(1, keepdims=True)
+        axis = np.zeros(self.n_dofs, dtype=int)
+        axis[self.dofs] = np.arange(self.dofs.shape[1]) % self.dim  # elements of vectors have the components in turn
+        motions = [axis == k for k in range(self.dim)]
+        for k, m in ((0, 1), (0, 2), (1, 2))[: 2 * self.dim - 3]:
+            motions.append((axis == k) * at[m] - (axis == m) * at[k])
+        rigid = np.array(motions, dtype=float)
+        rigid /= np.linalg.norm(rigid, axis=1, keepdims=True)
+        free = len(rigid) - np.linalg.matrix_rank(rigid[:, held] if len(held) else np.zeros((1, 1)), tol=1e-9)
+        if free:
+            raise ValueError(
+                f"fixed leaves {free} rigid motions of the mesh free; it takes supports against all of them"
+            )
+
     def _held(self, name: str, axes: str) -> np.ndarray:
         letters = "xyz"[: self.dim]
-        if not axes or set(axes) - set(letters):
+        if not isinstance(axes, str) or not axes or set(axes) - set(letters):
             raise ValueError(f"fixed holds {axes!r} of {name!r}; it takes some of the letters {letters}")
         found = self.basis.get_dofs(self._facets(name))
         return np.asarray(found.all([f"u^{letters.index(axis) + 1}" for axis in axes]))

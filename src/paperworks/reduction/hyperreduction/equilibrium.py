@@ -174,7 +174,10 @@ class Equilibrium(ABC):
                 u = u - du
                 continue
             before, halved = size, 0
-            du = self.solve_tangent(tangent(), r)
+            try:
+                du = self.solve_tangent(tangent(), r)
+            except (RuntimeError, np.linalg.LinAlgError):  # of SuperLU and of LAPACK: the matrix is singular
+                break
             u = u + du
         raise ConvergenceError(f"no equilibrium at t = {t:.6g} within {self.steps} steps of Newton's method")
 

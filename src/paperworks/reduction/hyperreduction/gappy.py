@@ -78,12 +78,22 @@ class GappyPOD:
     """
 
     def __init__(self, modes: Float[np.ndarray, "k n"], points: ArrayLike, block: int = 1) -> None:
-        at = np.asarray(points, dtype=int)
+        at = np.asarray(points)
         check_count("block", block)
-        if modes.ndim != 2 or modes.shape[1] % block:
+        if modes.ndim != 2 or not len(modes) or modes.shape[1] % block:
             raise ValueError(f"modes has shape {modes.shape}; it takes rows whose length is a multiple of {block}")
-        if at.ndim != 1 or not len(at) or at.min() < 0 or at.max() >= modes.shape[1] // block:
-            raise ValueError(f"points has {at.shape} entries; it takes indices below {modes.shape[1] // block}")
+        if not np.isfinite(modes).all():
+            raise ValueError("modes has values that are NaN or infinite; it takes finite ones")
+        if (
+            not np.issubdtype(at.dtype, np.integer)
+            or at.ndim != 1
+            or not len(at)
+            or at.min() < 0
+            or at.max() >= modes.shape[1] // block
+        ):
+            raise ValueError(
+                f"points has shape {at.shape} and dtype {at.dtype}; it takes indices below {modes.shape[1] // block}"
+            )
         self.modes, self.points, self.block = modes, at, block
         self._known = (block * at[:, None] + np.arange(block)).ravel()
         self._at_points = modes[:, self._known].T
@@ -147,4 +157,6 @@ class GappyPOD:
             found = found.reshape(*found.shape[:-2], n)
         if not found.shape or found.shape[-1] != n:
             raise ValueError(f"values has shape {found.shape}; it takes {n} values at {len(self.points)} points")
+        if not np.isfinite(found).all():
+            raise ValueError("values has entries that are NaN or infinite; it takes finite ones")
         return found

@@ -67,7 +67,11 @@ class GappyErrorIndicator:
     """
 
     def __init__(self, regressor: Any = None, max_pairs: int = 200) -> None:
-        if isinstance(regressor, str) and regressor != "linear":
+        if (
+            regressor is not None
+            and regressor != "linear"
+            and not (hasattr(regressor, "fit") and hasattr(regressor, "predict"))
+        ):
             raise ValueError(f"regressor is {regressor!r}; it takes a regressor, None or 'linear'")
         self.regressor, self.max_pairs = regressor, check_count("max_pairs", max_pairs, at_least=2)
 
@@ -132,10 +136,17 @@ class GappyErrorIndicator:
         -------
         Any
             Errors of the shape of `E`, 0 where it is 0; with `return_std` a pair.
+
+        Raises
+        ------
+        ValueError
+            Where it is not calibrated, or `E` is no residual or has another number of quantities.
         """
         x = np.asarray(E, dtype=float)
         if not hasattr(self, "_models"):
             raise ValueError("the indicator is not calibrated; call calibrate first")
+        if not (np.isfinite(x) & (x >= 0)).all():
+            raise ValueError("E has values that are negative, NaN or infinite; it takes residuals")
         if not self._one and (not x.shape or x.shape[-1] != len(self._models)):
             raise ValueError(f"E has shape {x.shape}; it takes a last axis of {len(self._models)} quantities")
         flat = x.reshape(-1, len(self._models))

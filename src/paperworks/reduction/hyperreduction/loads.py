@@ -61,6 +61,8 @@ class Loads:
             check_number("period", self.period, gt=0)
         if not isinstance(self.pressure, Mapping):
             raise TypeError(f"pressure is {self.pressure!r}; it takes a table for each name of a boundary")
+        if not all(isinstance(name, str) for name in self.pressure):
+            raise TypeError(f"pressure is on {list(self.pressure)}; it takes names of boundaries")
         tables = {f"pressure of {name!r}": table for name, table in self.pressure.items()}
         if self.speed is not None:
             tables["speed"] = self.speed
@@ -69,6 +71,9 @@ class Loads:
                 raise ValueError(f"{name} has values that are fields; it takes a number for each time")
         if _table("temperature", self.temperature)[1].ndim > 2:
             raise ValueError("temperature has values of more than two axes; it takes a row of nodes for each time")
+        for name, table in (tables | {"temperature": self.temperature}).items():
+            if self.period is not None and (last := _table(name, table)[0][-1]) > self.period:
+                raise ValueError(f"period is {self.period:g}, but the table of {name} goes on to {last:g}")
 
     def factors(self, t: float) -> Float[np.ndarray, " loads"]:
         """Return by what the vectors of unit loads are multiplied at time `t`: each pressure, then the rotation.
@@ -147,6 +152,8 @@ class Loads:
 
 def _table(name: str, table: TimeTable) -> tuple[np.ndarray, np.ndarray]:
     """Return times and values of a table that has been checked."""
+    if isinstance(table, np.ndarray) and table.ndim:
+        raise TypeError(f"{name} is an array of shape {table.shape}; it takes a number or a table (times, values)")
     if not isinstance(table, (tuple, list)):
         return np.zeros(1), np.array([check_number(name, table)])
     if len(table) != 2:
@@ -157,8 +164,8 @@ def _table(name: str, table: TimeTable) -> tuple[np.ndarray, np.ndarray]:
             f"{name} has times of shape {times.shape} and values of shape {values.shape}; it takes as many of both, "
             "the times rising"
         )
-    if not np.isfinite(values).all():
-        raise ValueError(f"{name} has values that are NaN or infinite; it takes finite ones")
+    if not np.isfinite(values).all() or not np.isfinite(times).all():
+        raise ValueError(f"{name} has times or values that are NaN or infinite; it takes finite ones")
     return times, values
 
 

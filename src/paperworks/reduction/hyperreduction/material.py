@@ -179,15 +179,22 @@ class ElastoViscoPlastic:
         Raises
         ------
         ValueError
-            Where shapes differ or `dt` is not positive.
+            Where shapes differ, temperature or state are not finite, or `dt` is not positive.
         ConvergenceError
             Where a local equation has no solution, as of strains that are not finite.
         """
-        if eps.ndim != 2 or eps.shape[1] not in (4, 6) or T.shape != eps.shape[:1] or state.eps_p.shape != eps.shape:
+        shapes = (eps.shape, T.shape, state.eps_p.shape, state.a.shape, state.p.shape)
+        if (
+            eps.ndim != 2
+            or eps.shape[1] not in (4, 6)
+            or shapes[1:] != (eps.shape[:1], *(eps.shape,) * 2, eps.shape[:1])
+        ):
             raise ValueError(
-                f"eps, T and state have shapes {eps.shape}, {T.shape} and {state.eps_p.shape}; they take (n, 4) or "
-                "(n, 6), (n,) and that of eps"
+                f"eps, T and eps_p, a, p of state have shapes {', '.join(map(str, shapes))}; they take (n, 4) or "
+                "(n, 6), (n,), twice that of eps, and (n,)"
             )
+        if not all(np.isfinite(field).all() for field in (T, *state)):
+            raise ValueError("T or state has values that are NaN or infinite; they take finite ones")
         check_number("dt", dt, gt=0)
         sigma, new, tangent = self._step(eps, T, state, dt, self.coefficients(T))
         return sigma, new, tangent()
@@ -315,6 +322,10 @@ _RANGES: dict[str, dict[str, float]] = {
 }
 
 
+def _rising(at: np.ndarray) -> bool:
+    return bool(np.isfinite(at).all() and (np.diff(at) > 0).all())
+
+
 class _Coefficient:
     """A coefficient as a function of the temperature, in its range."""
 
@@ -326,7 +337,7 @@ class _Coefficient:
             self.value = check_number(name, value, **_RANGES[name])
         elif not callable(value):
             at, values = (np.asarray(part, dtype=float) for part in self._pair(value))
-            if at.ndim != 1 or at.shape != values.shape or not len(at) or not (np.diff(at) > 0).all():
+            if at.ndim != 1 or at.shape != values.shape or not len(at) or not _rising(at):
                 raise ValueError(
                     f"{name} is a table of {at.shape} temperatures and {values.shape} values; it takes as many of "
                     "both, the temperatures rising"
@@ -347,7 +358,13 @@ class _Coefficient:
             return np.float64(self.value)
         if not callable(self.value):
             return np.interp(T, *self.value)
-        values = np.broadcast_to(np.asarray(self.value(T), dtype=float), T.shape)
+        values = np.asarray(self.value(T), dtype=float)
+        if values.shape not in ((), T.shape):
+            raise ValueError(
+                f"{self.name} is a function that returns shape {values.shape} for temperatures of shape {T.shape}; "
+                "it takes one that returns a value for each"
+            )
+        values = np.broadcast_to(values, T.shape)
         for entry in (values.min(), values.max()) if values.size else ():
             check_number(self.name, float(entry), **_RANGES[self.name])
         return values

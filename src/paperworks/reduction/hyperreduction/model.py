@@ -165,8 +165,10 @@ class HyperReducedModel(Equilibrium):
         ValueError
             Where there is no trajectory, or nothing flows in any.
         """
-        if not len(trajectories):
-            raise ValueError("trajectories is empty; it takes one or more")
+        if isinstance(trajectories, Trajectory) or not len(trajectories):
+            raise ValueError("trajectories is one or none; it takes a sequence of one or more")
+        for trajectory in trajectories:
+            self.problem.check_trajectory(trajectory)
         snapshots = {name: _rows([t.field(name) for t in trajectories]) for name in ("u", *self._fields())}
         if not snapshots["p"].any():
             raise ValueError("trajectories have no plastic strain at any time; the indicator is undefined then")
@@ -199,6 +201,8 @@ class HyperReducedModel(Equilibrium):
         HyperReducedModel
             The same model, enriched; trajectories of before have other coefficients and points.
         """
+        self._check_fitted()
+        self.problem.check_trajectory(Trajectory.of_states(self.problem.loads, [state]))
         self.pod_.partial_fit(self.problem.elements.rooted(state.u[None]))
         for name, pod in self.duals_.items():
             pod.partial_fit(self.value(state, name).reshape(1, -1))
@@ -213,6 +217,8 @@ class HyperReducedModel(Equilibrium):
         LoadPath
             What the steps of this model ask for.
         """
+        if not isinstance(loads, Loads):
+            raise TypeError(f"loads is {type(loads).__name__}; it takes Loads")
         times, fields = loads.fields(self.problem.elements.n_nodes)
         rows = self.problem.elements.interpolation[self.points_]
         return self.scaled_path(
@@ -256,6 +262,7 @@ class HyperReducedModel(Equilibrium):
         ConvergenceError
             Where Newton's method fails even in a sixteenth of a step.
         """
+        self._check_fitted()
         at, path = check_times(times), self.load_path(loads)
         states = [self.initial(at[0])]
         for t in at[1:]:
@@ -407,6 +414,7 @@ class HyperReducedModel(Equilibrium):
         np.ndarray
             The work of each mode of stress, times its singular value, on the strain of each mode of displacement.
         """
+        self._check_fitted()
         k = len(self.modes_)
         return self._integrands(
             np.asarray(self.problem.elements.strain @ self.modes_.T).reshape(-1, self.n_components, k)
@@ -417,6 +425,10 @@ class HyperReducedModel(Equilibrium):
         stresses = pod.modes_ * pod.singular_values_[: pod.n_modes_, None]
         stresses = stresses.reshape(pod.n_modes_, -1, self.n_components)
         return np.einsum("mgc,gck->mkg", stresses, strains, optimize=True).reshape(-1, len(strains))
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "modes_"):
+            raise ValueError("the model is not fitted; call fit with training trajectories first")
 
     def _fields(self) -> list[str]:
         return [*DUALS, *(name for name in self.quantities if name not in DUALS)]

@@ -210,7 +210,7 @@ class MechanicalProblem(Equilibrium):
         """
         keys: list[Any] = list(loads.pressure)
         if loads.speed is not None:
-            keys.append((tuple(loads.centre or ()), tuple(loads.axis or ())))
+            keys.append(tuple(None if x is None else tuple(x) for x in (loads.centre, loads.axis)))
         for key in keys:
             if key not in self._unit_forces:
                 vector = (
@@ -298,13 +298,45 @@ class MechanicalProblem(Equilibrium):
         np.ndarray
             The norm over the part, without the axes of points and components.
         """
-        n = self.elements.n_points
+        n, shape = self.elements.n_points, np.shape(values)
+        if not shape or (shape[-1] not in (n, self.elements.n_dofs) and (shape[-2:-1] != (n,))):
+            raise ValueError(
+                f"values has shape {shape}; it takes a last axis of {n} points or {self.elements.n_dofs} unknowns, or "
+                "the components of a tensor after that of the points"
+            )
         if values.shape[-1] == n:
             return np.asarray(np.sqrt(values**2 @ self.elements.weights))
         if values.ndim > 1 and values.shape[-2] == n:
             return np.asarray(np.sqrt((values**2).sum(-1) @ self.elements.weights))
         at_points = np.asarray((self.elements.values @ values.reshape(-1, values.shape[-1]).T).T)
         return self.norm(at_points.reshape(*values.shape[:-1], n, self.elements.dim))
+
+    def check_trajectory(self, trajectory: Trajectory) -> None:
+        """Refuse a trajectory whose fields do not fit this part.
+
+        Parameters
+        ----------
+        trajectory
+            A solution of this problem, under any loads.
+
+        Raises
+        ------
+        TypeError, ValueError
+            Where it is none, or of another mesh, or its fields have different numbers of times.
+        """
+        if not isinstance(trajectory, Trajectory):
+            raise TypeError(f"trajectory is {type(trajectory).__name__}; it takes a Trajectory")
+        n, tensor = self.elements.n_points, (self.elements.n_points, self.n_components)
+        wanted = {"u": (self.elements.n_dofs,), "sigma": tensor, "eps_p": tensor, "a": tensor, "p": (n,)}
+        for name, shape in wanted.items():
+            field = trajectory.field(name)
+            if field.shape != (len(trajectory.times), *shape):
+                raise ValueError(
+                    f"trajectory has {name} of shape {field.shape}; a solution of this part has "
+                    f"{(len(trajectory.times), *shape)}"
+                )
+            if not np.isfinite(field).all():
+                raise ValueError(f"trajectory has {name} with values that are NaN or infinite; it takes finite ones")
 
     def write(self, trajectory: Trajectory, path: str | Path) -> list[Path]:
         """Write a trajectory for ParaView: one file a time, in the format of the name's suffix.
@@ -326,6 +358,7 @@ class MechanicalProblem(Equilibrium):
         """
         from skfem.io.meshio import to_meshio
 
+        self.check_trajectory(trajectory)
         elements, stem = self.elements, Path(path)
         weights = elements.weights.reshape(-1, elements.blocks.shape[1])
         shares = (weights / weights.sum(1, keepdims=True)).ravel()
@@ -334,6 +367,7 @@ class MechanicalProblem(Equilibrium):
         written = []
         for k, t in enumerate(trajectory.times):
             mesh = to_meshio(elements.basis.mesh)
+            mesh.points = np.pad(mesh.points, ((0, 0), (0, 3 - mesh.points.shape[1])))
             moved = trajectory.u[k][elements.basis.nodal_dofs[: elements.dim]].T
             i, j, share = trajectory.loads.between(times, float(t))
             mesh.point_data["displacement"] = np.pad(moved, ((0, 0), (0, 3 - elements.dim)))
