@@ -282,6 +282,7 @@ def test_trajectories_are_written_for_paraview(tmp_path):
         (lambda: pulled(bar(), ElastoViscoPlastic()).norm(np.ones(7)), ValueError, r"values has shape \(7,\)"),
         (lambda: pulled(bar(), ElastoViscoPlastic()).write("creep", "a.vtu"), TypeError, "trajectory is str"),
         (lambda: MechanicalProblem(facets(), ElastoViscoPlastic(), Loads(), {}), TypeError, "Basis of all"),
+        (lambda: MechanicalProblem(half(), ElastoViscoPlastic(), Loads(), {}), TypeError, "Basis of all"),
         (lambda: pulled(nan_mesh(), ElastoViscoPlastic()), ValueError, "coordinates"),
         (lambda: pulled(bar(), ElastoViscoPlastic()).solve([0, 1]).field("heat"), ValueError, "name is 'heat'"),
         (lambda: plate_with_hole(5), ValueError, "even"),
@@ -295,6 +296,10 @@ def test_bad_input_is_refused(call, error, match):
 
 def facets():
     return skfem.FacetBasis(bar(), skfem.ElementVector(skfem.ElementQuad1()))
+
+
+def half():
+    return skfem.Basis(bar(), skfem.ElementVector(skfem.ElementQuad1()), elements=[0, 1])
 
 
 def nan_mesh():

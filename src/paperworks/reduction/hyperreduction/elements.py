@@ -28,7 +28,7 @@ def as_basis(mesh: Any) -> Any:
     """Return a basis of vector elements: of one itself, of a mesh of scikit-fem or meshio, or of a mesh's file."""
     skfem = load_skfem()
     if isinstance(mesh, skfem.AbstractBasis):
-        if not isinstance(mesh, skfem.CellBasis):
+        if not isinstance(mesh, skfem.CellBasis) or mesh.nelems != mesh.mesh.nelements:
             raise TypeError(f"mesh is a {type(mesh).__name__}; it takes a Basis of all of the mesh's elements")
         if not isinstance(mesh.elem, skfem.ElementVector):
             raise TypeError(f"mesh is a basis of {type(mesh.elem).__name__}; it takes one of ElementVector")
@@ -74,7 +74,7 @@ def _from_meshio(mesh: Any) -> Any:
         )
     if dims[largest[0]] == 2 and mesh.points.shape[1] == 3:
         used = mesh.points[np.unique(np.concatenate([block.data.ravel() for block in mesh.cells]))]
-        if not np.ptp(used[:, 2]) <= 1e-9 * np.ptp(used[:, :2]):
+        if np.ptp(used[:, 2]) > 1e-9 * np.ptp(used[:, :2]):
             raise ValueError(f"mesh has {largest[0]} cells that are not in a plane of constant z; shells are not taken")
     return from_meshio(mesh)
 
