@@ -39,8 +39,10 @@ class Ablation(NamedTuple):
 
     Examples
     --------
-    >>> Ablation("base", 0, Evaluation(0.02, -15.0, 0.07, -3.0, 0.06), 1.5).found.mae
-    0.02
+    >>> import numpy as np
+    >>> found = Evaluation(0.02, -15.0, 0.07, -3.0, 0.06, np.array([0.01, 0.03]))
+    >>> Ablation("base", 0, found, 1.5).name
+    'base'
     """
 
     name: str

@@ -50,20 +50,19 @@ class Compressor4C(Effect):
         self, x: Float[np.ndarray, "rows n"], values: Values, rng: np.random.Generator | None
     ) -> Float[np.ndarray, "rows n"]:
         """Compress each row."""
-        threshold, ratio = (values[name].astype(x.dtype) for name in ("threshold", "ratio"))
+        # Levels and gains are natural logarithms, so that nothing is scaled back and forth; all is linear in them.
+        threshold, ratio = values["threshold"] / _DB, values["ratio"]
         gain = np.abs(x)
         gain += gain.dtype.type(1e-8)
         np.log(gain, out=gain)
-        gain *= gain.dtype.type(_DB)
-        gain -= threshold
+        gain -= threshold.astype(x.dtype)
         # Levels below -96 dB count as -96 dB, as published: it matters for thresholds below that alone.
-        np.maximum(gain, np.maximum(-96 - threshold, 0), out=gain)
-        gain *= 1 / ratio - 1
+        np.maximum(gain, np.maximum(-96 / _DB - threshold, 0).astype(x.dtype), out=gain)
+        gain *= (1 / ratio - 1).astype(x.dtype)
         attack, release = (
             torch.from_numpy(time_coefficient(values[name], self.sr)[:, 0]) for name in ("attack", "release")
         )
         gain = ballistics(torch.from_numpy(gain), attack, release).numpy()
-        gain *= gain.dtype.type(1 / _DB)
         np.exp(gain, out=gain)
         gain *= x
         return gain

@@ -53,6 +53,10 @@ class FourierFrontEnd(nn.Module):
     """
 
     weight: Tensor
+    analysis_real: Tensor
+    analysis_imag: Tensor
+    synthesis_real: Tensor
+    synthesis_imag: Tensor
     analysis_window: Tensor
     synthesis_window: Tensor
 

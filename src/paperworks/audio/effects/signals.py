@@ -117,9 +117,9 @@ def test_signal(kind: Signal, n: int, sr: float, rng: np.random.Generator) -> Fl
     Parameters
     ----------
     kind
-        One of "sine" (one or two slow tones of 5 to 150 radians a second), "pluck" (decaying tones of
-        50 to 6400), "triangle", "box" (a step of the level up and down), some also noisy, "spikes", "staircase" (a tone that grows by 1 dB a step), "sweep" (exponential), "pink noise",
-        "white noise".
+        One of "sine" (one or two slow tones of 5 to 150 radians a second), "pluck" (decaying tones of 50 to 6400),
+        "triangle", "box" (a step of the level up and down), some of them also noisy, "spikes", "staircase" (a tone that
+        grows by 1 dB a step), "sweep" (exponential), "pink noise", "white noise".
     n
         Number of samples, at least 16.
     sr

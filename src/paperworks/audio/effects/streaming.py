@@ -133,8 +133,9 @@ class StreamingProcessor:
         channels: int = 1,
         sr: float | None = None,
     ) -> None:
-        self.model: Any = model
-        most = self.model.out_chunk
+        made: Any = model
+        self.model = made
+        most = made.out_chunk
         self.block = check_count("block", most if block is None else block)
         if hop is None:
             whole = max(d for d in range(1, most + 1) if self.block % d == 0)
@@ -143,8 +144,8 @@ class StreamingProcessor:
         self.channels = check_count("channels", channels)
         like = next(model.parameters())
         _checked(model, torch.zeros(1), sr)
-        self._row = _knobs(model, knobs, like)
-        self._heard = like.new_zeros(channels, self.model.chunk - self.hop)
+        self._row = _knobs(made, knobs, like)
+        self._heard = like.new_zeros(channels, made.chunk - self.hop)
         self._ready = like.new_zeros(channels, self.latency)
 
     @property

@@ -296,10 +296,12 @@ class Evaluation(NamedTuple):
         The same of the input itself.
     gain_mae
         The mean absolute error of the input times the one number that makes it least.
+    errors
+        The mean absolute error of each example.
 
     Examples
     --------
-    >>> Evaluation(0.02, -15.0, 0.07, -3.0, 0.06).mae
+    >>> Evaluation(0.02, -15.0, 0.07, -3.0, 0.06, np.array([0.01, 0.03])).mae
     0.02
     """
 
@@ -308,6 +310,7 @@ class Evaluation(NamedTuple):
     dry_mae: float
     dry_esr: float
     gain_mae: float
+    errors: Float[np.ndarray, " n"]
 
 
 @torch.no_grad()
@@ -357,6 +360,7 @@ def evaluate(model: nn.Module, data: EffectDataset | Example, indices: Sequence[
         mean_absolute_error(dry, data.y),
         error_to_signal(dry, data.y),
         mean_absolute_error(best_gain(dry, data.y) * dry, data.y),
+        (y_hat - data.y).abs().double().mean(-1).cpu().numpy(),
     )
 
 
