@@ -147,7 +147,7 @@ def rendered_instrument(
     )
 
 
-def spoken(text: str, sr: int = 22050) -> Float[np.ndarray, "1 n"]:
+def spoken(text: str, sr: int = 22050) -> Float[np.ndarray, "channels n"]:
     """Speak a text by `espeak-ng`.
 
     Parameters
@@ -160,7 +160,7 @@ def spoken(text: str, sr: int = 22050) -> Float[np.ndarray, "1 n"]:
     Returns
     -------
     ndarray
-        The one channel.
+        Its channels, of which it has one.
 
     Raises
     ------

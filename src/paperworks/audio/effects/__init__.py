@@ -6,7 +6,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "ablation": ["Ablation", "ablate"],
-        "ballistics": ["ballistics", "time_coefficient"],
         "base": ["Effect", "make_effect", "register_effect"],
         "baselines": ["GreyBoxCompressor", "MicroTCN"],
         "companding": ["mu_compress", "mu_expand"],
@@ -28,6 +27,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "official": ["Official", "load_official"],
         "shifting": ["PitchShift", "TimeAlign"],
         "signals": ["COMPRESSOR_MIX", "SIGNALS", "beta_knobs", "test_signal"],
+        "smoothing": ["ballistics", "time_coefficient"],
         "streaming": ["StreamingProcessor", "process_file"],
         "training": ["Evaluation", "LRTest", "best_gain", "evaluate", "fit", "lr_finder", "one_cycle"],
     },

@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from paperworks.audio.effects.ballistics import ballistics, time_coefficient
 from paperworks.audio.effects.model import check_chunks
+from paperworks.audio.effects.smoothing import ballistics, time_coefficient
 from paperworks.core.validation import check_count, check_number
 from paperworks.numerics.training import mlp
 

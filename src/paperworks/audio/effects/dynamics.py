@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 from scipy.signal import butter, lfilter, lfilter_zi
 
-from paperworks.audio.effects.ballistics import ballistics, time_coefficient
 from paperworks.audio.effects.base import Effect, Values, register_effect
+from paperworks.audio.effects.smoothing import ballistics, time_coefficient
 
 _DB = 20 / math.log(10)  # decibels of a natural logarithm
 

@@ -1,5 +1,6 @@
 """Sound files of any rate, width and number of channels, read and written as floating-point samples."""
 
+import struct
 import warnings
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -68,7 +69,7 @@ def read_sound(path: str | Path, sr: int | None = None) -> Sound:
             warnings.simplefilter("ignore", wavfile.WavFileWarning)  # of chunks that hold no sound
             try:
                 rate, data = wavfile.read(path)
-            except (ValueError, EOFError) as error:
+            except (ValueError, EOFError, struct.error) as error:
                 raise ValueError(f"path is {path}, which is no whole WAV file: {error}") from None
         if np.issubdtype(data.dtype, np.integer):
             # SciPy puts 24 bits into the upper ones of 32; bytes are unsigned.

@@ -138,8 +138,9 @@ class FramesAutoencoder(nn.Module):
         if self.skip == "sf":
             return z * last
         if self.skip == "exp":
-            # Activations and magnitudes are kept positive, so that logarithms exist.
-            return ((z.clamp_min(0) + 1e-6).log() * (last.clamp_min(0) + 1e-6).log()).exp()
+            # Activations and magnitudes are kept positive, so that logarithms exist, and the product, which is large
+            # where both are near 0, within what an exponential can take.
+            return ((z.clamp_min(0) + 1e-6).log() * (last.clamp_min(0) + 1e-6).log()).clamp_max(10).exp()
         return z
 
 

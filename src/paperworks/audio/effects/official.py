@@ -77,7 +77,8 @@ def load_official(path: str | Path, bank: str = "half") -> Official:
             held = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise ValueError(f"path is {path}, which can't be read as weights alone: {error}") from None
-    weights = held.get("state_dict", held) if isinstance(held, dict) else {}
+    held = held if isinstance(held, dict) else {}
+    weights = held.get("state_dict", held)
     weights = {key.removeprefix("module.").removeprefix("mpaec."): value for key, value in weights.items()}
     try:
         model = _model(weights, held, bank)

@@ -49,23 +49,32 @@ class PitchShift(Effect):
 
 
 def _stretched(x: Float[np.ndarray, " n"], rate: float) -> Float[np.ndarray, " m"]:
-    """Return sound of `rate` times the length at the same pitch."""
+    """Return sound of `rate` times the length at the same pitch.
+
+    Bins around a peak keep their phases relative to it (Laroche and Dolson, 1999); else they would cancel.
+    """
     window = np.hanning(_SIZE + 1)[:-1]
     padded = np.pad(x.astype(np.float64), (_SIZE, 2 * _SIZE))
     frames = np.fft.rfft(np.lib.stride_tricks.sliding_window_view(padded, _SIZE)[::_HOP] * window)
-    at = np.arange(0, len(frames) - 1, 1 / rate)
-    low, part = np.divmod(at, 1)
-    low = low.astype(int)
-    size = (1 - part)[:, None] * np.abs(frames[low]) + part[:, None] * np.abs(frames[low + 1])
-    expected = 2 * np.pi * _HOP * np.arange(_SIZE // 2 + 1) / _SIZE
-    turn = np.angle(frames[low + 1]) - np.angle(frames[low]) - expected
-    turn = expected + turn - 2 * np.pi * np.round(turn / (2 * np.pi))
-    phase = np.angle(frames[0]) + np.concatenate([np.zeros((1, turn.shape[1])), turn[:-1].cumsum(0)])
-    waves = np.fft.irfft(size * np.exp(1j * phase), _SIZE) * window
-    out, weight = np.zeros(_HOP * len(at) + _SIZE), np.zeros(_HOP * len(at) + _SIZE)
-    for i, wave in enumerate(waves):
-        out[i * _HOP : i * _HOP + _SIZE] += wave
-        weight[i * _HOP : i * _HOP + _SIZE] += window**2
+    sizes, angles = np.abs(frames), np.angle(frames)
+    places = np.arange(0, len(frames) - 1, 1 / rate)
+    out, weight = np.zeros((2, _HOP * len(places) + _SIZE))
+    advance = 2 * np.pi * _HOP * np.arange(_SIZE // 2 + 1) / _SIZE
+    phase = angles[0]
+    for i, place in enumerate(places):
+        low = int(place)
+        size = (1 - place + low) * sizes[low] + (place - low) * sizes[low + 1]
+        inner = size[1:-1]
+        peaks = 1 + np.flatnonzero((inner >= size[:-2]) & (inner >= size[2:]))
+        if peaks.size:
+            between = (peaks[1:] + peaks[:-1]) / 2
+            nearest = peaks[np.searchsorted(between, np.arange(size.size))]
+            phase = phase[nearest] + angles[low] - angles[low][nearest]
+        part = slice(i * _HOP, i * _HOP + _SIZE)
+        out[part] += np.fft.irfft(size * np.exp(1j * phase), _SIZE) * window
+        weight[part] += window**2
+        turn = angles[low + 1] - angles[low] - advance
+        phase = phase + advance + turn - 2 * np.pi * np.round(turn / (2 * np.pi))
     start, length = round(_SIZE * rate), round(x.size * rate)
     return (out / np.maximum(weight, 1e-3))[start : start + length]
 

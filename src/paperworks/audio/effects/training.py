@@ -69,7 +69,7 @@ def _loss_of(model: nn.Module, batch: Example, loss: nn.Module, precision: str) 
 def _adam(model: nn.Module, lr: float, clip_frontend: float) -> torch.optim.Optimizer:
     """Return Adam, which bounds the L1 norm of the front end's gradient before each step."""
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(trained, check_number("lr", lr, gt=0))
+    optimizer = torch.optim.Adam(trained, check_number("lr", lr, gt=0), fused=True)
     front = [p for p in model.front.parameters() if p.requires_grad] if isinstance(model, SignalTrain) else []
     if front and clip_frontend < math.inf:
 
