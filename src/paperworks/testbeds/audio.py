@@ -121,7 +121,7 @@ def rendered_instrument(
     Returns
     -------
     ndarray
-        Both channels.
+        Both channels of the sound.
 
     Raises
     ------

@@ -6,7 +6,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "ablation": ["Ablation", "ablate"],
-        "base": ["Effect", "make_effect", "register_effect"],
+        "base": ["Effect"],
         "baselines": ["GreyBoxCompressor", "MicroTCN"],
         "companding": ["mu_compress", "mu_expand"],
         "datasets": ["AudioFileDataset", "EffectDataset", "Example", "FileEffect", "SynthAudioDataset"],
@@ -25,6 +25,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         ],
         "model": ["FramesAutoencoder", "Processed", "SignalTrain"],
         "official": ["Official", "load_official"],
+        "registry": ["make_effect", "register_effect"],
         "shifting": ["PitchShift", "TimeAlign"],
         "signals": ["COMPRESSOR_MIX", "SIGNALS", "beta_knobs", "test_signal"],
         "smoothing": ["ballistics", "time_coefficient"],

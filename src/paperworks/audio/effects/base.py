@@ -1,7 +1,7 @@
 """What every effect is: named knobs with ranges, and a function from sound and knobs to sound."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,7 +17,7 @@ class Effect(ABC):
     """An effect with knobs, the ground truth that a network learns.
 
     Knobs are normalised to [-1/2, 1/2], as networks see them, and stand for values from the low end to the high end of
-    their range. A subclass gives `RANGES` and `apply`.
+    their range. A subclass gives `RANGES` and `_apply`.
 
     Parameters
     ----------
@@ -161,7 +161,7 @@ class Effect(ABC):
             raise ValueError(f"knobs has shape {turned.shape} for sound of shape {x.shape}") from None
         values = {name: turned[:, i : i + 1] for i, name in enumerate(self.ranges)}
         values |= {name: np.full((len(rows), 1), value) for name, value in self.fixed.items()}
-        return self.apply(rows, values, rng).astype(x.dtype, copy=False).reshape(x.shape)
+        return self._apply(rows, values, rng).astype(x.dtype, copy=False).reshape(x.shape)
 
     def pair(
         self, x: Float[np.ndarray, "*batch n"], knobs: Any = (), rng: np.random.Generator | None = None
@@ -186,7 +186,7 @@ class Effect(ABC):
         return (y, x) if self.inverse else (x, y)
 
     @abstractmethod
-    def apply(
+    def _apply(
         self, x: Float[np.ndarray, "rows n"], values: Values, rng: np.random.Generator | None
     ) -> Float[np.ndarray, "rows n"]:
         """Process rows of finite sound.
@@ -205,67 +205,3 @@ class Effect(ABC):
         ndarray
             The processed rows.
         """
-
-
-_EFFECTS: dict[str, Callable[[float], Effect]] = {}
-
-
-def register_effect(name: str, make: Callable[[float], Effect]) -> None:
-    """Give an effect a name, by which `make_effect` makes it.
-
-    Parameters
-    ----------
-    name
-        Name of the effect, not yet taken.
-    make
-        Called with the sample rate, returns the effect.
-
-    Raises
-    ------
-    ValueError
-        For a name that is taken.
-
-    Examples
-    --------
-    >>> from paperworks.audio import Compressor4C, make_effect
-    >>> register_effect("limiter", lambda sr: Compressor4C(sr, {"ratio": 20.0, "attack": 1e-3}))
-    >>> make_effect("limiter", 44100).knobs
-    ('threshold', 'release')
-    """
-    if name in _EFFECTS:
-        raise ValueError(f"name is {name!r}, which is taken")
-    _EFFECTS[name] = make
-
-
-def make_effect(name: str, sr: float = 44100) -> Effect:
-    """Make an effect by the name under which it was registered.
-
-    Parameters
-    ----------
-    name
-        Such as "compressor", "echo" or "lowpass".
-    sr
-        Samples in a second; 44100 by default, the paper's.
-
-    Returns
-    -------
-    Effect
-        The effect at this sample rate.
-
-    Raises
-    ------
-    ValueError
-        For an unknown name; the message lists those that there are.
-
-    Examples
-    --------
-    >>> make_effect("compressor-threshold").knobs
-    ('threshold',)
-    """
-    import paperworks.audio.effects.dynamics
-    import paperworks.audio.effects.linear
-    import paperworks.audio.effects.shifting  # noqa: F401  # these register theirs
-
-    if name not in _EFFECTS:
-        raise ValueError(f"name is {name!r}; it takes one of {sorted(_EFFECTS)}")
-    return _EFFECTS[name](sr)

@@ -3,6 +3,7 @@
 import ast
 import configparser
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -44,7 +45,7 @@ class Example(NamedTuple):
     y: Float[Tensor, "*batch out"]
 
 
-class EffectDataset(Dataset[Example]):
+class EffectDataset(Dataset[Example], ABC):
     """Examples that a seed and their number decide, so that workers of a loader never repeat each other.
 
     Parameters
@@ -78,9 +79,9 @@ class EffectDataset(Dataset[Example]):
     def __len__(self) -> int:
         return self.size
 
+    @abstractmethod
     def _made(self, rngs: Sequence[np.random.Generator]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return inputs, knobs and targets, as long as chunks, in double or single precision."""
-        raise NotImplementedError
 
     def batch(self, indices: Sequence[int]) -> Example:
         """Return the examples of these numbers, made together.
@@ -250,7 +251,7 @@ class FileEffect(Effect):
             raise ValueError(f"{file} describes no effect: {error!r}") from None
         return cls(sr, ranges, section.get("name", "").strip("'\""))
 
-    def apply(self, x: np.ndarray, values: Values, rng: np.random.Generator | None) -> np.ndarray:
+    def _apply(self, x: np.ndarray, values: Values, rng: np.random.Generator | None) -> np.ndarray:
         """Refuse: what the device does to other sound isn't known."""
         raise TypeError(f"{self.name or 'the device'} is known from recordings alone; train a network to process sound")
 

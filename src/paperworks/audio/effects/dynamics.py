@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from scipy.signal import butter, lfilter, lfilter_zi
 
-from paperworks.audio.effects.base import Effect, Values, register_effect
+from paperworks.audio.effects.base import Effect, Values
 from paperworks.audio.effects.smoothing import ballistics, time_coefficient
 
 _DB = 20 / math.log(10)  # decibels of a natural logarithm
@@ -46,7 +46,7 @@ class Compressor4C(Effect):
 
     RANGES: ClassVar = {"threshold": (-30.0, 0.0), "ratio": (1.0, 5.0), "attack": (1e-3, 4e-2), "release": (1e-3, 4e-2)}
 
-    def apply(
+    def _apply(
         self, x: Float[np.ndarray, "rows n"], values: Values, rng: np.random.Generator | None
     ) -> Float[np.ndarray, "rows n"]:
         """Compress each row."""
@@ -98,7 +98,7 @@ class SimpleCompressor(Effect):
 
     RANGES: ClassVar = {"threshold": (-30.0, 0.0), "ratio": (1.0, 5.0), "attack_release": (10.0, 2048.0)}
 
-    def apply(
+    def _apply(
         self, x: Float[np.ndarray, "rows n"], values: Values, rng: np.random.Generator | None
     ) -> Float[np.ndarray, "rows n"]:
         """Compress each row."""
@@ -109,22 +109,3 @@ class SimpleCompressor(Effect):
             envelope[i] = lfilter(b, a, level[i], zi=lfilter_zi(b, a) * level[i, 0])[0]
         over = np.maximum(envelope - values["threshold"], 0)
         return x * 10 ** (over * (1 / values["ratio"] - 1) / 20)
-
-
-register_effect("compressor", Compressor4C)
-register_effect(
-    "compressor-large",
-    lambda sr: Compressor4C(
-        sr, {"threshold": (-50.0, 0.0), "ratio": (1.5, 10.0), "attack": (1e-3, 1.0), "release": (1e-3, 1.0)}
-    ),
-)
-register_effect(  # as a levelling amplifier is
-    "compressor-threshold",
-    lambda sr: Compressor4C(sr, {"threshold": (-50.0, -10.0), "ratio": 3.0, "attack": 0.05, "release": 1.0}),
-)
-register_effect(
-    "compressor-one",
-    lambda sr: Compressor4C(sr, {"threshold": -25.0, "ratio": 4.0, "attack": 0.005, "release": 0.02}),
-)
-register_effect("compressor-simple", SimpleCompressor)
-register_effect("decompressor", lambda sr: Compressor4C(sr, inverse=True))

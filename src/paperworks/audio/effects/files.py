@@ -104,7 +104,7 @@ def write_sound(
     path
         The file, which is replaced.
     x
-        (channels, samples).
+        Sound, (channels, samples).
     sr
         Samples in a second.
     kind

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.signal import butter, sosfilt
 
-from paperworks.audio.effects.base import Effect, Values, register_effect
+from paperworks.audio.effects.base import Effect, Values
 
 
 class Echo(Effect):
@@ -35,7 +35,7 @@ class Echo(Effect):
 
     RANGES: ClassVar = {"delay": (100.0, 1500.0), "ratio": (0.1, 0.9), "echoes": 2.0}
 
-    def apply(
+    def _apply(
         self, x: Float[np.ndarray, "rows n"], values: Values, rng: np.random.Generator | None
     ) -> Float[np.ndarray, "rows n"]:
         """Add the echoes of each row."""
@@ -77,7 +77,7 @@ class LowPass(Effect):
 
     RANGES: ClassVar = {"cutoff": (10.0, 2000.0)}
 
-    def apply(
+    def _apply(
         self, x: Float[np.ndarray, "rows n"], values: Values, rng: np.random.Generator | None
     ) -> Float[np.ndarray, "rows n"]:
         """Filter each row."""
@@ -115,7 +115,7 @@ class Denoise(Effect):
     RANGES: ClassVar = {"strength": (0.01, 0.5)}
     INVERSE: ClassVar = True
 
-    def apply(
+    def _apply(
         self, x: Float[np.ndarray, "rows n"], values: Values, rng: np.random.Generator | None
     ) -> Float[np.ndarray, "rows n"]:
         """Add the noise."""
@@ -127,8 +127,3 @@ def drawn_by(rng: np.random.Generator | None) -> np.random.Generator:
     if rng is None:
         raise ValueError("rng is None; this effect draws at random, and takes a numpy.random.Generator")
     return rng
-
-
-register_effect("echo", Echo)
-register_effect("lowpass", LowPass)
-register_effect("denoise", Denoise)

@@ -47,7 +47,7 @@ def esr_loss(y_hat: Sounds, y: Sounds, *, dc: bool = True, pre_emphasis: float =
     Parameters
     ----------
     y_hat
-        Processed sound.
+        Processed sound, in the last axis.
     y
         What it should be, of the same shape.
     dc
@@ -86,7 +86,7 @@ def spectral_loss(y_hat: Sounds, y: Sounds, sizes: Sequence[int] = (1024, 512, 2
     Parameters
     ----------
     y_hat
-        Processed sound.
+        Processed sound, in the last axis.
     y
         What it should be, of the same shape.
     sizes

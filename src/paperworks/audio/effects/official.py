@@ -47,7 +47,7 @@ def load_official(path: str | Path, bank: str = "half") -> Official:
     Parameters
     ----------
     path
-        The file.
+        The file of the released code.
     bank
         "literal" computes as published, "half" the same at half the cost; "half" by default.
 

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.signal import resample
 
-from paperworks.audio.effects.base import Effect, Values, register_effect
+from paperworks.audio.effects.base import Effect, Values
 from paperworks.audio.effects.linear import drawn_by
 
 _SIZE, _HOP = 1024, 256  # of the vocoder's frames
@@ -40,7 +40,7 @@ class PitchShift(Effect):
 
     RANGES: ClassVar = {"steps": (-12.0, 12.0)}
 
-    def apply(
+    def _apply(
         self, x: Float[np.ndarray, "rows n"], values: Values, rng: np.random.Generator | None
     ) -> Float[np.ndarray, "rows n"]:
         """Shift each row."""
@@ -106,7 +106,7 @@ class TimeAlign(Effect):
     RANGES: ClassVar = {"strength": (0.001, 0.5)}
     INVERSE: ClassVar = True
 
-    def apply(
+    def _apply(
         self, x: Float[np.ndarray, "rows n"], values: Values, rng: np.random.Generator | None
     ) -> Float[np.ndarray, "rows n"]:
         """Shift each row."""
@@ -117,7 +117,3 @@ class TimeAlign(Effect):
             shift = int(n * strength * rng.uniform(-1, 1))
             into[max(shift, 0) : n + min(shift, 0)] = row[max(-shift, 0) : n - max(shift, 0)]
         return y
-
-
-register_effect("pitch", PitchShift)
-register_effect("time-align", TimeAlign)
