@@ -217,7 +217,7 @@ class SignalTrainLoss(nn.Module):
         Parameters
         ----------
         y_hat
-            Processed sound.
+            Processed sound, in the last axis.
         y
             What it should be, of the same shape.
         magnitude
