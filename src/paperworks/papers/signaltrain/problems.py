@@ -90,7 +90,7 @@ class Mixture(EffectDataset):
         self.parts = parts
 
     def _made(self, rngs: Sequence[np.random.Generator]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        drawn = [self.parts[rng.integers(len(self.parts))][int(rng.integers(self.size))] for rng in rngs]
+        drawn = [self.parts[int(rng.integers(len(self.parts)))][int(rng.integers(self.size))] for rng in rngs]
         x, knobs, y = (torch.stack(column).numpy() for column in zip(*drawn, strict=True))
         return x, knobs, np.pad(y, ((0, 0), (self.chunk - self.out, 0)))  # of which the last are taken
 
