@@ -79,7 +79,7 @@ class TestCompressor:
         knobs = rng(1).uniform(-0.5, 0.5, (3, 4))
         usual = Compressor4C(8000).process(x, knobs)
         plain = kernels_module.Kernels(smooth_rows, smooth_adjoint_rows)
-        monkeypatch.setattr("paperworks.audio.effects.smoothing.kernels", lambda: plain)
+        monkeypatch.setattr("paperworks.audio.effects.dynamics.kernels", lambda: plain)
         assert Compressor4C(8000).process(x, knobs) == pytest.approx(usual, abs=1e-14)
 
 

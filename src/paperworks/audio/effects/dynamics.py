@@ -4,12 +4,12 @@ import math
 from typing import ClassVar
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from scipy.signal import butter, lfilter, lfilter_zi
 
 from paperworks.audio.effects.base import Effect, Values
-from paperworks.audio.effects.smoothing import ballistics, time_coefficient
+from paperworks.audio.effects.kernels import kernels
+from paperworks.audio.effects.smoothing import time_coefficient
 
 _DB = 20 / math.log(10)  # decibels of a natural logarithm
 
@@ -59,10 +59,8 @@ class Compressor4C(Effect):
         # Levels below -96 dB count as -96 dB, as published: it matters for thresholds below that alone.
         np.maximum(gain, np.maximum(-96 / _DB - threshold, 0).astype(x.dtype), out=gain)
         gain *= (1 / ratio - 1).astype(x.dtype)
-        attack, release = (
-            torch.from_numpy(time_coefficient(values[name], self.sr)[:, 0]) for name in ("attack", "release")
-        )
-        gain = ballistics(torch.from_numpy(gain), attack, release).numpy()
+        attack, release = (time_coefficient(values[name], self.sr)[:, 0] for name in ("attack", "release"))
+        kernels().smooth(gain, attack, release, np.zeros(len(x)), gain)
         np.exp(gain, out=gain)
         gain *= x
         return gain
