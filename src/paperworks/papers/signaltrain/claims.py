@@ -57,6 +57,11 @@ def judged(run: Run) -> int:
     return run.repeats(smoke=16, desk=512, full=2048)
 
 
+def twice_the_seeds(run: Run) -> range:
+    """Return more seeds at desk scale, whose short trainings differ a lot from one to the next."""
+    return range(len(run.seeds) * run.at(smoke=1, desk=2, full=1))
+
+
 @measures("n1-front-end")
 def front_end(run: Run) -> Measurement:
     """Send noise through analysis and synthesis, without what is between them."""
@@ -145,8 +150,7 @@ def one_instrument(run: Run) -> Measurement:
     inside: list[float] = []
     outside: list[float] = []
     rows = []
-    # Trainings differ a lot from seed to seed, so that there are twice as many as elsewhere.
-    seeds = range(len(run.seeds) * run.at(smoke=1, desk=2, full=1))
+    seeds = twice_the_seeds(run)
     for seed in seeds:
         if run.scale == "full":
             parts = {name: [instrument(run, name, seed, test=test) for test in (False, True)] for name in names}
@@ -276,7 +280,7 @@ def cheaper(run: Run) -> Measurement:
     steps = {name: _step(model, x, knobs, y) for name, model in models.items()}
     steps["half the bins, bfloat16"] = _step(copy.deepcopy(models["half the bins"]), x, knobs, y, torch.bfloat16)
     difference = _difference(run, sizes)
-    times = interleaved(run, steps, run.at(smoke=1, desk=7, full=15))
+    times = interleaved(run, steps, run.at(smoke=1, desk=11, full=15))
     seconds = run.at(smoke=0.1, desk=4.0, full=10.0)
     sound = 0.3 * torch.randn(round(44100 * seconds), generator=run.torch_rng())
     streams = {name: (lambda model=model: process_file(model, sound, [0.0] * 4)) for name, model in models.items()}
@@ -286,9 +290,10 @@ def cheaper(run: Run) -> Measurement:
     test = examples(run, MIX, 0, test=True).batch(range(judged(run)))
     reduced: dict[str, dict[str, Any]] = {"half the bins": {}, "frozen": {"trainable_frontend": False}}
     apart: dict[str, np.ndarray] = {}  # (seeds,)
+    seeds = twice_the_seeds(run)
     for name, form in reduced.items():
         found = []
-        for seed in run.seeds:
+        for seed in seeds:
             model = trained(run, "cheaper", examples(run, MIX, seed), count, seed, **form)
             with torch.no_grad():
                 found.append(float(errors(torch.cat([model(*part) for part in _parts(test)]), test.y).mean()))
