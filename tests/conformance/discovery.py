@@ -182,6 +182,7 @@ HELPERS: dict[str, Callable[[Any], bool]] = {
 }
 # Classes of one use, which no other class shares; a second one of the same use is a kind.
 SINGLE = {
+    "audio": {"StreamingProcessor"},
     "diffusion": {
         "BDIAPipeline",
         "Fields",

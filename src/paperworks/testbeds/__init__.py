@@ -5,6 +5,7 @@ from paperworks.core.lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
+        "audio": ["melody", "plucked_strings", "recorded_pluck", "rendered_instrument", "spoken"],
         "buildings": ["Building", "BuildingName", "citylearn_building"],
         "darcy": [
             "OperatorPairs",
