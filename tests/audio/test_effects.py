@@ -28,7 +28,7 @@ from paperworks.audio.effects import kernels as kernels_module
 from paperworks.audio.effects.kernels import smooth_adjoint_rows, smooth_rows
 
 
-def rng(seed: int = 0) -> np.random.Generator:
+def random_state(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
@@ -48,7 +48,7 @@ def compressed(x, threshold, ratio, attack, release, sr):
 class TestCompressor:
     @pytest.mark.parametrize("setting", [(-20, 4, 0.005, 0.02), (-30, 1, 0.04, 0.001), (-1, 5, 0.001, 0.04)])
     def test_it_is_its_definition(self, setting):
-        x = rng().uniform(-1, 1, 3000) * np.abs(np.sin(np.arange(3000) / 400))
+        x = random_state().uniform(-1, 1, 3000) * np.abs(np.sin(np.arange(3000) / 400))
         effect = Compressor4C(8000)
         expected = compressed(x, *setting, 8000)
         assert effect.process(x, effect.normalised(setting)) == pytest.approx(expected, abs=1e-12)
@@ -62,21 +62,21 @@ class TestCompressor:
         assert effect.process(x) == pytest.approx(compressed(x, -100, 2, 1e-3, 1e-3, 8000), rel=1e-9)
 
     def test_each_row_has_its_own_knobs_and_state(self):
-        effect, x = Compressor4C(8000), rng().uniform(-1, 1, (2, 3, 400))
-        knobs = rng(1).uniform(-0.5, 0.5, (2, 3, 4))
+        effect, x = Compressor4C(8000), random_state().uniform(-1, 1, (2, 3, 400))
+        knobs = random_state(1).uniform(-0.5, 0.5, (2, 3, 4))
         together = effect.process(x, knobs)
         for i in np.ndindex(2, 3):
             assert together[i] == pytest.approx(effect.process(x[i], knobs[i]), abs=1e-14)
 
     def test_a_ratio_of_one_changes_nothing(self):
         effect = Compressor4C(8000, {"ratio": 1.0})
-        x = rng().uniform(-1, 1, 100)
+        x = random_state().uniform(-1, 1, 100)
         assert effect.process(x, [0.3, 0.1, -0.2]) == pytest.approx(x, abs=1e-15)
 
     def test_rows_at_once_are_the_loop(self, monkeypatch):
         """What runs where numba isn't installed."""
-        x = rng().uniform(-1, 1, (3, 500))
-        knobs = rng(1).uniform(-0.5, 0.5, (3, 4))
+        x = random_state().uniform(-1, 1, (3, 500))
+        knobs = random_state(1).uniform(-0.5, 0.5, (3, 4))
         usual = Compressor4C(8000).process(x, knobs)
         plain = kernels_module.Kernels(smooth_rows, smooth_adjoint_rows)
         monkeypatch.setattr("paperworks.audio.effects.dynamics.kernels", lambda: plain)
@@ -151,21 +151,21 @@ class TestOthers:
         assert np.std(y[2000:-2000]) == pytest.approx(np.std(tone), rel=0.1)
 
     def test_noise_and_shifts_are_to_be_undone(self):
-        x = rng().uniform(-1, 1, (4, 200))
+        x = random_state().uniform(-1, 1, (4, 200))
         for effect in (Denoise(8000), TimeAlign(8000)):
-            heard, wanted = effect.pair(x, [0.5], rng(1))
+            heard, wanted = effect.pair(x, [0.5], random_state(1))
             assert np.array_equal(wanted, x)
             assert not np.array_equal(heard, x)
-            with pytest.raises(ValueError, match="rng is None"):
+            with pytest.raises(ValueError, match="random_state is None"):
                 effect.process(x, [0.5])
-        shifted = TimeAlign(8000).process(x, [0.5], rng(1))
+        shifted = TimeAlign(8000).process(x, [0.5], random_state(1))
         for row, moved in zip(x, shifted, strict=True):
             kept = moved[moved != 0]
             assert kept.size >= 100
             assert kept.tobytes() in row.tobytes()
 
     def test_a_decompressor_swaps(self):
-        x = rng().uniform(-1, 1, 100)
+        x = random_state().uniform(-1, 1, 100)
         heard, wanted = make_effect("decompressor", 8000).pair(x, [0, 0, 0, 0])
         assert wanted is x
         assert np.array_equal(heard, Compressor4C(8000).process(x, [0, 0, 0, 0]))
@@ -226,7 +226,7 @@ class TestKnobs:
 class TestSignals:
     @pytest.mark.parametrize("kind", SIGNALS)
     def test_each_is_finite_nowhere_silent_and_its_seed_s(self, kind):
-        one, same, other = (test_signal(kind, 500, 8000, rng(seed)) for seed in (3, 3, 4))
+        one, same, other = (test_signal(kind, 500, 8000, random_state(seed)) for seed in (3, 3, 4))
         assert np.isfinite(one).all()
         assert (one != 0).all()
         assert np.abs(one).max() < 4
@@ -234,23 +234,25 @@ class TestSignals:
         assert not np.array_equal(one, other)
 
     def test_the_staircase_rises_by_decibels(self):
-        y = np.abs(test_signal("staircase", 40_000, 8000, rng(0)))
+        y = np.abs(test_signal("staircase", 40_000, 8000, random_state(0)))
         tops = 20 * np.log10(y.reshape(-1, 800).max(1))
         assert tops[0] == pytest.approx(round(tops[0]), abs=0.3)
         assert tops[-1] == pytest.approx(0, abs=0.05)
         assert (np.diff(tops) > -0.2).all()
 
     def test_pink_noise_falls_by_3_decibels_an_octave(self):
-        power = np.mean([np.abs(np.fft.rfft(test_signal("pink noise", 4096, 8000, rng(s)))) ** 2 for s in range(30)], 0)
+        power = np.mean(
+            [np.abs(np.fft.rfft(test_signal("pink noise", 4096, 8000, random_state(s)))) ** 2 for s in range(30)], 0
+        )
         low, high = power[64:128].mean(), power[512:1024].mean()
         assert 10 * math.log10(low / high) == pytest.approx(9, abs=1)
 
     def test_signs_are_random(self):
-        signs = [np.sign(test_signal("box", 64, 8000, rng(s)).mean()) for s in range(40)]
+        signs = [np.sign(test_signal("box", 64, 8000, random_state(s)).mean()) for s in range(40)]
         assert 8 < signs.count(1) < 32
 
     def test_knobs_are_denser_at_the_ends(self):
-        knobs = beta_knobs(rng(), 20_000)
+        knobs = beta_knobs(random_state(), 20_000)
         assert np.abs(knobs).max() <= 0.5
         assert (np.abs(knobs) > 0.45).mean() > 1.2 * (np.abs(knobs) < 0.05).mean()
 
@@ -258,4 +260,4 @@ class TestSignals:
     @pytest.mark.parametrize(("kind", "n", "sr"), [("drone", 100, 8000), ("sine", 5, 8000), ("sine", 100, 0)])
     def test_bad_arguments_are_refused(self, kind, n, sr):
         with pytest.raises(ValueError, match=r"kind|n is|sr is"):
-            test_signal(kind, n, sr, rng())
+            test_signal(kind, n, sr, random_state())

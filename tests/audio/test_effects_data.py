@@ -104,7 +104,7 @@ class TestSynthesised:
         assert torch.equal(rows, data.batch(range(8)).x)
 
     def test_knobs_can_be_held_out(self):
-        data = SynthAudioDataset(Compressor4C(SR), 64, knobs=lambda rng, k: np.full(k, 0.25))
+        data = SynthAudioDataset(Compressor4C(SR), 64, knobs=lambda random_state, k: np.full(k, 0.25))
         assert torch.equal(data.batch(range(3)).knobs, torch.full((3, 4), 0.25))
 
     def test_half_of_the_flipped_are(self):

@@ -54,16 +54,16 @@ class TestFit:
     def test_the_error_falls_below_that_of_the_best_gain(self):
         model = small(trainable_frontend=False)
         before = evaluate(model, data(random_state=1))
-        fit(model, data(), 60, batch=16, lr=5e-3)
+        fit(model, data(), 60, batch_size=16, lr=5e-3)
         after = evaluate(model, data(random_state=1))
         assert after.mae < 0.6 * before.mae
         assert after.mae < after.gain_mae < after.dry_mae
         assert np.mean(after.errors) == pytest.approx(after.mae, rel=1e-6)
 
     def test_the_same_seeds_train_the_same(self):
-        trained = [fit(small(), data(), 3, batch=4) for _ in range(2)]
+        trained = [fit(small(), data(), 3, batch_size=4) for _ in range(2)]
         assert np.array_equal(*trained)
-        assert not np.array_equal(trained[0], fit(small(), data(), 3, batch=4, random_state=1))
+        assert not np.array_equal(trained[0], fit(small(), data(), 3, batch_size=4, random_state=1))
 
     def test_the_front_end_s_gradient_is_bounded(self, monkeypatch):
         seen = []
@@ -73,36 +73,36 @@ class TestFit:
             lambda p, bound, norm_type=2: seen.append((len(p), bound, norm_type)) or usual(p, bound, norm_type),
         )
         model = small()
-        fit(model, data(), 2, batch=2)
+        fit(model, data(), 2, batch_size=2)
         assert seen == [(4, 1.0, 1)] * 2
         assert sum(float(p.grad.abs().sum()) for p in model.front.parameters()) <= 1 + 1e-4
 
     def test_bfloat16_trains(self):
-        assert np.isfinite(fit(small(), data(), 3, batch=4, precision="bfloat16")).all()
+        assert np.isfinite(fit(small(), data(), 3, batch_size=4, precision="bfloat16")).all()
 
     def test_a_grey_box_finds_the_settings(self):
         effect = Compressor4C(8000, {"threshold": -25.0, "ratio": 4.0, "attack": 0.005, "release": 0.02})
         box = GreyBoxCompressor(8000, 0, 512)
         examples = SynthAudioDataset(effect, 512, 384)
         box.out_chunk = 384
-        fit(box, examples, 250, batch=32, lr=0.1, loss=SignalTrainLoss(data="mae"))
+        fit(box, examples, 250, batch_size=32, lr=0.1, loss=SignalTrainLoss(data="mae"))
         found = {name: value.item() for name, value in box.settings(torch.zeros(1, 0)).items()}
         assert found == pytest.approx({"threshold": -25, "ratio": 4, "attack": 0.005, "release": 0.02}, rel=0.01)
 
     @pytest.mark.usefixtures("untyped")
     @pytest.mark.parametrize(
-        "changes", [{"schedule": "cosine"}, {"precision": "int8"}, {"lr": 0.0}, {"batch": 0}], ids=str
+        "changes", [{"schedule": "cosine"}, {"precision": "int8"}, {"lr": 0.0}, {"batch_size": 0}], ids=str
     )
     def test_bad_arguments_are_refused(self, changes):
         with pytest.raises(ValueError, match=next(iter(changes))):
-            fit(small(), data(), 1, **{"batch": 2, **changes})
+            fit(small(), data(), 1, **{"batch_size": 2, **changes})
 
 
 class TestRangeTest:
     def test_it_stops_where_the_loss_explodes_and_leaves_the_model(self):
         model = small()
         weights = {name: value.clone() for name, value in model.state_dict().items()}
-        found = lr_finder(model, data(), 1e-5, 100.0, 40, batch=8)
+        found = lr_finder(model, data(), 1e-5, 100.0, 40, batch_size=8)
         assert len(found.rates) < 40
         assert 1e-6 < found.suggested < 1
         assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
@@ -120,7 +120,7 @@ def test_the_best_gain_is_the_best():
 
 
 class TestAblations:
-    BASE = {f"model.{name}": value for name, value in SMALL.items()} | {"fit.batch": 4}
+    BASE = {f"model.{name}": value for name, value in SMALL.items()} | {"fit.batch_size": 4}
 
     def test_variants_differ_in_their_switch_alone(self):
         switches = {

@@ -27,7 +27,7 @@ _FONTS = (
 )
 
 
-def plucked_strings(n: int, sr: float, rng: np.random.Generator, notes: int = 1) -> Float[np.ndarray, " n"]:
+def plucked_strings(n: int, sr: float, random_state: np.random.Generator, notes: int = 1) -> Float[np.ndarray, " n"]:
     """Compute plucked strings: noise that goes round a delay with a low pass.
 
     Parameters
@@ -36,7 +36,7 @@ def plucked_strings(n: int, sr: float, rng: np.random.Generator, notes: int = 1)
         Number of samples.
     sr
         Samples in a second.
-    rng
+    random_state
         Draws pitches from 80 to 800 Hz, times and strengths.
     notes
         Number of plucks, the first at the beginning; 1 by default.
@@ -60,13 +60,13 @@ def plucked_strings(n: int, sr: float, rng: np.random.Generator, notes: int = 1)
 
     y = np.zeros(check_count("n", n))
     for note in range(check_count("notes", notes)):
-        start = 0 if note == 0 else int(rng.integers(n))
-        period = max(round(check_number("sr", sr, gt=0) / 80 / 10 ** rng.uniform(0, 1)), 2)
+        start = 0 if note == 0 else int(random_state.integers(n))
+        period = max(round(check_number("sr", sr, gt=0) / 80 / 10 ** random_state.uniform(0, 1)), 2)
         burst = np.zeros(n - start)
-        burst[:period] = rng.uniform(-1, 1, min(period, n - start))
+        burst[:period] = random_state.uniform(-1, 1, min(period, n - start))
         feedback = np.zeros(period + 2)
         feedback[0], feedback[period], feedback[period + 1] = 1, -0.498, -0.498
-        y[start:] += rng.uniform(0.3, 1.0) * lfilter([1.0], feedback, burst)
+        y[start:] += random_state.uniform(0.3, 1.0) * lfilter([1.0], feedback, burst)
     return y / max(1.0, float(np.abs(y).max()))
 
 

@@ -100,7 +100,7 @@ def ablate(
     Examples
     --------
     >>> from paperworks.audio import Compressor4C
-    >>> base = {"model.chunk": 512, "model.ft": 64, "model.hop": 24, "model.rank": 16, "fit.batch": 4}
+    >>> base = {"model.chunk": 512, "model.ft": 64, "model.hop": 24, "model.rank": 16, "fit.batch_size": 4}
     >>> rows = ablate(Compressor4C(8000), base, {"film": {"model.knob_mode": "film"}}, steps=2, judged=8)
     >>> [row.name for row in rows]
     ['base', 'film']

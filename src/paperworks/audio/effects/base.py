@@ -126,7 +126,7 @@ class Effect(ABC):
         return k.clip(-0.5, 0.5)
 
     def process(
-        self, x: Float[np.ndarray, "*batch n"], knobs: Any = (), rng: np.random.Generator | None = None
+        self, x: Float[np.ndarray, "*batch n"], knobs: Any = (), random_state: np.random.Generator | None = None
     ) -> Float[np.ndarray, "*batch n"]:
         """Apply the effect along the last axis, to each row alone.
 
@@ -136,7 +136,7 @@ class Effect(ABC):
             Sound, in single or double precision; channels are rows.
         knobs
             Normalised positions: one for each knob, or one set for each row.
-        rng
+        random_state
             Draws what is random in some effects.
 
         Returns
@@ -147,7 +147,7 @@ class Effect(ABC):
         Raises
         ------
         ValueError
-            For sound that is empty or not finite, knobs that don't fit, and a random effect without `rng`.
+            For sound that is empty or not finite, knobs that don't fit, and a random effect without `random_state`.
         """
         if x.ndim == 0 or x.shape[-1] == 0 or x.dtype not in (np.float32, np.float64):
             raise ValueError(f"x has shape {x.shape} and type {x.dtype}; it takes samples as float32 or float64")
@@ -161,10 +161,10 @@ class Effect(ABC):
             raise ValueError(f"knobs has shape {turned.shape} for sound of shape {x.shape}") from None
         values = {name: turned[:, i : i + 1] for i, name in enumerate(self.ranges)}
         values |= {name: np.full((len(rows), 1), value) for name, value in self.fixed.items()}
-        return self._apply(rows, values, rng).astype(x.dtype, copy=False).reshape(x.shape)
+        return self._apply(rows, values, random_state).astype(x.dtype, copy=False).reshape(x.shape)
 
     def pair(
-        self, x: Float[np.ndarray, "*batch n"], knobs: Any = (), rng: np.random.Generator | None = None
+        self, x: Float[np.ndarray, "*batch n"], knobs: Any = (), random_state: np.random.Generator | None = None
     ) -> tuple[Float[np.ndarray, "*batch n"], Float[np.ndarray, "*batch n"]]:
         """Return what a network hears and what it should answer: swapped where the effect is to be undone.
 
@@ -174,7 +174,7 @@ class Effect(ABC):
             Sound, in single or double precision.
         knobs
             Normalised positions: one for each knob, or one set for each row.
-        rng
+        random_state
             Draws what is random in some effects.
 
         Returns
@@ -182,12 +182,12 @@ class Effect(ABC):
         tuple
             Input and target, each of the shape of `x`.
         """
-        y = self.process(x, knobs, rng)
+        y = self.process(x, knobs, random_state)
         return (y, x) if self.inverse else (x, y)
 
     @abstractmethod
     def _apply(
-        self, x: Float[np.ndarray, "rows n"], values: Values, rng: np.random.Generator | None
+        self, x: Float[np.ndarray, "rows n"], values: Values, random_state: np.random.Generator | None
     ) -> Float[np.ndarray, "rows n"]:
         """Process rows of finite sound.
 
@@ -197,7 +197,7 @@ class Effect(ABC):
             Rows of finite sound, not to be changed.
         values
             By the name of each knob, its value for each row.
-        rng
+        random_state
             Draws what is random, where the caller gave one.
 
         Returns

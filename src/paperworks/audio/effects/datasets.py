@@ -107,7 +107,7 @@ class EffectDataset(Dataset[Example], ABC):
         rngs = [np.random.default_rng((self.random_state, int(i))) for i in indices]
         x, knobs, y = self._made(rngs)
         if self.flip:
-            sign = np.array([rng.choice([-1, 1]) for rng in rngs])[:, None]
+            sign = np.array([random_state.choice([-1, 1]) for random_state in rngs])[:, None]
             x, y = sign * x, sign * y
         y = y[:, self.chunk - self.out :]
         return Example(*(torch.from_numpy(np.ascontiguousarray(a, dtype=np.float32)) for a in (x, knobs, y)))
@@ -186,9 +186,9 @@ class SynthAudioDataset(EffectDataset):
 
     def _made(self, rngs: Sequence[np.random.Generator]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         n, sr = self.lead + self.chunk, self.effect.sr
-        kinds = [self.signals[rng.integers(len(self.signals))] for rng in rngs]
-        x = np.stack([test_signal(kind, n, sr, rng) for kind, rng in zip(kinds, rngs, strict=True)])
-        knobs = np.stack([self.law(rng, len(self.effect.knobs)) for rng in rngs])
+        kinds = [self.signals[random_state.integers(len(self.signals))] for random_state in rngs]
+        x = np.stack([test_signal(kind, n, sr, random_state) for kind, random_state in zip(kinds, rngs, strict=True)])
+        knobs = np.stack([self.law(random_state, len(self.effect.knobs)) for random_state in rngs])
         heard, wanted = self.effect.pair(x, knobs, rngs[0])
         return heard[:, self.lead :], knobs, wanted[:, self.lead :]
 
@@ -251,7 +251,7 @@ class FileEffect(Effect):
             raise ValueError(f"{file} describes no effect: {error!r}") from None
         return cls(sr, ranges, section.get("name", "").strip("'\""))
 
-    def _apply(self, x: np.ndarray, values: Values, rng: np.random.Generator | None) -> np.ndarray:
+    def _apply(self, x: np.ndarray, values: Values, random_state: np.random.Generator | None) -> np.ndarray:
         """Refuse: what the device does to other sound isn't known."""
         raise TypeError(f"{self.name or 'the device'} is known from recordings alone; train a network to process sound")
 
@@ -385,18 +385,18 @@ class AudioFileDataset(EffectDataset):
 
     def _made(self, rngs: Sequence[np.random.Generator]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         made = []
-        for rng in rngs:
-            place = int(rng.integers(self.starts[-1]))
+        for random_state in rngs:
+            place = int(random_state.integers(self.starts[-1]))
             i = int(np.searchsorted(self.starts, place, side="right")) - 1
             start = place - int(self.starts[i])
             part = slice(start, start + self.chunk)
             if self._recorded:
                 made.append((self.sounds[i][part], self.settings[i], self.targets[i][part]))
                 continue
-            knobs = self.law(rng, len(self.effect.knobs))
+            knobs = self.law(random_state, len(self.effect.knobs))
             # The whole of what came before settles the effect's state; what comes after can't change it.
             first = 0 if self.stream else start
-            heard, wanted = self.effect.pair(self.sounds[i][first : part.stop], knobs, rng)
+            heard, wanted = self.effect.pair(self.sounds[i][first : part.stop], knobs, random_state)
             made.append((heard[-self.chunk :], knobs, wanted[-self.chunk :]))
         x, knobs, y = (np.stack(parts) for parts in zip(*made, strict=True))
         return x, knobs, y

@@ -47,7 +47,7 @@ class Compressor4C(Effect):
     RANGES: ClassVar = {"threshold": (-30.0, 0.0), "ratio": (1.0, 5.0), "attack": (1e-3, 4e-2), "release": (1e-3, 4e-2)}
 
     def _apply(
-        self, x: Float[np.ndarray, "rows n"], values: Values, rng: np.random.Generator | None
+        self, x: Float[np.ndarray, "rows n"], values: Values, random_state: np.random.Generator | None
     ) -> Float[np.ndarray, "rows n"]:
         """Compress each row."""
         # Levels and gains are natural logarithms, so that nothing is scaled back and forth; all is linear in them.
@@ -97,7 +97,7 @@ class SimpleCompressor(Effect):
     RANGES: ClassVar = {"threshold": (-30.0, 0.0), "ratio": (1.0, 5.0), "attack_release": (10.0, 2048.0)}
 
     def _apply(
-        self, x: Float[np.ndarray, "rows n"], values: Values, rng: np.random.Generator | None
+        self, x: Float[np.ndarray, "rows n"], values: Values, random_state: np.random.Generator | None
     ) -> Float[np.ndarray, "rows n"]:
         """Compress each row."""
         level = 20 * np.log10(np.abs(x) + 1e-6)

@@ -36,7 +36,7 @@ class Echo(Effect):
     RANGES: ClassVar = {"delay": (100.0, 1500.0), "ratio": (0.1, 0.9), "echoes": 2.0}
 
     def _apply(
-        self, x: Float[np.ndarray, "rows n"], values: Values, rng: np.random.Generator | None
+        self, x: Float[np.ndarray, "rows n"], values: Values, random_state: np.random.Generator | None
     ) -> Float[np.ndarray, "rows n"]:
         """Add the echoes of each row."""
         y = x.copy()
@@ -78,7 +78,7 @@ class LowPass(Effect):
     RANGES: ClassVar = {"cutoff": (10.0, 2000.0)}
 
     def _apply(
-        self, x: Float[np.ndarray, "rows n"], values: Values, rng: np.random.Generator | None
+        self, x: Float[np.ndarray, "rows n"], values: Values, random_state: np.random.Generator | None
     ) -> Float[np.ndarray, "rows n"]:
         """Filter each row."""
         return np.stack(
@@ -116,14 +116,14 @@ class Denoise(Effect):
     INVERSE: ClassVar = True
 
     def _apply(
-        self, x: Float[np.ndarray, "rows n"], values: Values, rng: np.random.Generator | None
+        self, x: Float[np.ndarray, "rows n"], values: Values, random_state: np.random.Generator | None
     ) -> Float[np.ndarray, "rows n"]:
         """Add the noise."""
-        return x + values["strength"] * drawn_by(rng).uniform(-1, 1, x.shape)
+        return x + values["strength"] * drawn_by(random_state).uniform(-1, 1, x.shape)
 
 
-def drawn_by(rng: np.random.Generator | None) -> np.random.Generator:
+def drawn_by(random_state: np.random.Generator | None) -> np.random.Generator:
     """Return the generator of an effect that draws, or raise where there is none."""
-    if rng is None:
-        raise ValueError("rng is None; this effect draws at random, and takes a numpy.random.Generator")
-    return rng
+    if random_state is None:
+        raise ValueError("random_state is None; this effect draws at random, and takes a numpy.random.Generator")
+    return random_state

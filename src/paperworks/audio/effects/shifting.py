@@ -41,7 +41,7 @@ class PitchShift(Effect):
     RANGES: ClassVar = {"steps": (-12.0, 12.0)}
 
     def _apply(
-        self, x: Float[np.ndarray, "rows n"], values: Values, rng: np.random.Generator | None
+        self, x: Float[np.ndarray, "rows n"], values: Values, random_state: np.random.Generator | None
     ) -> Float[np.ndarray, "rows n"]:
         """Shift each row."""
         rates = 2 ** (values["steps"][:, 0] / 12)
@@ -107,13 +107,13 @@ class TimeAlign(Effect):
     INVERSE: ClassVar = True
 
     def _apply(
-        self, x: Float[np.ndarray, "rows n"], values: Values, rng: np.random.Generator | None
+        self, x: Float[np.ndarray, "rows n"], values: Values, random_state: np.random.Generator | None
     ) -> Float[np.ndarray, "rows n"]:
         """Shift each row."""
-        rng = drawn_by(rng)
+        random_state = drawn_by(random_state)
         y = np.zeros_like(x)
         n = x.shape[1]
         for row, into, (strength,) in zip(x, y, values["strength"], strict=True):
-            shift = int(n * strength * rng.uniform(-1, 1))
+            shift = int(n * strength * random_state.uniform(-1, 1))
             into[max(shift, 0) : n + min(shift, 0)] = row[max(-shift, 0) : n - max(shift, 0)]
         return y

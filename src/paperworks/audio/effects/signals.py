@@ -30,88 +30,106 @@ Array = Float[np.ndarray, " n"]
 Draw = Callable[[Array, np.random.Generator], Array]  # of times in seconds
 
 
-def _noise(t: Array, rng: np.random.Generator) -> Array:
-    return rng.uniform(-1, 1, t.size)
+def _noise(t: Array, random_state: np.random.Generator) -> Array:
+    return random_state.uniform(-1, 1, t.size)
 
 
-def _sine(t: Array, rng: np.random.Generator) -> Array:
+def _sine(t: Array, random_state: np.random.Generator) -> Array:
     y = np.zeros(t.size)
-    for _ in range(rng.integers(1, 3)):
-        amplitude, frequency, start = rng.uniform(0.2, 0.9), rng.uniform(5, 150), rng.uniform(0, t[-1] + 1e-9)
+    for _ in range(random_state.integers(1, 3)):
+        amplitude, frequency, start = (
+            random_state.uniform(0.2, 0.9),
+            random_state.uniform(5, 150),
+            random_state.uniform(0, t[-1] + 1e-9),
+        )
         y += amplitude * np.cos(frequency * (t - start))  # in radians a second, as released
     return y
 
 
-def _decay(t: Array, rng: np.random.Generator) -> Array:
-    start, before, height = rng.uniform(0, 0.35) * t[-1], rng.uniform(0.1, 0.2), rng.uniform(0.6, 0.95)
-    return np.where(t < start, before, height * np.exp(-rng.uniform(0, 12) * np.maximum(t - start, 0)))
+def _decay(t: Array, random_state: np.random.Generator) -> Array:
+    start, before, height = (
+        random_state.uniform(0, 0.35) * t[-1],
+        random_state.uniform(0.1, 0.2),
+        random_state.uniform(0.6, 0.95),
+    )
+    return np.where(t < start, before, height * np.exp(-random_state.uniform(0, 12) * np.maximum(t - start, 0)))
 
 
-def _pluck(t: Array, rng: np.random.Generator) -> Array:
+def _pluck(t: Array, random_state: np.random.Generator) -> Array:
     tones = np.zeros(t.size)
-    for _ in range(rng.integers(1, 4)):
-        amplitude, frequency = rng.choice([-1, 1]) * rng.uniform(0.5, 0.95), rng.uniform(50, 6400)
-        tones += amplitude * np.sin(frequency * (t - rng.uniform(-0.3, 0.3) * t[-1]))
-    return tones * _decay(t, rng)
+    for _ in range(random_state.integers(1, 4)):
+        amplitude, frequency = (
+            random_state.choice([-1, 1]) * random_state.uniform(0.5, 0.95),
+            random_state.uniform(50, 6400),
+        )
+        tones += amplitude * np.sin(frequency * (t - random_state.uniform(-0.3, 0.3) * t[-1]))
+    return tones * _decay(t, random_state)
 
 
-def _triangle(t: Array, rng: np.random.Generator) -> Array:
-    height, width = rng.choice([-1, 1]) * rng.uniform(0.4, 0.8), max(rng.uniform(0, 0.25) * t[-1], 1e-9)
-    middle = 2 * width + rng.uniform(0, 0.4) * t[-1]
-    return height * np.maximum(1 - np.abs(t - middle) / width, 0) + rng.uniform(0.02, 0.12) * _noise(t, rng)
+def _triangle(t: Array, random_state: np.random.Generator) -> Array:
+    height, width = (
+        random_state.choice([-1, 1]) * random_state.uniform(0.4, 0.8),
+        max(random_state.uniform(0, 0.25) * t[-1], 1e-9),
+    )
+    middle = 2 * width + random_state.uniform(0, 0.4) * t[-1]
+    return height * np.maximum(1 - np.abs(t - middle) / width, 0) + random_state.uniform(0.02, 0.12) * _noise(
+        t, random_state
+    )
 
 
-def _box(t: Array, rng: np.random.Generator) -> Array:
-    low, high, n = rng.uniform(0.1, 0.4), rng.uniform(0.6, 0.95), t.size
-    slope, up = 1 + n // 100, rng.uniform(0, 0.3) * n
-    down = up + rng.uniform(0.3, 0.65) * n
+def _box(t: Array, random_state: np.random.Generator) -> Array:
+    low, high, n = random_state.uniform(0.1, 0.4), random_state.uniform(0.6, 0.95), t.size
+    slope, up = 1 + n // 100, random_state.uniform(0, 0.3) * n
+    down = up + random_state.uniform(0.3, 0.65) * n
     return np.interp(np.arange(n), [up, up + 2 * slope, down, down + 2 * slope], [low, high, high, low])
 
 
-def _spikes(t: Array, rng: np.random.Generator) -> Array:
+def _spikes(t: Array, random_state: np.random.Generator) -> Array:
     y = np.zeros(t.size + 2)
-    at, heights = rng.integers(1, t.size + 1, 50), rng.uniform(-0.7, 0.7, 50)
+    at, heights = random_state.integers(1, t.size + 1, 50), random_state.uniform(-0.7, 0.7, 50)
     for shift, share in ((0, 1.0), (-1, 0.5), (1, 0.5)):
         y[at + shift] = share * heights
-    return y[1:-1] + 0.1 * rng.uniform() * rng.standard_normal(t.size)
+    return y[1:-1] + 0.1 * random_state.uniform() * random_state.standard_normal(t.size)
 
 
-def _staircase(t: Array, rng: np.random.Generator) -> Array:
-    lowest = int(rng.choice([-40, -30]))
+def _staircase(t: Array, random_state: np.random.Generator) -> Array:
+    lowest = int(random_state.choice([-40, -30]))
     level = lowest + np.arange(t.size) * (1 - lowest) // t.size  # whole decibels up to 0
-    return 10 ** (level / 20) * np.sin(2 * np.pi * rng.uniform(50, 1000) * t)
+    return 10 ** (level / 20) * np.sin(2 * np.pi * random_state.uniform(50, 1000) * t)
 
 
-def _sweep(t: Array, rng: np.random.Generator) -> Array:
+def _sweep(t: Array, random_state: np.random.Generator) -> Array:
     low, high = 20.0, 0.45 / (t[1] - t[0])
     rate = math.log(high / low) / (t[-1] or 1)
-    return rng.uniform(0.2, 0.9) * np.sin(2 * np.pi * low / rate * np.expm1(rate * t))
+    return random_state.uniform(0.2, 0.9) * np.sin(2 * np.pi * low / rate * np.expm1(rate * t))
 
 
-def _pink(t: Array, rng: np.random.Generator) -> Array:
-    bins = np.fft.rfft(rng.standard_normal(t.size)) / np.sqrt(np.maximum(np.arange(t.size // 2 + 1), 1))
+def _pink(t: Array, random_state: np.random.Generator) -> Array:
+    bins = np.fft.rfft(random_state.standard_normal(t.size)) / np.sqrt(np.maximum(np.arange(t.size // 2 + 1), 1))
     bins[0] = 0
     y = np.fft.irfft(bins, t.size)
-    return rng.uniform(0.1, 0.9) * y / np.abs(y).max()
+    return random_state.uniform(0.1, 0.9) * y / np.abs(y).max()
 
 
 _DRAW: dict[Signal, Draw] = {
     "sine": _sine,
-    "noisy sine": lambda t, rng: _sine(t, rng) + 0.1 * _noise(t, rng),
+    "noisy sine": lambda t, random_state: _sine(t, random_state) + 0.1 * _noise(t, random_state),
     "pluck": _pluck,
-    "noisy pluck": lambda t, rng: _pluck(t, rng) + rng.uniform(0.1, 0.4) * _noise(t, rng),
+    "noisy pluck": lambda t, random_state: (
+        _pluck(t, random_state) + random_state.uniform(0.1, 0.4) * _noise(t, random_state)
+    ),
     "triangle": _triangle,
     "box": _box,
-    "noisy box": lambda t, rng: _box(t, rng) * _noise(t, rng),
+    "noisy box": lambda t, random_state: _box(t, random_state) * _noise(t, random_state),
     "spikes": _spikes,
     "staircase": _staircase,
     "sweep": _sweep,
     "pink noise": _pink,
-    "white noise": lambda t, rng: rng.uniform(0.2, 0.8) * _noise(t, rng),
+    "white noise": lambda t, random_state: random_state.uniform(0.2, 0.8) * _noise(t, random_state),
 }
 
 
-def test_signal(kind: Signal, n: int, sr: float, rng: np.random.Generator) -> Float[np.ndarray, " n"]:
+def test_signal(kind: Signal, n: int, sr: float, random_state: np.random.Generator) -> Float[np.ndarray, " n"]:
     """Draw a signal of a kind, of random sign, with noise of 1e-8 so that it is nowhere silent.
 
     Parameters
@@ -124,7 +142,7 @@ def test_signal(kind: Signal, n: int, sr: float, rng: np.random.Generator) -> Fl
         Number of samples, at least 16.
     sr
         Samples in a second.
-    rng
+    random_state
         Draws frequencies, levels and noise.
 
     Returns
@@ -148,18 +166,18 @@ def test_signal(kind: Signal, n: int, sr: float, rng: np.random.Generator) -> Fl
     """
     check_choice("kind", kind, SIGNALS)
     t = np.arange(check_count("n", n, at_least=16)) / check_number("sr", sr, gt=0)
-    return rng.choice([-1.0, 1.0]) * _DRAW[kind](t, rng) + 1e-8 * rng.standard_normal(t.size)
+    return random_state.choice([-1.0, 1.0]) * _DRAW[kind](t, random_state) + 1e-8 * random_state.standard_normal(t.size)
 
 
 test_signal.__test__ = False  # type: ignore[attr-defined]  # it is none of pytest's
 
 
-def beta_knobs(rng: np.random.Generator, count: int) -> Float[np.ndarray, " count"]:
+def beta_knobs(random_state: np.random.Generator, count: int) -> Float[np.ndarray, " count"]:
     """Draw knobs by a beta law with both parameters 0.8, which is denser at the ends, shifted to [-1/2, 1/2].
 
     Parameters
     ----------
-    rng
+    random_state
         Draws the positions.
     count
         Number of knobs.
@@ -174,4 +192,4 @@ def beta_knobs(rng: np.random.Generator, count: int) -> Float[np.ndarray, " coun
     >>> bool(abs(beta_knobs(np.random.default_rng(0), 4)).max() <= 0.5)
     True
     """
-    return rng.beta(0.8, 0.8, count) - 0.5
+    return random_state.beta(0.8, 0.8, count) - 0.5

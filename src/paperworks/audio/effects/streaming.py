@@ -32,7 +32,7 @@ def process_file(
     block: int | None = None,
     *,
     sr: float | None = None,
-    batch: int = 64,
+    batch_size: int = 64,
 ) -> Float[Tensor, "*channels n"]:
     """Process a whole recording, of any length and number of channels, aligned with it.
 
@@ -51,7 +51,7 @@ def process_file(
         the last samples of the output alone, which look back furthest.
     sr
         Samples in a second of the recording, compared with the model's; not compared by default.
-    batch
+    batch_size
         Chunks that are processed at once; 64 by default.
 
     Returns
@@ -81,7 +81,7 @@ def process_file(
     out = []
     for part in rows:
         chunks = part.unfold(0, made.chunk, hop)
-        y = processed(model, chunks, row.expand(len(chunks), -1), batch)
+        y = processed(model, chunks, row.expand(len(chunks), -1), batch_size)
         out.append(y[:, -hop:].reshape(-1)[:n])
     return torch.stack(out).reshape(x.shape)
 

@@ -85,7 +85,7 @@ def fit(
     data: EffectDataset,
     steps: int,
     *,
-    batch: int = 200,
+    batch_size: int = 200,
     lr: float = 1e-4,
     loss: nn.Module | None = None,
     schedule: Literal["one-cycle", "constant"] = "one-cycle",
@@ -105,7 +105,7 @@ def fit(
         Examples, of which each step draws some at random.
     steps
         Number of steps; a million in the paper.
-    batch
+    batch_size
         Examples of a step; 200 by default, the paper's.
     lr
         Greatest rate; 1e-4 by default, the paper's. `lr_finder` proposes one.
@@ -145,7 +145,7 @@ def fit(
     >>> from paperworks.audio import Compressor4C, SynthAudioDataset
     >>> model = SignalTrain(4, chunk=512, ft=64, hop=24, rank=16)
     >>> data = SynthAudioDataset(Compressor4C(8000), chunk=512, out=128)
-    >>> len(fit(model, data, 3, batch=4))
+    >>> len(fit(model, data, 3, batch_size=4))
     3
     """
     check_choice("schedule", schedule, ("one-cycle", "constant"))
@@ -153,11 +153,11 @@ def fit(
     criterion = SignalTrainLoss() if loss is None else loss
     optimizer = _adam(model, lr, clip_frontend)
     generator = torch_generator(random_state)
-    check_count("batch", batch)
+    check_count("batch_size", batch_size)
     device = next(model.parameters()).device
 
     def of_step(step: int) -> Tensor:
-        chosen = torch.randint(len(data), (batch,), generator=generator).tolist()
+        chosen = torch.randint(len(data), (batch_size,), generator=generator).tolist()
         return _loss_of(model, Example(*(t.to(device) for t in data.batch(chosen))), criterion, precision)
 
     def share(step: int) -> float:
@@ -210,7 +210,7 @@ def lr_finder(
     high: float = 1.0,
     steps: int = 100,
     *,
-    batch: int = 200,
+    batch_size: int = 200,
     loss: nn.Module | None = None,
     random_state: int = 0,
 ) -> LRTest:
@@ -226,7 +226,7 @@ def lr_finder(
         Rates of the first and the last step; 1e-6 and 1 by default.
     steps
         Number of steps; 100 by default.
-    batch
+    batch_size
         Examples of a step; 200 by default, the paper's.
     loss
         Called with processed sound, target and magnitudes; `SignalTrainLoss` by default.
@@ -252,7 +252,7 @@ def lr_finder(
     >>> from paperworks.audio import Compressor4C, SynthAudioDataset
     >>> model = SignalTrain(4, chunk=512, ft=64, hop=24, rank=16)
     >>> data = SynthAudioDataset(Compressor4C(8000), chunk=512, out=128)
-    >>> len(lr_finder(model, data, 1e-5, 1e-2, steps=4, batch=4).rates)
+    >>> len(lr_finder(model, data, 1e-5, 1e-2, steps=4, batch_size=4).rates)
     4
     """
     check_number("high", high, gt=check_number("low", low, gt=0))
@@ -272,7 +272,7 @@ def lr_finder(
     generator = torch_generator(random_state)
 
     def of_step(step: int) -> Tensor:
-        chosen = torch.randint(len(data), (batch,), generator=generator).tolist()
+        chosen = torch.randint(len(data), (batch_size,), generator=generator).tolist()
         return _loss_of(trial, data.batch(chosen), criterion, "float32")
 
     optimizer = _adam(trial, 1.0, 1.0)
@@ -314,10 +314,10 @@ class Evaluation(NamedTuple):
 
 
 @torch.no_grad()
-def processed(model: nn.Module, x: Tensor, knobs: Tensor, batch: int = 256) -> Tensor:
+def processed(model: nn.Module, x: Tensor, knobs: Tensor, batch_size: int = 256) -> Tensor:
     """Return what a model makes of chunks, a batch at a time."""
     parts = []
-    for a, b in zip(x.split(batch), knobs.split(batch), strict=True):
+    for a, b in zip(x.split(batch_size), knobs.split(batch_size), strict=True):
         found = model(a, b)
         parts.append(found.y if isinstance(found, Processed) else found)
     return torch.cat(parts)

@@ -218,7 +218,7 @@ MORE: dict[str, dict[str, Any]] = {  # at full scale, where time is
 def marginal_changes(run: Run) -> Measurement:
     """Train the base and variants that differ in one switch, and count those within 15 % of the base."""
     base = {f"model.{name}": value for name, value in options(run).items()}
-    base |= {"data.signals": MIX, "fit.batch": batch_size(run), "fit.lr": rate(run)}
+    base |= {"data.signals": MIX, "fit.batch_size": batch_size(run), "fit.lr": rate(run)}
     steps = run.at(smoke=2, desk=150, full=600)
     switches = run.at(smoke=dict(list(ABLATIONS.items())[:2]), desk=ABLATIONS, full=ABLATIONS | MORE)
     seeds = run.at(smoke=1, desk=1, full=3)
@@ -305,7 +305,7 @@ def cheaper(run: Run) -> Measurement:
         data,
         count,
         random_state=run.seed,
-        batch=batch_size(run),
+        batch_size=batch_size(run),
         lr=rate(run),
         precision="bfloat16",
         progress=run.progress,

@@ -90,7 +90,10 @@ class Mixture(EffectDataset):
         self.parts = parts
 
     def _made(self, rngs: Sequence[np.random.Generator]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        drawn = [self.parts[int(rng.integers(len(self.parts)))][int(rng.integers(self.size))] for rng in rngs]
+        drawn = [
+            self.parts[int(random_state.integers(len(self.parts)))][int(random_state.integers(self.size))]
+            for random_state in rngs
+        ]
         x, knobs, y = (torch.stack(column).numpy() for column in zip(*drawn, strict=True))
         return x, knobs, np.pad(y, ((0, 0), (self.chunk - self.out, 0)))  # of which the last are taken
 
@@ -100,7 +103,7 @@ def trained(run: Run, name: str, data: EffectDataset, steps: int, seed: int, **c
     model = model_of(run, seed, **changes)
 
     def train(model: torch.nn.Module) -> None:
-        fit(model, data, steps, batch=batch_size(run), lr=rate(run), random_state=seed, progress=run.progress)
+        fit(model, data, steps, batch_size=batch_size(run), lr=rate(run), random_state=seed, progress=run.progress)
 
     found = run.trained(f"signaltrain-{name}", model, train, steps=steps, seed=seed, scale=run.scale, **changes)
     assert isinstance(found, SignalTrain)
@@ -121,7 +124,7 @@ def baseline(run: Run, kind: str, data: EffectDataset, steps: int, seed: int) ->
     lr, loss = (5e-2, SignalTrainLoss(data="mae")) if kind == "grey box" else (3e-3, None)
 
     def train(model: torch.nn.Module) -> None:
-        fit(model, data, steps, batch=batch_size(run), lr=lr, loss=loss, random_state=seed, progress=run.progress)
+        fit(model, data, steps, batch_size=batch_size(run), lr=lr, loss=loss, random_state=seed, progress=run.progress)
 
     name = f"signaltrain-{kind.replace(' ', '-')}"
     return run.trained(name, model, train, steps=steps, seed=seed, scale=run.scale)

@@ -16,7 +16,7 @@ torch.manual_seed(0)
 compressor = Compressor4C(sr=11025)
 model = SignalTrain(n_knobs=4, chunk=1024, ft=128, hop=48, trainable_frontend=False)
 data = SynthAudioDataset(compressor, chunk=1024, out=256)
-fit(model, data, steps=40, batch=16, lr=5e-3)
+fit(model, data, steps=40, batch_size=16, lr=5e-3)
 
 found = evaluate(model, SynthAudioDataset(compressor, chunk=1024, out=256, random_state=1))
 print(f"mean absolute error {found.mae:.3f}; dry {found.dry_mae:.3f}, best constant gain {found.gain_mae:.3f}")
