@@ -182,6 +182,7 @@ HELPERS: dict[str, Callable[[Any], bool]] = {
 }
 # Classes of one use, which no other class shares; a second one of the same use is a kind.
 SINGLE = {
+    "audio": {"StreamingProcessor"},
     "diffusion": {
         "BDIAPipeline",
         "Fields",
@@ -238,7 +239,20 @@ SINGLE = {
     },
     "dynamics": {"BrownianTree", "Trajectories"},
     "operators": {"All2AllDataset", "Conditioned", "StatePool"},
-    "reduction": {"FisherKolmogorov", "TumorDatabase", "TumorQuery"},
+    "reduction": {
+        "AdaptiveROM",
+        "ElastoViscoPlastic",
+        "EmpiricalCubature",
+        "FisherKolmogorov",
+        "GappyErrorIndicator",
+        "GappyPOD",
+        "HyperReducedModel",
+        "LoadPath",
+        "MechanicalProblem",
+        "TumorDatabase",
+        "TumorQuery",
+        "UpdatableNNLS",
+    },
     "solvers": {
         "AdaptiveSolver",
         "DCDMSolver",

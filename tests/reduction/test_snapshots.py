@@ -87,6 +87,18 @@ def test_randomized_agrees_with_scikit_learns():
     assert ours == pytest.approx(theirs, rel=2e-3)
 
 
+@pytest.mark.parametrize("inner", INNER)
+def test_small_singular_values_are_found_in_any_inner_product(inner):
+    U, M = snapshots(decay=0.35), INNER[inner]()
+    dense = np.eye(200) if M is None else M.toarray() if sp.issparse(M) else M if M.ndim == 2 else np.diag(M)
+    exact = np.linalg.svd(U @ np.linalg.cholesky(dense), compute_uv=False)
+    found = SnapshotPOD(inner_product=M).fit(U)
+    assert len(found.singular_values_) > 24
+    assert found.singular_values_[:24] == pytest.approx(exact[:24], rel=1e-4)  # down to 3e-11 of the largest
+    gram = gram_matrix(found.modes_, inner_product=M)
+    assert np.abs(gram - np.eye(len(gram))).max() < 1e-12
+
+
 def test_orthonormal_rows_of_dependent_and_badly_scaled_vectors():
     U = np.vstack([RNG.normal(size=(3, 50)) * np.array([[1.0], [1e-9], [1e9]]), np.zeros((1, 50))])
     Q = orthonormal_rows(np.vstack([U, U[:2] * 3]))

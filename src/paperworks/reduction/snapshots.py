@@ -105,13 +105,12 @@ def correlation_matrix(U: Float[np.ndarray, "m n"], inner_product: InnerProduct 
     return (C + C.T) / 2
 
 
-def orthonormal_rows(
-    U: Float[np.ndarray, "m n"], inner_product: InnerProduct = None, rtol: float | None = None
-) -> Float[np.ndarray, "r n"]:
+def orthonormal_rows(U: Float[np.ndarray, "m n"], inner_product: InnerProduct = None) -> Float[np.ndarray, "r n"]:
     """Return an orthonormal basis of the span of the rows, in an inner product.
 
-    The rows are scaled to unit norm, then the correlation matrix is diagonalised twice: the second time removes what
-    rounding left in the first. Directions that rounding can't tell from zero are left out.
+    The rows are scaled to unit norm, and their correlation matrix is diagonalised, which finds the directions down to
+    the root of the rounding; these are taken out of the rows, and what is left is treated again, until nothing is left
+    that rounding can tell from zero.
 
     Parameters
     ----------
@@ -119,14 +118,11 @@ def orthonormal_rows(
         Vectors as rows; they may depend on each other, and be zero.
     inner_product
         As in `gram_matrix`; None, the default, is Euclidean.
-    rtol
-        Directions are left out whose eigenvalue is below this share of the largest; None, the default, takes
-        `m * eps` of the vectors' dtype, below which an eigenvalue is rounding.
 
     Returns
     -------
     np.ndarray
-        The basis as rows, r of them, the strongest direction first.
+        The basis as rows, r of them, the strongest directions first.
 
     Examples
     --------
@@ -135,14 +131,26 @@ def orthonormal_rows(
     array([[1., 0., 0.]])
     """
     norms = row_norms(U, inner_product)
-    Q = U[norms > 0] / norms[norms > 0, None]
-    for _ in range(2):
-        if not len(Q):
-            break
-        values, vectors = np.linalg.eigh(correlation_matrix(Q, inner_product))
-        keep = values > values[-1] * (len(Q) * np.finfo(Q.dtype).eps if rtol is None else rtol)
-        Q = ((vectors[:, keep] / np.sqrt(values[keep])).T @ Q)[::-1]
-    return Q
+    rest = U[norms > 0] / norms[norms > 0, None]
+    basis = rest[:0]
+    rounding = 10 * np.sqrt(U.shape[1]) * np.finfo(U.dtype).eps
+    while len(rest):
+        Q = _strong(_strong(rest, inner_product), inner_product)
+        for _ in range(2):
+            Q = Q - gram_matrix(Q, basis, inner_product) @ basis
+            Q = _strong(Q, inner_product)
+        basis = np.concatenate([basis, Q])
+        for _ in range(2):
+            rest = rest - gram_matrix(rest, basis, inner_product) @ basis
+        rest = rest[row_norms(rest, inner_product) > rounding]
+    return basis[: U.shape[1]]
+
+
+def _strong(rows: np.ndarray, M: InnerProduct) -> np.ndarray:
+    """Return orthonormal directions of rows, the strongest first, as far as their correlation matrix shows them."""
+    values, vectors = np.linalg.eigh(correlation_matrix(rows, M))
+    keep = values > values[-1] * len(rows) * np.finfo(rows.dtype).eps * 100
+    return ((vectors[:, keep] / np.sqrt(values[keep])).T @ rows)[::-1]
 
 
 def check_inner_product(inner_product: InnerProduct, n: int) -> None:

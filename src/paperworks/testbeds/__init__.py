@@ -5,6 +5,7 @@ from paperworks.core.lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
+        "audio": ["melody", "plucked_strings", "recorded_pluck", "rendered_instrument", "spoken"],
         "buildings": ["Building", "BuildingName", "citylearn_building"],
         "darcy": [
             "OperatorPairs",
@@ -32,6 +33,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "on_grid",
         ],
         "imagenet": ["ImageNetClassifier", "imagenet_classifier", "photographs", "random_crops"],
+        "mechanics": ["heated_plate", "hot_spot", "plate_with_hole"],
         "mixtures": ["GaussianMixture", "bench_mixture_1d", "bench_mixture_64d", "digits_mixture"],
         "networks": ["Classifier", "UNet"],
         "peers": ["load_k_diffusion_sampling"],
