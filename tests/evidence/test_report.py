@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import re
 from html.parser import HTMLParser
 
 import pytest
@@ -38,8 +39,10 @@ def measured(write_paper, make_entry, value, tmp_path):
     three = Value(2.0, 1.0, 3.0, "Student's t over 3 seeds", (1.0, 2.0, 3.0))
     for entry, figures in [
         (
-            make_entry("holds", values={"": three}, unit="s", table=table, remark=EVIL, seeds=(0, 1, 2)),
-            {".svg": b"<svg/>"},
+            make_entry(
+                "holds", values={"": three}, unit="s", table=table, remark=EVIL, seeds=(0, 1, 2), recordings=(EVIL,)
+            ),
+            {".svg": b"<svg/>", ".1.wav": b"RIFF"},
         ),
         (make_entry("holds", outcome="stopped", reason=EVIL), {}),
         (make_entry("named", values={"a": value(1.5), "b": value(True)}), {}),
@@ -69,7 +72,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         self.sources += [value for name, value in attrs if name == "src"]
-        if tag not in ("meta", "img"):
+        if tag not in ("meta", "img", "br"):
             self.open.append(tag)
 
     def handle_endtag(self, tag):
@@ -104,6 +107,7 @@ def test_the_page_of_a_paper_has_all_that_is_known_of_each_claim(results):
     assert "**holds, outdated**" in claims["holds"]
     assert "2 s \\[1, 3\\] | `>= 1` ✓ |" in claims["holds"]
     assert "![Figure of holds](holds.desk.svg)" in claims["holds"]
+    assert re.search(r"^Listen: \[.+\]\(holds\.desk\.1\.wav\)$", claims["holds"], re.MULTILINE)
     assert "A newer run gave no value: stopped, 2024-05-01" in claims["holds"]
     assert "3 seeds · Student's t over 3 seeds" in claims["holds"]
     assert "| the first one | 1.5 | `>= 1` ✓ |" in claims["named"]
@@ -138,7 +142,7 @@ def test_html_is_well_formed_and_escapes_everything(measured, results):
     assert "0.1235" in page.text
     assert "one by one: 1, 2, 3" in page.text
     assert "link" not in page.tags
-    assert len(page.sources) == 1
+    assert [source.rpartition(".")[2] for source in page.sources] == ["svg", "wav"]
 
 
 def test_figures_are_linked_relative_to_the_page(measured, results, tmp_path):
@@ -204,7 +208,7 @@ def test_json_is_strict_and_the_same_everywhere(measured):
     (value,) = by_id["holds"]["values"]
     assert (value["value"], value["low"], value["high"], value["holds"]) == (2.0, 1.0, 3.0, True)
     assert value["samples"] == [1.0, 2.0, 3.0]
-    assert by_id["holds"]["figures"] == ["holds.desk.svg"]
+    assert by_id["holds"]["figures"] == ["holds.desk.1.wav", "holds.desk.svg"]
     assert by_id["short"]["values"][0]["value"] is None
     assert by_id["short"]["values"][0]["text"] == "nan"
     assert by_id["short"]["fails"] is True

@@ -19,6 +19,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "events": ["Event", "TaskName"],
         "figures": ["reported_line"],
         "measurement": ["Measurement", "NotAtThisScale", "Table"],
+        "recordings": ["AudibleMeasurement", "Recording"],
         "record": ["Claim", "Paper", "Peer", "RecordError", "read_paper"],
         "report": ["write_reports"],
         "results": ["PaperResults", "results_of"],

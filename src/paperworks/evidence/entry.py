@@ -132,7 +132,9 @@ class Entry:
     level
         The level of confidence of the intervals.
     figures
-        Paths relative to the folder of the evidence.
+        Paths of the figure's and the recordings' files, relative to the folder of the evidence.
+    recordings
+        What is heard in each recording, in the order of their numbers.
     seconds, processor_seconds
         How long it took by the clock, and in processor time; for an error, until it was lost.
     memory
@@ -171,6 +173,7 @@ class Entry:
     settings: str = ""
     floor: float | None = None
     figures: tuple[str, ...] = ()
+    recordings: tuple[str, ...] = ()
     seconds: float = 0.0
     processor_seconds: float = 0.0
     memory: int = 0
@@ -233,7 +236,8 @@ class Entry:
         found["seeds"] = tuple(int(seed) for seed in data["seeds"])
         found["provenance"] = Provenance(**origin)
         found["values"] = {str(name): Value.from_json(value) for name, value in data.get("values", {}).items()}
-        found["figures"] = tuple(data.get("figures", ()))
+        for name in ("figures", "recordings"):
+            found[name] = tuple(data.get(name, ()))
         if data.get("smoke"):
             values, rows = data["smoke"]["values"], data["smoke"].get("rows", ())
             found["smoke"] = Smoke({n: _number(v) for n, v in values.items()}, tuple(tuple(row) for row in rows))

@@ -130,6 +130,8 @@ def _claim(view: ClaimView) -> list[str]:
     lines.append("")
     if figure := view.figure(".svg"):
         lines += [f"![Figure of {view.id}]({figure.name})", ""]
+    if sounds := view.sounds():
+        lines += ["Listen: " + " · ".join(f"[{escape(says)}]({path.name})" for path, says in sounds), ""]
     lines += [f"- {escape(fact)}" for fact in told_of(view)]
     lines += ["", f"<sub>{escape(provenance_of(view))}</sub>", ""] if view.date else [""]
     return lines

@@ -89,8 +89,10 @@ def _lines(view: ClaimView, what: str) -> str:
 
 
 def _details(view: ClaimView, beside: Path) -> str:
+    def address(path: Path) -> str:
+        return escape(Path(os.path.relpath(path, beside)).as_posix())
+
     figure = view.figure(".svg")
-    address = Path(os.path.relpath(figure, beside)).as_posix() if figure else ""
     samples = [
         f"<p>{escape(v.label or 'value')} one by one: {escape(', '.join(map(formatting.number, v.samples)))}</p>"
         for v in view.values
@@ -102,7 +104,12 @@ def _details(view: ClaimView, beside: Path) -> str:
             f"<p class=origin>{escape(provenance_of(view))}</p>",
             *(f"<p>{escape(fact)}</p>" for fact in told_of(view)),
             *samples,
-            f'<img loading=lazy src="{escape(address)}" alt="Figure of {escape(view.id)}">' if address else "",
+            f'<img loading=lazy src="{address(figure)}" alt="Figure of {escape(view.id)}">' if figure else "",
+            *(
+                f'<p>{escape(says)}<br><audio controls preload=none src="{address(path)}" aria-label="{escape(says)}">'
+                "</audio></p>"
+                for path, says in view.sounds()
+            ),
             _data(view.table["columns"], view.table["rows"]) if view.table else "",
             f"<pre>{escape(view.traceback)}</pre>" if view.traceback else "",
             "</details>",

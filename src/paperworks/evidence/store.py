@@ -236,7 +236,7 @@ def _replaced(old: Entry, new: Entry) -> bool:
 
 def _without_figures(old: Entry, new: Entry) -> Entry:
     same = (old.kind, old.id, old.scale) == (new.kind, new.id, new.scale)
-    return replace(old, figures=()) if same and new.measured and old.figures else old
+    return replace(old, figures=(), recordings=()) if same and new.measured and old.figures else old
 
 
 def _line(entry: Entry) -> bytes:

@@ -37,7 +37,7 @@ _THREADS = (
 
 
 def supervise(spec: TaskSpec) -> dict[str, Any]:
-    """Run one task in its own process and return its entry and its figure's files; never raise for what the task does.
+    """Run one task in its own process; return its entry and its figure's files; never raise for what the task does.
 
     Returns
     -------
@@ -72,7 +72,7 @@ def supervise(spec: TaskSpec) -> dict[str, Any]:
                 result = {**lost, "traceback": _tail(folder / "output.txt", spec)}
             else:
                 result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-                figures = {path.suffix: path.read_bytes() for path in sorted(folder.glob("figure.*"))}
+                figures = {p.name.removeprefix("figure"): p.read_bytes() for p in sorted(folder.glob("figure.*"))}
     except Exception as error:
         result = {
             "outcome": "error",

@@ -169,6 +169,11 @@ def _measured(
         from paperworks.evidence.figures import save_figure
 
         save_figure(measurement.figure, folder / "figure")
+    if recordings := getattr(measurement, "recordings", ()):
+        from paperworks.evidence.recordings import save_recordings
+
+        save_recordings(recordings, folder / "figure")
+        result["recordings"] = [recording.says for recording in recordings]
     return result
 
 

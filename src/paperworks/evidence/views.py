@@ -71,7 +71,9 @@ class ClaimView:
     values, unit, table, remark, settings, floor
         What was measured; a table is a mapping of `columns` and `rows`.
     figures
-        Where its figures are.
+        Where its figures are, and the files of its recordings.
+    recordings
+        What is heard in each recording.
     scale, seeds, date, age, machine, revision, versions, seconds, processor_seconds
         How it was measured, empty or 0 where nothing was.
     carried
@@ -104,6 +106,7 @@ class ClaimView:
     settings: str = ""
     floor: float | None = None
     figures: tuple[Path, ...] = ()
+    recordings: tuple[str, ...] = ()
     scale: str = ""
     seeds: tuple[int, ...] = ()
     date: str = ""
@@ -145,6 +148,18 @@ class ClaimView:
             Path of the figure, or None where there is no such one.
         """
         return next((path for path in self.figures if path.suffix == suffix), None)
+
+    def sounds(self) -> list[tuple[Path, str]]:
+        """Return the recordings that are there.
+
+        Returns
+        -------
+        list[tuple[Path, str]]
+            Path of each recording, and what is heard in it.
+        """
+        paths = {path.name.split(".")[-2]: path for path in self.figures if path.suffix == ".wav"}
+        named = ((paths.get(str(number)), says) for number, says in enumerate(self.recordings, start=1))
+        return [(path, says) for path, says in named if path]
 
     def to_json(self) -> dict[str, Any]:
         """Return the view as strict JSON values: figures by name, infinite numbers and NaN as null.
@@ -224,6 +239,7 @@ def view(
         settings=entry.settings,
         floor=entry.floor,
         figures=figures,
+        recordings=entry.recordings,
         scale=entry.scale,
         seeds=entry.seeds,
         date=origin.date,

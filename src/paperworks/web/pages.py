@@ -178,7 +178,7 @@ async def paper(request: Request, key: str) -> Response:
 
 @router.get("/figures/{slug}/{name}")
 def figure(slug: str, name: str) -> Response:
-    """Give a figure of a claim."""
+    """Give a figure or a recording of a claim."""
     record = record_of(slug)
     if record is None or name not in record.paths:
         raise HTTPException(404, "There is no such figure.")

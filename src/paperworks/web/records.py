@@ -27,6 +27,15 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Sound:
+    """A recording of a claim: its name, what is heard, and what the claim says."""
+
+    name: str
+    says: str
+    claim: str
+
+
+@dataclass(frozen=True)
 class Record:
     """A paper of ours with all that its page shows."""
 
@@ -34,6 +43,7 @@ class Record:
     claims: tuple[ClaimView, ...]
     peers: tuple[ClaimView, ...]
     figures: tuple[Figure, ...]
+    sounds: tuple[Sound, ...]
     paths: dict[str, Path]
     origin: str
 
@@ -92,13 +102,15 @@ def _record(slug: str, _stamps: tuple[int, ...]) -> Record:
     evidence, own = evidence_of(paper)
     found = paper_views(paper, evidence, own)
     drawn = [(view, path) for view in found if (path := view.figure(".svg"))]
+    heard = [(view, path, says) for view in found for path, says in view.sounds()]
     newest = max(found, key=lambda view: view.date, default=None)
     return Record(
         paper,
         tuple(view for view in found if view.kind == "claim"),
         tuple(view for view in found if view.kind == "peer"),
         tuple(Figure(path.name, view.says, *_svg_size(path)) for view, path in drawn),
-        {path.name: path for _, path in drawn},
+        tuple(Sound(path.name, says, view.says) for view, path, says in heard),
+        {path.name: path for _, path, *_ in (*drawn, *heard)},
         newest.origin if newest else "",
     )
 

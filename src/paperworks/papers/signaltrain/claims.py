@@ -22,7 +22,9 @@ from paperworks.audio import (
     time_coefficient,
 )
 from paperworks.evidence import (
+    AudibleMeasurement,
     Measurement,
+    Recording,
     Run,
     Table,
     bootstrap,
@@ -48,6 +50,7 @@ from paperworks.papers.signaltrain.problems import (
     rate,
     trained,
 )
+from paperworks.testbeds import plucked_strings
 
 SETTINGS = (-20.0, 4.0, 0.005, 0.02)  # of the compressor that is raced: dB, ratio, seconds
 
@@ -127,7 +130,7 @@ def learns_a_compressor(run: Run) -> Measurement:
     right.loglog(ends, ends, color="black", linewidth=0.6, label="no better than dry")
     right.set(xlabel="mean absolute error of the dry chunk", ylabel="of SignalTrain's", title="Each chunk")
     right.legend()
-    return Measurement(
+    return AudibleMeasurement(
         {
             "to_dry": bootstrap(relative, apart["SignalTrain"], apart["dry"], of="chunks"),
             "to_gain": bootstrap(relative, apart["SignalTrain"], apart["best constant gain"], of="chunks"),
@@ -135,7 +138,21 @@ def learns_a_compressor(run: Run) -> Measurement:
         table=Table(["what answers", "mean absolute error", "error to signal, dB"], rows),
         figure=figure,
         remark="The grey box is the compressor itself with unknown settings, which it learns through the recursion.",
+        recordings=_listening(run, models["SignalTrain"]),
     )
+
+
+def _listening(run: Run, model: torch.nn.Module) -> list[Recording]:
+    """Compress plucked strings that no training had, by the compressor and by the model."""
+    effect, sr = compressor(run), int(compressor(run).sr)
+    dry = plucked_strings(3 * sr, sr, run.rng(2**20), notes=12).astype(np.float32)
+    knobs = effect.normalised([-30, 4, 0.005, 0.04])
+    sounds = {
+        "Plucked strings, dry": dry,
+        "The compressor, from -30 dB on by 4 to 1": effect.process(dry, knobs),
+        "SignalTrain at the same knobs": process_file(model, torch.as_tensor(dry), knobs).numpy(),
+    }
+    return [Recording(says, sound, sr) for says, sound in sounds.items()]
 
 
 def _parts(test: Any) -> Any:
