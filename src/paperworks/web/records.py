@@ -110,7 +110,7 @@ def _record(slug: str, _stamps: tuple[int, ...]) -> Record:
         tuple(view for view in found if view.kind == "peer"),
         tuple(Figure(path.name, view.says, *_svg_size(path)) for view, path in drawn),
         tuple(Sound(path.name, says, view.says) for view, path, says in heard),
-        {path.name: path for _, path, *_ in (*drawn, *heard)},
+        {path.name: path for path in (*(path for _, path in drawn), *(path for _, path, _ in heard))},
         newest.origin if newest else "",
     )
 
