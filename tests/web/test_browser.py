@@ -9,6 +9,7 @@ from playwright.sync_api import expect, sync_playwright
 
 from mail_server import free_port
 from paperworks.feed import Entry
+from paperworks.papers import load
 from paperworks.web import Settings, create_app
 from paperworks.web.server import config
 from site_visitor import EVIL, embed
@@ -151,7 +152,7 @@ def test_the_header_s_search_shows_results_as_they_are_typed(page):
     page.keyboard.press("/")
     page.keyboard.type("sample in ten ste")
     expect(page.locator("#found article").first).to_contain_text("DPM-Solver")
-    page.locator("#found a").first.click()
+    page.locator("#found h2 a").first.click()
     expect(page.get_by_role("heading", level=1)).to_contain_text("DPM-Solver")
     page.keyboard.press("/")
     page.keyboard.type("noise")
@@ -233,6 +234,16 @@ def test_figures_follow_the_colour_scheme(browser, url):
         context.close()
     assert seen["light"] == "none"
     assert "invert" in seen["dark"]
+
+
+def test_usage_is_copied_by_a_button(page):
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.goto("/paper/dpm-solver")
+    usage = page.locator("#usage")
+    usage.get_by_role("button", name="Copy").click()
+    expect(usage.get_by_role("button", name="Copied")).to_be_visible()
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert copied.strip() == load("dpm-solver").usage.strip()
 
 
 def test_dark_mode_is_kept(page):

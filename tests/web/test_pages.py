@@ -27,21 +27,38 @@ def wait_for(condition):
 class TestLists:
     def test_a_fresh_site_has_our_papers_and_the_evidence_of_one(self, client):
         pages = [client.get("/", params={"page": page}).text for page in (1, 2, 3)]
-        assert sum(page.count('<article class="card">') for page in pages) == 52
+        assert sum(page.count('<article class="card') for page in pages) == 52
         page = client.get("/paper/dpm-solver").text
         assert "claims" in page
         assert 'class="verdict holds"' in page
         assert "/figures/dpm-solver/c1-orders.desk.svg" in page
+        places = [page.index(f'id="{part}"') for part in ("verdict", "figure-0", "claims", "usage", "peers")]
+        assert places == sorted(places)
         assert 'from</span><span class="w"> </span><span class="nn">paperworks.diffusion' in page
 
     def test_searching_for_what_a_paper_does_finds_it_first(self, client):
         page = client.get("/search", params={"q": "sample in ten steps"}).text
         assert re.search(r'<h2><a href="([^"]+)"', page)[1] == "/paper/dpm-solver"
 
+    def test_what_was_found_is_shared_as_pictures(self, client):
+        card, drawn, badge = (client.get(path) for path in ("/cards/pndm.png", "/cards/pndm.svg", "/badges/pndm.svg"))
+        assert card.headers["content-type"] == "image/png"
+        assert (drawn.headers["content-type"], badge.headers["content-type"]) == ("image/svg+xml", "image/svg+xml")
+        assert "sandbox" in drawn.headers["content-security-policy"]
+        assert badge.headers["cross-origin-resource-policy"] == "cross-origin", "pages elsewhere show it"
+        assert "claims hold" in badge.text
+        assert '/cards/pndm.png"' in client.get("/paper/pndm").text
+        again = client.get("/badges/pndm.svg", headers={"If-None-Match": badge.headers["etag"]})
+        assert again.status_code == 304
+
+    def test_lists_show_the_figure_of_what_a_paper_is_known_for(self, client):
+        page = client.get("/search", params={"q": "sample in ten steps"}).text
+        assert 'src="/figures/dpm-solver/c1-orders.desk.svg" alt=""' in page
+
     @pytest.mark.parametrize("path", ["/day/2026-11-25", "/week/2026-W48", "/month/2026-11", "/fields/cs.LG"])
     def test_a_paper_is_in_the_lists_of_its_time_and_field(self, client, path):
         page = client.get(path).text
-        assert page.count('<article class="card">') == 1
+        assert page.count('<article class="card') == 1
         assert "/paper/2611.00001" in page
 
     def test_lists_lead_to_those_before_and_after(self, client):
@@ -63,6 +80,8 @@ class TestLists:
             "/paper/999999999999999999",
             "/paper/a%00b",
             "/figures/dpm-solver/..%2f..%2fREADME.md",
+            "/cards/none.png",
+            "/badges/none.svg",
             "/nowhere",
         ],
     )
@@ -193,7 +212,7 @@ class TestSharing:
             '<meta property="og:title" content="DPM-Solver: A Fast ODE Solver',
             '<meta property="og:type" content="article">',
             f'<meta property="og:url" content="{HOME}/paper/dpm-solver">',
-            f'<meta property="og:image" content="{HOME}/static/share.png',
+            f'<meta property="og:image" content="{HOME}/cards/dpm-solver.png">',
             '<meta property="og:description" content="',
             f'<link rel="canonical" href="{HOME}/paper/dpm-solver">',
             '<meta name="citation_title" content="DPM-Solver',

@@ -17,7 +17,10 @@ from paperworks.web.records import record_of
 
 @dataclass(frozen=True)
 class Card:
-    """A paper in a list. `claims` is how many of its claims hold, and of how many, None where it isn't ours."""
+    """A paper in a list. `claims` is how many of its claims hold, and of how many, None where it isn't ours.
+
+    `thumbnail` is the address of its main figure, empty where it has none.
+    """
 
     id: int
     href: str
@@ -30,6 +33,7 @@ class Card:
     votes: int
     claims: tuple[int, int] | None
     measured: bool
+    thumbnail: str
     links: dict[str, str]
     withdrawn: bool
 
@@ -77,6 +81,7 @@ def _card(paper: FeedPaper, votes: int) -> Card:
         votes=votes,
         claims=(record.held, len(record.claims)) if record else None,
         measured=bool(record and record.measured),
+        thumbnail=f"/figures/{paper.slug}/{record.main.name}" if record and record.main else "",
         links=paper.links,
         withdrawn=paper.withdrawn,
     )

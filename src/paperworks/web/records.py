@@ -12,6 +12,7 @@ from pygments.lexers import PythonLexer
 
 from paperworks.evidence.record import Paper
 from paperworks.evidence.store import HISTORY, committed_folder, evidence_of, own_folder
+from paperworks.evidence.verdict_card import verdict_sentence
 from paperworks.evidence.views import ClaimView, paper_views
 from paperworks.papers import RecordError, UnknownPaper, load
 
@@ -35,17 +36,23 @@ class Sound:
     claim: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Record:
-    """A paper of ours with all that its page shows."""
+    """A paper of ours with all that its page shows; `main` is the figure of what it is known for."""
 
     paper: Paper
     claims: tuple[ClaimView, ...]
     peers: tuple[ClaimView, ...]
+    main: Figure | None
     figures: tuple[Figure, ...]
     sounds: tuple[Sound, ...]
     paths: dict[str, Path]
     origin: str
+
+    @property
+    def sentence(self) -> str:
+        """What was found of it, in words for everybody."""
+        return verdict_sentence(self.claims)
 
     @property
     def held(self) -> int:
@@ -102,13 +109,16 @@ def _record(slug: str, _stamps: tuple[int, ...]) -> Record:
     evidence, own = evidence_of(paper)
     found = paper_views(paper, evidence, own)
     drawn = [(view, path) for view in found if (path := view.figure(".svg"))]
+    drawn.sort(key=lambda pair: not pair[0].headline)
     heard = [(view, path, says) for view in found for path, says in view.sounds()]
+    figures = tuple(Figure(path.name, view.says, *_svg_size(path)) for view, path in drawn)
     newest = max(found, key=lambda view: view.date, default=None)
     return Record(
         paper,
         tuple(view for view in found if view.kind == "claim"),
         tuple(view for view in found if view.kind == "peer"),
-        tuple(Figure(path.name, view.says, *_svg_size(path)) for view, path in drawn),
+        figures[0] if figures else None,
+        figures[1:],
         tuple(Sound(path.name, says, view.says) for view, path, says in heard),
         {path.name: path for path in (*(path for _, path in drawn), *(path for _, path, _ in heard))},
         newest.origin if newest else "",

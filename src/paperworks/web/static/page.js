@@ -1,4 +1,4 @@
-// Typeset mathematics where there is some, and "/" for the search.
+// Typeset mathematics where there is some, copy code, and "/" for the search.
 (() => {
   const { katex: source, style } = document.currentScript.dataset;
   let loaded;
@@ -20,6 +20,21 @@
     }
   };
   addEventListener("DOMContentLoaded", () => typeset(document));
+  // A button to copy what is copied: made here, since without scripts it could do nothing.
+  addEventListener("DOMContentLoaded", () => {
+    for (const place of document.querySelectorAll(".copied")) {
+      const text = place.querySelector("pre");
+      if (!text || !navigator.clipboard) continue;
+      const button = Object.assign(document.createElement("button"), { type: "button", className: "copy", textContent: "Copy" });
+      button.setAttribute("aria-live", "polite");
+      button.addEventListener("click", async () => {
+        await navigator.clipboard.writeText(text.textContent.trimEnd() + "\n");
+        button.textContent = "Copied";
+        setTimeout(() => { button.textContent = "Copy"; }, 2000);
+      });
+      text.closest(".code, pre").before(button);
+    }
+  });
   addEventListener("htmx:load", (event) => typeset(event.target));
   addEventListener("keydown", (event) => {
     if (event.key !== "/" || event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input:not([type=checkbox]), textarea, select")) return;
