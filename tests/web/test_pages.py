@@ -51,6 +51,17 @@ class TestLists:
         again = client.get("/badges/pndm.svg", headers={"If-None-Match": badge.headers["etag"]})
         assert again.status_code == 304
 
+    def test_what_can_be_heard_is_played(self, client):
+        page = client.get("/paper/signaltrain").text
+        player = re.search(
+            r'<span id="(sound-1)">(.+?)</span><audio controls [^>]*src="([^"]+)" aria-labelledby="\1">', page
+        )
+        assert player[2] == "Plucked strings, dry"
+        answer = client.get(player[3])
+        assert answer.headers["content-type"].startswith("audio/")
+        assert answer.content.startswith(b"RIFF")
+        assert "media-src 'self'" in client.get("/").headers["content-security-policy"]
+
     def test_lists_show_the_figure_of_what_a_paper_is_known_for(self, client):
         page = client.get("/search", params={"q": "sample in ten steps"}).text
         assert 'src="/figures/dpm-solver/c1-orders.desk.svg" alt=""' in page
