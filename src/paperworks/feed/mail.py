@@ -161,6 +161,16 @@ class Mailer:
         if code != 250:
             raise NotSent(f"DATA: {code} {answer.decode(errors='replace')}", permanent=code >= 500)
 
+    def greet(self) -> None:
+        """Connect and sign in, and send nothing.
+
+        Raises
+        ------
+        NotSent, OSError, smtplib.SMTPException
+            Where the server can't be reached or refuses.
+        """
+        self._connected()
+
     def close(self) -> None:
         """End the connection."""
         if self._server is not None:

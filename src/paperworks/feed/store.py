@@ -38,6 +38,11 @@ HEAD = "0003"
 _BATCH = 4000
 
 
+def revisions() -> list[str]:
+    """Return the revisions of the schema that this version knows, the oldest first."""
+    return [f"{number:04}" for number in range(1, int(HEAD) + 1)]
+
+
 class FutureSchema(RuntimeError):
     """The database was made by a newer version than this one, and is left alone."""
 

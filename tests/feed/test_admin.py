@@ -1,0 +1,136 @@
+import os
+import sqlite3
+import stat
+import threading
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import text
+
+from mail_server import mail_server
+from paperworks.feed import Entry, FeedStore
+from paperworks.feed.backup import BadBackup, back_up, restore
+from paperworks.feed.doctor import examine
+from paperworks.feed.mail import Mailer
+from paperworks.feed.search.fused import search
+
+
+@pytest.fixture
+def post():
+    with mail_server() as server:
+        yield server
+
+
+@pytest.fixture
+def feed(tmp_path):
+    store = FeedStore(tmp_path / "feed.db")
+    store.add([Entry(title=f"On sampling, part {n}", arxiv_id=f"2611.{n:05}") for n in range(300)])
+    yield store
+    store.close()
+
+
+class TestBackup:
+    def test_a_feed_that_is_written_to_is_backed_up_and_comes_back(self, feed, tmp_path):
+        stop, added = threading.Event(), []
+
+        def write():
+            while not stop.is_set():
+                feed.add([Entry(title=f"Later {len(added)}", arxiv_id=f"2612.{len(added):05}")])
+                added.append(1)
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            copy = back_up(feed, tmp_path / "copies" / "feed.db")
+        finally:
+            stop.set()
+            writer.join()
+        assert stat.S_IMODE(os.stat(copy).st_mode) == 0o600, "addresses are in it"
+        assert [path.name for path in copy.parent.iterdir()] == ["feed.db"]
+        kept = FeedStore(copy)
+        assert 300 <= kept.count() <= 300 + len(added)
+        assert [finding.says for finding in examine(kept) if finding.state == "wrong"] == []
+        kept.close()
+
+        reader = FeedStore(feed.url)  # of a site that runs
+        assert reader.count() == 300 + len(added)
+        before = restore(feed, copy)
+        assert reader.count() == feed.count() == FeedStore(copy).count()
+        assert FeedStore(before).count() == 300 + len(added)
+        assert search(feed, "sampling part 7", None).ids
+        feed.add([Entry(title="Another one", arxiv_id="2612.99999")])
+        assert len(search(feed, "another", None).ids) == 1
+
+    def test_a_folder_gets_a_file_named_by_the_time(self, feed, tmp_path):
+        (tmp_path / "copies").mkdir()
+        assert back_up(feed, tmp_path / "copies").name.startswith(f"feed-{datetime.now(UTC):%Y%m%d}T")
+
+    def test_an_index_of_meanings_whose_numbers_are_others_goes(self, feed, tmp_path):
+        (tmp_path / "meaning.7.faiss").write_bytes(b"of other numbers")
+        copy = back_up(feed, tmp_path / "copy.db")
+        restore(feed, copy)
+        assert not list(tmp_path.glob("meaning.*"))
+
+    @pytest.mark.parametrize("what", ["none", "text", "cut", "other", "future", "empty"])
+    def test_what_is_no_backup_changes_nothing(self, feed, tmp_path, what):
+        file = tmp_path / "bad.db"
+        if what == "text":
+            file.write_text("hello " * 1000)
+        elif what == "cut":
+            file.write_bytes(back_up(feed, tmp_path / "copy.db").read_bytes()[:-9000])
+        elif what in ("other", "future"):
+            back_up(feed, file)
+            with sqlite3.connect(file) as connection:
+                change = (
+                    "DROP TABLE alembic_version" if what == "other" else "UPDATE alembic_version SET version_num = '9'"
+                )
+                connection.execute(change)
+        elif what == "empty":
+            file.touch()
+        with pytest.raises(BadBackup, match=r"bad\.db"):
+            restore(feed, file)
+        assert feed.count() == 300
+        assert not list(tmp_path.glob("*-before-*"))
+
+    def test_only_files_are_backed_up(self, memory, feed, tmp_path):
+        with pytest.raises(ValueError, match="in memory"):
+            back_up(memory, tmp_path / "copy.db")
+        with pytest.raises(ValueError, match="the feed itself"):
+            back_up(feed, tmp_path / "feed.db")
+        (tmp_path / "file").touch()
+        with pytest.raises(OSError, match="file"):
+            back_up(feed, tmp_path / "file" / "copy.db")
+
+
+def test_postgresql_has_its_own_tools(store, tmp_path):
+    if store.on_sqlite:
+        pytest.skip("is not PostgreSQL")
+    with pytest.raises(ValueError, match="pg_dump"):
+        back_up(store, tmp_path / "copy.db")
+
+
+class TestDoctor:
+    def test_a_feed_that_is_well(self, store):
+        store.add([Entry(title="On sampling", arxiv_id="2611.00001")])
+        found = {finding.part: finding for finding in examine(store)}
+        assert found["schema"].state == found["index of words"].state == found["database"].state == "well"
+        assert found["database"].says == "1 papers, 0 people"
+        assert found["index of meanings"].state == found["ingest"].state == found["mail"].state == "look"
+
+    def test_what_is_wrong_is_found(self, feed):
+        with feed.engine.begin() as connection:
+            connection.execute(text("DELETE FROM paper_words_data WHERE id > 10"))
+            connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+        found = {finding.part: finding for finding in examine(feed, now=datetime(2020, 1, 1, tzinfo=UTC))}
+        wrong = {part for part, finding in found.items() if finding.state == "wrong"}
+        assert {"schema", "index of words", "clock"} <= wrong
+        assert "is to come" in {
+            finding.says.partition("which ")[2].partition(";")[0]
+            for finding in examine(feed, now=datetime.now(UTC) - timedelta(minutes=10))
+        }
+
+    def test_mail_is_tried_and_none_is_sent(self, feed, post):
+        (mail,) = [f for f in examine(feed, mailer=Mailer(post.url, "papers@example.org")) if f.part == "mail"]
+        assert (mail.state, post.got) == ("look", []), "without TLS"
+        (mail,) = [f for f in examine(feed, mailer=Mailer("smtp://127.0.0.1:1", "a@example.org")) if f.part == "mail"]
+        assert mail.state == "wrong"
