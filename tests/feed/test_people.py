@@ -11,6 +11,7 @@ from paperworks.feed import Entry
 from paperworks.feed.housekeeping import forget
 from paperworks.feed.limits import TooOften, limit
 from paperworks.feed.people import BadAddress, People, clean_email
+from paperworks.feed.reading_files import export_reading_list
 from paperworks.feed.schema import Digest, FeedPaper, Hit, Send, SignIn, Subscription
 from paperworks.feed.sessions import SESSION_LIFE, Sessions
 from paperworks.feed.tokens import LIVES, BadToken, Tokens, site_secret
@@ -97,7 +98,7 @@ class TestPeople:
         assert [p["arxiv"] for p in out["votes"]] == ["2206.00927"] == [p["arxiv"] for p in out["reading_list"]]
         assert out["saved_searches"] == ["noise"]
         assert out["subscription"] == {"frequency": "daily", "confirmed": False}
-        assert r"On Sampling \& more" in people.export_bibtex(ann)
+        assert r"On Sampling \& more" in export_reading_list(people, ann, "bib")
         people.delete(ann)
         with pytest.raises(LookupError):
             people.export(ann)

@@ -264,7 +264,7 @@ def test_everything_works_without_scripts(browser, url, post):
     page.goto("/search?q=sample+in+ten+steps")
     page.get_by_role("button", name="▲ 0").first.click()
     expect(page.get_by_role("button", name="▲ 1")).to_be_visible()
-    page.get_by_role("button", name="Save this search").click()
+    page.get_by_role("button", name="Follow this search").click()
     expect(page.locator("#searches")).to_contain_text("sample in ten steps")
     context.close()
 

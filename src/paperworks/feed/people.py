@@ -9,7 +9,6 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from paperworks.core.validation import check_choice
-from paperworks.feed.bibtex import to_bibtex
 from paperworks.feed.schema import (
     Digest,
     FeedPaper,
@@ -417,24 +416,6 @@ class People:
                 "digests": [{**row, "changed": row["changed"].isoformat()} for row in copies.mappings()],
                 "sessions": [{"since": row.created.isoformat(), "until": row.expires.isoformat()} for row in sign_ins],
             }
-
-    def export_bibtex(self, person: int) -> str:
-        """Return someone's reading list as BibTeX.
-
-        Parameters
-        ----------
-        person
-            Number of the person, as `People.of_email` returns it.
-
-        Returns
-        -------
-        str
-            BibTeX entries one after the other, empty for an empty list.
-        """
-        ids = self.reading_list(person)
-        with self.store.session() as session:
-            found = {p.id: p for p in session.scalars(select(FeedPaper).where(FeedPaper.id.in_(ids)))}
-            return "\n".join(to_bibtex(found[i]) for i in ids)
 
     def delete(self, person: int) -> None:
         """Remove someone and all that is kept of them: sessions, votes, lists, searches, subscription and sends.

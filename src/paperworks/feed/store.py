@@ -253,7 +253,8 @@ _MEANT = {"title", "abstract", "summary"}
 """What a paper's meaning is made of."""
 
 
-def _row(entry: Entry, now: datetime) -> dict[str, Any]:
+def row_of(entry: Entry, now: datetime) -> dict[str, Any]:
+    """Return the columns of the paper that an entry is about, added at a moment."""
     published = entry.published or entry.updated
     return {
         "arxiv_id": entry.arxiv_id or None,
@@ -286,7 +287,7 @@ def _merge(connection: Connection, entries: Sequence[Entry]) -> Added:
     meant: set[int] = set()
     said: set[int] = set()
     for entry in entries:
-        row = _row(entry, now)
+        row = row_of(entry, now)
         old = known.find(row)
         if old is None:
             row["withdrawn"] = bool(row["withdrawn"])

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 import numpy as np
-from sqlalchemy import func, or_, select
+from sqlalchemy import ColumnElement, func, or_, select, true
 from sqlalchemy.orm import Session
 
 from paperworks.core.validation import check_choice
@@ -23,7 +23,7 @@ _LIVES = 8
 
 
 def trending(
-    store: FeedStore, period: Period = "week", *, limit: int = 50, now: datetime | None = None
+    store: FeedStore, period: Period = "week", *, field: str = "", limit: int = 50, now: datetime | None = None
 ) -> list[tuple[int, float]]:
     """Return the papers that are looked at most, with their heat.
 
@@ -42,6 +42,8 @@ def trending(
         The feed.
     period
         ``day``, ``week`` or ``month``.
+    field
+        One of our fields or a category of arXiv, of which all papers are; by default of any.
     limit
         How many papers.
     now
@@ -85,9 +87,13 @@ def trending(
         for paper_id, upvotes, published in session.execute(upvoted):
             if published:
                 warm(paper_id, UPVOTE * upvotes, published)
+        here = _of_field(field)
+        if field:
+            inside = set(session.scalars(select(FeedPaper.id).where(here, FeedPaper.id.in_([*heat, *manual]))))
+            heat, manual = ({i: h for i, h in heats.items() if i in inside} for heats in (heat, manual))
         ranked = _hottest(session, heat, limit)
         recent = now - timedelta(days=30 if period == "month" else 7)
-        newest = select(FeedPaper.id).order_by(*NEWEST)
+        newest = select(FeedPaper.id).where(here).order_by(*NEWEST)
         of_the_time = newest.where(
             or_(FeedPaper.published >= recent, FeedPaper.added >= recent), FeedPaper.slug.is_(None)
         )
@@ -99,6 +105,13 @@ def trending(
             else:
                 ranked += session.scalars(rest.where(FeedPaper.id.not_in(ranked)).limit(missing))
     return [(paper_id, heat.get(paper_id, 0.0)) for paper_id in ranked]
+
+
+def _of_field(field: str) -> ColumnElement[bool]:
+    """Return the condition that a field is among the categories, which stand between spaces."""
+    if not field:
+        return true()
+    return (" " + func.lower(FeedPaper.categories) + " ").contains(f" {field.lower()} ", autoescape=True)
 
 
 def _hottest(session: Session, heat: dict[int, float], limit: int) -> list[int]:

@@ -128,7 +128,7 @@ def _send(request: Request, site: Site, email: str, subject: str, text: str, lin
     return site.render(request, Page("mail_sent.html", values))
 
 
-# Votes, reading list, searches
+# Votes and searches
 
 
 @router.post("/papers/{paper}/{mark}")
@@ -147,18 +147,10 @@ def mark(
     return RedirectResponse(local_path(next), 303)
 
 
-@router.get("/reading-list")
-def reading_list(request: Request) -> Response:
-    """Show someone's reading list."""
-    site, person = site_of(request), me(request)
-    shown = cards(site.store, site.people.reading_list(person))
-    return site.render(request, Page("reading_list.html", {"cards": shown, **marks(site, person)}))
-
-
 @router.post("/searches")
-def save_search(request: Request, q: Text = "", form_token: Text = "") -> Response:
-    """Keep a search."""
-    site, person = writer(request, form_token, local_path(f"/search?q={quote(q)}"))
+def save_search(request: Request, q: Text = "", next: Text = "", form_token: Text = "") -> Response:
+    """Follow what a search finds: an author, a field, or words."""
+    site, person = writer(request, form_token, local_path(next or f"/search?q={quote(q)}"))
     try:
         site.people.save_search(person, q)
     except (BadQuery, ValueError) as error:
@@ -287,15 +279,7 @@ def export_json(request: Request) -> Response:
     """Give someone all that is kept of them."""
     site, person = site_of(request), me(request)
     body = json.dumps(site.people.export(person), indent=1, ensure_ascii=False)
-    return Response(body, media_type="application/json", headers=_download("daily-papers.json"))
-
-
-@router.get("/account/reading-list.bib")
-def export_bibtex(request: Request) -> Response:
-    """Give someone's reading list as BibTeX."""
-    site, person = site_of(request), me(request)
-    body = site.people.export_bibtex(person)
-    return Response(body, media_type="application/x-bibtex; charset=utf-8", headers=_download("reading-list.bib"))
+    return Response(body, media_type="application/json", headers=download("daily-papers.json"))
 
 
 @router.post("/account/delete")
@@ -312,5 +296,5 @@ def delete(request: Request, sure: Text = "", form_token: Text = "") -> Response
     return response
 
 
-def _download(name: str) -> dict[str, str]:
+def download(name: str) -> dict[str, str]:
     return {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"}

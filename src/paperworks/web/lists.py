@@ -78,18 +78,21 @@ def span_path(kind: str, moment: datetime) -> str:
     return f"/{kind}/{name}"
 
 
-def hot(store: FeedStore, period: str, page: int = 1) -> Listing:
-    """Return what is trending.
+def hot(store: FeedStore, period: str, page: int = 1, field: str = "") -> Listing:
+    """Return what is trending, in all fields or in one.
 
     Raises
     ------
     UnknownList
-        For a period other than ``day``, ``week`` and ``month``.
+        For a period other than ``day``, ``week`` and ``month``, and a name that no field can have.
     """
     if period not in get_args(Period):
         raise UnknownList(f"there is no trending of the {period!r}; there are day, week and month")
-    ids = [paper_id for paper_id, _ in trending(store, cast(Period, period), limit=page * PER_PAGE + 1)]
-    return _page(f"Trending this {period}" if period != "day" else "Trending today", ids, page)
+    if field:
+        _check_field(field)
+    hottest = trending(store, cast(Period, period), field=field, limit=page * PER_PAGE + 1)
+    title = f"Trending this {period}" if period != "day" else "Trending today"
+    return _page(f"{title} in {field}" if field else title, [paper_id for paper_id, _ in hottest], page)
 
 
 def found(
@@ -113,8 +116,7 @@ def of_field(store: FeedStore, field: str, page: int = 1) -> Listing:
     UnknownList
         For a name that can't be one.
     """
-    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9.-]{0,30}", field):
-        raise UnknownList(f"there is no field {field[:40]!r}")
+    _check_field(field)
     ids = search(store, f"field:{field}", limit=1000).ids
     with store.session() as session:
         columns = select(FeedPaper.id).where(FeedPaper.id.in_(ids))
@@ -122,6 +124,11 @@ def of_field(store: FeedStore, field: str, page: int = 1) -> Listing:
     if not ids:
         raise UnknownList(f"there is no paper of a field {field!r}")
     return _page(field[:1].upper() + field[1:] if "." not in field else field, ids, page)
+
+
+def _check_field(name: str) -> None:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9.-]{0,30}", name):
+        raise UnknownList(f"there is no field {name[:40]!r}")
 
 
 def _page(title: str, ids: list[int], page: int) -> Listing:

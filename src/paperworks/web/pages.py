@@ -107,7 +107,6 @@ def _add_lists() -> None:
 
     for kind in ("day", "week", "month"):
         add(kind, functools.partial(_span, kind))
-    add("trending", lambda site, name, page: lists.hot(site.store, name, page))
     add("fields", lambda site, name, page: lists.of_field(site.store, name, page))
 
 
@@ -124,7 +123,7 @@ async def _list(request: Request, kind: str, feed: str, listing: Callable[[Site]
     def make(person: int | None) -> Page:
         found = listing(site)
         values = {"listing": found, "kind": kind, "feed": feed, "cards": cards(site.store, found.ids)}
-        return Page("list.html", values | marks(site, person) | {"name": "", **more})
+        return Page("list.html", values | marks(site, person) | {"name": "", "field": "", **more})
 
     return await site.page(request, make)
 
@@ -134,6 +133,27 @@ def marks(site: Site, person: int | None) -> dict[str, set[int]]:
     if person is None:
         return {"voted": set(), "kept": set()}
     return {"voted": set(site.people.votes(person)), "kept": set(site.people.reading_list(person))}
+
+
+@router.get("/trending/{name}.{suffix}")
+async def trending_feed(request: Request, name: str, suffix: Format, field: str = "") -> Response:
+    """Give what is trending as a feed."""
+    site = site_of(request)
+    path = f"/trending/{name}" + (f"?{request.url.query}" if field else "")
+    return await site.alike(request, lambda: as_feed(site, suffix, lists.hot(site.store, name, field=field), path))
+
+
+@router.get("/trending/{name}")
+async def trending_in(request: Request, name: str, field: str = "", page: PageNumber = 1) -> Response:
+    """Show what is trending, in all fields or in one."""
+    return await _list(
+        request,
+        "trending",
+        f"/trending/{name}",
+        lambda site: lists.hot(site.store, name, page, field),
+        name=name,
+        field=field,
+    )
 
 
 @router.get("/trending")

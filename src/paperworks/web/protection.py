@@ -38,6 +38,8 @@ HEADERS = {
 }
 MAX_BODY = 64 * 1024
 """Bytes of a request; the longest form is a search."""
+UPLOADS: dict[str, int] = {}
+"""Paths that take files, with the bytes of a request there."""
 BODY_SECONDS = 10.0
 """How long they may take to come."""
 
@@ -85,15 +87,16 @@ class Protection:
         if scope["method"] in ("GET", "OPTIONS"):
             await self.app(scope, receive, send_protected)
             return
+        most = UPLOADS.get(scope["path"], MAX_BODY)
         try:
             async with asyncio.timeout(BODY_SECONDS):
-                body = await _body(receive)
+                body = await _body(receive, most)
         except ClientDisconnect:
             return
         except TimeoutError:
             await _refuse(408, "The request takes too long.")(scope, receive, send_protected)
             return
-        if len(body) > MAX_BODY:
+        if len(body) > most:
             await _refuse(413, "The request is too large.")(scope, receive, send_protected)
             return
 
@@ -105,10 +108,10 @@ class Protection:
         await self.app(scope, replay, send_protected)
 
 
-async def _body(receive: Receive) -> bytes:
+async def _body(receive: Receive, most: int) -> bytes:
     """Return the body of a request, or as much of it as shows that it is too large."""
     body = bytearray()
-    while len(body) <= MAX_BODY:
+    while len(body) <= most:
         message = await receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect

@@ -93,11 +93,11 @@ def doi_of(*texts: str) -> str:
 
     Examples
     --------
-    >>> doi_of("see https://doi.org/10.1000/x, 10.1000/y")
-    '10.1000/x'
+    >>> doi_of("see https://doi.org/10.1000/x, 10.1000/y"), doi_of("10.1002/(SICI)3.0.CO;2-2;10.1000/y")
+    ('10.1000/x', '10.1002/(SICI)3.0.CO;2-2')
     """
     for text in texts:
-        if found := re.search(r"\b10\.\d{4,9}/[^\s,;}\"]+", text):
+        if found := re.search(r"\b10\.\d{4,9}/(?:[^\s,;}\"]|;(?=[^\s;])(?!10\.|doi|http))+", text):
             return found[0].rstrip(".")
     return ""
 
