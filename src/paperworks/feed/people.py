@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from paperworks.core.validation import check_choice
 from paperworks.feed.schema import (
+    ApiToken,
     Digest,
     FeedPaper,
     Person,
@@ -17,6 +18,7 @@ from paperworks.feed.schema import (
     SavedSearch,
     Send,
     SignIn,
+    Submission,
     Subscription,
     Vote,
 )
@@ -344,7 +346,8 @@ class People:
             )
             if person is None:
                 return False
-            has = (select(table).where(table.person_id == person) for table in (Vote, ReadingItem, SavedSearch, SignIn))
+            tables = (Vote, ReadingItem, SavedSearch, SignIn, ApiToken, Submission)
+            has = (select(table).where(table.person_id == person) for table in tables)
             if not any(session.scalar(statement.limit(1)) for statement in has):
                 session.execute(delete(Person).where(Person.id == person))
             return True
@@ -378,7 +381,7 @@ class People:
         -------
         dict[str, Any]
             JSON values under ``email``, ``since``, ``reading_list``, ``votes``, ``saved_searches``, ``subscription``,
-            ``digests`` and ``sessions``.
+            ``digests``, ``sessions``, ``tokens`` and ``measured``.
 
         Raises
         ------
@@ -406,6 +409,12 @@ class People:
                 .order_by(Send.id)
             )
             sign_ins = session.execute(select(SignIn.created, SignIn.expires).where(SignIn.person_id == person))
+            tokens = session.execute(
+                select(ApiToken.name, ApiToken.created, ApiToken.used).where(ApiToken.person_id == person)
+            )
+            measured = session.execute(
+                select(Submission.slug, Submission.created, Submission.entry).where(Submission.person_id == person)
+            )
             return {
                 "email": found.email,
                 "since": found.created.isoformat(),
@@ -415,6 +424,13 @@ class People:
                 and {"frequency": subscription.frequency, "confirmed": subscription.confirmed is not None},
                 "digests": [{**row, "changed": row["changed"].isoformat()} for row in copies.mappings()],
                 "sessions": [{"since": row.created.isoformat(), "until": row.expires.isoformat()} for row in sign_ins],
+                "tokens": [
+                    {"name": row.name, "since": row.created.isoformat(), "used": row.used and row.used.isoformat()}
+                    for row in tokens
+                ],
+                "measured": [
+                    {"paper": row.slug, "since": row.created.isoformat(), "entry": row.entry} for row in measured
+                ],
             }
 
     def delete(self, person: int) -> None:

@@ -186,7 +186,7 @@ def to_ris(paper: FeedPaper) -> str:
     UR  - https://arxiv.org/abs/2206.00927
     ER  -
     <BLANKLINE>
-    """  # noqa: W291 - RIS ends a record so
+    """
     lines = [("TY", "JOUR"), ("TI", paper.title)]
     lines += [("AU", _last_first(name)) for name in (paper.authors or "").split("\n") if name]
     if paper.published:

@@ -230,6 +230,59 @@ class Send(Base):
     error: Mapped[str] = mapped_column(default="")
 
 
+class ApiToken(Base):
+    """That a script which knows a random token acts for someone. Only the token's hash is kept."""
+
+    __tablename__ = "api_tokens"
+    __table_args__ = (NEVER_AGAIN,)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64), unique=True)
+    person_id: Mapped[int] = mapped_column(ForeignKey("people.id", ondelete="CASCADE"), index=True)
+    name: Mapped[str] = mapped_column(String(60))
+    created: Mapped[datetime]
+    used: Mapped[datetime | None]
+
+
+class Submission(Base):
+    """What a reader measured of one claim on a machine of theirs.
+
+    `entry` is an entry of evidence without what only its maker needs, `key` the hash of what tells entries apart, and
+    `machine` that of the machine and who uses it.
+    """
+
+    __tablename__ = "submissions"
+    __table_args__ = (Index("one_of_each_measurement", "person_id", "key", unique=True), NEVER_AGAIN)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    person_id: Mapped[int] = mapped_column(ForeignKey("people.id", ondelete="CASCADE"), index=True)
+    slug: Mapped[str] = mapped_column(String(80), index=True)
+    key: Mapped[str] = mapped_column(String(64))
+    machine: Mapped[str] = mapped_column(String(64))
+    entry: Mapped[dict[str, Any]]
+    created: Mapped[datetime]
+
+
+class Post(Base):
+    """One digest posted to a webhook, whose address is kept as a hash, and how far it came."""
+
+    __tablename__ = "posts"
+    __table_args__ = (
+        CheckConstraint("state IN ('sent', 'retry', 'failed')", name="post_state"),
+        Index("one_post_each", "digest_id", "hook", unique=True),
+        NEVER_AGAIN,
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    digest_id: Mapped[int] = mapped_column(ForeignKey("digests.id", ondelete="CASCADE"))
+    hook: Mapped[str] = mapped_column(String(64))
+    state: Mapped[str] = mapped_column(String(10))
+    attempts: Mapped[int]
+    next_attempt: Mapped[datetime | None]
+    changed: Mapped[datetime]
+    error: Mapped[str] = mapped_column(default="", server_default="")
+
+
 class SpentToken(Base):
     """A link that was used and works no more; kept until it would have expired."""
 

@@ -33,7 +33,7 @@ from paperworks.feed.identity import Known, begins_with
 from paperworks.feed.schema import Embedding, FeedPaper, Harvest
 from paperworks.feed.search.index import COLUMNS, index_after, index_changed, teach_plain
 
-HEAD = "0003"
+HEAD = "0004"
 """The newest revision of the schema; a database of another one is brought up to it, or refused."""
 _BATCH = 4000
 

@@ -8,6 +8,7 @@ from urllib.parse import quote
 from fastapi import APIRouter, Form, Request, Response
 from fastapi.responses import RedirectResponse
 
+from paperworks.feed.api_tokens import ApiTokens
 from paperworks.feed.limits import limit
 from paperworks.feed.mail import NotSent, Uncertain
 from paperworks.feed.people import clean_email
@@ -270,6 +271,7 @@ def account(request: Request) -> Response:
         "email": site.people.email(person),
         "searches": site.people.searches(person),
         "subscription": site.people.subscription(person),
+        "tokens": ApiTokens(site.store).of(person),
     }
     return site.render(request, Page("account.html", values))
 

@@ -103,19 +103,19 @@ class Result(BaseModel):
 @router.get("/papers", response_model=PaperList)
 async def newest(request: Request, page: PageNumber = 1) -> Response:
     """List the newest papers."""
-    return await _answer(request, lambda site: _list(site, lists.newest(site.store, page)))
+    return await _answer(request, lambda site: list_of(site, lists.newest(site.store, page)))
 
 
 @router.get("/trending/{period}", response_model=PaperList)
 async def trending(request: Request, period: Literal["day", "week", "month"], page: PageNumber = 1) -> Response:
     """List what is trending."""
-    return await _answer(request, lambda site: _list(site, lists.hot(site.store, period, page)))
+    return await _answer(request, lambda site: list_of(site, lists.hot(site.store, period, page)))
 
 
 @router.get("/search", response_model=PaperList)
 async def search(request: Request, q: Annotated[str, Query(max_length=MAX_LENGTH)], page: PageNumber = 1) -> Response:
     """Search by words and by meaning; a query takes "phrases", -without, author:, title:, field: and since:."""
-    return await _answer(request, lambda site: _list(site, lists.found(site.store, q, site.meaning, page)), True)
+    return await _answer(request, lambda site: list_of(site, lists.found(site.store, q, site.meaning, page)), True)
 
 
 @router.get("/papers/{key:path}/similar", response_model=PaperList)
@@ -125,7 +125,7 @@ async def similar(request: Request, key: Key) -> Response:
     def make(site: Site) -> PaperList:
         paper = find_paper(site.store, key)
         near = site.meaning.similar(paper.id, 10) if site.meaning else []
-        return _list(site, Listing(f"Similar to {paper.title}", [found for found, _ in near]))
+        return list_of(site, Listing(f"Similar to {paper.title}", [found for found, _ in near]))
 
     return await _answer(request, make, True)
 
@@ -145,7 +145,7 @@ def fields() -> list[str]:
 @router.get("/fields/{field}", response_model=PaperList)
 async def field(request: Request, field: str, page: PageNumber = 1) -> Response:
     """List the papers of a field, or of a category of arXiv such as cs.LG."""
-    return await _answer(request, lambda site: _list(site, lists.of_field(site.store, field, page)))
+    return await _answer(request, lambda site: list_of(site, lists.of_field(site.store, field, page)))
 
 
 @router.get("/results", response_model=list[Result])
@@ -201,7 +201,8 @@ def _details(site: Site, paper: FeedPaper) -> PaperDetails:
     )
 
 
-def _list(site: Site, listing: Listing) -> PaperList:
+def list_of(site: Site, listing: Listing) -> PaperList:
+    """Return a page of a list as the API gives it."""
     shown = cards(site.store, listing.ids)
     return PaperList(
         title=listing.title, page=listing.page, more=listing.more, papers=[_in_list(site, card) for card in shown]

@@ -21,7 +21,7 @@ from paperworks.feed.people import BadAddress
 from paperworks.feed.search.meaning import Embed
 from paperworks.feed.search.query import BadQuery
 from paperworks.feed.tokens import BadToken
-from paperworks.web import account, api, pages, reading, sharing
+from paperworks.web import account, api, pages, reading, scripts, sharing
 from paperworks.web.account import SignInFirst
 from paperworks.web.display import STATIC, query
 from paperworks.web.protection import HEADERS, Protection
@@ -90,7 +90,15 @@ def create_app(settings: Settings | None = None, *, embed: Embed | None = None) 
     if settings.trusted_proxies:
         app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=list(settings.trusted_proxies))
     app.mount("/static", _Static(directory=STATIC))
-    for router in (api.router, sharing.router, pages.router, reading.router, account.router):
+    for router in (
+        scripts.router,  # before the others of the API, one of which takes any path
+        api.router,
+        sharing.router,
+        pages.router,
+        reading.router,
+        scripts.pages,
+        account.router,
+    ):
         app.include_router(router)
     for kind in (*_STATUS, HTTPException):
         app.add_exception_handler(kind, _explain)

@@ -240,8 +240,14 @@ async def about(request: Request) -> Response:
 async def api(request: Request) -> Response:
     """Document the JSON API."""
     calls = [
-        (path, call["get"].get("description", ""), [_parameter(found) for found in call["get"].get("parameters", [])])
-        for path, call in request.app.openapi()["paths"].items()
+        (
+            "" if method == "get" else method.upper(),
+            path,
+            call.get("description", ""),
+            [_parameter(found) for found in call.get("parameters", [])],
+        )
+        for path, methods in request.app.openapi()["paths"].items()
+        for method, call in methods.items()
     ]
     return await site_of(request).page(request, lambda person: Page("api.html", {"calls": calls}))
 
