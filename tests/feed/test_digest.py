@@ -12,7 +12,7 @@ from sqlalchemy import select, update
 
 from mail_server import Post, free_port, mail_server
 from paperworks.feed import Entry, FeedStore
-from paperworks.feed.digest import DigestRunning, _alone, send_digest, uncertain_sends
+from paperworks.feed.digest import DigestRunning, alone, send_digest, uncertain_sends
 from paperworks.feed.mail import Mailer, NotSent
 from paperworks.feed.people import People
 from paperworks.feed.schema import Activity, FeedPaper, Send, Subscription
@@ -289,7 +289,7 @@ class TestDigest:
         assert send_digest(filled, mailer, TOKENS, URL, now=later(minutes=6)).sent == 1
 
     def test_one_process_sends_at_a_time(self, filled, mailer):
-        with _alone(filled), pytest.raises(DigestRunning):
+        with alone(filled), pytest.raises(DigestRunning):
             send_digest(FeedStore(filled.url), mailer, TOKENS, URL)
 
 

@@ -89,3 +89,30 @@ def forget(feed: Feed = None) -> None:
         gone = delete_old(FeedStore(feed))
         what = ", ".join(f"{count} of {name.replace('_', ' ')}" for name, count in gone.items())
         typer.echo(f"Deleted {what}; who got which digest is kept for {SENDS_KEPT.days} days")
+
+
+@admin_app.command("submissions")
+def submissions(
+    drop: Annotated[str, typer.Option(help="Take back all that the person with this address sent.")] = "",
+    feed: Feed = None,
+) -> None:
+    """List what readers sent of their measurements, or take one person's back."""
+    with needs_site():
+        from rich.console import Console
+        from rich.markup import escape
+        from rich.table import Table
+
+        from paperworks.feed.people import People
+        from paperworks.feed.store import FeedStore
+        from paperworks.feed.submissions import Submissions
+
+        store = FeedStore(feed)
+        kept = Submissions(store)
+        if drop:
+            person = People(store).of_email(drop)
+            for slug in kept.papers(person):
+                kept.drop(person, slug)
+        table = Table("from", "paper", "entries", "last", box=None)
+        for email, slug, count, last in kept.overview():
+            table.add_row(escape(email), slug, str(count), f"{last:%Y-%m-%d %H:%M}")
+        Console().print(table)

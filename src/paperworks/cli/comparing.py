@@ -19,6 +19,10 @@ _COLOURS = {"equal": "green", "different": "bold red", "not comparable": "dim"}
 def compare(
     slugs: Annotated[list[str], typer.Argument(metavar="PAPER...", help="Short names.", autocompletion=complete_slug)],
     evidence: Annotated[Path | None, typer.Option("--evidence", help="Folder of the evidence to compare.")] = None,
+    submit: Annotated[
+        Path | None,
+        typer.Option(dir_okay=False, help="Write your evidence of one paper to a file that a Daily Papers site takes."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Set your own evidence beside the committed one: equal within intervals, different, or not comparable.
@@ -29,6 +33,8 @@ def compare(
 
     with errors_of_use():
         papers = [load(slug) for slug in dict.fromkeys(slugs)]
+        if submit:
+            _write_submission(papers, evidence, submit)
     _report([row for paper in papers for row in _compared(paper, evidence)], as_json)
 
 
@@ -101,6 +107,22 @@ def outdated(
             typer.echo(f"{row['paper']} {'race ' if row['kind'] == 'peer' else ''}{row['id']}: {row['why']}")
         typer.echo(f"{len(rows)} of {len(found)} are outdated or not measured")
     raise typer.Exit(int(bool(rows)))
+
+
+def _write_submission(papers: list[Paper], folder: Path | None, file: Path) -> None:
+    """Write what a person measured of a paper, without anything of the machine but what a reader must know."""
+    from paperworks.cli.feed import needs_site
+    from paperworks.evidence.files import write_atomically
+    from paperworks.evidence.store import own_folder, read_evidence
+
+    if len(papers) != 1:
+        fail(f"--submit takes one paper, there are {len(papers)}")
+    with needs_site():
+        from paperworks.feed.submissions import submission
+
+        slug = papers[0].slug
+        write_atomically(file, submission(slug, read_evidence(slug, folder or own_folder())))
+    typer.echo(f"Wrote {file}; look into it, then send it from the paper's page of a Daily Papers site", err=True)
 
 
 def _compared(paper: Paper, folder: Path | None) -> list[dict[str, Any]]:

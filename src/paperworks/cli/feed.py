@@ -257,6 +257,28 @@ def digest_send(
         raise typer.Exit(bool(sent.stopped))
 
 
+@digest_app.command("post")
+def digest_post(
+    webhook: Annotated[str, typer.Option(envvar="PAPERWORKS_WEBHOOK", help="Address of the webhook, with https.")],
+    secret: Annotated[
+        str, typer.Option(envvar="PAPERWORKS_WEBHOOK_SECRET", help="What posts are signed with; best in the variable.")
+    ],
+    frequency: Annotated[FrequencyName, typer.Option(help="Which digest.")] = FrequencyName.weekly,
+    feed: Feed = None,
+    base_url: BaseUrl = None,
+) -> None:
+    """Post the digest to a webhook as Slack takes it, signed; made for cron, and safe to call again."""
+    with needs_site():
+        from paperworks.feed.store import FeedStore
+        from paperworks.feed.webhook import Webhook, post_digest
+
+        if not base_url:
+            fail("links in the digest need the site's address; say it:  --base-url https://...")
+        state = post_digest(FeedStore(feed), Webhook(webhook, secret), base_url, frequency.value)
+        typer.echo({"retry": "Not taken; call again later, it is tried five times"}.get(state, state.capitalize()))
+        raise typer.Exit(state == "failed")
+
+
 @digest_app.command("uncertain")
 def digest_uncertain(feed: Feed = None) -> None:
     """Show the copies of which nobody knows whether they arrived."""

@@ -16,6 +16,8 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from sqlalchemy import ColumnElement, and_, delete, func, not_, select, text, update
 
 from paperworks.core.validation import check_choice
+from paperworks.evidence.results import results_of
+from paperworks.evidence.week import week_of
 from paperworks.feed.mail import Mailer, NotSent, Uncertain
 from paperworks.feed.schema import NEWEST, Digest, FeedPaper, Person, SavedSearch, Send, Subscription
 from paperworks.feed.search.fused import search
@@ -23,9 +25,10 @@ from paperworks.feed.search.query import BadQuery
 from paperworks.feed.store import FeedStore
 from paperworks.feed.tokens import Tokens
 from paperworks.feed.trending import trending
+from paperworks.papers import load_all
 
 Frequency = Literal["daily", "weekly"]
-TRENDING, NEW, PER_SEARCH = 10, 20, 5
+TRENDING, NEW, PER_SEARCH, PER_WEEK = 10, 20, 5, 15
 MAX_ATTEMPTS = 5
 MAX_BOUNCES = 3
 """Someone whose address refuses this many digests in a row for good is unsubscribed."""
@@ -128,8 +131,8 @@ def send_digest(
     check_choice("frequency", frequency, tuple(_PERIODS))
     now = now or datetime.now(UTC)
     done = Sent()
-    with _alone(store):
-        digest = _digest_of(store, frequency, now)
+    with alone(store):
+        digest = digest_of(store, frequency, now)
         done.uncertain += _give_up_claims(store, digest, now)
         run = _Run(store, mailer, tokens, base_url, digest, now, done)
         while not done.stopped and (person := _claim(store, digest, frequency, now)) is not None:
@@ -140,7 +143,7 @@ def send_digest(
 
 
 @contextmanager
-def _alone(store: FeedStore) -> Iterator[None]:
+def alone(store: FeedStore) -> Iterator[None]:
     """Let one process send at a time."""
     if not store.on_sqlite:
         with store.engine.connect() as connection:
@@ -159,7 +162,7 @@ def _alone(store: FeedStore) -> Iterator[None]:
         raise DigestRunning("another process sends a digest at the moment") from None
 
 
-def _digest_of(store: FeedStore, frequency: Frequency, now: datetime) -> int:
+def digest_of(store: FeedStore, frequency: Frequency, now: datetime) -> int:
     """Return the digest of the period, made where there is none; what is trending in it stays the same for all."""
     year, week, _ = now.isocalendar()
     period = now.date().isoformat() if frequency == "daily" else f"{year}-W{week:02d}"
@@ -168,10 +171,20 @@ def _digest_of(store: FeedStore, frequency: Frequency, now: datetime) -> int:
             return found
         hot = [paper_id for paper_id, _ in trending(store, _PERIODS[frequency][0], limit=TRENDING, now=now)]
         last = session.scalar(select(func.max(FeedPaper.id))) or 0
-        digest = Digest(frequency=frequency, period=period, until=now, last_paper=last, trending={"papers": hot})
+        told: dict[str, Any] = {"papers": hot}
+        if frequency == "weekly":
+            told["evidence"] = _evidence(now)
+        digest = Digest(frequency=frequency, period=period, until=now, last_paper=last, trending=told)
         session.add(digest)
         session.flush()
         return digest.id
+
+
+def _evidence(now: datetime) -> dict[str, Any]:
+    """Return what the committed evidence of our papers says of the seven days before, as JSON."""
+    week = week_of(results_of(load_all()), now.date() - timedelta(days=1))
+    told = [(view.paper, view.says, view.verdict) for view in (*week.short, *week.undecided)]
+    return {"sentence": week.sentence, "told": told[:PER_WEEK], "more": max(0, len(told) - PER_WEEK)}
 
 
 def _give_up_claims(store: FeedStore, digest: int, now: datetime) -> int:
@@ -306,7 +319,8 @@ def compose(store: FeedStore, mailer: Mailer, tokens: Tokens, base_url: str, dig
         searches = session.scalars(select(SavedSearch.query).where(SavedSearch.person_id == person)).all()
     new = _new(issue, subscription)
     hot = issue.trending["papers"]
-    sections = [Section("Trending", _papers(store, hot), 0, f"{base_url}/trending/{_PERIODS[issue.frequency][0]}")]
+    first, *last = sections_for_all(store, digest, base_url)
+    sections = [first]
     with store.session() as session:
         count = session.scalar(select(func.count()).select_from(FeedPaper).where(*new, FeedPaper.id.not_in(hot))) or 0
         order = select(FeedPaper.id).where(*new, FeedPaper.id.not_in(hot)).order_by(*NEWEST)
@@ -318,6 +332,7 @@ def compose(store: FeedStore, mailer: Mailer, tokens: Tokens, base_url: str, dig
             link = f"{base_url}/search?{urlencode({'q': query})}"
             papers = _papers(store, found[:PER_SEARCH])
             sections.append(Section(f"New for “{query}”", papers, len(found) - len(papers), link))
+    sections += last
     stop = f"{base_url}/unsubscribe/{tokens.make('unsubscribe', {'subscription': subscription.key})}"
     manage = f"{base_url}/subscription"
     values = {"issue": issue, "sections": sections, "base_url": base_url, "unsubscribe": stop, "manage": manage}
@@ -339,12 +354,51 @@ def compose(store: FeedStore, mailer: Mailer, tokens: Tokens, base_url: str, dig
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a copy: its papers, how many more there are, and where they all are."""
+    """A part of a copy: its papers or other lines, how many more there are, and where they all are.
+
+    `lines` are texts with their addresses.
+    """
 
     title: str
     papers: list[FeedPaper]
     more: int
     link: str
+    lines: tuple[tuple[str, str], ...] = ()
+
+
+def sections_for_all(store: FeedStore, digest: int, base_url: str) -> list[Section]:
+    """Return the parts of a digest that all get alike: what is trending, and of a week its evidence.
+
+    Parameters
+    ----------
+    store
+        The feed.
+    digest
+        Number of the digest.
+    base_url
+        The site's address, for links.
+
+    Returns
+    -------
+    list[Section]
+        The parts.
+    """
+    base_url = base_url.rstrip("/")
+    with store.session() as session:
+        session.expire_on_commit = False
+        issue = session.get_one(Digest, digest)
+    papers = _papers(store, issue.trending["papers"])
+    lines = tuple((paper.title, f"{base_url}/paper/{paper.id}") for paper in papers)
+    found = [Section("Trending", papers, 0, f"{base_url}/trending/{_PERIODS[issue.frequency][0]}", lines)]
+    if evidence := issue.trending.get("evidence"):
+        address = f"{base_url}/results/week"
+        told = [
+            (f"{slug}: {says} – {verdict}", f"{base_url}/paper/{slug}#claims")
+            for slug, says, verdict in evidence["told"]
+        ]
+        lines = ((evidence["sentence"], address), *told)
+        found.append(Section("Evidence", [], evidence["more"], address, lines))
+    return found
 
 
 def uncertain_sends(store: FeedStore) -> list[dict[str, Any]]:

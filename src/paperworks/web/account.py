@@ -13,6 +13,7 @@ from paperworks.feed.limits import limit
 from paperworks.feed.mail import NotSent, Uncertain
 from paperworks.feed.people import clean_email
 from paperworks.feed.search.query import BadQuery
+from paperworks.feed.submissions import Submissions
 from paperworks.web.cards import cards
 from paperworks.web.pages import marks, site_of
 from paperworks.web.protection import local_path, same_origin
@@ -272,6 +273,7 @@ def account(request: Request) -> Response:
         "searches": site.people.searches(person),
         "subscription": site.people.subscription(person),
         "tokens": ApiTokens(site.store).of(person),
+        "measured": Submissions(site.store).papers(person),
     }
     return site.render(request, Page("account.html", values))
 

@@ -21,7 +21,7 @@ from paperworks.feed.people import BadAddress
 from paperworks.feed.search.meaning import Embed
 from paperworks.feed.search.query import BadQuery
 from paperworks.feed.tokens import BadToken
-from paperworks.web import account, api, pages, reading, scripts, sharing
+from paperworks.web import account, api, measured, pages, reading, scripts, sharing
 from paperworks.web.account import SignInFirst
 from paperworks.web.display import STATIC, query
 from paperworks.web.protection import HEADERS, Protection
@@ -97,6 +97,7 @@ def create_app(settings: Settings | None = None, *, embed: Embed | None = None) 
         pages.router,
         reading.router,
         scripts.pages,
+        measured.router,
         account.router,
     ):
         app.include_router(router)

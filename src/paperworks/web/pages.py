@@ -2,16 +2,20 @@
 
 import functools
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
 from fastapi.responses import FileResponse, RedirectResponse
 
 from paperworks.evidence.benchmark import read_benchmarks
+from paperworks.evidence.results import results_of
+from paperworks.evidence.week import week_of
 from paperworks.feed.bibtex import to_bibtex
 from paperworks.feed.housekeeping import SENDS_KEPT
 from paperworks.feed.search.query import BadQuery
 from paperworks.feed.sessions import SESSION_LIFE
+from paperworks.feed.submissions import Submissions
 from paperworks.feed.trending import votes_of
 from paperworks.papers import fields as all_fields
 from paperworks.papers import load_all
@@ -181,11 +185,14 @@ async def paper(request: Request, key: str) -> Response:
     def make(person: int | None) -> Page:
         paper = find_paper(site.store, key)
         near = site.meaning.similar(paper.id, SIMILAR) if site.meaning else []
+        record = record_of(paper.slug)
+        elsewhere = Submissions(site.store).of(record.paper, (*record.claims, *record.peers)) if record else {}
         values = {
             "paper": paper,
             "names": [name for name in paper.authors.split("\n") if name],
             "href": href(paper),
-            "record": record_of(paper.slug),
+            "record": record,
+            "elsewhere": elsewhere,
             "votes": votes_of(site.store, [paper.id])[paper.id],
             "similar": cards(site.store, [found for found, _ in near]),
             "bibtex": to_bibtex(paper),
@@ -225,6 +232,16 @@ async def results(request: Request) -> Response:
     def make(person: int | None) -> Page:
         records = [found for paper in load_all() if (found := record_of(paper.slug))]
         return Page("results.html", {"records": records, "benchmarks": read_benchmarks()})
+
+    return await site_of(request).page(request, make)
+
+
+@router.get("/results/week")
+async def week(request: Request) -> Response:
+    """Show what was measured in the last seven days."""
+
+    def make(person: int | None) -> Page:
+        return Page("week.html", {"week": week_of(results_of(load_all()), datetime.now(UTC).date())})
 
     return await site_of(request).page(request, make)
 

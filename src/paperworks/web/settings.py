@@ -2,9 +2,13 @@
 
 import ipaddress
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
+
+from paperworks.core.validation import check_choice
+from paperworks.feed.digest import Frequency
+from paperworks.feed.webhook import Webhook
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -27,13 +31,17 @@ class Settings:
         Search by meaning, too; the sentence model is loaded in the background.
     digests
         Send digests when they are due; takes a mail server.
+    webhook, webhook_secret
+        Where digests are posted to as well, and what posts are signed with, as `Webhook` takes them.
+    webhook_frequency
+        Which digest is posted: ``weekly`` (default) or ``daily``.
     trusted_proxies
         Addresses or networks of proxies before the site, whose ``X-Forwarded-For`` is believed; nobody's by default.
 
     Raises
     ------
     ValueError
-        For a base URL or a proxy's address that isn't one.
+        For a base URL, a proxy's address or a webhook that isn't one.
 
     Examples
     --------
@@ -47,6 +55,9 @@ class Settings:
     sender: str = "Daily Papers <daily-papers@localhost>"
     meaning: bool = True
     digests: bool = True
+    webhook: str = ""
+    webhook_secret: str = field(default="", repr=False)
+    webhook_frequency: Frequency = "weekly"
     trusted_proxies: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -56,6 +67,9 @@ class Settings:
         if parts.path not in ("", "/"):
             raise ValueError(f"base_url is {self.base_url!r}; the site needs a host of its own, without a path")
         object.__setattr__(self, "base_url", self.base_url.rstrip("/"))
+        check_choice("webhook_frequency", self.webhook_frequency, ("daily", "weekly"))
+        if self.webhook:
+            Webhook(self.webhook, self.webhook_secret)
         for proxy in self.trusted_proxies:
             try:
                 ipaddress.ip_network(proxy)
@@ -88,7 +102,7 @@ def settings_from_environment(**given: object) -> Settings:
     >>> settings_from_environment(base_url="http://localhost:9000").host
     'localhost'
     """
-    names = ("base_url", "feed", "smtp", "sender", "trusted_proxies")
+    names = ("base_url", "feed", "smtp", "sender", "webhook", "webhook_secret", "webhook_frequency", "trusted_proxies")
     values: dict[str, Any] = {name: os.environ.get(f"PAPERWORKS_{name.upper()}") for name in names}
     values |= {name: value for name, value in given.items() if value is not None}
     if isinstance(proxies := values["trusted_proxies"], str):

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
@@ -28,6 +29,7 @@ from paperworks.feed.sessions import SESSION_LIFE, Sessions
 from paperworks.feed.store import FeedStore
 from paperworks.feed.tokens import Tokens, site_secret
 from paperworks.feed.trending import record
+from paperworks.feed.webhook import Webhook, post_digest
 from paperworks.web import display
 from paperworks.web.cache import MomentCache, remembering
 from paperworks.web.protection import Forms, cookie_name, set_cookie
@@ -119,6 +121,8 @@ class Site:
             self._every(30, self._embed)
         if self.settings.smtp and self.settings.digests:
             self._every(60, lambda: self.send_digests(datetime.now(UTC)))
+        if self.settings.webhook and self.settings.digests:
+            self._every(60, lambda: self.post_digest(datetime.now(UTC)))
 
     def stop(self) -> None:
         """End what is done in the background, and write what is not written yet."""
@@ -281,13 +285,22 @@ class Site:
         self._meaning_ready = True
         self._meaning.save()
 
+    def post_digest(self, now: datetime) -> None:
+        """Post the digest that is due at a moment to the webhook."""
+        settings = self.settings
+        if settings.webhook_frequency not in _due(now):
+            return
+        hook = Webhook(settings.webhook, settings.webhook_secret)
+        with suppress(DigestRunning):
+            state = post_digest(self.store, hook, settings.base_url, settings.webhook_frequency, now=now)
+            if state == "failed":
+                log.error("The %s digest could not be posted to the webhook", settings.webhook_frequency)
+
     def send_digests(self, now: datetime) -> None:
         """Send the digests that are due at a moment; after a run that was stopped not before a quarter of an hour."""
         if now < self._no_digest_before:
             return
-        due: list[Frequency] = ["daily"] if now.hour >= DIGEST_HOUR else []
-        if now.weekday() or now.hour >= DIGEST_HOUR:
-            due.append("weekly")
+        due = _due(now)
         try:
             with self.mailer() as mailer:
                 for frequency in due:
@@ -298,6 +311,14 @@ class Site:
                         return
         except DigestRunning:
             pass  # another process of this site is at it
+
+
+def _due(now: datetime) -> list[Frequency]:
+    """Return the digests that are due at a moment: in the morning, the weekly one from Monday on."""
+    due: list[Frequency] = ["daily"] if now.hour >= DIGEST_HOUR else []
+    if now.weekday() or now.hour >= DIGEST_HOUR:
+        due.append("weekly")
+    return due
 
 
 def client(request: Request) -> str:
