@@ -3,7 +3,7 @@ import pytest
 import scipy.sparse as sp
 from sklearn.utils.extmath import randomized_svd
 
-from paperworks.reduction import SnapshotPOD, correlation_matrix, gram_matrix, orthonormal_rows, row_norms
+from paperworks.reduction import SnapshotPOD, correlation_matrix, gram_matrix
 
 RNG = np.random.default_rng(0)
 
@@ -80,8 +80,6 @@ def test_any_scale(method, scale):
         assert other.relative_error_ == pytest.approx(one.relative_error_, rel=1e-9)
         assert other.singular_values_[:3] / scale == pytest.approx(one.singular_values_[:3], rel=1e-9)
         assert np.abs(other.modes_ - one.modes_).max() < 1e-9
-        assert row_norms(U * scale, M) / scale == pytest.approx(row_norms(U, M), rel=1e-12)
-        assert orthonormal_rows(U * scale, M).shape == (8, 20)
 
 
 @pytest.mark.parametrize("kind", ["bsr", "coo", "csc", "dia", "dok", "lil"])
@@ -97,32 +95,6 @@ def test_a_matrix_that_is_not_positive_is_refused(method):
     M[0, 1] = M[1, 0] = 2
     with pytest.raises(ValueError, match="inner_product leads to eigenvalues from -"):
         SnapshotPOD(5, inner_product=M, method=method).fit(RNG.normal(size=(30, 20)))
-    with pytest.raises(ValueError, match="inner_product gives a vector the square -2"):
-        row_norms(np.array([[1.0, -1.0]]), M[:2, :2])
-
-
-@pytest.mark.usefixtures("untyped")
-def test_helpers_take_whole_and_half_numbers_and_lists():
-    U = np.arange(6).reshape(2, 3)
-    for V in (U, U.tolist(), U.astype(np.float16)):
-        assert gram_matrix(V).tolist() == correlation_matrix(V).tolist() == [[5, 14], [14, 50]]
-        assert row_norms(V) == pytest.approx([5**0.5, 50**0.5])
-        assert orthonormal_rows(V).shape == (2, 3)
-
-
-@pytest.mark.parametrize("helper", [gram_matrix, row_norms, correlation_matrix, orthonormal_rows])
-@pytest.mark.usefixtures("untyped")
-def test_helpers_refuse_what_is_no_set_of_real_vectors(helper):
-    for U, message in [
-        (np.array([[1.0, np.nan]]), "not finite"),
-        (np.array([[1.0, np.inf]]), "not finite"),
-        (np.ones(3), r"shape \(3,\)"),
-        (np.ones((2, 3)) * 1j, "complex128"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            helper(U)
-    with pytest.raises(ValueError, match=r"inner_product has shape \(1,\)"):
-        helper(np.ones((2, 3)), inner_product=np.ones(1))
 
 
 def test_the_tolerance_keeps_the_larger_of_both_rules():
@@ -174,14 +146,6 @@ def test_small_singular_values_are_found_in_any_inner_product(inner):
     assert np.abs(gram - np.eye(len(gram))).max() < 1e-12
 
 
-def test_orthonormal_rows_of_dependent_and_badly_scaled_vectors():
-    U = np.vstack([RNG.normal(size=(3, 50)) * np.array([[1.0], [1e-9], [1e9]]), np.zeros((1, 50))])
-    Q = orthonormal_rows(np.vstack([U, U[:2] * 3]))
-    assert Q.shape == (3, 50)
-    assert np.abs(Q @ Q.T - np.eye(3)).max() < 1e-14
-    assert np.abs(U - U @ Q.T @ Q).max() < 1e-6 * np.abs(U).max()
-
-
 def test_single_precision_stays():
     U = snapshots().astype(np.float32)
     for M in (None, np.ones(200), mass()):
@@ -218,7 +182,5 @@ def test_nothing_but_zeros_is_refused():
         SnapshotPOD().fit(np.eye(4), correlation=-np.eye(4))
     with pytest.raises(ValueError, match="coefficients contains NaN"):
         SnapshotPOD(2).fit(snapshots()).inverse_transform(np.full((3, 2), np.nan))
-    with pytest.raises(ValueError, match="V has vectors of length 3"):
-        gram_matrix(np.ones((2, 4)), np.ones((2, 3)))
     with pytest.raises(ValueError, match=r"coefficients have shape"):
         SnapshotPOD(2).fit(snapshots()).inverse_transform(np.ones((3, 5)))
