@@ -293,12 +293,25 @@ def _finer(affine):
     return fine
 
 
+@pytest.mark.usefixtures("untyped")
 def test_files_that_are_no_segmentation_are_refused(tmp_path):
     nibabel = pytest.importorskip("nibabel")
     atlas = BrainAtlas(np.ones((4, 4, 4)), np.zeros((4, 4, 4)), 6.0, np.diag([6.0, 6, 6, 1]))
-    far = np.eye(4)
+    far, flat = np.eye(4), np.diag([1.0, 1, 0, 1])
     far[:3, 3] = 1e4
+    ones = np.ones((4, 4, 4), np.uint8)
+    colours = np.zeros((4, 4, 4), dtype=[(name, "u1") for name in "RGB"])
     cases = {
+        "values that are not whole .complex64": lambda p: nibabel.save(
+            nibabel.Nifti1Image(ones.astype(np.complex64), np.eye(4)), p
+        ),
+        "values that are not whole": lambda p: nibabel.save(nibabel.Nifti1Image(colours, np.eye(4)), p),
+        "does not say where": lambda p: nibabel.save(nibabel.Nifti1Image(ones, None), p),
+        "cannot be inverted": lambda p: _save_with(nibabel, ones, flat, p),
+        "falls between": lambda p: nibabel.save(
+            nibabel.Nifti1Image(ones[:1, :1, :1], np.array([[1.0, 0, 0, 3], [0, 1, 0, 3], [0, 0, 1, 3], [0, 0, 0, 1]])),
+            p,
+        ),
         "no readable NIfTI": lambda p: p.write_bytes(b"\x00" * 999),
         "not whole": lambda p: nibabel.save(nibabel.Nifti1Image(np.full((4, 4, 4), 0.5, np.float32), np.eye(4)), p),
         "takes a volume": lambda p: nibabel.save(nibabel.Nifti1Image(np.ones((4, 4, 4, 2), np.uint8), np.eye(4)), p),
@@ -310,6 +323,77 @@ def test_files_that_are_no_segmentation_are_refused(tmp_path):
             atlas.read_mask(tmp_path / "x.nii")
     with pytest.raises(ValueError, match="no readable"):
         atlas.read_mask(tmp_path / "none.nii")
+    nibabel.save(nibabel.gifti.GiftiImage(), tmp_path / "surface.gii")
+    with pytest.raises(ValueError, match="it is a GiftiImage"):
+        atlas.read_mask(tmp_path / "surface.gii")
+    nibabel.save(nibabel.Nifti1Image(ones, np.diag([6.0, 6, 6, 1])), tmp_path / "good.nii")
+    hostile = bytearray((tmp_path / "good.nii").read_bytes())
+    hostile[42:48] = b"\xff\x7f" * 3  # 32767 voxels along each axis
+    (tmp_path / "hostile.nii").write_bytes(hostile)
+    with pytest.raises(ValueError, match="no readable NIfTI volume: it asks for more memory"):
+        atlas.read_mask(tmp_path / "hostile.nii")
+    for values, message in ((np.full((4, 4, 4), np.nan), "not finite"), (np.ones((4, 4, 4)) * 1j, "complex128")):
+        with pytest.raises(ValueError, match=message):
+            atlas.write(values, tmp_path / "y.nii")
+    with pytest.raises(ValueError, match="a folder that exists"):
+        atlas.write(np.ones((4, 4, 4)), tmp_path / "none" / "y.nii")
+    assert not (tmp_path / "y.nii").exists()
+    with pytest.raises(TypeError, match="label is '1'"):
+        atlas.read_mask(tmp_path / "good.nii", label="1")
+
+
+def _save_with(nibabel, values, affine, path):
+    """Write a file whose matrix nibabel itself would refuse to write."""
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), path)
+    raw = bytearray(path.read_bytes())
+    raw[280:328] = affine[:3].astype(np.float32).tobytes()
+    path.write_bytes(raw)
+
+
+def test_damaged_files_are_refused_wherever_they_are_cut(tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    atlas = BrainAtlas(np.ones((9, 9, 9)), np.zeros((9, 9, 9)), 6.0, np.diag([6.0, 6, 6, 1]))
+    mask = (RNG.random((9, 9, 9)) < 0.5).astype(np.uint8)
+    for name in ("good.nii", "good.nii.gz"):
+        nibabel.save(nibabel.Nifti1Image(mask, atlas.affine), tmp_path / name)
+        assert np.array_equal(atlas.read_mask(tmp_path / name), mask)
+        raw = (tmp_path / name).read_bytes()
+        bad = tmp_path / f"bad-{name}"
+        for count in (0, 5, len(raw) // 2, len(raw) - 8, len(raw) - 1):
+            bad.write_bytes(raw[:count])
+            with pytest.raises(ValueError, match="no readable NIfTI volume") as error:
+                atlas.read_mask(bad)
+            assert "\n" not in str(error.value)
+    flipped = bytearray(raw)
+    flipped[len(raw) // 2] ^= 0x10  # the checksum of the stream tells it, or the stream itself
+    bad.write_bytes(flipped)
+    with pytest.raises(ValueError, match="no readable NIfTI volume"):
+        atlas.read_mask(bad)
+
+
+def test_files_in_other_units_dimensions_scalings_and_labels(tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    atlas = BrainAtlas(np.ones((9, 9, 9)), np.zeros((9, 9, 9)), 6.0, np.diag([6.0, 6, 6, 1]))
+    labels = np.zeros((9, 9, 9), np.uint8)
+    labels[2:5, 3:6, 1:4], labels[5, 3:6, 1:4] = 1, 4
+    path = tmp_path / "x.nii.gz"
+    for unit, factor in (("meter", 1e-3), ("micron", 1e3), ("mm", 1.0)):
+        image = nibabel.Nifti1Image(labels, np.diag([6 * factor] * 3 + [1.0]))
+        image.header.set_xyzt_units(unit)
+        nibabel.save(image, path)
+        assert np.array_equal(atlas.read_mask(path), labels > 0)
+        assert np.array_equal(atlas.read_mask(path, label=[1, 4]), labels > 0)
+        assert np.array_equal(atlas.read_mask(path, label=4), labels == 4)
+    scaled = nibabel.Nifti1Image(labels * 60, atlas.affine)
+    scaled.header.set_slope_inter(1 / 60, 0)
+    for image in (scaled, nibabel.Nifti1Image(labels[..., None, None], atlas.affine)):
+        nibabel.save(image, path)
+        assert np.array_equal(atlas.read_mask(path, label=4), labels == 4)
+    shifted = atlas.affine.copy()
+    shifted[0, 3] = 24.0
+    nibabel.save(nibabel.Nifti1Image(labels, shifted), path)
+    with pytest.warns(UserWarning, match="25% is out of the atlas"):
+        assert atlas.read_mask(path)[6:9].sum() == 27
     with pytest.raises(ValueError, match=r"ends in \.nii"):
         atlas.write(np.ones((4, 4, 4)), tmp_path / "x.png")
     with pytest.raises(ValueError, match="values have shape"):
@@ -321,6 +405,9 @@ def test_files_that_are_no_segmentation_are_refused(tmp_path):
     ("call", "message"),
     [
         (lambda d: FisherKolmogorov(np.ones((3, 3, 3)), np.ones((3, 3, 2)), 1.0), "gm has shape"),
+        (lambda d: BrainAtlas(np.ones((3, 3, 3)), np.ones((3, 3, 2)), 1.0, np.eye(4)), "gm has shape"),
+        (lambda d: BrainAtlas(np.ones((3, 3, 3)), np.ones((3, 3, 3)), -1.0, np.eye(4)), "spacing_mm is -1"),
+        (lambda d: BrainAtlas(np.ones((3, 3, 3)), np.ones((3, 3, 3)), 1.0, np.eye(3)), "affine is"),
         (
             lambda d: FisherKolmogorov(np.full((3, 3, 3), 2.0), np.zeros((3, 3, 3)), 1.0),
             "wm has values out",
