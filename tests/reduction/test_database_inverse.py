@@ -21,6 +21,7 @@ from paperworks.reduction import (
     topk_overlap,
 )
 from paperworks.reduction.database_inverse import growth
+from paperworks.reduction.database_inverse.packed import PackedMasks
 
 RNG = np.random.default_rng(0)
 BALL = np.linalg.norm(np.stack(np.meshgrid(*[np.linspace(-1, 1, 18)] * 3)), axis=0) < 1
@@ -150,15 +151,32 @@ def test_the_query_is_a_for_loop(database, metric):
     assert np.array_equal(found.params, database.params[found.indices])
 
 
-@given(st.integers(0, 10**6), st.integers(1, 60))
+@given(st.integers(0, 10**6), st.lists(st.integers(1, 19), min_size=3, max_size=3))
 @settings(max_examples=25, deadline=None)
-def test_pruning_changes_nothing(database, seed, k):
+def test_packed_masks_share_what_masks_do(seed, shape):
+    rng = np.random.default_rng(seed)
+    masks, other = rng.random((5, *shape)) < rng.random(), rng.random((1, *shape)) < rng.random() ** 2
+    packed, one = PackedMasks.of(masks), PackedMasks.of(other)
+    shared = (masks & other).sum((1, 2, 3))
+    assert packed.volumes.tolist() == masks.sum((1, 2, 3)).tolist()
+    assert packed.shared(one).tolist() == shared.tolist()
+    assert packed.shared(one, np.array([4, 1])).tolist() == shared[[4, 1]].tolist()
+    assert packed.take(np.array([2])).joined(one).shared(one).tolist() == [shared[2], other.sum()]
+    blocks = itertools.product(*(range(0, n, 8) for n in shape))
+    cubes = [tuple(slice(start, start + 8) for start in block) for block in blocks]
+    most = [sum(min(mask[c].sum(), other[0][c].sum()) for c in cubes) for mask in masks]
+    assert packed.most_shared(one).tolist() == most
+
+
+@given(st.integers(0, 10**6), st.integers(1, 60), st.sampled_from(["dice", "l2"]))
+@settings(max_examples=25, deadline=None)
+def test_pruning_changes_nothing(database, seed, k, metric):
     rng = np.random.default_rng(seed)
     flair = rng.random(BALL.shape) < rng.random() ** 3
     t1gd = flair & (rng.random(BALL.shape) < 0.5)
     if not flair.any():
         flair[0, 0, 0] = True
-    slow, fast = (TumorQuery(database, prune=prune).fit().query(flair, t1gd, k) for prune in (False, True))
+    slow, fast = (TumorQuery(database, metric, prune=prune).fit().query(flair, t1gd, k) for prune in (False, True))
     assert np.array_equal(slow.indices, fast.indices)
     assert np.array_equal(slow.scores, fast.scores)
     assert fast.scored <= slow.scored == 60
@@ -169,7 +187,7 @@ def test_pruning_skips_entries(database):
     masks = regions(database.fields[7])
     found = query.query(*masks, k=3)
     assert found.indices.tolist() == [7, 67, 127]  # copies tie, the lower number comes first
-    assert found.scored < 600
+    assert found.scored <= 200
 
 
 def test_a_member_finds_itself(database):
@@ -207,8 +225,51 @@ def test_what_is_ranked_cheaply_can_be_scored_again(database, representation):
     found = TumorQuery(database, representation=representation, rerank=30).fit().query(*masks, k=5)
     assert found.scores == pytest.approx(scores[found.indices])
     assert (np.diff(found.scores) <= 0).all()
-    full = TumorQuery(database, representation=representation, rerank=60).fit().query(*masks, k=5)
-    assert np.array_equal(full.indices, TumorQuery(database).fit().query(*masks, k=5).indices)
+    for metric in ("dice", "l2", "hd95", "bernoulli"):
+        again = TumorQuery(database, metric, representation=representation, rerank=60).fit().query(*masks, k=5)
+        full = TumorQuery(database, metric).fit().query(*masks, k=5)
+        assert np.array_equal(again.indices, full.indices)
+        assert again.scores == pytest.approx(full.scores)
+
+
+@pytest.mark.parametrize("metric", ["dice", "bernoulli"])
+def test_an_entry_without_a_tumour_is_last_and_one_with_nan_refused(database, metric):
+    fields, masks = database.fields.copy(), patient()
+    fields[3] = 0
+    found = TumorQuery(TumorDatabase(fields, database.params, 6.0), metric).fit().query(*masks, k=60)
+    assert np.isfinite(found.scores).all()
+    if metric == "dice":
+        assert found.scores[found.indices == 3] == 0
+    fields[3, 0, 0, 0] = np.nan
+    with pytest.raises(ValueError, match="not finite"):
+        TumorQuery(TumorDatabase(fields, database.params, 6.0), metric).fit()
+
+
+def test_a_database_that_was_not_written_to_the_end_is_not_there(database, tmp_path, monkeypatch):
+    def full(*args, **options):
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(np, "savez", full)
+        with pytest.raises(OSError, match="no space"):
+            database.save(tmp_path / "db")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "db").mkdir()
+    database.save(tmp_path / "db")
+    for name in ("params.npz", "fields.npy"):
+        whole = (tmp_path / "db" / name).read_bytes()
+        flipped = bytearray(whole)
+        flipped[len(whole) // 2] ^= 255
+        cut = [whole[: int(share * len(whole))] for share in (0, 0.1, 0.5, 0.99)]
+        for damaged in (*cut, *([flipped] if name == "params.npz" else [])):
+            (tmp_path / "db" / name).write_bytes(damaged)
+            with pytest.raises(ValueError, match="no whole database"):
+                TumorDatabase.load(tmp_path / "db")
+        (tmp_path / "db" / name).write_bytes(whole)
+    assert len(TumorDatabase.load(tmp_path / "db")) == 60
+    np.save(tmp_path / "db" / "fields.npy", database.fields[:3])
+    with pytest.raises(ValueError, match="no whole database"):
+        TumorDatabase.load(tmp_path / "db")
 
 
 def test_the_likelihood_is_largest_for_the_tumour_itself(database):
@@ -421,6 +482,16 @@ def test_files_in_other_units_dimensions_scalings_and_labels(tmp_path):
         (lambda d: BRAIN.solve(1, 0, 1, (0.5,) * 2), "x0 has 2 numbers"),
         (lambda d: BRAIN.solve(1, 0, 1, (1.5,) * 3), "x0 is 1.5"),
         (lambda d: GrowthRanges(T=(5.0, 1.0)), "T is"),
+        (lambda d: GrowthRanges(T=5.0), "T is 5.0; it takes two bounds"),
+        (lambda d: GrowthRanges(x=(0.5, 1.5)), "x is 1.5"),
+        (
+            lambda d: TumorDatabase.generate(BRAIN, 1, ranges=GrowthRanges(x=(0, 0.01), y=(0, 0.01), z=(0, 0.01))),
+            "no tissue",
+        ),
+        (lambda d: TumorDatabase.generate(BRAIN, 1, volume_bounds=3), "volume_bounds are 3"),
+        (lambda d: BRAIN.solve(1, 0, 1, (0.5,) * 3, seed_width_mm=1e-3), "seed_width_mm is 0.001"),
+        (lambda d: TumorQuery(d, thresholds=0.2), "thresholds are 0.2; it takes two"),
+        (lambda d: TumorQuery(d, representation="autoencoder", encoders=(1, 2)).fit(), "encoders are"),
         (lambda d: TumorDatabase.generate(BRAIN, 1, volume_bounds=(3, 2)), "volume_bounds are"),
         (lambda d: TumorDatabase.generate(BRAIN, 1, volume_bounds=(0, 1e-6)), "1000 draws"),
         (lambda d: TumorDatabase(d.fields, d.params[:3], 6.0), "params have shape"),
@@ -450,3 +521,17 @@ def test_swapped_regions_warn(database):
     flair, t1gd = patient()
     with pytest.warns(UserWarning, match="swapped"):
         TumorQuery(database).fit().query(t1gd, flair)
+
+
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda d: TumorQuery(3), "database is int"),
+        (lambda d: d.add(3), "other is int"),
+        (lambda d: d.take(3), "entries is 3"),
+    ],
+)
+def test_other_types_are_refused(database, call, message):
+    with pytest.raises(TypeError, match=message):
+        call(database)

@@ -153,6 +153,10 @@ class FisherKolmogorov:
         axes = np.ogrid[tuple(slice(n) for n in self.tissue.shape)]
         squares = sum((axis - a) ** 2 for axis, a in zip(axes, at, strict=True)) * (self.spacing_mm / width) ** 2
         c = np.where(self.tissue, np.exp(-squares / 2), 0).astype(self.dtype)
+        if not c.max() > FRONT:
+            raise ValueError(
+                f"seed_width_mm is {width:g}, which no voxel of {self.spacing_mm:g} mm sees; it takes more"
+            )
         limits = [h * h / (6 * Dw * self._largest) if Dw else math.inf, 0.1 / rho if rho else math.inf]
         steps = max(1, math.ceil(T / min(limits))) if min(limits) < math.inf else 1
         most = math.inf if largest_volume is None else check_number("largest_volume", largest_volume, gt=0) / h**3
