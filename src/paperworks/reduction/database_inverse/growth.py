@@ -288,11 +288,9 @@ def march(c: Any, fx: Any, fy: Any, fz: Any, number: float, growth: float, steps
 
 
 def _march_numpy(
-    c: np.ndarray, fx: np.ndarray, fy: np.ndarray, fz: np.ndarray, number: float, growth: float, steps: int, most: float
+    c: np.ndarray, fx: np.ndarray, fy: np.ndarray, fz: np.ndarray, number: Any, growth: Any, steps: int, most: float
 ) -> bool:
     """Do what `march` does with NumPy's slices of the box that the tumour has reached."""
-    dtype = c.dtype.type
-    number, growth = dtype(number), dtype(growth)
     for step in range(steps):
         if step % 8 == 0:  # what arrives in eight steps is within eight voxels
             reached = [np.flatnonzero((c > FRONT).any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
