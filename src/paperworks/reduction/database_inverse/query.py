@@ -388,12 +388,13 @@ def _by_bits(
         return found, scores[found], n
     bounds = np.asarray(sum(score(p.most_shared(mask), total) for p, mask, total in regions))
     order = np.argsort(-bounds, kind="stable")
-    scores, done, block = np.full(n, -np.inf), 0, max(k, 16)
+    scores, done, block = np.empty(n), 0, max(k, 16)  # in this order
     while done < n:
         part = order[done : done + block]
-        if done >= k and bounds[part[0]] < np.partition(scores, n - k)[n - k]:
+        if done >= k and bounds[part[0]] < np.partition(scores[:done], done - k)[done - k]:
             break
-        scores[part] = sum(score(p.shared(mask, part), total[part]) for p, mask, total in regions)
+        scores[done : done + len(part)] = sum(score(p.shared(mask, part), total[part]) for p, mask, total in regions)
         done += len(part)
-    found = best_first(scores, k, larger=True)
-    return found, scores[found], done
+    by_number = np.argsort(order[:done])
+    found = by_number[best_first(scores[by_number], k, larger=True)]
+    return order[found], scores[found], done
