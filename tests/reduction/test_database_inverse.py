@@ -21,6 +21,7 @@ from paperworks.reduction import (
     topk_overlap,
 )
 from paperworks.reduction.database_inverse import growth
+from paperworks.reduction.database_inverse.packed import PackedMasks
 
 RNG = np.random.default_rng(0)
 BALL = np.linalg.norm(np.stack(np.meshgrid(*[np.linspace(-1, 1, 18)] * 3)), axis=0) < 1
@@ -150,15 +151,32 @@ def test_the_query_is_a_for_loop(database, metric):
     assert np.array_equal(found.params, database.params[found.indices])
 
 
-@given(st.integers(0, 10**6), st.integers(1, 60))
+@given(st.integers(0, 10**6), st.lists(st.integers(1, 19), min_size=3, max_size=3))
 @settings(max_examples=25, deadline=None)
-def test_pruning_changes_nothing(database, seed, k):
+def test_packed_masks_share_what_masks_do(seed, shape):
+    rng = np.random.default_rng(seed)
+    masks, other = rng.random((5, *shape)) < rng.random(), rng.random((1, *shape)) < rng.random() ** 2
+    packed, one = PackedMasks.of(masks), PackedMasks.of(other)
+    shared = (masks & other).sum((1, 2, 3))
+    assert packed.volumes.tolist() == masks.sum((1, 2, 3)).tolist()
+    assert packed.shared(one).tolist() == shared.tolist()
+    assert packed.shared(one, np.array([4, 1])).tolist() == shared[[4, 1]].tolist()
+    assert packed.take(np.array([2])).joined(one).shared(one).tolist() == [shared[2], other.sum()]
+    blocks = itertools.product(*(range(0, n, 8) for n in shape))
+    cubes = [tuple(slice(start, start + 8) for start in block) for block in blocks]
+    most = [sum(min(mask[c].sum(), other[0][c].sum()) for c in cubes) for mask in masks]
+    assert packed.most_shared(one).tolist() == most
+
+
+@given(st.integers(0, 10**6), st.integers(1, 60), st.sampled_from(["dice", "l2"]))
+@settings(max_examples=25, deadline=None)
+def test_pruning_changes_nothing(database, seed, k, metric):
     rng = np.random.default_rng(seed)
     flair = rng.random(BALL.shape) < rng.random() ** 3
     t1gd = flair & (rng.random(BALL.shape) < 0.5)
     if not flair.any():
         flair[0, 0, 0] = True
-    slow, fast = (TumorQuery(database, prune=prune).fit().query(flair, t1gd, k) for prune in (False, True))
+    slow, fast = (TumorQuery(database, metric, prune=prune).fit().query(flair, t1gd, k) for prune in (False, True))
     assert np.array_equal(slow.indices, fast.indices)
     assert np.array_equal(slow.scores, fast.scores)
     assert fast.scored <= slow.scored == 60
@@ -169,7 +187,7 @@ def test_pruning_skips_entries(database):
     masks = regions(database.fields[7])
     found = query.query(*masks, k=3)
     assert found.indices.tolist() == [7, 67, 127]  # copies tie, the lower number comes first
-    assert found.scored < 600
+    assert found.scored <= 200
 
 
 def test_a_member_finds_itself(database):
@@ -207,8 +225,51 @@ def test_what_is_ranked_cheaply_can_be_scored_again(database, representation):
     found = TumorQuery(database, representation=representation, rerank=30).fit().query(*masks, k=5)
     assert found.scores == pytest.approx(scores[found.indices])
     assert (np.diff(found.scores) <= 0).all()
-    full = TumorQuery(database, representation=representation, rerank=60).fit().query(*masks, k=5)
-    assert np.array_equal(full.indices, TumorQuery(database).fit().query(*masks, k=5).indices)
+    for metric in ("dice", "l2", "hd95", "bernoulli"):
+        again = TumorQuery(database, metric, representation=representation, rerank=60).fit().query(*masks, k=5)
+        full = TumorQuery(database, metric).fit().query(*masks, k=5)
+        assert np.array_equal(again.indices, full.indices)
+        assert again.scores == pytest.approx(full.scores)
+
+
+@pytest.mark.parametrize("metric", ["dice", "bernoulli"])
+def test_an_entry_without_a_tumour_is_last_and_one_with_nan_refused(database, metric):
+    fields, masks = database.fields.copy(), patient()
+    fields[3] = 0
+    found = TumorQuery(TumorDatabase(fields, database.params, 6.0), metric).fit().query(*masks, k=60)
+    assert np.isfinite(found.scores).all()
+    if metric == "dice":
+        assert found.scores[found.indices == 3] == 0
+    fields[3, 0, 0, 0] = np.nan
+    with pytest.raises(ValueError, match="not finite"):
+        TumorQuery(TumorDatabase(fields, database.params, 6.0), metric).fit()
+
+
+def test_a_database_that_was_not_written_to_the_end_is_not_there(database, tmp_path, monkeypatch):
+    def full(*args, **options):
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(np, "savez", full)
+        with pytest.raises(OSError, match="no space"):
+            database.save(tmp_path / "db")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "db").mkdir()
+    database.save(tmp_path / "db")
+    for name in ("params.npz", "fields.npy"):
+        whole = (tmp_path / "db" / name).read_bytes()
+        flipped = bytearray(whole)
+        flipped[len(whole) // 2] ^= 255
+        cut = [whole[: int(share * len(whole))] for share in (0, 0.1, 0.5, 0.99)]
+        for damaged in (*cut, *([flipped] if name == "params.npz" else [])):
+            (tmp_path / "db" / name).write_bytes(damaged)
+            with pytest.raises(ValueError, match="no whole database"):
+                TumorDatabase.load(tmp_path / "db")
+        (tmp_path / "db" / name).write_bytes(whole)
+    assert len(TumorDatabase.load(tmp_path / "db")) == 60
+    np.save(tmp_path / "db" / "fields.npy", database.fields[:3])
+    with pytest.raises(ValueError, match="no whole database"):
+        TumorDatabase.load(tmp_path / "db")
 
 
 def test_the_likelihood_is_largest_for_the_tumour_itself(database):
@@ -293,12 +354,25 @@ def _finer(affine):
     return fine
 
 
+@pytest.mark.usefixtures("untyped")
 def test_files_that_are_no_segmentation_are_refused(tmp_path):
     nibabel = pytest.importorskip("nibabel")
     atlas = BrainAtlas(np.ones((4, 4, 4)), np.zeros((4, 4, 4)), 6.0, np.diag([6.0, 6, 6, 1]))
-    far = np.eye(4)
+    far, flat = np.eye(4), np.diag([1.0, 1, 0, 1])
     far[:3, 3] = 1e4
+    ones = np.ones((4, 4, 4), np.uint8)
+    colours = np.zeros((4, 4, 4), dtype=[(name, "u1") for name in "RGB"])
     cases = {
+        "values that are not whole .complex64": lambda p: nibabel.save(
+            nibabel.Nifti1Image(ones.astype(np.complex64), np.eye(4)), p
+        ),
+        "values that are not whole": lambda p: nibabel.save(nibabel.Nifti1Image(colours, np.eye(4)), p),
+        "does not say where": lambda p: nibabel.save(nibabel.Nifti1Image(ones, None), p),
+        "cannot be inverted": lambda p: _save_with(nibabel, ones, flat, p),
+        "falls between": lambda p: nibabel.save(
+            nibabel.Nifti1Image(ones[:1, :1, :1], np.array([[1.0, 0, 0, 3], [0, 1, 0, 3], [0, 0, 1, 3], [0, 0, 0, 1]])),
+            p,
+        ),
         "no readable NIfTI": lambda p: p.write_bytes(b"\x00" * 999),
         "not whole": lambda p: nibabel.save(nibabel.Nifti1Image(np.full((4, 4, 4), 0.5, np.float32), np.eye(4)), p),
         "takes a volume": lambda p: nibabel.save(nibabel.Nifti1Image(np.ones((4, 4, 4, 2), np.uint8), np.eye(4)), p),
@@ -310,6 +384,77 @@ def test_files_that_are_no_segmentation_are_refused(tmp_path):
             atlas.read_mask(tmp_path / "x.nii")
     with pytest.raises(ValueError, match="no readable"):
         atlas.read_mask(tmp_path / "none.nii")
+    nibabel.save(nibabel.gifti.GiftiImage(), tmp_path / "surface.gii")
+    with pytest.raises(ValueError, match="it is a GiftiImage"):
+        atlas.read_mask(tmp_path / "surface.gii")
+    nibabel.save(nibabel.Nifti1Image(ones, np.diag([6.0, 6, 6, 1])), tmp_path / "good.nii")
+    hostile = bytearray((tmp_path / "good.nii").read_bytes())
+    hostile[42:48] = b"\xff\x7f" * 3  # 32767 voxels along each axis
+    (tmp_path / "hostile.nii").write_bytes(hostile)
+    with pytest.raises(ValueError, match="no readable NIfTI volume: it asks for more memory"):
+        atlas.read_mask(tmp_path / "hostile.nii")
+    for values, message in ((np.full((4, 4, 4), np.nan), "not finite"), (np.ones((4, 4, 4)) * 1j, "complex128")):
+        with pytest.raises(ValueError, match=message):
+            atlas.write(values, tmp_path / "y.nii")
+    with pytest.raises(ValueError, match="a folder that exists"):
+        atlas.write(np.ones((4, 4, 4)), tmp_path / "none" / "y.nii")
+    assert not (tmp_path / "y.nii").exists()
+    with pytest.raises(TypeError, match="label is '1'"):
+        atlas.read_mask(tmp_path / "good.nii", label="1")
+
+
+def _save_with(nibabel, values, affine, path):
+    """Write a file whose matrix nibabel itself would refuse to write."""
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), path)
+    raw = bytearray(path.read_bytes())
+    raw[280:328] = affine[:3].astype(np.float32).tobytes()
+    path.write_bytes(raw)
+
+
+def test_damaged_files_are_refused_wherever_they_are_cut(tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    atlas = BrainAtlas(np.ones((9, 9, 9)), np.zeros((9, 9, 9)), 6.0, np.diag([6.0, 6, 6, 1]))
+    mask = (RNG.random((9, 9, 9)) < 0.5).astype(np.uint8)
+    for name in ("good.nii", "good.nii.gz"):
+        nibabel.save(nibabel.Nifti1Image(mask, atlas.affine), tmp_path / name)
+        assert np.array_equal(atlas.read_mask(tmp_path / name), mask)
+        raw = (tmp_path / name).read_bytes()
+        bad = tmp_path / f"bad-{name}"
+        for count in (0, 5, len(raw) // 2, len(raw) - 8, len(raw) - 1):
+            bad.write_bytes(raw[:count])
+            with pytest.raises(ValueError, match="no readable NIfTI volume") as error:
+                atlas.read_mask(bad)
+            assert "\n" not in str(error.value)
+    flipped = bytearray(raw)
+    flipped[len(raw) // 2] ^= 0x10  # the checksum of the stream tells it, or the stream itself
+    bad.write_bytes(flipped)
+    with pytest.raises(ValueError, match="no readable NIfTI volume"):
+        atlas.read_mask(bad)
+
+
+def test_files_in_other_units_dimensions_scalings_and_labels(tmp_path):
+    nibabel = pytest.importorskip("nibabel")
+    atlas = BrainAtlas(np.ones((9, 9, 9)), np.zeros((9, 9, 9)), 6.0, np.diag([6.0, 6, 6, 1]))
+    labels = np.zeros((9, 9, 9), np.uint8)
+    labels[2:5, 3:6, 1:4], labels[5, 3:6, 1:4] = 1, 4
+    path = tmp_path / "x.nii.gz"
+    for unit, factor in (("meter", 1e-3), ("micron", 1e3), ("mm", 1.0)):
+        image = nibabel.Nifti1Image(labels, np.diag([6 * factor] * 3 + [1.0]))
+        image.header.set_xyzt_units(unit)
+        nibabel.save(image, path)
+        assert np.array_equal(atlas.read_mask(path), labels > 0)
+        assert np.array_equal(atlas.read_mask(path, label=[1, 4]), labels > 0)
+        assert np.array_equal(atlas.read_mask(path, label=4), labels == 4)
+    scaled = nibabel.Nifti1Image(labels * 60, atlas.affine)
+    scaled.header.set_slope_inter(1 / 60, 0)
+    for image in (scaled, nibabel.Nifti1Image(labels[..., None, None], atlas.affine)):
+        nibabel.save(image, path)
+        assert np.array_equal(atlas.read_mask(path, label=4), labels == 4)
+    shifted = atlas.affine.copy()
+    shifted[0, 3] = 24.0
+    nibabel.save(nibabel.Nifti1Image(labels, shifted), path)
+    with pytest.warns(UserWarning, match="25% is out of the atlas"):
+        assert atlas.read_mask(path)[6:9].sum() == 27
     with pytest.raises(ValueError, match=r"ends in \.nii"):
         atlas.write(np.ones((4, 4, 4)), tmp_path / "x.png")
     with pytest.raises(ValueError, match="values have shape"):
@@ -321,6 +466,9 @@ def test_files_that_are_no_segmentation_are_refused(tmp_path):
     ("call", "message"),
     [
         (lambda d: FisherKolmogorov(np.ones((3, 3, 3)), np.ones((3, 3, 2)), 1.0), "gm has shape"),
+        (lambda d: BrainAtlas(np.ones((3, 3, 3)), np.ones((3, 3, 2)), 1.0, np.eye(4)), "gm has shape"),
+        (lambda d: BrainAtlas(np.ones((3, 3, 3)), np.ones((3, 3, 3)), -1.0, np.eye(4)), "spacing_mm is -1"),
+        (lambda d: BrainAtlas(np.ones((3, 3, 3)), np.ones((3, 3, 3)), 1.0, np.eye(3)), "affine is"),
         (
             lambda d: FisherKolmogorov(np.full((3, 3, 3), 2.0), np.zeros((3, 3, 3)), 1.0),
             "wm has values out",
@@ -334,6 +482,16 @@ def test_files_that_are_no_segmentation_are_refused(tmp_path):
         (lambda d: BRAIN.solve(1, 0, 1, (0.5,) * 2), "x0 has 2 numbers"),
         (lambda d: BRAIN.solve(1, 0, 1, (1.5,) * 3), "x0 is 1.5"),
         (lambda d: GrowthRanges(T=(5.0, 1.0)), "T is"),
+        (lambda d: GrowthRanges(T=5.0), "T is 5.0; it takes two bounds"),
+        (lambda d: GrowthRanges(x=(0.5, 1.5)), "x is 1.5"),
+        (
+            lambda d: TumorDatabase.generate(BRAIN, 1, ranges=GrowthRanges(x=(0, 0.01), y=(0, 0.01), z=(0, 0.01))),
+            "no tissue",
+        ),
+        (lambda d: TumorDatabase.generate(BRAIN, 1, volume_bounds=3), "volume_bounds are 3"),
+        (lambda d: BRAIN.solve(1, 0, 1, (0.5,) * 3, seed_width_mm=1e-3), "seed_width_mm is 0.001"),
+        (lambda d: TumorQuery(d, thresholds=0.2), "thresholds are 0.2; it takes two"),
+        (lambda d: TumorQuery(d, representation="autoencoder", encoders=(1, 2)).fit(), "encoders are"),
         (lambda d: TumorDatabase.generate(BRAIN, 1, volume_bounds=(3, 2)), "volume_bounds are"),
         (lambda d: TumorDatabase.generate(BRAIN, 1, volume_bounds=(0, 1e-6)), "1000 draws"),
         (lambda d: TumorDatabase(d.fields, d.params[:3], 6.0), "params have shape"),
@@ -363,3 +521,17 @@ def test_swapped_regions_warn(database):
     flair, t1gd = patient()
     with pytest.warns(UserWarning, match="swapped"):
         TumorQuery(database).fit().query(t1gd, flair)
+
+
+@pytest.mark.usefixtures("untyped")
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda d: TumorQuery(3), "database is int"),
+        (lambda d: d.add(3), "other is int"),
+        (lambda d: d.take(3), "entries is 3"),
+    ],
+)
+def test_other_types_are_refused(database, call, message):
+    with pytest.raises(TypeError, match=message):
+        call(database)

@@ -2,8 +2,10 @@ import itertools
 import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse as sp
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import subspace_angles
@@ -126,6 +128,14 @@ def test_projection_errors_of_trajectories_and_of_tiny_ones():
         projection_errors([U[0], np.zeros((2, 40))], [modes])
 
 
+@pytest.mark.usefixtures("untyped")
+def test_medoids_of_whole_numbers_and_lists():
+    D = np.abs(np.subtract.outer(np.arange(9), np.arange(9)))
+    for distances in (D, D.tolist(), D.astype(np.float32)):
+        assert fasterpam(distances, [0, 1]).inertia == brute_force(D, 2)
+        assert fasterpam(distances, [0]).medoids.tolist() == [4]
+
+
 def brute_force(D, k):
     return min(D[:, list(c)].min(1).sum() for c in itertools.combinations(range(len(D)), k))
 
@@ -224,6 +234,27 @@ def test_trajectories(dissimilarity):
         assert (np.diff(ordered) != 0).sum() == 2
 
 
+@pytest.mark.usefixtures("untyped")
+def test_simulations_as_frames_lists_and_tensors():
+    inputs, U = bumps(60)
+    local = LocalReducedBases(3, 2, random_state=0).fit(U)
+    for rows in (pd.DataFrame(U), U.tolist(), tuple(U)):
+        assert np.array_equal(local.project(rows), local.project(U))
+    paths = torch.from_numpy(np.stack([U, np.roll(U, 2, 1)], 1))
+    assert LocalReducedBases(3, 2, "chordal", random_state=0).fit(paths).project(paths)[0].shape == (2, 120)
+    cell = efficiency_criterion(U, inputs, [3], [2])[0]
+    for rows, origin in ((pd.DataFrame(U), pd.DataFrame(inputs)), (U.tolist(), inputs.tolist())):
+        assert efficiency_criterion(rows, origin, [3], [2])[0] == cell
+    assert efficiency_criterion(U[:5], inputs[:5], [2], [1])[0].accuracy is not None  # there are four neighbours
+
+
+def test_trajectories_of_unequal_lengths_are_grouped_by_projection():
+    _, U = bumps(40)
+    paths = [np.stack([u, np.roll(u, 2)])[: 1 + i % 2] for i, u in enumerate(U)]
+    local = LocalReducedBases(3, 2, clustering="projection", random_state=0).fit(paths)
+    assert np.array_equal(local.labels_, local.projection_errors(paths).argmin(1))
+
+
 def test_labels_from_elsewhere():
     inputs, U = bumps()
     labels = KMeans(4, n_init=3, random_state=0).fit(inputs).labels_
@@ -281,6 +312,9 @@ def test_the_algebra_of_the_criterion():
     assert Efficiency(4, 5, 0.3, 0.15, 0.6, 0.2, 0.1, None, 20).required_accuracy is None
 
 
+COSTS = {"budget": 1e9, "n_simulations": 1, "simplified_cost": 0, "full_cost": 0, "full_per_cluster": 9}
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -311,12 +345,39 @@ def test_the_algebra_of_the_criterion():
         (lambda U: efficiency_criterion(U, np.ones((3, 2))), "inputs are 3"),
         (lambda U: efficiency_criterion(U, accuracy=1.5), "accuracy is 1.5"),
         (lambda U: efficiency_criterion(U, cv=1), "cv is 1"),
+        (lambda U: efficiency_criterion(U, n_clusters=4), "n_clusters is 4; it takes a list"),
+        (lambda U: efficiency_criterion(U, n_modes=[]), "n_modes is"),
+        (lambda U: calibrate([], **COSTS), "table is empty"),
+        (lambda U: calibrate([Efficiency(2, 9, 0.1, 0.3, 0.4, 0.2, 0.9, 0.1, 8)], **COSTS), "as many simulations as"),
+        (lambda U: ROMNet(LocalReducedBases(2, 2)).fit(U[:, :2], U).errors(U[:1, :2], U[:5]), "inputs are 1"),
+        (lambda U: fasterpam(np.full((4, 4), np.nan), np.array([0])), "not finite"),
+        (lambda U: fasterpam(np.ones((4, 4)), np.array([0.5])), "medoids are"),
+        (lambda U: fasterpam(np.ones((4, 4)), np.array([0]), -1), "steps is -1"),
+        (lambda U: KMedoids(2, lambda A, B: np.ones((2, 2))).fit(U), r"metric returned the shape \(2, 2\)"),
+        (lambda U: LocalReducedBases(2, dissimilarity=lambda A, B: np.ones((2, 2))).fit(U), "dissimilarity returned"),
+        (lambda U: LocalReducedBases(2).fit([U[:2], U[:2] * np.nan]), "NaN"),
+        (lambda U: kolmogorov_width(U[:0], 1), "U has no snapshot"),
+        (lambda U: sine_dissimilarity(U * 1j), "complex128"),
+        (lambda U: projection_errors([], [U]), "trajectories have shapes"),
+        (lambda U: projection_errors([U[:2], U[:2, :5]], [np.eye(120)]), "trajectories have shapes"),
+        (lambda U: projection_errors([U], [np.eye(5)]), "bases have length 5"),
+        (lambda U: projection_errors([U], [2 * np.eye(120)]), "bases has number 0 whose rows are 3 from orthonormal"),
+        (lambda U: projection_errors([U], [np.full((1, 120), np.nan)]), "not finite"),
     ],
 )
 @pytest.mark.usefixtures("untyped")
 def test_bad_input_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call(bumps()[1])
+
+
+@pytest.mark.usefixtures("untyped")
+def test_what_is_no_classifier_is_refused():
+    inputs, U = bumps(20)
+    with pytest.raises(TypeError, match="classifier is 'knn'"):
+        ROMNet(LocalReducedBases(2, 2), "knn").fit(inputs, U)
+    with pytest.raises(TypeError, match="bases is str"):
+        efficiency_criterion(U, bases="sine")
 
 
 def test_few_members_are_told():

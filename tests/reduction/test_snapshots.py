@@ -3,7 +3,7 @@ import pytest
 import scipy.sparse as sp
 from sklearn.utils.extmath import randomized_svd
 
-from paperworks.reduction import SnapshotPOD, correlation_matrix, gram_matrix, orthonormal_rows
+from paperworks.reduction import SnapshotPOD, correlation_matrix, gram_matrix
 
 RNG = np.random.default_rng(0)
 
@@ -52,6 +52,51 @@ def test_snapshots_lose_half_of_the_digits_and_the_svd_none():
     assert found[:10] == pytest.approx(exact[:10], rel=1e-4)
 
 
+@pytest.mark.parametrize(("method", "rtol"), [("svd", 1e-11), ("snapshots", 1e-6), ("randomized", 1e-10)])
+def test_errors_below_the_root_of_rounding_are_told_and_kept(method, rtol):
+    U = snapshots(40, 300, 10 ** (-14 / 39))
+    values = np.linalg.svd(U, compute_uv=False)
+    left = np.sqrt(np.cumsum(values[::-1] ** 2)[::-1] / (values @ values))
+    pod = SnapshotPOD(35, rtol=rtol, method=method, random_state=0).fit(U)
+    assert pod.n_modes_ == (left > rtol).sum()
+    assert pod.relative_error_ == pytest.approx(left[pod.n_modes_], rel=0.05)
+    assert np.abs(pod.modes_ @ pod.modes_.T - np.eye(pod.n_modes_)).max() < 1e-13
+
+
+def test_what_the_correlation_cannot_show_is_told():
+    U = snapshots(40, 300, 10 ** (-14 / 39))
+    pod = SnapshotPOD(method="snapshots", rtol=1e-12).fit(U)
+    rest = U - pod.inverse_transform(pod.transform(U))
+    assert pod.relative_error_ == pytest.approx(np.linalg.norm(rest) / np.linalg.norm(U), rel=0.5)
+    assert np.abs(pod.modes_ @ pod.modes_.T - np.eye(pod.n_modes_)).max() < 1e-13
+
+
+@pytest.mark.parametrize("method", ["svd", "snapshots", "randomized"])
+@pytest.mark.parametrize("scale", [1e-200, 1e-12, 1e12, 1e200])
+def test_any_scale(method, scale):
+    U = snapshots(8, 20)
+    for M in (None, np.ones(20), mass(20)):
+        one, other = (SnapshotPOD(3, None, M, method, 0).fit(V) for V in (U, U * scale))
+        assert other.relative_error_ == pytest.approx(one.relative_error_, rel=1e-9)
+        assert other.singular_values_[:3] / scale == pytest.approx(one.singular_values_[:3], rel=1e-9)
+        assert np.abs(other.modes_ - one.modes_).max() < 1e-9
+
+
+@pytest.mark.parametrize("kind", ["bsr", "coo", "csc", "dia", "dok", "lil"])
+def test_any_kind_of_sparse_matrix(kind):
+    U, M = snapshots(), mass()
+    found = SnapshotPOD(4, inner_product=M.asformat(kind)).fit(U).singular_values_
+    assert found == pytest.approx(SnapshotPOD(4, inner_product=M).fit(U).singular_values_)
+
+
+@pytest.mark.parametrize("method", ["svd", "snapshots", "randomized"])
+def test_a_matrix_that_is_not_positive_is_refused(method):
+    M = np.eye(20)
+    M[0, 1] = M[1, 0] = 2
+    with pytest.raises(ValueError, match="inner_product leads to eigenvalues from -"):
+        SnapshotPOD(5, inner_product=M, method=method).fit(RNG.normal(size=(30, 20)))
+
+
 def test_the_tolerance_keeps_the_larger_of_both_rules():
     U = np.diag([1.0, 0.3, 0.3, 0.3, 0.05])
     pod = SnapshotPOD(rtol=0.2).fit(U)
@@ -66,7 +111,9 @@ def test_parts_of_a_domain_add_up():
     whole = SnapshotPOD(5, inner_product=w).fit(U)
     parts = slice(0, 80), slice(80, 200)
     C = sum(correlation_matrix(U[:, p], w[p]) for p in parts)
-    modes = np.hstack([SnapshotPOD(5, inner_product=w[p]).fit(U[:, p], correlation=C).modes_ for p in parts])
+    fits = [SnapshotPOD(5, None, w[p], "randomized").fit(U[:, p], correlation=C) for p in parts]
+    assert [pod.relative_error_ for pod in fits] == pytest.approx([whole.relative_error_] * 2, rel=1e-9)
+    modes = np.hstack([pod.modes_ for pod in fits])
     signs = np.sign((modes * whole.modes_ * w).sum(1))
     assert np.abs(modes * signs[:, None] - whole.modes_).max() < 1e-10
 
@@ -99,17 +146,11 @@ def test_small_singular_values_are_found_in_any_inner_product(inner):
     assert np.abs(gram - np.eye(len(gram))).max() < 1e-12
 
 
-def test_orthonormal_rows_of_dependent_and_badly_scaled_vectors():
-    U = np.vstack([RNG.normal(size=(3, 50)) * np.array([[1.0], [1e-9], [1e9]]), np.zeros((1, 50))])
-    Q = orthonormal_rows(np.vstack([U, U[:2] * 3]))
-    assert Q.shape == (3, 50)
-    assert np.abs(Q @ Q.T - np.eye(3)).max() < 1e-14
-    assert np.abs(U - U @ Q.T @ Q).max() < 1e-6 * np.abs(U).max()
-
-
 def test_single_precision_stays():
-    pod = SnapshotPOD(3).fit(snapshots().astype(np.float32))
-    assert pod.modes_.dtype == pod.transform(snapshots().astype(np.float32)).dtype == np.float32
+    U = snapshots().astype(np.float32)
+    for M in (None, np.ones(200), mass()):
+        pod = SnapshotPOD(3, inner_product=M).fit(U)
+        assert pod.modes_.dtype == pod.transform(U).dtype == np.float32
 
 
 @pytest.mark.parametrize(
@@ -129,10 +170,17 @@ def test_bad_parameters_are_refused(options, message):
         SnapshotPOD(**options).fit(snapshots())
 
 
+@pytest.mark.usefixtures("untyped")
 def test_nothing_but_zeros_is_refused():
     with pytest.raises(ValueError, match="no snapshot that is not zero"):
         SnapshotPOD().fit(np.zeros((4, 5)))
     with pytest.raises(ValueError, match=r"correlation has shape"):
         SnapshotPOD().fit(np.eye(4), correlation=np.eye(3))
+    with pytest.raises(ValueError, match="correlation is not finite or not symmetric"):
+        SnapshotPOD().fit(np.eye(4), correlation=np.full((4, 4), np.nan))
+    with pytest.raises(ValueError, match="correlation leads to eigenvalues"):
+        SnapshotPOD().fit(np.eye(4), correlation=-np.eye(4))
+    with pytest.raises(ValueError, match="coefficients contains NaN"):
+        SnapshotPOD(2).fit(snapshots()).inverse_transform(np.full((3, 2), np.nan))
     with pytest.raises(ValueError, match=r"coefficients have shape"):
         SnapshotPOD(2).fit(snapshots()).inverse_transform(np.ones((3, 5)))

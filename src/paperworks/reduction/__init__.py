@@ -28,6 +28,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "hyperreduction.material": ["ConvergenceError", "ElastoViscoPlastic", "MaterialState"],
         "hyperreduction.model": ["HyperReducedModel", "ReducedTrajectory"],
         "hyperreduction.problem": ["MechanicalProblem", "Trajectory"],
+        "inner_products": ["correlation_matrix", "gram_matrix", "orthonormal_rows", "row_norms"],
         "local_bases": [
             "Efficiency",
             "KMedoids",
@@ -42,6 +43,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "sine_dissimilarity",
             "subspace_dissimilarity",
         ],
-        "snapshots": ["SnapshotPOD", "correlation_matrix", "gram_matrix", "orthonormal_rows", "row_norms"],
+        "snapshots": ["SnapshotPOD"],
     },
 )

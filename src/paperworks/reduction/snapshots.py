@@ -1,181 +1,26 @@
 """Proper orthogonal decomposition of snapshots, in any inner product: what every reduced model starts from."""
 
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from scipy.sparse import issparse, sparray, spmatrix
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from paperworks.core.validation import check_choice, check_count, check_number
+from paperworks.reduction.inner_products import (
+    InnerProduct,
+    check_inner_product,
+    correlation_matrix,
+    gram_matrix,
+    orthonormal_rows,
+    positive_eigen,
+    row_norms,
+)
 
-InnerProduct: TypeAlias = np.ndarray | spmatrix | sparray | None
 METHODS = ("svd", "snapshots", "randomized")
-
-
-def gram_matrix(
-    U: Float[np.ndarray, "m n"], V: Float[np.ndarray, "l n"] | None = None, inner_product: InnerProduct = None
-) -> Float[np.ndarray, "m l"]:
-    r"""Return the inner products :math:`\langle u_i, v_j\rangle_M = u_i^T M v_j` of two sets of vectors.
-
-    Parameters
-    ----------
-    U
-        Vectors as rows.
-    V
-        Vectors as rows; None, the default, takes `U` again.
-    inner_product
-        The matrix M, dense or sparse, symmetric and positive definite; its diagonal as a vector, such as weights of
-        a quadrature; or None, the default, for the Euclidean one.
-
-    Returns
-    -------
-    np.ndarray
-        Row i, column j: the product of vector i of `U` and vector j of `V`.
-
-    Raises
-    ------
-    ValueError
-        Where the lengths of vectors and the size of the matrix differ.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> gram_matrix(np.eye(2), inner_product=np.array([0.5, 2.0]))
-    array([[0.5, 0. ],
-           [0. , 2. ]])
-    """
-    check_inner_product(inner_product, U.shape[1])
-    other = U if V is None else V
-    return _times(U, inner_product) @ other.T
-
-
-def row_norms(U: Float[np.ndarray, "m n"], inner_product: InnerProduct = None) -> Float[np.ndarray, " m"]:
-    r"""Return the norms :math:`\sqrt{\langle u_i, u_i\rangle_M}` of vectors.
-
-    Parameters
-    ----------
-    U
-        Vectors as rows.
-    inner_product
-        As in `gram_matrix`; None, the default, is Euclidean.
-
-    Returns
-    -------
-    np.ndarray
-        One norm for each row.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> row_norms(np.array([[3.0, 4.0]]), np.array([1.0, 0.25]))
-    array([3.60555128])
-    """
-    return np.sqrt(np.maximum(np.einsum("ij,ij->i", _times(U, inner_product), U), 0))
-
-
-def correlation_matrix(U: Float[np.ndarray, "m n"], inner_product: InnerProduct = None) -> Float[np.ndarray, "m m"]:
-    r"""Return the correlation matrix of snapshots, :math:`C_{ij} = \langle u_i, u_j\rangle_M`, exactly symmetric.
-
-    It is additive: of a domain that is cut into parts, whose inner products add up, it is the sum of the parts'
-    matrices. Each part then finds its own piece of the modes from the sum (see `SnapshotPOD.fit`).
-
-    Parameters
-    ----------
-    U
-        Snapshots as rows.
-    inner_product
-        As in `gram_matrix`; None, the default, is Euclidean.
-
-    Returns
-    -------
-    np.ndarray
-        The symmetric matrix of the products of all pairs.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> correlation_matrix(np.array([[3.0, 4.0], [1.0, 0.0]]))
-    array([[25.,  3.],
-           [ 3.,  1.]])
-    """
-    C = gram_matrix(U, inner_product=inner_product)
-    return (C + C.T) / 2
-
-
-def orthonormal_rows(U: Float[np.ndarray, "m n"], inner_product: InnerProduct = None) -> Float[np.ndarray, "r n"]:
-    """Return an orthonormal basis of the span of the rows, in an inner product.
-
-    The rows are scaled to unit norm, and their correlation matrix is diagonalised, which finds the directions down to
-    the root of the rounding; these are taken out of the rows, and what is left is treated again, until nothing is left
-    that rounding can tell from zero.
-
-    Parameters
-    ----------
-    U
-        Vectors as rows; they may depend on each other, and be zero.
-    inner_product
-        As in `gram_matrix`; None, the default, is Euclidean.
-
-    Returns
-    -------
-    np.ndarray
-        The basis as rows, r of them, the strongest directions first.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> abs(orthonormal_rows(np.array([[2.0, 0.0, 0.0], [4.0, 0.0, 0.0]])))
-    array([[1., 0., 0.]])
-    """
-    norms = row_norms(U, inner_product)
-    rest = U[norms > 0] / norms[norms > 0, None]
-    basis = rest[:0]
-    rounding = 10 * np.sqrt(U.shape[1]) * np.finfo(U.dtype).eps
-    while len(rest):
-        Q = _strong(_strong(rest, inner_product), inner_product)
-        for _ in range(2):
-            Q = Q - gram_matrix(Q, basis, inner_product) @ basis
-            Q = _strong(Q, inner_product)
-        basis = np.concatenate([basis, Q])
-        for _ in range(2):
-            rest = rest - gram_matrix(rest, basis, inner_product) @ basis
-        rest = rest[row_norms(rest, inner_product) > rounding]
-    return basis[: U.shape[1]]
-
-
-def _strong(rows: np.ndarray, M: InnerProduct) -> np.ndarray:
-    """Return orthonormal directions of rows, the strongest first, as far as their correlation matrix shows them."""
-    values, vectors = np.linalg.eigh(correlation_matrix(rows, M))
-    keep = values > values[-1] * len(rows) * np.finfo(rows.dtype).eps * 100
-    return ((vectors[:, keep] / np.sqrt(values[keep])).T @ rows)[::-1]
-
-
-def check_inner_product(inner_product: InnerProduct, n: int) -> None:
-    """Refuse what is no symmetric, positive diagonal matrix of size `n`, nor its diagonal.
-
-    Parameters
-    ----------
-    inner_product
-        The matrix, its diagonal, or None.
-    n
-        The length of the vectors.
-    """
-    if inner_product is None:
-        return
-    matrix: Any = inner_product if issparse(inner_product) else np.asarray(inner_product)
-    shape = matrix.shape
-    if shape not in ((n,), (n, n)):
-        raise ValueError(f"inner_product has shape {shape}; it takes ({n},) or ({n}, {n}) for vectors of length {n}")
-    diagonal = matrix if len(shape) == 1 else matrix.diagonal()
-    if not np.isfinite(matrix.data if issparse(matrix) else matrix).all() or not (diagonal > 0).all():
-        raise ValueError("inner_product has a diagonal that is not positive or not finite; it takes a positive matrix")
-    if len(shape) == 2:
-        skew = abs(matrix - matrix.T).max()
-        if skew > 1e-10 * abs(diagonal).max():
-            raise ValueError(f"inner_product differs from its transpose by {skew:.3g}; it takes a symmetric matrix")
 
 
 class SnapshotPOD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -200,7 +45,7 @@ class SnapshotPOD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
     method
         ``"svd"``, the default, decomposes the snapshots themselves and finds singular values to rounding; of an inner
         product that is a matrix it first makes the rows orthonormal. ``"snapshots"`` diagonalises the correlation
-        matrix, which costs one product and loses singular values below `1e-8` of the largest. ``"randomized"`` looks
+        matrix, which costs one product and loses singular values below `1e-7` of the largest. ``"randomized"`` looks
         at `n_modes` + 10 random combinations of the snapshots with two power iterations (Halko, Martinsson and Tropp,
         arXiv:0909.4061, algorithms 4.4 and 5.1); it needs `n_modes`.
     random_state
@@ -325,9 +170,9 @@ class SnapshotPOD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
             Vectors as rows.
         """
         check_is_fitted(self)
-        q = np.asarray(coefficients)
-        if q.ndim != 2 or q.shape[1] != self.n_modes_:
-            raise ValueError(f"coefficients have shape {q.shape}; it takes (m, {self.n_modes_})")
+        if np.ndim(coefficients) != 2 or np.shape(coefficients)[1] != self.n_modes_:
+            raise ValueError(f"coefficients have shape {np.shape(coefficients)}; it takes (m, {self.n_modes_})")
+        q = check_array(coefficients, dtype=[np.float64, np.float32], input_name="coefficients")
         return q @ self.modes_
 
     def _decompose(self, U: np.ndarray, correlation: np.ndarray | None) -> "SnapshotPOD":
@@ -338,45 +183,55 @@ class SnapshotPOD(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimat
         if self.rtol is not None:
             check_number("rtol", self.rtol, gt=0, lt=1)
         check_inner_product(self.inner_product, U.shape[1])
+        scale = 1.0
         if correlation is not None:
-            if np.shape(correlation) != (len(U),) * 2:
-                raise ValueError(f"correlation has shape {np.shape(correlation)}; it takes {(len(U),) * 2}")
-            modes, values = _of_correlation(U, np.asarray(correlation))
-        elif self.method == "snapshots":
-            modes, values = _of_correlation(U, correlation_matrix(U, self.inner_product))
-        elif self.method == "svd":
-            modes, values = _by_svd(U, self.inner_product)
+            modes, values, missed = _of_correlation(U, _checked_correlation(correlation, len(U)), "correlation")
         else:
-            if self.n_modes is None:
-                raise ValueError("n_modes is None; the randomized method takes a number of modes")
-            modes, values = _randomized(U, self.inner_product, self.n_modes + 10, self.random_state)
-        if not len(values) or not values[0] > 0:
+            scale = float(np.abs(U).max()) or 1.0  # so that squares neither overflow nor vanish
+            modes, values, missed = self._found(U / U.dtype.type(scale))
+        if not len(values):
             raise ValueError("U has no snapshot that is not zero; it takes at least one")
-        total = values @ values if correlation is None else float(np.trace(correlation))
-        if self.method == "randomized":
-            total = float((row_norms(U, self.inner_product) ** 2).sum())
-        left = np.maximum(total - np.cumsum(values**2), 0)
+        squares = np.concatenate([values.astype(np.float64) ** 2, [missed]])
+        left = np.cumsum(squares[::-1])[::-1]  # of the modes from each on, and what was not found
+        total, left = left[0], left[1:]
         kept = len(modes)
         if self.rtol is not None:
             above = int((values > self.rtol * values[0]).sum())
             enough = int((left > self.rtol**2 * total).sum()) + 1
             kept = min(kept, max(above, enough))
         self.n_modes_ = min(kept, self.n_modes or kept)
-        self.modes_ = modes[: self.n_modes_]
-        self.singular_values_ = values
+        self.modes_ = modes[: self.n_modes_].astype(U.dtype, copy=False)
+        self.singular_values_ = values * U.dtype.type(scale)
         self.relative_error_ = float(np.sqrt(left[self.n_modes_ - 1] / total))
         return self
+
+    def _found(self, U: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+        """Return the modes of rows, their singular values, and the sum of squares of what was not found."""
+        M = self.inner_product
+        if self.method == "svd":
+            return _by_svd(U, M)
+        if self.method == "snapshots":
+            modes, values, missed = _of_correlation(U, correlation_matrix(U, M), "inner_product")
+            if len(modes):  # rounding has turned the weakest ones towards each other
+                modes = np.linalg.solve(np.linalg.cholesky(correlation_matrix(modes, M)), modes)
+            return modes, values, missed
+        if self.n_modes is None:
+            raise ValueError("n_modes is None; the randomized method takes a number of modes")
+        return _randomized(U, M, self.n_modes + 10, self.random_state)
 
     @property
     def _n_features_out(self) -> int:
         return self.n_modes_
 
 
-def _times(U: np.ndarray, M: InnerProduct) -> np.ndarray:
-    """Return the rows times the matrix."""
-    if M is None:
-        return U
-    return U * M if np.ndim(M) == 1 and not issparse(M) else np.asarray((M @ U.T).T)
+def _checked_correlation(C: Any, m: int) -> np.ndarray:
+    """Return a correlation matrix of m snapshots that somebody gave, if it is one."""
+    C = np.asarray(C)
+    if C.shape != (m, m) or C.dtype.kind not in "fiu":
+        raise ValueError(f"correlation has shape {C.shape} and type {C.dtype}; it takes real numbers, {(m, m)}")
+    if not np.isfinite(C).all() or np.abs(C - C.T).max() > 1e-6 * np.abs(C).max():
+        raise ValueError("correlation is not finite or not symmetric; it takes the sum of correlation_matrix of parts")
+    return C if C.dtype.kind == "f" else C.astype(np.float64)
 
 
 def _signs(left: np.ndarray) -> np.ndarray:
@@ -384,19 +239,19 @@ def _signs(left: np.ndarray) -> np.ndarray:
     return np.sign(left[np.abs(left).argmax(0), np.arange(left.shape[1])])
 
 
-def _of_correlation(U: np.ndarray, C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _of_correlation(U: np.ndarray, C: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray, float]:
     """Diagonalise the correlation matrix; the modes are sums of snapshots."""
-    values, vectors = np.linalg.eigh((C + C.T) / 2)
-    values, vectors = values[::-1], vectors[:, ::-1]
-    keep = values > max(values[0], 0) * len(U) * np.finfo(U.dtype).eps
+    values, vectors = positive_eigen(name, (C + C.T) / 2)
+    keep = values > max(values[0], 0) * len(U) * np.finfo(U.dtype).eps * 10
     sigma = np.sqrt(values[keep])
-    return (vectors[:, keep] * _signs(vectors[:, keep]) / sigma).T @ U, sigma
+    modes = (vectors[:, keep] * _signs(vectors[:, keep]) / sigma).T @ U
+    return modes, sigma, float(np.abs(values[~keep]).sum())
 
 
-def _by_svd(U: np.ndarray, M: InnerProduct) -> tuple[np.ndarray, np.ndarray]:
+def _by_svd(U: np.ndarray, M: InnerProduct) -> tuple[np.ndarray, np.ndarray, float]:
     """Decompose the snapshots; of a matrix M, their coefficients in an orthonormal basis of their span."""
     if M is None or (np.ndim(M) == 1 and not issparse(M)):
-        root = 1.0 if M is None else np.sqrt(M)
+        root = np.ones(1, U.dtype) if M is None else np.sqrt(np.asarray(M)).astype(U.dtype)
         left, sigma, modes = np.linalg.svd(U * root, full_matrices=False)
         modes = modes / root
     else:
@@ -405,14 +260,16 @@ def _by_svd(U: np.ndarray, M: InnerProduct) -> tuple[np.ndarray, np.ndarray]:
         modes = small @ Q
     modes = _signs(left)[:, None] * modes
     keep = sigma > (sigma[0] if len(sigma) else 0) * max(U.shape) * np.finfo(U.dtype).eps
-    return modes[keep], sigma[keep]
+    return modes[keep], sigma[keep], float((sigma[~keep] ** 2).sum())
 
 
-def _randomized(U: np.ndarray, M: InnerProduct, size: int, random_state: Any) -> tuple[np.ndarray, np.ndarray]:
+def _randomized(U: np.ndarray, M: InnerProduct, size: int, random_state: Any) -> tuple[np.ndarray, np.ndarray, float]:
     """Decompose the snapshots' projection onto the span of random sums of them, after two power iterations."""
     noise = check_random_state(random_state).standard_normal((min(size, *U.shape), len(U))).astype(U.dtype)
     Q = orthonormal_rows(noise @ U, M)
     for _ in range(2):
         Q = orthonormal_rows(gram_matrix(Q, U, M) @ U, M)
-    left, sigma, small = np.linalg.svd(gram_matrix(U, Q, M), full_matrices=False)
-    return _signs(left)[:, None] * small @ Q, sigma
+    coefficients = gram_matrix(U, Q, M)
+    left, sigma, small = np.linalg.svd(coefficients, full_matrices=False)
+    missed = float((row_norms(U - coefficients @ Q, M) ** 2).sum())
+    return _signs(left)[:, None] * small @ Q, sigma, missed

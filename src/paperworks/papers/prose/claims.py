@@ -494,7 +494,9 @@ def against_pysr(run: Run) -> Measurement:
     data = judged(run, 3, NOISE)
     t, states = data.times[:SEEN].double().numpy(), data.observed[0, :SEEN].double().numpy()
     slopes = savgol_filter(states, 15, 3, deriv=1, delta=float(t[1] - t[0]), axis=0)
-    model = PySRRegressor(niterations=run.at(smoke=1, desk=20, full=100), unary_operators=["sin"], progress=False)
+    iterations = run.at(smoke=1, desk=20, full=100)
+    # Its files go to the system's temporary folder, else to the one of the caller.
+    model = PySRRegressor(niterations=iterations, unary_operators=["sin"], progress=False, temp_equation_file=True)
     network, one = trained(run), subset(data, [0])
     jobs = {"ours": per_answer(network, one), "PySR": lambda: model.fit(states, slopes)}
     return Measurement(

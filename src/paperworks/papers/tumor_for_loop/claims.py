@@ -421,8 +421,8 @@ def against_faiss(run: Run) -> Measurement:
     times = interleaved(run, {"ours": loop, "theirs": search}, run.repeats(smoke=2, desk=15, full=15))
     return Measurement(
         {"time": times.ratio("ours", "theirs"), "differences": exact(differ)},
-        remark="The index adds the voxels of both regions that differ, the query the roots of the two numbers; both"
-        " look at every entry.",
+        remark="The index adds the voxels of both regions that differ and looks at every entry; the query adds the"
+        " roots of the two numbers, and skips entries that its bound excludes.",
     )
 
 

@@ -1,6 +1,7 @@
 """What the query is compared with: the paper's loop, plain slices, a sampling solver, a learned posterior."""
 
 import math
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -109,7 +110,9 @@ def posterior_estimates(
     """Return medians of a posterior that a flow learned from the database, and a function that samples a patient's."""
     import torch
     from sbi.inference import NPE
+    from sbi.utils.tracking import TensorBoardTracker
     from sklearn.decomposition import PCA
+    from torch.utils.tensorboard import SummaryWriter
 
     def rows(part: TumorDatabase) -> np.ndarray:
         return np.array([np.concatenate([r.ravel() for r in regions(f)]) for f in part.fields]).astype(np.float32)
@@ -118,9 +121,10 @@ def posterior_estimates(
     pca = PCA(min(32, len(database) // 2), random_state=0).fit(rows(database))
     codes = [torch.from_numpy(pca.transform(rows(part)).astype(np.float32)) for part in (database, patients)]
     theta = torch.from_numpy(products(database.params).astype(np.float32))
-    inference = NPE(density_estimator="maf", show_progress_bars=False)
-    inference.append_simulations(theta, codes[0])
-    inference.train(max_num_epochs=epochs, show_train_summary=False)
+    with tempfile.TemporaryDirectory() as logs, SummaryWriter(logs) as writer:  # else in the folder of the caller
+        inference = NPE(density_estimator="maf", show_progress_bars=False, tracker=TensorBoardTracker(writer))
+        inference.append_simulations(theta, codes[0])
+        inference.train(max_num_epochs=epochs, show_train_summary=False)
     posterior = inference.build_posterior()
 
     def ask(i: int) -> Any:

@@ -1,10 +1,12 @@
 """A database of simulated tumours: parameters, and the concentrations that they lead to."""
 
 import os
+import tempfile
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -45,7 +47,10 @@ class GrowthRanges:
 
     def __post_init__(self) -> None:
         for name in PARAMETERS.names or ():
-            low, high = (check_number(name, value, ge=0) for value in getattr(self, name))
+            if np.shape(getattr(self, name)) != (2,):
+                raise ValueError(f"{name} is {getattr(self, name)}; it takes two bounds, the smaller one first")
+            most = 1.0 if name in "xyz" else None
+            low, high = (check_number(name, value, ge=0, le=most) for value in getattr(self, name))
             if low > high:
                 raise ValueError(f"{name} is {(low, high)}; it takes the smaller bound first")
 
@@ -136,9 +141,11 @@ class TumorDatabase:
         Raises
         ------
         ValueError
-            Where bounds are in the wrong order, or 1000 draws in a row have an implausible size.
+            Where bounds are in the wrong order, or 1000 draws in a row have an implausible size, or 10 000 no tissue.
         """
         check_count("n", n)
+        if np.shape(volume_bounds) != (2,):
+            raise ValueError(f"volume_bounds are {volume_bounds}; it takes two, the smaller one first")
         low, high = (check_number("volume_bounds", bound, ge=0) for bound in volume_bounds)
         if low >= high:
             raise ValueError(f"volume_bounds are {volume_bounds}; it takes the smaller bound first")
@@ -177,6 +184,8 @@ class TumorDatabase:
         TumorDatabase
             A database with the entries of both.
         """
+        if not isinstance(other, TumorDatabase):
+            raise TypeError(f"other is {type(other).__name__}; it takes a TumorDatabase")
         if other.shape != self.shape or other.spacing_mm != self.spacing_mm:
             raise ValueError(f"other has shape {other.shape} at {other.spacing_mm} mm; it takes {self.shape}")
         joined = np.concatenate([self.fields, other.fields])
@@ -195,10 +204,12 @@ class TumorDatabase:
         TumorDatabase
             A database of those entries, in that order.
         """
+        if isinstance(entries, (int, np.integer)):
+            raise TypeError(f"entries is {entries}; it takes a slice, or the numbers of several entries")
         return TumorDatabase(self.fields[entries], self.params[entries], self.spacing_mm)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
-        """Write the database into a folder; the parameters come last, and mark it as whole.
+        """Write the database into a folder, which appears when all is written.
 
         Parameters
         ----------
@@ -206,12 +217,17 @@ class TumorDatabase:
             A folder that does not exist, or is empty.
         """
         target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
-        if any(target.iterdir()):
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise ValueError(f"folder is {str(folder)!r}, which holds something; it takes a new or an empty one")
-        np.save(target / "fields.npy", self.fields)
-        np.savez(target / "params.tmp.npz", params=self.params, spacing_mm=self.spacing_mm)
-        (target / "params.tmp.npz").rename(target / "params.npz")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as temporary:
+            whole = Path(temporary) / "database"
+            whole.mkdir()
+            np.save(whole / "fields.npy", self.fields)
+            np.savez(whole / "params.npz", params=self.params, spacing_mm=self.spacing_mm)
+            if target.exists():
+                target.rmdir()
+            whole.rename(target)
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> "TumorDatabase":
@@ -236,18 +252,19 @@ class TumorDatabase:
         try:
             with np.load(source / "params.npz", allow_pickle=False) as data:
                 params, spacing = data["params"], float(data["spacing_mm"])
-            fields: Any = np.load(source / "fields.npy", mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, KeyError) as error:
+            fields = np.lib.format.open_memmap(source / "fields.npy", mode="r")
+            return cls(fields, params, spacing)
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise ValueError(f"folder is {str(folder)!r}, which has no whole database: {error}") from None
-        return cls(fields, params, spacing)
 
 
 def _draw(rng: np.random.Generator, ranges: GrowthRanges, solver: FisherKolmogorov) -> tuple[float, ...]:
     """Draw parameters whose place has tissue."""
-    while True:
+    for _ in range(10_000):
         values = tuple(float(rng.uniform(*getattr(ranges, name))) for name in PARAMETERS.names or ())
         if solver.tissue[solver.locate(values[3:])]:
             return values
+    raise ValueError(f"ranges have x, y, z in {ranges.x}, {ranges.y}, {ranges.z}, where there is no tissue")
 
 
 def _volume(field: np.ndarray, spacing_mm: float) -> float:

@@ -3,7 +3,6 @@
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 from scipy.ndimage import binary_erosion, distance_transform_edt
-from scipy.stats import rankdata
 
 from paperworks.core.validation import check_number
 
@@ -122,9 +121,7 @@ def best_first(scores: Float[np.ndarray, " n"], k: int, *, larger: bool) -> Int[
     larger
         Whether a larger score is better.
     """
-    order = rankdata(-scores if larger else scores, method="ordinal") - 1
-    found = np.flatnonzero(order < k)
-    return found[np.argsort(order[found])]
+    return np.argsort(-scores if larger else scores, kind="stable")[:k]
 
 
 def _masks(A: np.ndarray, B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,12 @@ from paperworks.reduction.database_inverse.packed import PackedMasks
 METRICS = ("dice", "l2", "hd95", "bernoulli", "legacy")
 REPRESENTATIONS = ("full", "downsample", "pca", "autoencoder", "vae")
 REGIONS = ("FLAIR", "T1Gd")  # the whole tumour, and its core
+# Metrics that look at the masks alone, of the voxels that two share and have in all; larger is better.
+BY_BITS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "dice": lambda shared, total: 2 * shared / np.maximum(total, 1),
+    "l2": lambda shared, total: -np.sqrt(total - 2.0 * shared),
+}
+CHUNK = 64  # entries whose regions are taken at once, so that a database larger than the memory can be
 SIGMA = 0.05  # width of the likelihood around a threshold
 
 
@@ -76,8 +83,9 @@ class TumorQuery:
 
     Each concentration becomes two regions, where it is at least a threshold: the whole tumour, which FLAIR shows, and
     the core, which T1Gd shows. The best entry is that with the largest sum of both Dice coefficients. Regions are kept
-    as bits, the loop looks only at the words in which the patient's has any, and an entry is skipped where the volumes
-    alone, :math:`2\min(|A|,|B|)/(|A|+|B|)`, can't reach the best so far.
+    as bits, the loop looks only at the blocks of 8³ voxels in which the patient's has any, and an entry is skipped
+    where the numbers of voxels in each block alone, :math:`2\sum_b\min(|A_b|,|B_b|)/(|A|+|B|)`, can't reach the best so
+    far.
 
     Parameters
     ----------
@@ -98,7 +106,7 @@ class TumorQuery:
     rerank
         How many of the best of another representation are scored again by the masks; 0, the default, scores none.
     prune
-        Whether entries are skipped whose volumes exclude them; True by default. The answer is the same.
+        Whether entries are skipped that the bound excludes; True by default. The answer is the same.
     normalize
         Whether concentrations are divided by their largest first; True by default, as in the paper's thesis. Without it
         slow tumours have no core.
@@ -135,9 +143,13 @@ class TumorQuery:
         normalize: bool = True,
         encoders: tuple[TumorAutoencoder, TumorAutoencoder] | None = None,
     ) -> None:
+        if not isinstance(database, TumorDatabase):
+            raise TypeError(f"database is {type(database).__name__}; it takes a TumorDatabase")
         self.database = database
         self.metric = check_choice("metric", metric, METRICS)
         self.representation = check_choice("representation", representation, REPRESENTATIONS)
+        if np.shape(thresholds) != (2,):
+            raise ValueError(f"thresholds are {thresholds}; it takes two, of the whole tumour and of the core")
         low, high = (check_number("thresholds", value, gt=0, lt=1) for value in thresholds)
         if low >= high:
             raise ValueError(f"thresholds are {thresholds}; it takes that of the whole tumour below that of the core")
@@ -157,13 +169,10 @@ class TumorQuery:
         TumorQuery
             Itself, ready for queries.
         """
-        self._masks = [PackedMasks.of(region) for region in self._regions(self.database.fields)]
-        self._fitted = len(self.database)
-        if self.representation == "downsample":
-            picked = self._picked()
-            self._small = [PackedMasks.of(mask[_rows_of(picked)]) for mask in self._regions(self.database.fields)]
-        elif self.representation != "full":
+        self._masks, self._small = self._packed(self.database.fields)
+        if self.representation not in ("full", "downsample"):
             self._learn()
+        self._fitted = len(self.database)
         return self
 
     def update(self, database: TumorDatabase) -> "TumorQuery":
@@ -180,15 +189,13 @@ class TumorQuery:
             Itself, with all entries.
         """
         self._ready()
-        self.database = self.database.add(database)
-        regions = self._regions(database.fields)
-        self._masks = [old.joined(PackedMasks.of(new)) for old, new in zip(self._masks, regions, strict=True)]
-        if self.representation == "downsample":
-            picked = self._picked()
-            small = [PackedMasks.of(new[_rows_of(picked)]) for new in regions]
-            self._small = [old.joined(new) for old, new in zip(self._small, small, strict=True)]
-        elif self.representation != "full":
-            codes = [self._encode(i, region) for i, region in enumerate(regions)]
+        joined = self.database.add(database)
+        masks, small = self._packed(database.fields)
+        self.database = joined
+        self._masks = [old.joined(new) for old, new in zip(self._masks, masks, strict=True)]
+        self._small = [old.joined(new) for old, new in zip(self._small, small, strict=True)]
+        if self.representation not in ("full", "downsample"):
+            codes = [self._encode(i, region) for i, region in enumerate(self._regions(database.fields))]
             self._codes = [np.concatenate([old, new]) for old, new in zip(self._codes, codes, strict=True)]
         self._fitted = len(self.database)
         return self
@@ -220,11 +227,12 @@ class TumorQuery:
         k = min(check_count("k", k), len(self.database))
         started = time.perf_counter()
         if self.representation == "full":
-            indices, scores, scored = self._exact(masks, k, self._masks, self.database.fields)
+            indices, scores, scored = self._exact(masks, k, self._masks, self.database.fields, 1)
         elif self.representation == "downsample":
             picked = self._picked()
-            small, fields = [mask[picked] for mask in masks], self.database.fields[_rows_of(picked)]
-            indices, scores, scored = self._exact(small, max(k, self.rerank), self._small, fields)
+            small, fields = [mask[picked] for mask in masks], self.database.fields
+            fields = fields if self.metric in BY_BITS else fields[_rows_of(picked)]
+            indices, scores, scored = self._exact(small, max(k, self.rerank), self._small, fields, self.factor)
             indices, scores, scored = self._again(masks, indices, scores, k, scored if not self.rerank else 0)
         else:
             apart = sum(
@@ -239,18 +247,16 @@ class TumorQuery:
     kneighbors = query
 
     def _exact(
-        self, masks: list[np.ndarray], k: int, packed: list[PackedMasks], fields: Any
+        self, masks: list[np.ndarray], k: int, packed: list[PackedMasks], fields: Any, factor: int
     ) -> tuple[np.ndarray, np.ndarray, int]:
         """Return the best entries by the metric, their scores, and how many were scored."""
-        if self.metric == "dice":
-            return _by_dice(masks, k, packed, self.prune)
+        if self.metric in BY_BITS:
+            asked = [PackedMasks.of(mask[None]) for mask in masks]
+            found, best, scored = _by_bits(BY_BITS[self.metric], asked, k, packed, self.prune)
+            return found, best if self.metric == "dice" else np.abs(best), scored
         scores: Any
-        if self.metric == "l2":
-            scores = 0.0
-            for p, mask in zip(packed, masks, strict=True):
-                scores = scores + np.sqrt(p.volumes + int(mask.sum()) - 2.0 * p.shared(mask))
-        elif self.metric == "hd95":
-            spacing = self.database.spacing_mm * (self.factor if self.representation == "downsample" else 1)
+        if self.metric == "hd95":
+            spacing = self.database.spacing_mm * factor
             scores = np.array([self._surfaces(field, masks, spacing) for field in fields])
         else:
             scores = np.array([self._likelihood(field, masks) for field in fields])
@@ -264,16 +270,30 @@ class TumorQuery:
         if not self.rerank:
             return indices[:k], scores[:k], scored
         indices = np.sort(indices)
-        packed: list[PackedMasks] = [p.take(indices) for p in self._masks]
-        fields: Any = self.database.fields[indices] if self.metric in ("hd95", "bernoulli", "legacy") else packed
-        order, scores, scored = self._exact(masks, k, packed, fields)
+        packed = [p.take(indices) for p in self._masks]
+        fields = None if self.metric in BY_BITS else self.database.fields[indices]
+        order, scores, scored = self._exact(masks, k, packed, fields, 1)
         return indices[order], scores, scored
 
+    def _packed(self, fields: np.ndarray) -> tuple[list[PackedMasks], list[PackedMasks]]:
+        """Return the bits of both regions, whole and, where that is asked, down-sampled, a few entries at a time."""
+        picked = _rows_of(self._picked()) if self.representation == "downsample" else None
+        parts: list[list[PackedMasks]] = []
+        for start in range(0, len(fields), CHUNK):
+            regions = self._regions(fields[start : start + CHUNK])
+            small = [] if picked is None else [region[picked] for region in regions]
+            parts.append([PackedMasks.of(region) for region in (*regions, *small)])
+        found = [first.joined(*rest) for first, *rest in zip(*parts, strict=True)]
+        return found[: len(REGIONS)], found[len(REGIONS) :]
+
     def _regions(self, fields: np.ndarray) -> list[np.ndarray]:
-        """Return the masks of both regions."""
-        flat = np.asarray(fields).reshape(len(fields), -1)
-        largest = flat.max(1)[:, None, None, None] if self.normalize else 1.0
-        return [fields >= threshold * largest for threshold in self.thresholds]
+        """Return the masks of both regions; where there is no tumour at all they are empty."""
+        fields = np.asarray(fields)
+        largest = fields.max((1, 2, 3), keepdims=True)
+        if not np.isfinite(largest).all():
+            raise ValueError("database has concentrations that are not finite; it takes finite ones")
+        level = largest if self.normalize else np.ones_like(largest)
+        return [(fields >= threshold * level) & (largest > 0) for threshold in self.thresholds]
 
     def _picked(self) -> tuple[np.ndarray, ...]:
         """Return the voxels that nearest interpolation to a coarser grid of the same ends takes."""
@@ -294,8 +314,12 @@ class TumorQuery:
                     TumorAutoencoder(self.database.shape, variational=variational).fit(region) for region in regions
                 )
             self._maps = list(self.encoders or ())
-            if any(isinstance(m, TumorAutoencoder) and m.shape != self.database.shape for m in self._maps):
-                raise ValueError(f"encoders are of another shape; it takes the database's, {self.database.shape}")
+            shapes = [getattr(net, "shape", None) for net in self._maps if isinstance(net, TumorAutoencoder)]
+            if shapes != [self.database.shape] * len(REGIONS) or len(self._maps) != len(REGIONS):
+                raise ValueError(
+                    f"encoders are {len(self._maps)} of shapes {shapes}; it takes two TumorAutoencoder of the"
+                    f" database's, {self.database.shape}"
+                )
         self._codes = [self._encode(i, region) for i, region in enumerate(regions)]
 
     def _encode(self, region: int, masks: np.ndarray) -> np.ndarray:
@@ -308,7 +332,7 @@ class TumorQuery:
 
     def _likelihood(self, field: np.ndarray, masks: list[np.ndarray]) -> float:
         c = np.asarray(field, dtype=np.float64)
-        c = c / c.max() if self.normalize else c
+        c = c / c.max() if self.normalize and c.max() > 0 else c
         width = SIGMA if self.metric == "bernoulli" else 1.0
         total = 0.0
         for threshold, mask in zip(self.thresholds, masks, strict=True):
@@ -348,26 +372,29 @@ def _rows(masks: np.ndarray) -> np.ndarray:
     return masks.reshape(len(masks), -1).astype(np.float32)
 
 
-def _by_dice(
-    masks: list[np.ndarray], k: int, packed: list[PackedMasks], prune: bool
+def _by_bits(
+    score: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    masks: list[PackedMasks],
+    k: int,
+    packed: list[PackedMasks],
+    prune: bool,
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return the best entries by the sum of the Dice coefficients, their scores, and how many were scored."""
-    n, sizes = len(packed[0]), [int(mask.sum()) for mask in masks]
-    totals = [np.maximum(p.volumes + size, 1) for p, size in zip(packed, sizes, strict=True)]
+    """Return the best entries by the sum of both regions' scores, these scores, and how many were scored."""
+    n = len(packed[0])
+    regions = [(p, mask, p.volumes + mask.volumes) for p, mask in zip(packed, masks, strict=True)]
     if not prune:
-        scores = sum(2 * p.shared(mask) / total for p, mask, total in zip(packed, masks, totals, strict=True))
-        found = best_first(np.asarray(scores), k, larger=True)
-        return found, np.asarray(scores)[found], n
-    bounds = sum(2 * np.minimum(p.volumes, size) / total for p, size, total in zip(packed, sizes, totals, strict=True))
-    order = np.argsort(-np.asarray(bounds), kind="stable")
-    scores, done, block = np.full(n, -np.inf), 0, max(k, 32)
+        scores = np.asarray(sum(score(p.shared(mask), total) for p, mask, total in regions))
+        found = best_first(scores, k, larger=True)
+        return found, scores[found], n
+    bounds = np.asarray(sum(score(p.most_shared(mask), total) for p, mask, total in regions))
+    order = np.argsort(-bounds, kind="stable")
+    scores, done, block = np.empty(n), 0, max(k, 16)  # in this order
     while done < n:
         part = order[done : done + block]
-        if done >= k and bounds[part[0]] < np.partition(scores, n - k)[n - k]:
+        if done >= k and bounds[part[0]] < np.partition(scores[:done], done - k)[done - k]:
             break
-        scores[part] = sum(
-            2 * p.take(part).shared(mask) / total[part] for p, mask, total in zip(packed, masks, totals, strict=True)
-        )
+        scores[done : done + len(part)] = sum(score(p.shared(mask, part), total[part]) for p, mask, total in regions)
         done += len(part)
-    found = best_first(scores, k, larger=True)
-    return found, scores[found], done
+    by_number = np.argsort(order[:done])
+    found = by_number[best_first(scores[by_number], k, larger=True)]
+    return order[found], scores[found], done

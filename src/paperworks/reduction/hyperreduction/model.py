@@ -16,7 +16,8 @@ from paperworks.reduction.hyperreduction.gappy import GappyPOD, qdeim_points
 from paperworks.reduction.hyperreduction.loads import LoadPath, Loads
 from paperworks.reduction.hyperreduction.material import MaterialState
 from paperworks.reduction.hyperreduction.problem import MechanicalProblem, Trajectory, check_times, field_of
-from paperworks.reduction.snapshots import SnapshotPOD, correlation_matrix
+from paperworks.reduction.inner_products import correlation_matrix
+from paperworks.reduction.snapshots import SnapshotPOD
 
 DUALS = ("sigma", "eps_p", "a", "p")
 """The fields that are rebuilt on the whole mesh."""

@@ -12,14 +12,16 @@ from sklearn.metrics import pairwise_distances
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from paperworks.core.validation import check_choice, check_count, check_number
+from paperworks.reduction.inner_products import gram_matrix, row_norms
 from paperworks.reduction.local_bases.dissimilarity import (
     KINDS,
     projection_errors,
+    scaled_trajectories,
     sine_dissimilarity,
     subspace_dissimilarity,
 )
 from paperworks.reduction.local_bases.kmedoids import KMedoids
-from paperworks.reduction.snapshots import SnapshotPOD, gram_matrix, row_norms
+from paperworks.reduction.snapshots import SnapshotPOD
 
 CLUSTERINGS = ("kmedoids", "kmeans", "projection")
 Snapshots: TypeAlias = Float[np.ndarray, "m n"] | Float[np.ndarray, "m t n"] | Sequence[Float[np.ndarray, "_ n"]]
@@ -45,11 +47,12 @@ class LocalReducedBases(BaseEstimator):
         Euclidean distance of trajectories is that of all their snapshots as one vector; other kinds take a snapshot as
         a trajectory of one.
     clustering
-        ``"kmedoids"``, the default; ``"kmeans"``: Euclidean, of the vectors; ``"projection"``: each simulation joins
-        the cluster whose basis represents it best, again and again (Amsallem and Haasdonk's projection errors).
+        ``"kmedoids"``, the default; ``"kmeans"``: Euclidean, of the vectors; ``"projection"``: from
+        k-medoids on, each simulation joins the cluster whose basis represents it best, again and again (Amsallem and
+        Haasdonk's projection errors).
     inner_product
         The matrix M of the inner product, dense or sparse, its diagonal as a vector, or None, the default, for the
-        Euclidean one.
+        Euclidean one. ``"euclidean"`` and ``"kmeans"`` group without it.
     normalize
         Whether snapshots are scaled to norm 1 before their modes are taken; True by default.
     trajectory_modes
@@ -59,7 +62,7 @@ class LocalReducedBases(BaseEstimator):
     n_init
         How many starts the clustering has; 5 by default.
     min_size
-        Smaller clusters are merged into others; 1 by default.
+        ``"kmedoids"`` merges smaller clusters into others; 1 by default, which merges none.
     random_state
         The seed of the starts; None, the default, draws one.
 
@@ -159,7 +162,7 @@ class LocalReducedBases(BaseEstimator):
             check_number("rtol", self.rtol, gt=0, lt=1)
         if k > len(blocks):
             raise ValueError(f"n_clusters is {k}; it takes at most the number of simulations, n_samples={len(blocks)}")
-        projection_errors(blocks, [np.zeros((1, blocks[0].shape[1]))])  # refuses what is zero
+        scaled_trajectories(blocks)  # refuses what is zero
         self.medoid_indices_ = self._medoids = self._centres = None
         if labels is not None:
             self.labels_ = self._given(labels, len(blocks))
@@ -222,7 +225,7 @@ class LocalReducedBases(BaseEstimator):
         chosen = self.predict(U) if labels is None else self._given(labels, len(blocks), len(self.bases_))
         bases = [self.bases_[label] for label in chosen]
         found = [gram_matrix(u, B, self.inner_product) @ B for u, B in zip(blocks, bases, strict=True)]
-        return np.concatenate(found) if isinstance(U, np.ndarray) and U.ndim == 2 else found
+        return found if _are_trajectories(U) else np.concatenate(found)
 
     def projection_errors(self, U: Snapshots) -> Float[np.ndarray, "m k"]:
         """Return the relative errors of projecting simulations onto each basis of the dictionary.
@@ -242,12 +245,12 @@ class LocalReducedBases(BaseEstimator):
 
     def _blocks(self, U: Snapshots, reset: bool) -> list[np.ndarray]:
         """Return simulations as a list of blocks of rows, all finite and of one length."""
-        if isinstance(U, np.ndarray) and U.ndim == 3:
-            U = list(U)
-        if isinstance(U, (list, tuple)) and len(U) and np.ndim(U[0]) == 2:
+        if _are_trajectories(U):
             blocks = [np.asarray(u, dtype=np.float64) for u in U]
             if any(u.ndim != 2 or not len(u) or u.shape[1] != blocks[0].shape[1] for u in blocks):
                 raise ValueError("U has trajectories whose snapshots differ in length; it takes arrays (t, n)")
+            if not all(np.isfinite(u).all() for u in blocks):
+                raise ValueError("U has trajectories with NaN or infinite values; it takes finite snapshots")
             length = blocks[0].shape[1]
             if reset:
                 self.n_features_in_ = length
@@ -270,7 +273,11 @@ class LocalReducedBases(BaseEstimator):
     def _between(self, blocks: list[np.ndarray], others: list[np.ndarray] | None) -> np.ndarray:
         """Return the dissimilarities of simulations."""
         if callable(self.dissimilarity):
-            return np.asarray(self.dissimilarity(blocks, blocks if others is None else others))
+            found = np.asarray(self.dissimilarity(blocks, blocks if others is None else others))
+            shape = len(blocks), len(blocks if others is None else others)
+            if found.shape != shape:
+                raise ValueError(f"dissimilarity returned the shape {found.shape}; it takes a matrix of shape {shape}")
+            return found
         if self.dissimilarity == "euclidean":
             return pairwise_distances(_vectors(blocks), None if others is None else _vectors(others))
         if self.dissimilarity == "sine" and all(len(u) == 1 for u in (*blocks, *(others or ()))):
@@ -317,7 +324,7 @@ class LocalReducedBases(BaseEstimator):
     def _by_projection(self, blocks: list[np.ndarray], k: int) -> tuple[np.ndarray, float]:
         """Group simulations by the basis that loses least, from k-medoids on, until nothing changes."""
         start = KMedoids(k, "precomputed", n_init=self.n_init, random_state=self.random_state)
-        labels = start.fit(sine_dissimilarity(_vectors(blocks))).labels_
+        labels = start.fit(self._between(blocks, None)).labels_
         for _ in range(100):
             bases = [self._modes(cluster) for cluster in _by_label(blocks, labels)]
             errors = projection_errors(blocks, bases, self.inner_product)
@@ -326,6 +333,11 @@ class LocalReducedBases(BaseEstimator):
                 break
             labels = found
         return labels, float((errors.min(1) ** 2).sum())
+
+
+def _are_trajectories(U: Any) -> bool:
+    """Whether simulations are an array (m, t, n), or a list of arrays (t, n), and no rows."""
+    return np.ndim(U[0]) == 2 if isinstance(U, (list, tuple)) and len(U) else getattr(U, "ndim", 0) == 3
 
 
 def _by_label(blocks: list[np.ndarray], labels: np.ndarray) -> list[list[np.ndarray]]:

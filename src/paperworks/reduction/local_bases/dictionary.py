@@ -77,6 +77,7 @@ class ROMNet(BaseEstimator):
             raise ValueError(f"inputs are {len(found)}; it takes one for each simulation, {len(U)}")
         if not isinstance(self.local_bases, LocalReducedBases):
             raise TypeError(f"local_bases is {type(self.local_bases).__name__}; it takes a LocalReducedBases")
+        check_classifier(self.classifier)
         self.local_bases_ = clone(self.local_bases).fit(U)
         labels = self.local_bases_.labels_
         chosen = RandomForestClassifier(random_state=0) if self.classifier is None else self.classifier
@@ -139,6 +140,8 @@ class ROMNet(BaseEstimator):
         if rule == "best":
             return table.min(1)
         labels = self.predict(inputs) if rule == "classifier" else self.local_bases_.predict(U)
+        if len(labels) != len(table):
+            raise ValueError(f"inputs are {len(labels)}; it takes one for each simulation, {len(table)}")
         return table[np.arange(len(table)), labels]
 
     def global_errors(self, U: Snapshots) -> Float[np.ndarray, " m"]:
@@ -170,4 +173,17 @@ def as_rows(inputs: Any) -> Any:
         Inputs, one along the first axis each.
     """
     found = inputs.numpy(force=True) if isinstance(inputs, torch.Tensor) else inputs
+    found = np.asarray(found) if isinstance(found, (list, tuple)) else found
     return np.reshape(found, (len(found), -1)) if np.ndim(found) > 2 else found
+
+
+def check_classifier(classifier: Any) -> None:
+    """Refuse what is neither None nor a classifier of scikit-learn's kind.
+
+    Parameters
+    ----------
+    classifier
+        What an argument of that name got.
+    """
+    if classifier is not None and not all(hasattr(classifier, name) for name in ("fit", "predict", "get_params")):
+        raise TypeError(f"classifier is {classifier!r}; it takes a classifier of scikit-learn's kind, or None")

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from paperworks.core.validation import check_choice
-from paperworks.reduction.snapshots import InnerProduct, check_inner_product, gram_matrix, row_norms
+from paperworks.reduction.inner_products import InnerProduct, check_inner_product, gram_matrix, real_rows, row_norms
 
 NEAR = 0.99  # a cosine above which the square root of 1 - c² has lost digits
 Angles = Float[np.ndarray, "pairs p"]
@@ -43,9 +43,7 @@ def unit_rows(U: Float[np.ndarray, "m n"], inner_product: InnerProduct = None) -
     inner_product
         As in `gram_matrix`; None, the default, is Euclidean.
     """
-    U = np.asarray(U, dtype=np.float64)
-    if U.ndim != 2:
-        raise ValueError(f"U has {U.ndim} dimensions; it takes snapshots as rows, of shape (m, n)")
+    U = real_rows("U", U).astype(np.float64, copy=False)
     check_inner_product(inner_product, U.shape[1])
     if not np.isfinite(U).all():
         raise ValueError("U has values that are not finite; it takes finite snapshots")
@@ -188,9 +186,14 @@ def _checked(name: str, bases: Sequence[np.ndarray], inner_product: InnerProduct
             raise ValueError(
                 f"{name} has number {i} of shape {B.shape}; it takes (p, {found[0].shape[-1]}), modes as rows"
             )
+        if not np.isfinite(B).all():
+            raise ValueError(f"{name} has number {i} with values that are not finite; it takes finite modes")
         error = np.abs(gram_matrix(B, inner_product=inner_product) - np.eye(len(B))).max()
         if not error < 1e-6:
-            raise ValueError(f"{name} has number {i} whose rows are {error:.2g} from orthonormal in the inner product")
+            raise ValueError(
+                f"{name} has number {i} whose rows are {error:.2g} from orthonormal in the inner product; it takes"
+                " orthonormal modes as rows"
+            )
     return found
 
 
@@ -239,7 +242,7 @@ def projection_errors(
     Raises
     ------
     ValueError
-        Where a trajectory is zero or not finite.
+        Where a trajectory is zero or not finite, or a basis is not orthonormal, or lengths differ.
 
     Examples
     --------
@@ -247,14 +250,10 @@ def projection_errors(
     >>> projection_errors([np.array([[3.0, 4.0]])], [np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]])])
     array([[0.8, 0.6]])
     """
-    blocks = [np.atleast_2d(np.asarray(U, dtype=np.float64)) for U in trajectories]
-    rows, starts = np.concatenate(blocks), np.cumsum([0, *(len(U) for U in blocks[:-1])])
-    if not np.isfinite(rows).all():
-        raise ValueError("trajectories have values that are not finite; it takes finite snapshots")
-    scale = np.maximum.reduceat(np.abs(rows).max(1, initial=0.0), starts)
-    if not (scale > 0).all():
-        raise ValueError(f"trajectories have one that is zero, number {int(scale.argmin())}; it has no relative error")
-    rows = rows / np.repeat(scale, [len(U) for U in blocks])[:, None]
+    blocks, rows, starts = scaled_trajectories(trajectories)
+    bases = _checked("bases", bases, inner_product)
+    if bases[0].shape[1] != rows.shape[1]:
+        raise ValueError(f"bases have length {bases[0].shape[1]}; it takes that of the snapshots, {rows.shape[1]}")
     total = np.add.reduceat(row_norms(rows, inner_product) ** 2, starts)
     found = np.empty((len(blocks), len(bases)))
     for j, B in enumerate(bases):
@@ -266,3 +265,26 @@ def projection_errors(
             left = rows[part] - coefficients[part] @ B
             found[i, j] = np.sqrt((row_norms(left, inner_product) ** 2).sum() / total[i])
     return np.minimum(found, 1)
+
+
+def scaled_trajectories(
+    trajectories: Sequence[Float[np.ndarray, "_ n"]],
+) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    """Return trajectories as blocks of rows, all rows with each block scaled to size 1, and where blocks start.
+
+    Parameters
+    ----------
+    trajectories
+        For each simulation its snapshots as rows; one that is zero, or not finite, raises ValueError.
+    """
+    blocks = [real_rows("trajectories", np.atleast_2d(U)).astype(np.float64, copy=False) for U in trajectories]
+    if not blocks or any(not len(U) or U.shape[1] != blocks[0].shape[1] for U in blocks):
+        shapes = sorted({U.shape for U in blocks})[:3]
+        raise ValueError(f"trajectories have shapes {shapes}; it takes at least one, (t, n), all of one length n")
+    rows, starts = np.concatenate(blocks), np.cumsum([0, *(len(U) for U in blocks[:-1])])
+    if not np.isfinite(rows).all():
+        raise ValueError("trajectories have values that are not finite; it takes finite snapshots")
+    scale = np.maximum.reduceat(np.abs(rows).max(1, initial=0.0), starts)
+    if not (scale > 0).all():
+        raise ValueError(f"trajectories have one that is zero, number {int(scale.argmin())}; it has no relative error")
+    return blocks, rows / np.repeat(scale, [len(U) for U in blocks])[:, None], starts

@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 
 from paperworks.core.validation import check_count, check_number
 from paperworks.reduction.local_bases.bases import LocalReducedBases, Snapshots
-from paperworks.reduction.local_bases.dictionary import as_rows
+from paperworks.reduction.local_bases.dictionary import as_rows, check_classifier
 from paperworks.reduction.local_bases.dissimilarity import projection_errors
 
 
@@ -174,14 +174,23 @@ def efficiency_criterion(
     ('yes', True)
     """
     check_count("cv", cv, at_least=2, at_most=len(U))
+    for name, numbers in (("n_clusters", n_clusters), ("n_modes", n_modes)):
+        if np.ndim(numbers) != 1 or not len(numbers):
+            raise ValueError(f"{name} is {numbers!r}; it takes a list of numbers to look at")
     sizes = [check_count("n_clusters", k) for k in n_clusters]
     modes = [check_count("n_modes", n) for n in n_modes]
+    check_classifier(classifier)
+    if bases is not None and not isinstance(bases, LocalReducedBases):
+        raise TypeError(f"bases is {type(bases).__name__}; it takes a LocalReducedBases, or None")
     if accuracy is not None:
         check_number("accuracy", accuracy, ge=0, le=1)
-    rows = None if inputs is None else as_rows(inputs)
+    rows = None if inputs is None else np.asarray(as_rows(inputs))
+    if not isinstance(U, (list, tuple)) or np.ndim(U[0]) != 2:  # not a list of trajectories
+        U = np.asarray(U)
     if rows is not None and len(rows) != len(U):
         raise ValueError(f"inputs are {len(rows)}; it takes one for each simulation, {len(U)}")
-    cheap = make_pipeline(StandardScaler(), KNeighborsClassifier()) if classifier is None else classifier
+    neighbours = min(5, len(U) - -(-len(U) // cv))  # no more than a fold leaves to learn from
+    cheap = make_pipeline(StandardScaler(), KNeighborsClassifier(neighbours)) if classifier is None else classifier
     template = clone(LocalReducedBases(random_state=random_state) if bases is None else bases)
     folds = list(KFold(cv, shuffle=True, random_state=random_state).split(np.arange(len(U))))
     return [found for k in sizes for found in _judge(U, rows, k, modes, template, cheap, accuracy, folds)]
@@ -303,17 +312,20 @@ def calibrate(
     check_number("full_cost", full_cost, ge=0)
     check_count("n_simulations", n_simulations)
     check_count("full_per_cluster", full_per_cluster)
+    if not len(table):
+        raise ValueError("table is empty; it takes what efficiency_criterion returns")
     if any(cell.expected_gain is None for cell in table):
         raise ValueError("table has sizes without an accuracy; give efficiency_criterion inputs or an accuracy")
+    filled = [cell for cell in table if cell.n_modes <= min(full_per_cluster, cell.smallest_cluster)]
+    if not filled:
+        raise ValueError(
+            f"table has no size whose clusters have as many simulations as modes, of {full_per_cluster} each"
+            " (full_per_cluster) and in the smallest cluster; it takes one with fewer modes or clusters"
+        )
     fixed = n_simulations * simplified_cost
-    within = [
-        cell
-        for cell in table
-        if fixed + cell.n_clusters * full_per_cluster * full_cost <= budget
-        and cell.n_modes <= min(full_per_cluster, cell.smallest_cluster)
-    ]
+    within = [cell for cell in filled if fixed + cell.n_clusters * full_per_cluster * full_cost <= budget]
     if not within:
-        least = min((cell.n_clusters for cell in table), default=0) * full_per_cluster * full_cost + fixed
+        least = min(cell.n_clusters for cell in filled) * full_per_cluster * full_cost + fixed
         raise ValueError(f"budget is {budget:g}; no size of table fits it, whose cheapest costs {least:g}")
     best = max(within, key=lambda cell: cell.expected_gain or 0.0)
     if best.pays in ("no", "never"):

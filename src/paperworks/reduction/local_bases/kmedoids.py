@@ -67,7 +67,7 @@ def fasterpam(D: Float[np.ndarray, "m m"], medoids: Int[np.ndarray, " k"], steps
     Raises
     ------
     ValueError
-        Where medoids repeat, or are no points.
+        Where medoids repeat, or are no points, or dissimilarities are not finite.
 
     Examples
     --------
@@ -77,12 +77,24 @@ def fasterpam(D: Float[np.ndarray, "m m"], medoids: Int[np.ndarray, " k"], steps
     >>> sorted(found.medoids.tolist()), round(found.inertia, 6)
     ([1, 3], 0.3)
     """
+    check_count("steps", steps, at_least=0)
+    D = np.asarray(D)
+    D = D if D.dtype == np.float32 else D.astype(np.float64, copy=False)
     m = len(D)
-    chosen = np.array(medoids, dtype=int)
-    if D.shape != (m, m) or not 0 < len(chosen) <= m or len(set(chosen.tolist())) < len(chosen):
+    chosen = np.array(medoids)
+    if (
+        chosen.ndim != 1
+        or chosen.dtype.kind not in "iu"
+        or D.shape != (m, m)
+        or not 0 < len(chosen) <= m
+        or len(set(chosen.tolist())) < len(chosen)
+    ):
         raise ValueError(f"medoids are {chosen.tolist()} of {D.shape}; it takes different points of a square matrix")
     if chosen.min() < 0 or chosen.max() >= m:
         raise ValueError(f"medoids are {chosen.tolist()}; it takes points from 0 to {m - 1}")
+    chosen = chosen.astype(int)
+    if not np.isfinite(D).all():
+        raise ValueError("D has dissimilarities that are not finite; it takes finite numbers")
     k, swaps, since = len(chosen), 0, 0
     columns = np.ascontiguousarray(D.T)  # what each candidate is apart from all points
     blocks = [slice(start, min(start + BLOCK, m)) for start in range(0, m, BLOCK)]
@@ -262,7 +274,10 @@ class KMedoids(ClusterMixin, BaseEstimator):
         if self.metric == "precomputed":
             return X
         if callable(self.metric):
-            return np.asarray(self.metric(X, X if Y is None else Y))
+            found, shape = np.asarray(self.metric(X, X if Y is None else Y)), (len(X), len(X if Y is None else Y))
+            if found.shape != shape:
+                raise ValueError(f"metric returned the shape {found.shape}; it takes a matrix of shape {shape}")
+            return found
         if self.metric == "sine":
             return sine_dissimilarity(X, Y)
         return pairwise_distances(X, Y, metric=self.metric)

@@ -7,8 +7,8 @@ from jaxtyping import Float, Int
 from scipy.linalg import qr
 
 from paperworks.core.validation import check_choice, check_count
+from paperworks.reduction.inner_products import InnerProduct, gram_matrix, orthonormal_rows
 from paperworks.reduction.local_bases.dissimilarity import unit_rows
-from paperworks.reduction.snapshots import InnerProduct, gram_matrix, orthonormal_rows
 
 KINDS = ("greedy", "l2", "pod")
 
@@ -59,6 +59,8 @@ def kolmogorov_width(
     check_choice("kind", kind, KINDS)
     sizes = [check_count("n_modes", size, at_least=0) for size in np.atleast_1d(n_modes).tolist()]
     rows = unit_rows(U, inner_product)
+    if not len(rows):
+        raise ValueError("U has no snapshot; it takes at least one")
     Q = orthonormal_rows(rows, inner_product)
     coordinates = gram_matrix(rows, Q, inner_product)
     if kind == "greedy":
