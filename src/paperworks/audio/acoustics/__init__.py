@@ -1,0 +1,24 @@
+"""Sound in rooms: exact solutions, a wave solver, and operator networks that answer for any source and listener."""
+
+from paperworks.core.lazy import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "boundaries": ["RIGID", "ImpedanceBoundary", "fit_admittance", "porous_layer"],
+        "closed_forms": ["box_modes", "free_field_3d", "image_source_1d"],
+        "deeponet": [
+            "ASPECT_PRESERVING",
+            "AcousticDeepONet",
+            "CachedReceivers",
+            "CachedSource",
+            "RoomFrame",
+            "make_acoustic_deeponet",
+        ],
+        "wave": ["WaveField", "fdtd"],
+        "networks": ["FrequencyFeatures", "ModifiedMLP", "ResNetBranch", "SineMLP"],
+        "rooms": ["Room"],
+        "sources": ["GaussianSource", "gaussian_width", "random_source_fields"],
+        "training": ["SelfAdaptiveWeights", "ceod", "train_deeponet", "transfer"],
+    },
+)
