@@ -5,6 +5,14 @@ from paperworks.core.lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
+        "auralisation": [
+            "binaural_ears",
+            "render",
+            "responder",
+            "room_impulse_response",
+            "snap_to_grid",
+            "write_impulse_responses",
+        ],
         "boundaries": ["RIGID", "ImpedanceBoundary", "fit_admittance", "porous_layer"],
         "closed_forms": ["box_modes", "free_field_3d", "image_source_1d"],
         "deeponet": [
@@ -15,6 +23,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "RoomFrame",
             "make_acoustic_deeponet",
         ],
+        "domains": ["DecomposedDeepONet", "PartitionOfUnity"],
+        "official": ["load_official_deeponet"],
         "wave": ["WaveField", "fdtd"],
         "networks": ["FrequencyFeatures", "ModifiedMLP", "ResNetBranch", "SineMLP"],
         "rooms": ["Room"],

@@ -142,9 +142,7 @@ class ImpedanceBoundary:
         """
         return np.asarray(1 - np.abs(self.reflection(f)) ** 2)
 
-    def filter(
-        self, dt: float
-    ) -> tuple[Float[np.ndarray, "m m"], Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
+    def filter(self, dt: float) -> tuple[Float[np.ndarray, "m m"], Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
         """Return the accumulators' step by the trapezoidal rule, which keeps a passive wall passive.
 
         The accumulators are ``phi_k`` of real poles, then ``psi^0_k`` and ``psi^1_k`` of pairs, with ``phi' + lambda phi =
@@ -169,7 +167,11 @@ class ImpedanceBoundary:
             rates[i : i + 2, i : i + 2] = [[-alpha, -beta], [beta, -alpha]]
             inputs[i], outputs[i : i + 2] = 1.0, [b, c]
         implicit = np.eye(m) - dt / 2 * rates
-        return np.linalg.solve(implicit, np.eye(m) + dt / 2 * rates), np.linalg.solve(implicit, dt / 2 * inputs), outputs
+        return (
+            np.linalg.solve(implicit, np.eye(m) + dt / 2 * rates),
+            np.linalg.solve(implicit, dt / 2 * inputs),
+            outputs,
+        )
 
 
 RIGID = ImpedanceBoundary()
@@ -279,7 +281,9 @@ def fit_admittance(
     check_count("n_real", n_real, at_least=0)
     check_count("n_pairs", n_pairs, at_least=0)
     if frequency.shape != wanted.shape or 2 * len(frequency) < 2 * (n_real + 2 * n_pairs) + 1:
-        raise ValueError(f"f and Y have {len(frequency)} and {len(wanted)} values; they take as many, and enough to fit")
+        raise ValueError(
+            f"f and Y have {len(frequency)} and {len(wanted)} values; they take as many, and enough to fit"
+        )
     if not (np.isfinite(wanted).all() and np.isfinite(frequency).all() and (frequency >= 0).all()):
         raise ValueError("f and Y have negative or infinite values; they take finite numbers and frequencies >= 0")
     if wanted.real.min() < -1e-6 * np.abs(wanted).max():

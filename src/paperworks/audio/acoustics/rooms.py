@@ -48,9 +48,7 @@ class Room:
         size = tuple(check_number("size", side, gt=0) for side in self.size)
         if not 1 <= len(size) <= 3:
             raise ValueError(f"size is {self.size!r}; it takes 1 to 3 sides")
-        boxes = tuple(
-            (tuple(map(float, low)), tuple(map(float, high))) for low, high in self.removed
-        )
+        boxes = tuple((tuple(map(float, low)), tuple(map(float, high))) for low, high in self.removed)
         for low, high in boxes:
             if not len(low) == len(high) == len(size) or not all(a < b for a, b in zip(low, high, strict=True)):
                 raise ValueError(f"removed has the box {low}, {high}; it takes two corners of {len(size)} coordinates")

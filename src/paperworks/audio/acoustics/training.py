@@ -61,9 +61,7 @@ class SelfAdaptiveWeights(nn.Module):
         """The weights."""
         return self.table.weight[:, 0]
 
-    def forward(
-        self, squared: Float[Tensor, "batch points"], index: Int[Tensor, " points"]
-    ) -> Float[Tensor, ""]:
+    def forward(self, squared: Float[Tensor, "batch points"], index: Int[Tensor, " points"]) -> Float[Tensor, ""]:
         """Return the weighted mean of squared errors.
 
         Parameters
@@ -179,8 +177,10 @@ def train_deeponet(
     True
     """
     if len(u) != len(p) or p.shape[1:] != y.shape[:1]:
-        raise ValueError(f"u, y and p have shapes {tuple(u.shape)}, {tuple(y.shape)} and {tuple(p.shape)}; p takes "
-                         f"({len(u)}, {len(y)})")
+        raise ValueError(
+            f"u, y and p have shapes {tuple(u.shape)}, {tuple(y.shape)} and {tuple(p.shape)}; p takes "
+            f"({len(u)}, {len(y)})"
+        )
     for name, data in (("u", u), ("y", y), ("p", p)):
         check_finite(name, data)
     if adaptive is not None and len(adaptive.values) != len(y):
@@ -340,7 +340,9 @@ def transfer(
     14
     """
     theirs, ours = source.state_dict(), target.state_dict()
-    if apart := [k for k in theirs.keys() | ours.keys() if k not in ours or k not in theirs or ours[k].shape != theirs[k].shape]:
+    if apart := [
+        k for k in theirs.keys() | ours.keys() if k not in ours or k not in theirs or ours[k].shape != theirs[k].shape
+    ]:
         raise ValueError(f"target has other layers than source: {', '.join(sorted(apart)[:3])}")
     target.load_state_dict(theirs)
     for parameter in target.parameters():

@@ -173,7 +173,8 @@ class _Scheme:
         self.cell_size = math.prod(self.spacings)
         safe = np.where(self.inside, self.volume, 1.0)
         self.faces = [
-            _gathered(cells, [i for i in range(room.dim) if i != axis]) / 2 ** (room.dim - 1) for axis in range(room.dim)
+            _gathered(cells, [i for i in range(room.dim) if i != axis]) / 2 ** (room.dim - 1)
+            for axis in range(room.dim)
         ]
         self.is_box = bool(cells.all())
         centre = -sum(
