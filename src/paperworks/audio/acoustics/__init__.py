@@ -21,6 +21,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "CachedReceivers",
             "CachedSource",
             "RoomFrame",
+            "low_precision_branch",
             "make_acoustic_deeponet",
         ],
         "domains": ["DecomposedDeepONet", "PartitionOfUnity"],

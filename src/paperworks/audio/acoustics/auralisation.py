@@ -30,8 +30,8 @@ def room_impulse_response(
 ) -> Float[np.ndarray, "*batch samples"]:
     """Turn the response to a Gaussian into a room impulse response in a band, at a sound's rate.
 
-    The spectrum is divided by the Gaussian's, ends above `f_max` in a quarter of a cosine to 1.25 `f_max`, and is resampled
-    exactly. At `f_max` of the paper's source the division multiplies by 55, errors of the pressure too.
+    The spectrum is divided by the Gaussian's, ends between `f_max` and 1.25 `f_max` along a squared cosine, and is
+    resampled exactly. At `f_max` of the paper's source the division multiplies by 55, errors of the pressure too.
 
     Parameters
     ----------
@@ -121,14 +121,14 @@ def render(
     Parameters
     ----------
     path_source, path_listener
-        Place (d,) in metres, a function of the time in seconds that returns it, or the places of all blocks (blocks, d).
+        Place (d,) in metres, a function of the time in seconds that returns it, or places of all blocks (blocks, d).
     dry
         Sound (samples,).
     sr
         Samples in a second.
     responses
-        ``responses(sources, listeners)`` returns the impulse responses of pairs, (n, samples) or (n, channels, samples), at
-        the sound's rate; see `responder`.
+        ``responses(sources, listeners)`` returns the impulse responses of pairs, (n, samples) or (n, channels,
+        samples), at the sound's rate; see `responder`.
     block
         Seconds from one response to the next; 0.02 by default, in which a walker moves 3 cm.
 

@@ -81,8 +81,8 @@ class ImpedanceBoundary:
         worst = int(np.argmin(y.real))
         if y.real[worst] < -_SLACK * np.abs(y).max() or self.Y_inf < 0:
             raise ValueError(
-                f"the admittance has real part {y.real[worst]:.3g} at {f[worst]:.4g} Hz and {self.Y_inf:.3g} in the limit; "
-                "it takes 0 or more at all frequencies"
+                f"the admittance has real part {y.real[worst]:.3g} at {f[worst]:.4g} Hz and {self.Y_inf:.3g} in the "
+                "limit; it takes 0 or more at all frequencies"
             )
 
     @property
@@ -145,8 +145,8 @@ class ImpedanceBoundary:
     def filter(self, dt: float) -> tuple[Float[np.ndarray, "m m"], Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
         """Return the accumulators' step by the trapezoidal rule, which keeps a passive wall passive.
 
-        The accumulators are ``phi_k`` of real poles, then ``psi^0_k`` and ``psi^1_k`` of pairs, with ``phi' + lambda phi =
-        p``, ``psi0' + alpha psi0 + beta psi1 = p`` and ``psi1' + alpha psi1 - beta psi0 = 0``.
+        The accumulators are ``phi_k`` of real poles, then ``psi^0_k`` and ``psi^1_k`` of pairs, with
+        ``phi' + lambda phi = p``, ``psi0' + alpha psi0 + beta psi1 = p`` and ``psi1' + alpha psi1 - beta psi0 = 0``.
 
         Parameters
         ----------

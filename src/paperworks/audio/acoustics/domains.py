@@ -18,9 +18,9 @@ from paperworks.core.validation import check_count, check_number
 class PartitionOfUnity:
     """Overlapping boxes with smooth weights that add up to one in their union.
 
-    The weight of a box is a product over the axes of ``6 s^5 - 15 s^4 + 10 s^3`` of the distance to its ends / `margin`,
-    divided by the sum over the boxes, so that fields have two continuous derivatives where networks meet. Ends that are
-    the union's own have no ramp.
+    A box's weight is a product over the axes of ``6 s^5 - 15 s^4 + 10 s^3`` of the distance to its ends / `margin`,
+    divided by the sum over the boxes, so that fields have two continuous derivatives where networks meet. Ends of the
+    union itself have no ramp.
 
     Parameters
     ----------

@@ -1,5 +1,6 @@
 """The networks of the operator: gated sine layers, plain ones, convolutions, a linear map, features of frequencies."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Literal
@@ -67,7 +68,7 @@ class SineMLP(nn.Module):
         self.w0 = check_number("w0", w0, gt=0) if activation == "sin" else 1.0
         self.hidden_w0 = self.w0 if siren_hidden else 1.0
         widths = [in_dim] + [hidden] * check_count("n_layers", n_layers)
-        self.layers = nn.ModuleList(self._linear(a, b, i == 0) for i, (a, b) in enumerate(zip(widths, widths[1:])))
+        self.layers = nn.ModuleList(self._linear(a, b, i == 0) for i, (a, b) in enumerate(itertools.pairwise(widths)))
         self.output = self._linear(hidden, out_dim)
 
     def _linear(self, inputs: int, outputs: int, first: bool = False) -> nn.Linear:
@@ -294,7 +295,7 @@ class ResNetBranch(nn.Module):
         self.blocks = nn.ModuleList(made)
         self.out_shape = (width, *sizes)
         widths = [math.prod(self.out_shape), *hidden]
-        self.dense = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:]))
+        self.dense = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
         self.output = nn.Linear(widths[-1], check_count("out_dim", out_dim))
         for layer, bound in [(d, 1 / d.in_features) for d in self.dense] + [
             (self.output, math.sqrt(6 / widths[-1]) / 30)

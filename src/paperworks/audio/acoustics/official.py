@@ -26,8 +26,9 @@ def load_official_deeponet(
 ) -> AcousticDeepONet:
     """Make a network with the weights of the published code's checkpoints.
 
-    The tree's leaves are expected by their paths, joined by "/", such as ``bn/params/linear_bn_0/kernel``: an archive that
-    ``np.savez`` writes of the flattened tree. Widths and depths are read off the weights; the adaptive weights are left.
+    The tree's leaves are expected by their paths, joined by "/", such as ``bn/params/linear_bn_0/kernel``: an archive
+    that ``np.savez`` writes of the flattened tree. Widths and depths are read off the weights; adaptive weights are
+    left out.
 
     Parameters
     ----------
@@ -40,8 +41,8 @@ def load_official_deeponet(
     activation
         "sin", "tanh" or "relu".
     gate_activation
-        Whether gates are activated: yes for networks trained by the present code, no for the weights that were published
-        with the paper (doi 10.11583/DTU.24812004).
+        Whether gates are activated: yes for networks trained by the present code, no for the weights that were
+        published with the paper (doi 10.11583/DTU.24812004).
 
     Returns
     -------
@@ -78,8 +79,8 @@ def load_official_deeponet(
         sensors = int(np.prod(frame.sensor_shape))
         if branch.in_dim != sensors or outputs != q:
             raise ValueError(
-                f"weights have a branch from {branch.in_dim} sensors to {outputs} numbers; the frame has {sensors} sensors "
-                f"and the trunk {q} numbers"
+                f"weights have a branch from {branch.in_dim} sensors to {outputs} numbers; the frame has {sensors} "
+                f"sensors and the trunk {q} numbers"
             )
     model = AcousticDeepONet(branch, nn.Sequential(features, trunk), q, frame=frame)
     assert model.bias is not None

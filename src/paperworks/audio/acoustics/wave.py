@@ -64,8 +64,9 @@ def fdtd(
 ) -> WaveField:
     """Solve the wave equation for all sources of a room at once by leapfrog steps, of second order.
 
-    Nodes stand on the walls. Each has the part of a cell that is inside, each two neighbours the part of a face, so that
-    the discrete energy of a room of any shape never rises, and stays where walls are rigid.
+    Nodes stand on the walls. Each has the part of a cell that is inside, each two neighbours the part of a face, so
+    that the discrete energy of a room of any shape stays where walls are rigid, and never rises where they have an
+    impedance.
 
     Parameters
     ----------
@@ -76,11 +77,11 @@ def fdtd(
     t_max
         End in seconds; the time step divides it.
     boundary
-        All walls', or a mapping from walls to theirs: "x0" and "x1" face the low and the high end of the first axis, "y0",
-        "y1", "z0", "z1" of the others. Walls that are left out are rigid.
+        All walls', or a mapping from walls to theirs: "x0" and "x1" face the low and the high end of the first axis,
+        "y0", "y1", "z0", "z1" of the others. Walls that are left out are rigid.
     h
-        Spacing of the grid in metres, rounded so that whole cells fill each side. A tenth of the shortest wavelength has
-        errors of a few percent after some metres.
+        Spacing of the grid in metres, rounded so that whole cells fill each side. A tenth of the shortest wavelength
+        has errors of a few percent after some metres.
     cfl
         Number ``c dt / h``, at most ``1 / sqrt(d)``; 0.95 of that by default.
     receivers
@@ -236,13 +237,13 @@ class _Scheme:
         """Return ``2 p`` and the Laplacian times ``(c dt)^2``."""
         out = self.centre * p
         for axis, courant in enumerate(self.courant):
-            low, high = (((slice(None),) + end) for end in _ends(axis))
+            low, high = ((slice(None), *end) for end in _ends(axis))
             if self.is_box:
                 part = courant * p
                 out[high] += part[low]
                 out[low] += part[high]
                 # A wall sees its neighbour twice, its own image.
-                first, second, last, other = ((slice(None),) + _at(axis, i) for i in (0, 1, -1, -2))
+                first, second, last, other = ((slice(None), *_at(axis, i)) for i in (0, 1, -1, -2))
                 out[first] += part[second]
                 out[last] += part[other]
             else:
