@@ -73,15 +73,16 @@ class ImpedanceBoundary:
                 raise ValueError(f"{name} is {poles!r}; it takes tuples of {size} numbers with decay rates > 0")
             object.__setattr__(self, name, kept)
         constant = 0.0 if self.xi is None else 1 / (self.xi * self.rho * self.c)
-        object.__setattr__(self, "Y_inf", constant if self.Y_inf is None else check_number("Y_inf", self.Y_inf))
+        limit = constant if self.Y_inf is None else check_number("Y_inf", self.Y_inf)
+        object.__setattr__(self, "Y_inf", limit)
         # Where a resonance is narrow, a grid of its own.
         near = [b / (2 * math.pi) + a * np.linspace(-3, 3, 61) for _, _, a, b in self.complex_poles]
         f = np.abs(np.concatenate([_GRID, *near]))
         y = self.admittance(f)
         worst = int(np.argmin(y.real))
-        if y.real[worst] < -_SLACK * np.abs(y).max() or self.Y_inf < 0:
+        if y.real[worst] < -_SLACK * np.abs(y).max() or limit < 0:
             raise ValueError(
-                f"the admittance has real part {y.real[worst]:.3g} at {f[worst]:.4g} Hz and {self.Y_inf:.3g} in the "
+                f"the admittance has real part {y.real[worst]:.3g} at {f[worst]:.4g} Hz and {limit:.3g} in the "
                 "limit; it takes 0 or more at all frequencies"
             )
 
@@ -122,7 +123,7 @@ class ImpedanceBoundary:
         Returns
         -------
         ndarray
-            Complex factors.
+            Complex factors, one for each frequency.
         """
         y = self.rho * self.c * self.admittance(f)
         return np.asarray((1 - y) / (1 + y))

@@ -295,11 +295,12 @@ class ResNetBranch(nn.Module):
         self.blocks = nn.ModuleList(made)
         self.out_shape = (width, *sizes)
         widths = [math.prod(self.out_shape), *hidden]
-        self.dense = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
+        dense = [nn.Linear(a, b) for a, b in itertools.pairwise(widths)]
+        self.dense = nn.ModuleList(dense)
         self.output = nn.Linear(widths[-1], check_count("out_dim", out_dim))
-        for layer, bound in [(d, 1 / d.in_features) for d in self.dense] + [
-            (self.output, math.sqrt(6 / widths[-1]) / 30)
-        ]:
+        for layer in (*dense, self.output):
+            inputs = layer.in_features
+            bound = math.sqrt(6 / inputs) / 30 if layer is self.output else 1 / inputs
             nn.init.uniform_(layer.weight, -bound, bound)
             nn.init.zeros_(layer.bias)
 
@@ -335,7 +336,7 @@ class ResNetBranch(nn.Module):
         Returns
         -------
         Tensor
-            (batch, outputs).
+            The outputs, (batch, outputs).
         """
         out: Tensor = self.output(self.features(u))
         return out

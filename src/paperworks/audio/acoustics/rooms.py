@@ -112,7 +112,7 @@ class Room:
             found &= ~((x > start) & (x < end)).all(1)
         if self.inside is not None:
             found &= np.asarray(self.inside(x), dtype=bool)
-        return found
+        return np.asarray(found)
 
     def points(self, name: str, points: ArrayLike) -> Float[np.ndarray, "n d"]:
         """Return points as an array (n, d), or raise.

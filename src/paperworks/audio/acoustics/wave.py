@@ -300,14 +300,14 @@ class _Scheme:
         place = np.stack([x[:, i] / s for i, s in enumerate(self.spacings)], 1)
         base = np.minimum(np.floor(place + 1e-9).astype(int), np.array(self.shape) - 2)
         part = place - base
-        nodes, shares = [], []
+        corners, shares = [], []
         for corner in itertools.product((0, 1), repeat=self.room.dim):
-            nodes.append(np.ravel_multi_index(tuple((base + corner).T), self.shape))
+            corners.append(np.ravel_multi_index(tuple((base + corner).T), self.shape))
             share = np.prod(np.where(corner, part, 1 - part), 1)
-            shares.append(share * self.inside.reshape(-1)[nodes[-1]])
+            shares.append(share * self.inside.reshape(-1)[corners[-1]])
         share = np.array(shares, self.dtype)
         share /= share.sum(0)
-        return lambda p: sum(w * p.reshape(len(p), -1)[:, n] for w, n in zip(share, nodes, strict=True))
+        return lambda p: sum(w * p.reshape(len(p), -1)[:, n] for w, n in zip(share, corners, strict=True))
 
 
 class _Wall:
@@ -320,14 +320,14 @@ class _Wall:
         strength = boundary.rho * scheme.c**2 * scheme.dt / 2 * areas.reshape(-1)[self.nodes]
         self.strength = strength.astype(scheme.dtype)
         self.advance, self.drive, self.outputs = (a.astype(scheme.dtype) for a in (advance, drive, outputs))
-        self.rigid_part = boundary.Y_inf
-        # v_next = direct p_next + ...
-        self.direct = float(boundary.Y_inf + outputs @ drive)
+        # v_next = direct p_next + what is known
+        self.at_once = boundary.Y_inf or 0.0
+        self.direct = float(self.at_once + outputs @ drive)
         self.earlier: Any = 0.0  # velocity of the accumulators a step before
 
     def known(self, x: np.ndarray, p: np.ndarray, before: np.ndarray) -> np.ndarray:
         """Return ``v_next - v_before`` but for what the next pressure adds."""
-        found = -self.rigid_part * before[:, self.nodes]
+        found = -self.at_once * before[:, self.nodes]
         if len(self.outputs):
             ahead = self.outputs @ self.advance
             found += np.tensordot(ahead, x, 1) + (self.outputs @ self.drive) * p[:, self.nodes]
