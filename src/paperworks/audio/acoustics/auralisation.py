@@ -112,7 +112,7 @@ def render(
     sr: int,
     responses: Responses,
     block: float = 0.02,
-) -> Float[np.ndarray, "channels samples"]:
+) -> Float[np.ndarray, "channels length"]:
     """Convolve a dry sound with the impulse responses of a moving source and listener.
 
     The sound is cut into overlapping blocks with windows that add up to one. Each is convolved with the response of its

@@ -12,6 +12,7 @@ from paperworks.audio.acoustics.sources import DENSITY, SPEED_OF_SOUND
 from paperworks.core.validation import check_count, check_number
 
 _GRID = np.concatenate([[0.0], np.geomspace(1.0, 2e4, 400)])  # Hz, where a wall must not make sound
+_DAMPING = 1e-3  # least decay rate of a fitted pole / its angular frequency
 _SLACK = 1e-9  # of the greatest admittance
 
 
@@ -75,9 +76,7 @@ class ImpedanceBoundary:
         constant = 0.0 if self.xi is None else 1 / (self.xi * self.rho * self.c)
         limit = constant if self.Y_inf is None else check_number("Y_inf", self.Y_inf)
         object.__setattr__(self, "Y_inf", limit)
-        # Where a resonance is narrow, a grid of its own.
-        near = [b / (2 * math.pi) + a * np.linspace(-3, 3, 61) for _, _, a, b in self.complex_poles]
-        f = np.abs(np.concatenate([_GRID, *near]))
+        f = _frequencies([(a, b) for _, _, a, b in self.complex_poles])
         y = self.admittance(f)
         worst = int(np.argmin(y.real))
         if y.real[worst] < -_SLACK * np.abs(y).max() or limit < 0:
@@ -173,6 +172,12 @@ class ImpedanceBoundary:
             np.linalg.solve(implicit, dt / 2 * inputs),
             outputs,
         )
+
+
+def _frequencies(resonances: Sequence[tuple[float, float]]) -> Float[np.ndarray, " n"]:
+    """Return frequencies at which a real part might be negative: many near each (decay rate, angular frequency)."""
+    near = [(b + a * np.linspace(-5, 5, 101)) / (2 * math.pi) for a, b in resonances]
+    return np.abs(np.concatenate([_GRID, *near]))
 
 
 RIGID = ImpedanceBoundary()
@@ -298,20 +303,18 @@ def fit_admittance(
     for _ in range(steps if n_real + n_pairs else 0):
         real, pairs = _relocated(s, wanted, weight, real, pairs, n_real)
     columns = np.column_stack([np.ones_like(s), _partial_fractions(s, real, pairs)])
-    grid = -2j * np.pi * _GRID / unit
-    found = _residues(
-        columns * weight[:, None],
-        wanted * weight,
-        np.column_stack([np.ones_like(grid), _partial_fractions(grid, real, pairs)]).real,
-    )
+    grid = -2j * np.pi * _frequencies([(-a.real * unit, a.imag * unit) for a in pairs]) / unit
+    everywhere = np.column_stack([np.ones_like(grid), _partial_fractions(grid, real, pairs)]).real
+    found = _residues(columns * weight[:, None], wanted * weight, everywhere)
     split = 1 + len(real)
     # (r + i q)/(s - a) + its conjugate is half of (2 r + 2 i q)/(s - a) and so on; poles are -alpha - i beta.
     quadruples = [
         (2 * r * unit, -2 * q * unit, -a.real * unit, a.imag * unit)
         for r, q, a in zip(found[split::2], found[split + 1 :: 2], pairs, strict=True)
     ]
+    lowest = float((everywhere @ found).min())
     return ImpedanceBoundary(
-        Y_inf=float(max(found[0], 0.0)),
+        Y_inf=float(max(found[0] - min(lowest, 0.0), 0.0)),
         real_poles=[(float(r * unit), float(-a.real * unit)) for r, a in zip(found[1:split], real, strict=True)],
         complex_poles=[(float(b), float(cc), float(al), float(be)) for b, cc, al, be in quadruples],
         c=c,
@@ -351,7 +354,7 @@ def _relocated(
         state[i : i + 2, i : i + 2] = [[a.real, a.imag], [-a.imag, a.real]]
         drive[i : i + 2] = [2, 0]
     zeros = np.linalg.eigvals(state - np.outer(drive, sigma))
-    zeros = -np.abs(zeros.real) - 1e-9 + 1j * zeros.imag
+    zeros = -np.maximum(np.abs(zeros.real), _DAMPING * np.abs(zeros) + 1e-9) + 1j * zeros.imag
     upper = sorted(zeros[zeros.imag > 1e-9], key=lambda z: -z.imag / abs(z))
     lonely = sorted(zeros[np.abs(zeros.imag) <= 1e-9], key=abs)
     while len(lonely) < n_real:  # a pair that should be two real poles

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -45,7 +46,7 @@ class PartitionOfUnity:
     [[1.0, 0.0], [0.5, 0.5], [0.104, 0.896]]
     """
 
-    boxes: Float[np.ndarray, "boxes two d"]
+    boxes: Any
     margin: float
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
 """The volume that sound fills: a box, less what is cut out of it, and its grids."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,8 +40,8 @@ class Room:
     [True, False]
     """
 
-    size: tuple[float, ...]
-    removed: tuple[tuple[tuple[float, ...], tuple[float, ...]], ...] = ()
+    size: Sequence[float]
+    removed: Sequence[Sequence[Sequence[float]]] = ()
     inside: Callable[[Any], Any] | None = None
 
     def __post_init__(self) -> None:
@@ -56,7 +56,7 @@ class Room:
         object.__setattr__(self, "removed", boxes)
 
     @classmethod
-    def l_shape(cls, size: tuple[float, ...], notch: tuple[float, ...]) -> "Room":
+    def l_shape(cls, size: Sequence[float], notch: Sequence[float]) -> "Room":
         """Return a room that lacks the corner farthest from the origin.
 
         Parameters

@@ -195,10 +195,10 @@ def train_deeponet(
     )
 
     def loss(step: int) -> Tensor:
-        some = torch.randperm(len(u), generator=generator)[:rows]
+        some = slice(None) if rows == len(u) else torch.randperm(len(u), generator=generator)[:rows]
         # With replacement: a permutation of all coordinates would cost more than a small network.
         at = torch.randint(len(y), (points,) if shared else (rows, points), generator=generator)
-        true = p[some[:, None], at]
+        true = p[some].gather(1, at) if not shared else p.index_select(1, at)[some]
         found = model(u[some], y[at])
         squared = (found - true).square()
         value = squared.mean() if adaptive is None else adaptive(squared, at)
