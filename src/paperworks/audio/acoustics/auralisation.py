@@ -123,7 +123,7 @@ def render(
     path_source, path_listener
         Place (d,) in metres, a function of the time in seconds that returns it, or places of all blocks (blocks, d).
     dry
-        Sound (samples,).
+        The dry sound, (samples,).
     sr
         Samples in a second.
     responses

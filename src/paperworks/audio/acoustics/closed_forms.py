@@ -25,7 +25,7 @@ def image_source_1d(
     Parameters
     ----------
     length
-        Of the tube, from 0, in metres.
+        Length of the tube, which begins at 0, in metres.
     source
         One source or several.
     x

@@ -29,7 +29,7 @@ class RoomFrame:
     Parameters
     ----------
     room
-        The room.
+        The room, whose greatest side normalises all axes.
     f_max
         Highest frequency in Hz; 1000 by default. It sets the width of sources, and the sensors' spacing.
     sensors_per_wavelength
@@ -487,7 +487,7 @@ def low_precision_branch(model: AcousticDeepONet) -> AcousticDeepONet:
     Parameters
     ----------
     model
-        The network.
+        The network in single precision.
 
     Returns
     -------

@@ -231,7 +231,7 @@ def absorption(run: Run) -> Measurement:
     error = np.abs(measured - wanted) / np.abs(wanted)
     figure, (left, right) = run.figure(1, 2)
     figure.set_size_inches(9, 3.6)
-    for ax, part, label in ((left, np.abs, "magnitude"), (right, lambda z: np.unwrap(np.angle(z)), "phase in rad")):
+    for ax, part, label in ((left, np.abs, "magnitude"), (right, lambda z: np.unwrap(np.angle(z)), "phase, rad,")):
         ax.semilogx(heard, part(of_layer), label="Miki's model")
         ax.semilogx(heard, part(wanted), "--", label="its rational fit")
         ax.semilogx(heard[::4], part(measured)[::4], "o", markersize=3, label="measured")
@@ -430,21 +430,21 @@ def against_pyroomacoustics(run: Run) -> Measurement:
         cfl = 343 * ours.dt / coarse * (1 + 1e-9)
         fine = fdtd(room, source, t_max, wall, h=coarse / 2, cfl=cfl, receivers=ears, save_every=2)
         # Modes are exact; where walls absorb, the error of two spacings is extrapolated.
-        truth = (
-            box_modes(size, source, ears, ours.times)[0]
-            if name == "rigid"
-            else (4 * fine.pressure - ours.pressure)[0] / 3
-        )
-        theirs = _images(size, place, ears, ours.times, float(wall.absorption([100.0])[0]))
-        errors = [float(np.sqrt(np.mean((p - truth) ** 2))) for p in (fine.pressure[0], theirs)]
-        ratios[name] = exact(errors[0] / errors[1])
+        extrapolated = (4 * fine.pressure - ours.pressure)[0] / 3
+        truth = box_modes(size, source, ears, ours.times)[0] if name == "rigid" else extrapolated
+        answers = {
+            f"solver, {coarse:g} m": ours.pressure[0],
+            f"solver, {coarse / 2:g} m": fine.pressure[0],
+            "both, extrapolated": extrapolated,
+            "pyroomacoustics": _images(size, place, ears, ours.times, float(wall.absorption([100.0])[0])),
+        }
+        errors = {how: float(np.sqrt(np.mean((p - truth) ** 2))) for how, p in answers.items()}
+        ratios[name] = exact(errors[f"solver, {coarse / 2:g} m"] / errors["pyroomacoustics"])
         whole = float(np.sqrt(np.mean(truth**2)))
-        rows += [
-            [name, "solver", errors[0], errors[0] / whole],
-            [name, "pyroomacoustics", errors[1], errors[1] / whole],
-        ]
-    _, cached, u, _ = _queries(run)
-    jobs = {"network": lambda: cached.query(u), "pyroomacoustics": lambda: _impulses(size, place, ears[:1], 0.05, 0.0)}
+        rows += [[name, how, e, e / whole] for how, e in errors.items() if e]
+    model, cached, u, _ = _queries(run)
+    stored = CachedReceivers(low_precision_branch(model), cached.basis, cached.n_times)
+    jobs = {"network": lambda: stored.query(u), "pyroomacoustics": lambda: _impulses(size, place, ears[:1], 0.05, 0.0)}
     times = interleaved(run, jobs, run.at(smoke=1, desk=9, full=15))
     rows += [["ms for 0.05 s", job, 1e3 * s, ""] for job, s in times.medians().items()]
     return Measurement(
@@ -452,7 +452,7 @@ def against_pyroomacoustics(run: Run) -> Measurement:
         table=Table(["walls", "what answers", "error in Pa", "error / rms"], rows),
         settings=f"images of all orders that arrive, 16 kHz, no high pass, no loss in air; our solver's spacing "
         f"{coarse / 2:g} m; absorbing walls have impedance {problems.XI}, of which images know the absorption at "
-        "normal incidence",
+        "normal incidence. The network is the paper's of a 2 m cube, its branch of 16 bits",
     )
 
 
