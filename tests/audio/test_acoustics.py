@@ -72,6 +72,7 @@ def test_random_points_keep_away_from_walls():
         (lambda: fdtd(L, GaussianSource([0.5, 0.5]), 0.01, h=0.1, receivers=[[1.5, 1.5]]), "receivers"),
         (lambda: fdtd(L, GaussianSource([0.5, 0.5]), 0.01, {"z0": RIGID}, h=0.1), "boundary"),
         (lambda: fdtd(L, np.zeros((1, 3, 3)), 0.01, h=0.1), "source"),
+        (lambda: fdtd(L, np.zeros((1, 3, 3)), 0.01), "h is None"),
         (lambda: fdtd(L, GaussianSource([0.5, 0.5]), 0.0, h=0.1), "t_max"),
         (lambda: random_source_fields(2, [np.linspace(0, 2, 21)], centres=[[1.0]]), "centres"),
     ],
@@ -165,6 +166,11 @@ def test_a_mask_of_everything_is_the_box():
 def fitted_layer():
     f = np.geomspace(20, 2000, 60)
     return fit_admittance(f, porous_layer(f))
+
+
+def test_the_spacing_is_a_tenth_of_the_shortest_wavelength():
+    points = fdtd(Room((2.0,)), GaussianSource([1.0]), 0.001).points
+    assert points[1, 0] == pytest.approx(0.0343, abs=2e-4)
 
 
 def test_a_batch_is_its_rows_and_fields_are_taken_as_sources():
