@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from paperworks.audio.acoustics.deeponet import AcousticDeepONet, RoomFrame
+from paperworks.audio.acoustics.deeponet import AcousticDeepONet
+from paperworks.audio.acoustics.frame import RoomFrame
 from paperworks.audio.acoustics.networks import FrequencyFeatures, ModifiedMLP, ResNetBranch, SineMLP
 
 _NORM = {"scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
