@@ -1,10 +1,49 @@
-"""Sound: effects with knobs and networks that learn them."""
+"""Sound: effects with knobs and networks that learn them; rooms, and networks that answer for sources in them."""
 
 from paperworks.core.lazy import lazy_exports
 
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
+        "acoustics": [
+            "ASPECT_PRESERVING",
+            "AcousticDeepONet",
+            "CachedReceivers",
+            "CachedSource",
+            "DecomposedDeepONet",
+            "FrequencyFeatures",
+            "GaussianSource",
+            "ImpedanceBoundary",
+            "ModifiedMLP",
+            "PartitionOfUnity",
+            "RIGID",
+            "ResNetBranch",
+            "Room",
+            "RoomFrame",
+            "SelfAdaptiveWeights",
+            "SineMLP",
+            "WaveField",
+            "binaural_ears",
+            "box_modes",
+            "ceod",
+            "fdtd",
+            "fit_admittance",
+            "free_field_3d",
+            "gaussian_width",
+            "image_source_1d",
+            "load_official_deeponet",
+            "low_precision_branch",
+            "make_acoustic_deeponet",
+            "porous_layer",
+            "random_source_fields",
+            "render",
+            "responder",
+            "room_impulse_response",
+            "snap_to_grid",
+            "train_deeponet",
+            "transfer",
+            "write_impulse_responses",
+        ],
         "effects": [
             "Ablation",
             "AudioFileDataset",
