@@ -59,6 +59,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "submodel.submodel": ["Submodel", "extract_submodel"],
         "submodel.transforms": ["FieldScaler", "PODTransform"],
         "submodel.uq": ["Quantity", "SubmodelUQ", "UQResult", "evaluate_quantities", "interpolate_histories"],
-        "submodel.wgan": ["WGANGP", "gradient_penalty"],
+        "submodel.penalty": ["gradient_penalty"],
+        "submodel.wgan": ["WGANGP"],
     },
 )

@@ -1,7 +1,7 @@
 """Linear elastodynamics on a basis of scikit-fem: many right-hand sides march together on one factorisation."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -10,8 +10,8 @@ from numpy.typing import ArrayLike
 from scipy.sparse.linalg import eigsh, splu
 
 from paperworks.core.validation import check_choice, check_count, check_number
+from paperworks.reduction.submodel.inputs import Inputs, Values, checked_dofs
 
-Values: TypeAlias = Callable[[float], Any] | ArrayLike
 SCHEMES = ("newmark", "central")
 _DENSE = 700  # unknowns up to which a dense inverse is faster than triangular solves
 
@@ -114,12 +114,12 @@ class Elastodynamics:
             raise ValueError("lam + 2 mu has elements that are 0; it takes a positive stiffness")
         if len(damping) != 2:
             raise ValueError(f"damping is {damping!r}; it takes two numbers, of mass and of stiffness")
-        self.damping = tuple(check_number("damping", d, ge=0) for d in damping)
+        self.damping = (check_number("damping", damping[0], ge=0), check_number("damping", damping[1], ge=0))
         self.scheme = check_choice("scheme", scheme, SCHEMES)
         self.hht = check_number("hht", hht, ge=-1 / 3, le=0)
         if self.hht and scheme != "newmark":
             raise ValueError(f"hht is {hht} with the scheme {scheme!r}; it takes 0 there")
-        self.fixed = self._dofs("fixed", [] if fixed is None else fixed)
+        self.fixed = checked_dofs("fixed", [] if fixed is None else fixed, self.n_dofs)
         from skfem.helpers import ddot, div, dot, sym_grad
 
         unit = [
@@ -151,19 +151,6 @@ class Elastodynamics:
             sign = ">= 0" if ge is not None else "> 0"
             raise ValueError(f"{name} is {values[bad].flat[0] if values.ndim else value}; it takes numbers {sign}")
         return np.broadcast_to(values, self.basis.nelems)
-
-    def _dofs(self, name: str, dofs: Any) -> np.ndarray:
-        found = np.asarray(dofs).ravel()
-        if found.size == 0:
-            return np.zeros(0, dtype=int)
-        if found.dtype.kind not in "iu":
-            raise TypeError(f"{name} has dtype {found.dtype}; it takes numbers of degrees of freedom")
-        if found.min() < 0 or found.max() >= self.n_dofs or len(np.unique(found)) < len(found):
-            raise ValueError(
-                f"{name} has {len(found)} numbers from {found.min()} to {found.max()}; it takes different ones from 0 "
-                f"to {self.n_dofs - 1}"
-            )
-        return found.astype(int)
 
     def _assemble(self, local: np.ndarray) -> Any:
         dofs = self.basis.element_dofs.T
@@ -238,7 +225,7 @@ class Elastodynamics:
         ValueError
             Where `dt` is above the critical one of the explicit scheme, or shapes don't fit.
         """
-        inputs = _Inputs(self, dirichlet, f, check_number("dt", dt, gt=0), check_count("steps", steps), initial)
+        inputs = self._inputs(dirichlet, f, dt, steps, initial)
         factors = inputs.factors(stiffness)
         size = inputs.batch if batch_size is None else check_count("batch_size", batch_size)
         keep = observe if observe is not None else _displacements
@@ -277,12 +264,18 @@ class Elastodynamics:
         iterator of State
             `steps` + 1 of them; their arrays are (dofs, batch) and belong to the caller until the next one.
         """
-        inputs = _Inputs(self, dirichlet, f, check_number("dt", dt, gt=0), check_count("steps", steps), initial)
+        inputs = self._inputs(dirichlet, f, dt, steps, initial)
         factors = inputs.factors(stiffness)
         if self.scheme == "newmark" and len(np.unique(factors)) > 1:
-            raise ValueError(f"stiffness has {len(np.unique(factors))} different factors; `solve` takes them one by one")
+            raise ValueError(
+                f"stiffness has {len(np.unique(factors))} different factors; `solve` takes them one by one"
+            )
         factor = factors if self.scheme == "central" else factors[0]
         yield from self._march(inputs, np.arange(inputs.batch), factor)
+
+    def _inputs(self, dirichlet: Any, f: Any, dt: Any, steps: Any, initial: Any) -> Inputs:
+        checked = check_number("dt", dt, gt=0), check_count("steps", steps)
+        return Inputs(self.n_dofs, self.fixed, dirichlet, f, *checked, initial)
 
     def _groups(self, factors: np.ndarray, size: int) -> Iterator[tuple[Any, np.ndarray]]:
         """Yield columns that march together, and the factor, or factors, of their stiffness."""
@@ -293,15 +286,17 @@ class Elastodynamics:
                 part = columns[start : start + size]
                 yield (factors[part] if value is None else value), part
 
-    def _march(self, inputs: "_Inputs", columns: np.ndarray, factor: Any) -> Iterator[State]:
+    def _march(self, inputs: Inputs, columns: np.ndarray, factor: Any) -> Iterator[State]:
         return (self._explicit if self.scheme == "central" else self._implicit)(inputs, columns, factor)
 
-    def _explicit(self, inputs: "_Inputs", columns: np.ndarray, factor: np.ndarray) -> Iterator[State]:
+    def _explicit(self, inputs: Inputs, columns: np.ndarray, factor: np.ndarray) -> Iterator[State]:
         dt, (a, b) = inputs.dt, self.damping
         free, held = inputs.free, inputs.held
         critical = self._critical(free, float(factor.max()))
         if dt > critical:
-            raise ValueError(f"dt is {dt:g}, above the critical {critical:g} of the explicit scheme; take a smaller one")
+            raise ValueError(
+                f"dt is {dt:g}, above the critical {critical:g} of the explicit scheme; take a smaller one"
+            )
         u, half = inputs.start(columns)
         u[held] = inputs.values(0, columns)
         one = bool((factor == 1).all())
@@ -334,7 +329,7 @@ class Elastodynamics:
                 u = u + dt * half
                 u[held] = moved
 
-    def _implicit(self, inputs: "_Inputs", columns: np.ndarray, factor: float) -> Iterator[State]:
+    def _implicit(self, inputs: Inputs, columns: np.ndarray, factor: float) -> Iterator[State]:
         dt, (a, b), alpha = inputs.dt, self.damping, self.hht
         beta, gamma = (1 - alpha) ** 2 / 4, 0.5 - alpha
         free, held = inputs.free, inputs.held
@@ -459,88 +454,3 @@ def _factorised(A: Any) -> Callable[[np.ndarray], np.ndarray]:
         return lambda rhs: inverse @ rhs
     solve: Callable[[np.ndarray], np.ndarray] = splu(sp.csc_array(A)).solve
     return solve
-
-
-class _Inputs:
-    """Boundary values, forces and initial state of a march, checked, step by step and for some columns."""
-
-    def __init__(
-        self, model: Elastodynamics, dirichlet: Any, f: Any, dt: float, steps: int, initial: Any
-    ) -> None:
-        self.dt, self.steps, self.n = dt, steps, model.n_dofs
-        dofs, values = ((), None) if dirichlet is None else dirichlet
-        given = model._dofs("dirichlet", dofs)
-        both = np.intersect1d(given, model.fixed)
-        if len(both):
-            raise ValueError(f"dirichlet has {len(both)} degrees of freedom that are fixed; it takes others")
-        self.held = np.concatenate([given, model.fixed])
-        self.free = np.setdiff1d(np.arange(self.n), self.held)
-        self.extra = len(model.fixed)
-        if not len(self.free):
-            raise ValueError("dirichlet holds all degrees of freedom; it takes some that are free")
-        self.given = self._series("dirichlet", values, len(given)) if len(given) else None
-        self.load = None if f is None else self._series("f", f, self.n)
-        self.u0, self.v0 = (None, None) if initial is None else (self._column("initial", x) for x in initial)
-        parts = [self.given(0) if self.given else None, self.load(0) if self.load else None, self.u0, self.v0]
-        widths = {x.shape[1] for x in parts if x is not None and x.ndim == 2}
-        if len(widths) > 1:
-            raise ValueError(f"dirichlet, f and initial have {sorted(widths)} columns; they take equally many")
-        self.flat = not widths
-        self.batch = widths.pop() if widths else 1
-
-    def _series(self, name: str, values: Any, rows: int) -> Callable[[int], np.ndarray]:
-        """Return a function of the step's number that gives checked values."""
-        if not callable(values):
-            table = np.asarray(values, dtype=float)
-            if table.ndim not in (2, 3) or table.shape[:2] != (self.steps + 1, rows):
-                raise ValueError(
-                    f"{name} has values of shape {table.shape}; it takes ({self.steps + 1}, {rows}) or one with columns"
-                )
-            if not np.isfinite(table).all():
-                raise ValueError(f"{name} has values that are NaN or infinite; it takes finite ones")
-            return lambda step: table[step]
-
-        def at(step: int) -> np.ndarray:
-            value = np.asarray(values(step * self.dt), dtype=float)
-            if value.ndim not in (1, 2) or len(value) != rows:
-                raise ValueError(f"{name} returns shape {value.shape}; it takes a function to ({rows},) or with columns")
-            if not np.isfinite(value).all():
-                raise ValueError(f"{name} returns values that are NaN or infinite at step {step}; it takes finite ones")
-            return value
-
-        return at
-
-    def _column(self, name: str, x: Any) -> np.ndarray:
-        value = np.asarray(x, dtype=float)
-        if value.ndim not in (1, 2) or len(value) != self.n or not np.isfinite(value).all():
-            raise ValueError(f"{name} has shape {value.shape}; it takes finite numbers ({self.n},) or ({self.n}, batch)")
-        return value
-
-    def factors(self, stiffness: Any) -> np.ndarray:
-        """Return a factor of the stiffness for each column, which also says how many there are."""
-        found = np.ones(()) if stiffness is None else np.asarray(stiffness, dtype=float)
-        if found.ndim > 1 or not np.isfinite(found).all() or not (found > 0).all():
-            raise ValueError("stiffness has to be positive numbers, one or (batch,)")
-        if found.ndim == 1:
-            if self.flat:
-                self.flat, self.batch = False, len(found)
-            elif len(found) != self.batch:
-                raise ValueError(f"stiffness has {len(found)} factors; it takes {self.batch}, one for each column")
-        return np.broadcast_to(found, self.batch)
-
-    def start(self, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        zero = np.zeros((self.n, len(columns)))
-        u, v = (zero.copy() if x is None else self._part(x, columns).copy() for x in (self.u0, self.v0))
-        return u, v
-
-    def values(self, step: int, columns: np.ndarray) -> np.ndarray:
-        found = np.zeros((len(self.held), len(columns)))
-        if self.given is not None:
-            found[: len(self.held) - self.extra] = self._part(self.given(step), columns)
-        return found
-
-    def force(self, step: int, columns: np.ndarray) -> np.ndarray | None:
-        return None if self.load is None else self._part(self.load(step), columns)
-
-    def _part(self, x: np.ndarray, columns: np.ndarray) -> np.ndarray:
-        return np.broadcast_to(x[:, None], (len(x), len(columns))) if x.ndim == 1 else x[:, columns]

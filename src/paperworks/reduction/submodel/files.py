@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from paperworks.reduction.submodel import networks
+from paperworks.reduction.submodel.conditions import Conditions
 from paperworks.reduction.submodel.transforms import FieldScaler, PODTransform
 
 FORMAT = "paperworks WGANGP 1"
@@ -40,8 +41,8 @@ def write_model(model: Any, path: Path) -> None:
         {key: value for key, value in fitted.items() if not isinstance(value, np.ndarray)},
     ]
     arrays = {f"transform.{key}": value for key, value in fitted.items() if isinstance(value, np.ndarray)}
-    if model._condition is not None:
-        arrays |= {"condition.mean": model._condition[0], "condition.scale": model._condition[1]}
+    if model.conditions.dim:
+        arrays |= {"condition.mean": model.conditions.mean, "condition.scale": model.conditions.scale}
     tensors |= {key: torch.from_numpy(np.array(value)) for key, value in arrays.items()}
     state["best_step_"] = model.best_step_
     handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
@@ -82,9 +83,7 @@ def read_model(cls: Any, path: Path) -> Any:
     model = cls(**made, **settings | {"betas": tuple(settings["betas"])}, transform=transform)
     model.average = _network(path, *state["generator"])
     model.average.load_state_dict(part("average."))
-    model._condition = None
-    if "condition.mean" in tensors:
-        model._condition = (tensors["condition.mean"].numpy(), tensors["condition.scale"].numpy())
+    model.conditions = Conditions(**{key: value.numpy() for key, value in part("condition.").items()})
     model.best_step_ = state["best_step_"]
     for network in (model.generator, model.critic, model.average):
         network.eval().requires_grad_(False)

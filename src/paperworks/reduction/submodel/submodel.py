@@ -18,7 +18,8 @@ class Submodel:
     --------
     >>> import skfem
     >>> mesh = skfem.MeshQuad.init_tensor(np.linspace(0, 4, 5), np.linspace(0, 1, 2))
-    >>> zone = extract_submodel(skfem.Basis(mesh, skfem.ElementVector(skfem.ElementQuad1())), mesh.p[0, mesh.t].mean(0) > 3)
+    >>> basis = skfem.Basis(mesh, skfem.ElementVector(skfem.ElementQuad1()))
+    >>> zone = extract_submodel(basis, mesh.p[0, mesh.t].mean(0) > 3)
     >>> zone.boundary_dofs.shape, zone.basis.N
     ((2, 2), 8)
     """
@@ -88,7 +89,9 @@ class Submodel:
         material = {name: getattr(full, name)[self.elements] for name in ("lam", "mu", "rho")}
         # What is fixed at the cut comes with the histories.
         fixed = np.setdiff1d(np.flatnonzero(np.isin(self.dof_map, full.fixed)), self.boundary_dofs)
-        return Elastodynamics(self.basis, **material, damping=full.damping, scheme=full.scheme, hht=full.hht, fixed=fixed)
+        return Elastodynamics(
+            self.basis, **material, damping=full.damping, scheme=full.scheme, hht=full.hht, fixed=fixed
+        )
 
 
 def extract_submodel(basis: Any, element_mask: ArrayLike) -> Submodel:

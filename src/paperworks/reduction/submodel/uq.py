@@ -32,7 +32,7 @@ class Quantity(NamedTuple):
     at_step: Callable[[State], Float[np.ndarray, " batch"]]
     """Gives one number for each column of a state."""
     over_time: str = "max"
-    """``"max"``, ``"last"``, ``"sum"``, ``"first"`` (the first time above the threshold, else the last) or ``"history"``."""
+    """What is made of it: max, last, sum, history, or first, the first time above the threshold (else the last)."""
     threshold: float = 0.0
     """What ``"first"`` waits for."""
 
@@ -446,7 +446,9 @@ class SubmodelUQ:
         """Yield samples that march at once: with the implicit scheme those of one stiffness."""
         check_count("batch_size", size)
         whole = factors is None or self.model.scheme == "central"
-        groups = [np.arange(n)] if whole else [np.flatnonzero(factors == value) for value in np.unique(factors)]
+        groups = [np.arange(n)]
+        if factors is not None and not whole:
+            groups = [np.flatnonzero(factors == value) for value in np.unique(factors)]
         for group in groups:
             for start in range(0, len(group), size):
                 part = group[start : start + size]

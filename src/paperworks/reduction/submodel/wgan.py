@@ -12,84 +12,12 @@ from torch import Tensor, nn
 
 from paperworks.core.validation import check_count, check_number
 from paperworks.numerics import ExponentialAverage, seeded, silent, torch_generator
+from paperworks.reduction.submodel.conditions import Conditions, finite
 from paperworks.reduction.submodel.files import read_model, write_model
 from paperworks.reduction.submodel.metrics import sliced_w1
 from paperworks.reduction.submodel.networks import ConvCritic, ConvGenerator, MLPCritic, MLPGenerator
+from paperworks.reduction.submodel.penalty import slopes
 from paperworks.reduction.submodel.transforms import KINDS, FieldScaler, PODTransform
-
-
-def gradient_penalty(
-    critic: Callable[..., Tensor],
-    real: Float[Tensor, "batch ..."],
-    fake: Float[Tensor, "batch ..."],
-    target: float = 1.0,
-    one_sided: bool = False,
-    condition: Float[Tensor, "batch k"] | None = None,
-    generator: torch.Generator | None = None,
-) -> Float[Tensor, ""]:
-    r"""Return the mean of :math:`(\|\nabla D(\hat x)\|_2 - 1)^2` at points between real and fake samples.
-
-    Each point is :math:`\hat x = \epsilon x + (1 - \epsilon)\tilde x` with one uniform :math:`\epsilon` a sample, and
-    the norm is over all entries of a sample.
-
-    Parameters
-    ----------
-    critic
-        Called with samples, and the condition where there is one; returns one number for each.
-    real
-        Samples of the data.
-    fake
-        As many of the generator; no gradient reaches it.
-    target
-        The norm that the penalty asks for; 1 by default.
-    one_sided
-        Whether only norms above the target cost; False by default.
-    condition
-        What the samples are conditioned on; None, the default, for nothing.
-    generator
-        Draws the points; None, the default, takes torch's global one.
-
-    Returns
-    -------
-    Tensor
-        The penalty, one number with a graph to the critic's parameters.
-
-    Raises
-    ------
-    ValueError
-        Where the samples differ in shape.
-
-    References
-    ----------
-    Gulrajani et al., "Improved training of Wasserstein GANs", arXiv:1704.00028, 2017, equation 3.
-
-    Examples
-    --------
-    >>> import torch
-    >>> gradient_penalty(lambda x: 3 * x[:, 0], torch.ones(4, 2), torch.zeros(4, 2))
-    tensor(4.)
-    """
-    norms = _slopes(critic, real, fake, condition, generator)
-    excess = norms - check_number("target", target, ge=0)
-    return ((excess.relu() if one_sided else excess) ** 2).mean()
-
-
-def _slopes(
-    critic: Callable[..., Tensor],
-    real: Tensor,
-    fake: Tensor,
-    condition: Tensor | None = None,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """Return the norms of the critic's gradient between real and fake samples, with a graph."""
-    if real.shape != fake.shape or real.ndim < 2:
-        raise ValueError(f"real has shape {tuple(real.shape)} and fake {tuple(fake.shape)}; they take (batch, ...) both")
-    share = torch.rand(len(real), *(1,) * (real.ndim - 1), generator=generator, dtype=real.dtype).to(real.device)
-    between = torch.lerp(fake.detach(), real.detach(), share).requires_grad_(True)
-    with torch.enable_grad():
-        value = critic(between) if condition is None else critic(between, condition)
-        (slope,) = torch.autograd.grad(value.sum(), between, create_graph=True)
-    return slope.flatten(1).norm(dim=1)
 
 
 class WGANGP:
@@ -172,17 +100,20 @@ class WGANGP:
         if not isinstance(betas, (tuple, list)) or len(betas) != 2:
             raise ValueError(f"betas is {betas!r}; it takes two numbers from 0 to 1")
         # Adam refuses decays of which one is an int.
-        self.betas = tuple(check_number("betas", b, ge=0, lt=1) for b in betas)
+        self.betas = (check_number("betas", betas[0], ge=0, lt=1), check_number("betas", betas[1], ge=0, lt=1))
         self.ema = None if ema is None else check_number("ema", ema, ge=0, lt=1)
         if isinstance(transform, str):
             if transform not in KINDS:
                 raise ValueError(f"transform is {transform!r}; it takes one of {', '.join(map(repr, KINDS))}")
             transform = FieldScaler(transform)
         if not isinstance(transform, (FieldScaler, PODTransform)):
-            raise TypeError(f"transform is {type(transform).__name__}; it takes a FieldScaler, a PODTransform or a name")
+            raise TypeError(
+                f"transform is {type(transform).__name__}; it takes a FieldScaler, a PODTransform or a name"
+            )
         self.transform = transform
         self.one_sided = bool(one_sided)
         self.average: nn.Module | None = None
+        self.conditions = Conditions()
 
     @classmethod
     def on_modes(cls, n_modes: int | None = None, rtol: float | None = 1e-3, **options: Any) -> "WGANGP":
@@ -260,7 +191,7 @@ class WGANGP:
         FloatingPointError
             Where the critic's loss is NaN or infinite.
         """
-        X = _finite("X", X)
+        X = finite("X", X)
         check_count("steps", steps)
         if check_count("batch_size", batch_size) > len(X):
             raise ValueError(f"batch_size is {batch_size} for {len(X)} samples; it takes at most as many as there are")
@@ -268,18 +199,19 @@ class WGANGP:
         if patience is not None:
             check_count("patience", patience)
         self.transform.fit(X)
-        self._fit_condition(condition, len(X))
-        given = self._standardised(condition, len(X), "condition")
+        self.conditions = Conditions.of(condition, len(X))
         data = torch.as_tensor(self.transform.transform(X), dtype=torch.float32)
         self._make_networks(data, random_state)
         generator, critic = self._networks()
         device = next(generator.parameters()).device
         data = data.to(device, next(generator.parameters()).dtype)
-        given = None if given is None else given.to(data)
+        given = self.conditions(condition, len(X), data)
         rng = torch_generator(check_count("random_state", random_state, at_least=0), 1)
         check = None if validation is None else self._validation(validation, random_state)
         average = ExponentialAverage(generator, self.ema if self.ema is not None else 0.0)
-        optimizers = [torch.optim.Adam(n.parameters(), self.lr, betas=self.betas, fused=True) for n in (critic, generator)]
+        optimizers = [
+            torch.optim.Adam(n.parameters(), self.lr, betas=self.betas, fused=True) for n in (critic, generator)
+        ]
         best: dict[str, Tensor] = {}
         least, gap_least, since = math.inf, math.inf, 0
         self.distances_: list[tuple[int, float, float]] = []
@@ -342,9 +274,7 @@ class WGANGP:
         return np.asarray(self.transform.inverse_transform(self._drawn(network, n, generator, condition).cpu().numpy()))
 
     @torch.no_grad()
-    def critic_gap(
-        self, X: Any, generator: torch.Generator | None = None, condition: Any = None
-    ) -> float:
+    def critic_gap(self, X: Any, generator: torch.Generator | None = None, condition: Any = None) -> float:
         r"""Return the critic's estimate :math:`E[D(x)] - E[D(\tilde x)]` between samples and as many drawn ones.
 
         It is no distance: the best critic under the penalty is steeper than 1, by a factor of
@@ -366,11 +296,10 @@ class WGANGP:
         """
         network = self._trained()
         _, critic = self._networks()
-        X = _finite("X", X)
+        X = finite("X", X)
         fake = self._drawn(network, len(X), generator, condition)
         real = torch.as_tensor(self.transform.transform(X)).to(fake)
-        given = self._standardised(condition, len(X), "condition")
-        given = () if given is None else (given.to(fake),)
+        given = self.conditions(condition, len(X), fake)
         return float(critic(real, *given).mean() - critic(fake, *given).mean())
 
     def slopes(
@@ -394,12 +323,11 @@ class WGANGP:
         """
         network = self._trained()
         _, critic = self._networks()
-        X = _finite("X", X)
+        X = finite("X", X)
         fake = self._drawn(network, len(X), generator, condition)
-        given = self._standardised(condition, len(X), "condition")
-        given = None if given is None else given.to(fake)
         real = torch.as_tensor(self.transform.transform(X)).to(fake)
-        return _slopes(critic, real, fake, given, generator).detach().cpu().numpy()
+        given = self.conditions(condition, len(X), fake)
+        return slopes(critic, real, fake, *(given or (None,)), generator).detach().cpu().numpy()
 
     def save(self, path: str | Path) -> Path:
         """Write networks, transform and settings to one file at `path`, whole or not at all.
@@ -434,18 +362,18 @@ class WGANGP:
         """
         return read_model(cls, Path(path))
 
-    def _critic_step(self, optimizer: Any, data: Tensor, given: Tensor | None, size: int, rng: Any) -> float:
+    def _critic_step(self, optimizer: Any, data: Tensor, given: tuple[Tensor, ...], size: int, rng: Any) -> float:
         generator, critic = self._networks()
         rows = torch.randint(len(data), (size,), generator=rng)
         z = torch.randn(size, self.latent_dim, generator=rng, dtype=data.dtype).to(data.device)
-        real, beside = data[rows], () if given is None else (given[rows],)
+        real, beside = data[rows], tuple(c[rows] for c in given)
         with torch.no_grad():
             fake = generator(z, *beside)
         values = critic(torch.cat([real, fake]), *(torch.cat([c, c]) for c in beside))
         gap = values[:size].mean() - values[size:].mean()
         loss = -gap
         if self.gp_weight:
-            norms = _slopes(critic, real, fake, *(beside or (None,)), rng)
+            norms = slopes(critic, real, fake, beside[0] if beside else None, rng)
             excess = (norms - 1).relu() if self.one_sided else norms - 1
             loss = loss + self.gp_weight * (excess**2).mean()
         optimizer.zero_grad(set_to_none=True)
@@ -456,9 +384,9 @@ class WGANGP:
         optimizer.step()
         return float(gap.detach())
 
-    def _generator_step(self, optimizer: Any, data: Tensor, given: Tensor | None, size: int, rng: Any) -> None:
+    def _generator_step(self, optimizer: Any, data: Tensor, given: tuple[Tensor, ...], size: int, rng: Any) -> None:
         generator, critic = self._networks()
-        beside = () if given is None else (given[torch.randint(len(data), (size,), generator=rng)],)
+        beside = tuple(c[torch.randint(len(data), (size,), generator=rng)] for c in given)
         z = torch.randn(size, self.latent_dim, generator=rng, dtype=data.dtype).to(data.device)
         critic.requires_grad_(False)
         optimizer.zero_grad(set_to_none=True)
@@ -469,8 +397,7 @@ class WGANGP:
     def _validation(self, validation: Any, random_state: int) -> Callable[[nn.Module], tuple[float, float]]:
         """Return a function that gives a generator's sliced distance to validation samples, and the critic's gap."""
         samples, condition = validation if isinstance(validation, tuple) else (validation, None)
-        samples = _finite("validation", samples)
-        given = self._standardised(condition, len(samples), "validation")
+        samples = finite("validation", samples)
         real = np.asarray(self.transform.transform(samples))
         _, critic = self._networks()
 
@@ -480,20 +407,20 @@ class WGANGP:
             # The same latent vectors each time, so that two checks differ by the generator alone.
             rng, repeats = torch_generator(random_state, 2), max(1, 2000 // len(real))
             z = torch.randn(repeats * len(real), self.latent_dim, generator=rng, dtype=weight.dtype).to(weight.device)
-            beside = () if given is None else (given.to(weight).repeat(repeats, 1),)
+            own = self.conditions(condition, len(real), weight, "validation")
+            beside = tuple(c.repeat(repeats, 1) for c in own)
             fake = network(z, *beside)
             truth = torch.as_tensor(real).to(weight)
-            own = () if given is None else (given.to(weight),)
             gap = critic(truth, *own).mean() - critic(fake, *beside).mean()
             a, b = fake.cpu().numpy().reshape(len(fake), -1), real.reshape(len(real), -1)
-            if given is not None:  # the joint law of samples and conditions
-                a, b = (np.hstack([x, c.cpu().numpy()]) for x, c in ((a, beside[0]), (b, given)))
+            if own:  # the joint law of samples and conditions
+                a, b = (np.hstack([x, c.cpu().numpy()]) for x, c in ((a, beside[0]), (b, own[0])))
             return sliced_w1(a, b), float(gap)
 
         return check
 
     def _make_networks(self, data: Tensor, random_state: int) -> None:
-        shape, k = tuple(data.shape[1:]), self._condition_dim
+        shape, k = tuple(data.shape[1:]), self.conditions.dim
         with seeded(random_state):
             if self.generator is None:
                 made = ConvGenerator if len(shape) == 3 else MLPGenerator
@@ -526,48 +453,7 @@ class WGANGP:
         """Draw scaled samples, in parts that fit into memory."""
         check_count("n", n)
         weight = next(network.parameters())
-        if condition is not None and np.ndim(condition) == 1:
-            condition = np.broadcast_to(condition, (n, len(condition)))
-        given = self._standardised(condition, n, "condition")
         where = generator.device if generator is not None else "cpu"
         z = torch.randn(n, self.latent_dim, generator=generator, dtype=weight.dtype, device=where).to(weight.device)
-        parts = [z] if given is None else [z, given.to(weight)]
+        parts = [z, *self.conditions(condition, n, weight)]
         return torch.cat([network(*part) for part in zip(*(p.split(2048) for p in parts), strict=True)])
-
-    def _fit_condition(self, condition: Any, n: int) -> None:
-        self._condition: tuple[np.ndarray, np.ndarray] | None = None
-        if condition is None:
-            return
-        C = _finite("condition", condition)
-        if C.ndim != 2 or len(C) != n:
-            raise ValueError(f"condition has shape {C.shape}; it takes ({n}, k), a row for each sample")
-        scale = C.std(0)
-        self._condition = (C.mean(0), np.where(scale > 0, scale, 1.0))
-
-    @property
-    def _condition_dim(self) -> int:
-        return 0 if self._condition is None else len(self._condition[0])
-
-    def _standardised(self, condition: Any, n: int, name: str) -> Tensor | None:
-        if (condition is None) != (self._condition is None):
-            has = "without conditions" if self._condition is None else "with conditions"
-            raise ValueError(f"{name} has {'no' if condition is None else 'a'} condition; the model is one {has}")
-        if self._condition is None:
-            return None
-        C = _finite("condition", condition)
-        if C.shape != (n, self._condition_dim):
-            raise ValueError(f"condition has shape {C.shape}; it takes ({n}, {self._condition_dim})")
-        return torch.as_tensor((C - self._condition[0]) / self._condition[1], dtype=torch.float32)
-
-
-def _finite(name: str, X: Any) -> np.ndarray:
-    X = np.asarray(X)
-    if X.dtype.kind not in "fiu":
-        raise TypeError(f"{name} has dtype {X.dtype}; it takes numbers")
-    if X.ndim < 2 or not len(X):
-        raise ValueError(f"{name} has shape {X.shape}; it takes (n, ...), a row for each sample")
-    if not np.isfinite(X).all():
-        raise ValueError(f"{name} has {int((~np.isfinite(X)).sum())} values that are NaN or infinite; it takes finite")
-    return X.astype(float, copy=False)
-
-

@@ -1,0 +1,192 @@
+"""The struck bar and the struck plate: runs, quantities of interest, and generators that claims share."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from paperworks.core.cache import cached_folder
+from paperworks.evidence import Run
+from paperworks.reduction import (
+    WGANGP,
+    ConvCritic,
+    ConvGenerator,
+    Elastodynamics,
+    Quantity,
+    Submodel,
+    SubmodelUQ,
+    evaluate_quantities,
+    extract_submodel,
+    relative_w1,
+)
+from paperworks.testbeds import Plate, struck_bar, struck_plate
+
+SIGNALS = ("arrival", "peak", "differential", "energy")
+INSIDE = ("von Mises", "displacement", "energy", "arrival")
+
+
+class Data(NamedTuple):
+    """Histories (n, C, n_b, n_t) to train, to choose and to judge by, and the quantities (n, 4) of the judged runs."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+    quantities: np.ndarray
+
+    @property
+    def known(self) -> np.ndarray:
+        """All runs that may be learned from."""
+        return np.concatenate([self.train, self.validation])
+
+
+def counts(run: Run) -> tuple[int, int, int]:
+    """Return how many runs train, choose and judge."""
+    return run.at(smoke=(120, 60, 200), desk=(1500, 500, 4000), full=(1500, 500, 4000))
+
+
+def signals(histories: np.ndarray, scale: float) -> np.ndarray:
+    """Return four quantities of the bar's boundary signals, scaled by the largest absolute value of the training data.
+
+    The first stored time at which the left signal exceeds 0.1 (the last where it never does), its peak, the largest
+    difference of left and right, and the sum of its squared increments.
+    """
+    left, right = histories[:, 0, 0] / scale, histories[:, 0, 1] / scale
+    over = np.abs(left) > 0.1
+    arrival = np.where(over.any(1), over.argmax(1), left.shape[1]).astype(float)
+    energy = (np.diff(left, axis=1) ** 2).sum(1)
+    return np.stack([arrival, left.max(1), np.abs(left - right).max(1), energy], 1)
+
+
+def bar_data(run: Run, seed: int) -> Data:
+    """Simulate bars; every seed has its own."""
+    train, validation, test = (struck_bar(n, 1000 * seed + k).histories for k, n in enumerate(counts(run)))
+    return Data(train, validation, test, signals(test, float(np.abs(train).max())))
+
+
+def distances(generated: np.ndarray, real: np.ndarray) -> np.ndarray:
+    """Return the relative Wasserstein distance of each quantity, a column."""
+    return np.array([relative_w1(a, b) for a, b in zip(generated.T, real.T, strict=True)])
+
+
+class Zone(NamedTuple):
+    """A plate with a zone of a seventh of its volume in the middle."""
+
+    plate: Plate
+    submodel: Submodel
+    model: Elastodynamics
+
+
+def plate_with_zone(run: Run, scheme: str = "central") -> Zone:
+    """Return the plate of the claims."""
+    nx, ny, width, height = run.at(smoke=(14, 8, 4, 4), desk=(42, 20, 12, 10), full=(84, 40, 24, 20))
+    plate = struck_plate(nx, ny, scheme)
+    submodel = extract_submodel(plate.model.basis, plate.zone(width, height))
+    return Zone(plate, submodel, submodel.model(plate.model))
+
+
+def inside(zone: Zone, threshold: float) -> dict[str, Quantity]:
+    """Return four quantities inside the zone: the largest stress, the peak in the middle, energy, arrival."""
+    x = zone.submodel.basis.doflocs
+    vertical = zone.submodel.field_dofs[1]
+    middle = int(vertical[((x[:, vertical] - x.mean(1, keepdims=True)) ** 2).sum(0).argmin()])
+    found = [
+        Quantity.von_mises(zone.model),
+        Quantity.displacement(middle),
+        Quantity.energy(zone.model),
+        Quantity.arrival(middle, threshold),
+    ]
+    return dict(zip(INSIDE, found, strict=True))
+
+
+def plate_runs(run: Run, zone: Zone, n: int, random_state: int, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """Run the whole plate; return histories at the cut, and what is inside the zone."""
+    steps, cut = zone.plate.steps, zone.submodel.full_boundary_dofs
+    histories = np.empty((n, *cut.shape, steps + 1), dtype=np.float32)
+    found = []
+    for start in run.progress(range(0, n, 500), label="full runs"):
+        size = min(500, n - start)
+        load = zone.plate.loads(size, random_state + start)
+        states = zone.plate.model.march(f=load, dt=zone.plate.dt, steps=steps)
+
+        def keeping(states: Any = states, start: int = start, size: int = size) -> Any:
+            for state in states:
+                histories[start : start + size, ..., state.step] = np.moveaxis(state.u[cut], -1, 0)
+                yield state
+
+        values = evaluate_quantities(keeping(), inside(zone, threshold), zone.submodel)
+        found.append(np.stack([values[name] for name in INSIDE], 1))
+    return histories, np.concatenate(found)
+
+
+def threshold_of(zone: Zone) -> float:
+    """Return a fifth of the median peak in the middle, over runs that nothing else uses."""
+    load = zone.plate.loads(64, 999_983)
+    peaks = evaluate_quantities(
+        zone.plate.model.march(f=load, dt=zone.plate.dt, steps=zone.plate.steps), inside(zone, 0.0), zone.submodel
+    )
+    return float(np.median(peaks["displacement"]) / 5)
+
+
+def plate_data(run: Run, zone: Zone, seed: int, threshold: float) -> Data:
+    """Run plates, once for all claims; every seed has its own."""
+
+    def make() -> list[np.ndarray]:
+        parts = [plate_runs(run, zone, n, 100_000 * (3 * seed + k), threshold) for k, n in enumerate(counts(run))]
+        return [*(histories for histories, _ in parts), parts[2][1]]
+
+    return Data(*run.cached("wgan-plate", make, seed=seed, scale=run.scale, threshold=threshold))
+
+
+def generated_inside(run: Run, zone: Zone, sampler: Any, threshold: float, n: int, generator: Any) -> np.ndarray:
+    """Draw histories, solve the zone alone, and return the quantities inside."""
+    times = np.arange(zone.plate.steps + 1) * zone.plate.dt
+    uq = SubmodelUQ(zone.submodel, sampler, inside(zone, threshold), zone.model, zone.plate.dt, times)
+    result = uq.run(n, generator, batch_size=500, progress=run.progress)
+    return np.stack([result.samples[name] for name in INSIDE], 1)
+
+
+def trained(run: Run, name: str, make: Callable[[], WGANGP], data: Data, steps: int, seed: int) -> tuple[WGANGP, float]:
+    """Return a generator trained once for all claims, and the processor seconds that it took."""
+
+    def build(folder: Path) -> None:
+        started = time.process_time()
+        gan = make().fit(
+            data.train,
+            steps,
+            validation=data.validation,
+            random_state=seed,
+            check_every=run.at(smoke=2, desk=100, full=100),
+            progress=run.progress,
+        )
+        seconds = time.process_time() - started
+        gan.save(folder / "model.safetensors")
+        (folder / "seconds.json").write_text(json.dumps(seconds), encoding="utf-8")
+
+    folder = cached_folder(f"wgan-{name}", {"steps": steps, "seed": seed, "scale": run.scale}, build, run.cache_folder)
+    seconds = json.loads((folder / "seconds.json").read_text(encoding="utf-8"))
+    return WGANGP.load(folder / "model.safetensors"), float(seconds)
+
+
+def on_modes() -> WGANGP:
+    """Return the variant on modes, untrained; its settings are the best of a few on runs of other seeds."""
+    return WGANGP.on_modes(rtol=1e-2, latent_dim=32, ema=0.999)
+
+
+def convolutional(shape: tuple[int, ...], channels: int) -> WGANGP:
+    """Return the variant of convolutions, untrained."""
+    return WGANGP(ConvGenerator(64, shape, channels), ConvCritic(shape, channels), ema=0.99)
+
+
+def bar_gan(run: Run, seed: int) -> tuple[Data, WGANGP]:
+    """Return bars and the generator that learned them."""
+    data = bar_data(run, seed)
+    gan, _ = trained(run, "bar", on_modes, data, run.at(smoke=4, desk=6000, full=30_000), seed)
+    return data, gan
+
+
+def plate_gan(run: Run, data: Data, seed: int) -> tuple[WGANGP, float]:
+    """Return the generator that learned a plate's histories, and the processor seconds of its training."""
+    return trained(run, "plate", on_modes, data, run.at(smoke=4, desk=6000, full=30_000), seed)
