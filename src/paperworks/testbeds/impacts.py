@@ -97,8 +97,8 @@ class Plate(NamedTuple):
     def loads(self, n: int, random_state: object = None) -> Callable[[float], Float[np.ndarray, "dofs n"]]:
         r"""Draw impacts on the upper side: :math:`A \exp(-((t - t_0)/w)^2)` with a Gaussian profile around a place.
 
-        A = 1 + 0.2 N(0, 1); :math:`t_0` is uniform from 0.15 to 0.25, w from 0.05 to 0.08, the place from 0.35 to 0.65
-        of the length, and the profile's width from 0.08 to 0.15; time in units of height / speed of compression waves.
+        A = 1 + 0.2 N(0, 1); :math:`t_0` is uniform from 0.35 to 0.45, w from 0.1 to 0.14, the place from 0.35 to 0.65
+        of the length, and the profile's width from 0.1 to 0.2; time in units of height / speed of compression waves.
 
         Parameters
         ----------
@@ -114,10 +114,10 @@ class Plate(NamedTuple):
         """
         rng = check_random_state(random_state)
         A = 1 + 0.2 * rng.normal(size=check_count("n", n))
-        t0, w = 0.15 + 0.1 * rng.uniform(size=n), 0.05 + 0.03 * rng.uniform(size=n)
+        t0, w = 0.35 + 0.1 * rng.uniform(size=n), 0.1 + 0.04 * rng.uniform(size=n)
         mesh = self.model.basis.mesh
         place = mesh.p[0].max() * (0.35 + 0.3 * rng.uniform(size=n))
-        reach = 0.08 + 0.07 * rng.uniform(size=n)
+        reach = 0.1 + 0.1 * rng.uniform(size=n)
         top = np.flatnonzero(mesh.p[1] > mesh.p[1].max() - 1e-9)
         profile = np.exp(-(((mesh.p[0][top][:, None] - place) / reach) ** 2)) * _pitch(mesh)
         profile[[0, -1]] /= 2

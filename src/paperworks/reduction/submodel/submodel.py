@@ -26,7 +26,7 @@ class Submodel:
 
     basis: Any
     """scikit-fem's basis of the zone alone."""
-    boundary_dofs: Int[np.ndarray, "c nodes"]
+    boundary_dofs: Int[np.ndarray, "c cut"]
     """The zone's degrees of freedom at the cut: one row for each component, the nodes in their order along the cut."""
     node_map: Int[np.ndarray, " nodes"]
     """For each node of the zone its number in the whole mesh."""
@@ -34,15 +34,15 @@ class Submodel:
     """For each degree of freedom of the zone its number in the whole."""
     elements: Int[np.ndarray, " elements"]
     """The zone's elements in the whole mesh."""
-    field_dofs: Int[np.ndarray, "c nodes"]
+    field_dofs: Int[np.ndarray, "c places"]
     """The zone's degrees of freedom, all of them, in rows for the components."""
 
     @property
-    def full_boundary_dofs(self) -> Int[np.ndarray, "c nodes"]:
+    def full_boundary_dofs(self) -> Int[np.ndarray, "c cut"]:
         """The degrees of freedom at the cut, by their numbers in the whole."""
         return self.dof_map[self.boundary_dofs]
 
-    def restrict(self, u: Float[np.ndarray, "... dofs"]) -> Float[np.ndarray, "... dofs"]:
+    def restrict(self, u: Float[np.ndarray, "... whole"]) -> Float[np.ndarray, "... dofs"]:
         """Return what the whole's vectors `u`, degrees of freedom along the last axis, are in the zone.
 
         Returns
@@ -52,7 +52,7 @@ class Submodel:
         """
         return u[..., self.dof_map]
 
-    def histories(self, u: Float[np.ndarray, "times dofs *batch"]) -> Float[np.ndarray, "*batch c nodes times"]:
+    def histories(self, u: Float[np.ndarray, "times dofs *batch"]) -> Float[np.ndarray, "*batch c cut times"]:
         """Return the histories at the cut that the whole's displacements `u` contain, as samplers learn them.
 
         Returns
@@ -62,7 +62,7 @@ class Submodel:
         """
         return np.moveaxis(u[:, self.full_boundary_dofs], (1, 2, 0), (-3, -2, -1))
 
-    def trace(self, fields: Float[np.ndarray, "*batch c nodes times"]) -> Float[np.ndarray, "*batch c cut times"]:
+    def trace(self, fields: Float[np.ndarray, "*batch c places times"]) -> Float[np.ndarray, "*batch c cut times"]:
         """Return histories at the cut from `fields` of the whole zone, (..., C, nodes, n_t) as `field_dofs` has them.
 
         Returns
