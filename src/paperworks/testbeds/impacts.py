@@ -12,7 +12,13 @@ from paperworks.reduction import Elastodynamics
 
 
 class BarRuns(NamedTuple):
-    """Runs of a bar that is struck at its left end: what a zone of it sees at its two ends."""
+    """Runs of a bar that is struck at its left end: what a zone of it sees at its two ends.
+
+    Examples
+    --------
+    >>> struck_bar(2, 0).times[:2]
+    array([0.016, 0.032])
+    """
 
     histories: Float[np.ndarray, "n 1 2 times"]
     """Displacements at both ends of the zone, at every fourth step."""
@@ -34,7 +40,7 @@ def struck_bar(n: int, random_state: object = None) -> BarRuns:
     Parameters
     ----------
     n
-        How many runs.
+        How many runs there are.
     random_state
         Seed of what is random; None, the default, draws one.
 
@@ -71,7 +77,14 @@ def struck_bar(n: int, random_state: object = None) -> BarRuns:
 
 
 class Plate(NamedTuple):
-    """A plate under impact: the whole model, and how its loads are drawn."""
+    """A plate under impact: the whole model, and how its loads are drawn.
+
+    Examples
+    --------
+    >>> plate = struck_plate(8, 4)
+    >>> plate.loads(3, 0)(0.4).shape
+    (90, 3)
+    """
 
     model: Any
     """The `Elastodynamics` of the plate, clamped at its lower side."""
@@ -103,7 +116,7 @@ class Plate(NamedTuple):
         Parameters
         ----------
         n
-            How many.
+            How many impacts.
         random_state
             Seed of what is random; None, the default, draws one.
 

@@ -74,7 +74,7 @@ class PCAGaussian:
         Parameters
         ----------
         n
-            How many.
+            How many are drawn.
         generator
             Seeds the draw; None, the default, takes torch's global one.
         condition
@@ -198,7 +198,7 @@ class BootstrapSampler:
         Parameters
         ----------
         n
-            How many.
+            How many are drawn.
         generator
             Seeds the draw; None, the default, takes torch's global one.
         condition

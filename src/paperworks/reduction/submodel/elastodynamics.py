@@ -17,13 +17,24 @@ _DENSE = 700  # unknowns up to which a dense inverse is faster than triangular s
 
 
 class State(NamedTuple):
-    """Displacements, velocities and accelerations at a step, one column for each right-hand side."""
+    """Displacements, velocities and accelerations at a step, one column for each right-hand side.
+
+    Examples
+    --------
+    >>> State(0, 0.0, *np.zeros((3, 5, 2))).u.shape
+    (5, 2)
+    """
 
     step: int
+    """The number of the step, 0 at the beginning."""
     t: float
+    """The time of the step."""
     u: Float[np.ndarray, "dofs batch"]
+    """Displacements at the degrees of freedom."""
     v: Float[np.ndarray, "dofs batch"]
+    """Velocities at the degrees of freedom."""
     a: Float[np.ndarray, "dofs batch"]
+    """Accelerations at the degrees of freedom."""
 
 
 def load_skfem() -> Any:
@@ -203,7 +214,7 @@ class Elastodynamics:
         dt
             The step of time.
         steps
-            How many steps.
+            How many steps are taken.
         batch_size
             Right-hand sides that march at once; None, the default, takes all.
         stiffness

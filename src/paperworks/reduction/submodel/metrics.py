@@ -12,10 +12,18 @@ from paperworks.core.validation import check_count
 
 
 class FieldErrors(NamedTuple):
-    """Relative errors of the fields of the mean and of the standard deviation, in the norm over space and time."""
+    """Relative errors of the fields of the mean and of the standard deviation, in the norm over space and time.
+
+    Examples
+    --------
+    >>> FieldErrors(mean=0.1, std=0.2).std
+    0.2
+    """
 
     mean: float
+    """Error of the field of the mean."""
     std: float
+    """Error of the field of the standard deviation."""
 
 
 def _rows(name: str, X: Any) -> np.ndarray:
@@ -241,7 +249,7 @@ def energy_input(
     force
         Reactions at the boundary's degrees of freedom.
     motion
-        Displacements there.
+        Displacements of the same degrees of freedom.
 
     Returns
     -------

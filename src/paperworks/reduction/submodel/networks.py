@@ -55,7 +55,7 @@ class MLPGenerator(nn.Module):
         Parameters
         ----------
         z
-            Latent vectors.
+            Latent vectors, one for each sample.
         condition
             What each sample is conditioned on; None, the default, where the network was made without.
 
@@ -164,7 +164,7 @@ class ConvGenerator(nn.Module):
         Parameters
         ----------
         z
-            Latent vectors.
+            Latent vectors, one for each sample.
         condition
             What each history is conditioned on; None, the default, where the network was made without.
 

@@ -20,7 +20,7 @@ class Submodel:
     >>> mesh = skfem.MeshQuad.init_tensor(np.linspace(0, 4, 5), np.linspace(0, 1, 2))
     >>> basis = skfem.Basis(mesh, skfem.ElementVector(skfem.ElementQuad1()))
     >>> zone = extract_submodel(basis, mesh.p[0, mesh.t].mean(0) > 3)
-    >>> zone.boundary_dofs.shape, zone.basis.N
+    >>> zone.boundary_dofs.shape, int(zone.basis.N)
     ((2, 2), 8)
     """
 
@@ -58,7 +58,7 @@ class Submodel:
         Returns
         -------
         np.ndarray
-            Of shape (C, n_b, n_t), or (n, C, n_b, n_t) for displacements with columns.
+            Histories of shape (C, n_b, n_t), or (n, C, n_b, n_t) for displacements with columns.
         """
         return np.moveaxis(u[:, self.full_boundary_dofs], (1, 2, 0), (-3, -2, -1))
 

@@ -313,11 +313,11 @@ class SubmodelUQ:
     Examples
     --------
     >>> import skfem
+    >>> from paperworks.reduction import BootstrapSampler, extract_submodel
     >>> mesh = skfem.MeshLine(np.linspace(0, 1, 11))
     >>> basis = skfem.Basis(mesh, skfem.ElementVector(skfem.ElementLineP1()))
     >>> zone = extract_submodel(basis, [6, 7])
     >>> model = zone.model(Elastodynamics(basis, 1.0, 0.0, 1.0))
-    >>> from paperworks.reduction.submodel.baselines import BootstrapSampler
     >>> pulled = BootstrapSampler().fit(np.ones((3, 1, 2, 1)) * np.linspace(0, 1, 21))
     >>> uq = SubmodelUQ(zone, pulled, {"middle": Quantity.displacement(1)}, model, 0.05, np.linspace(0, 1, 21))
     >>> round(uq.run(4).mean["middle"], 1)
@@ -403,7 +403,7 @@ class SubmodelUQ:
         Parameters
         ----------
         n
-            How many samples.
+            How many samples are drawn.
         generator
             Draws the histories; None, the default, takes torch's global one.
         batch_size

@@ -56,7 +56,7 @@ class WGANGP:
     Attributes
     ----------
     distances_ : list of tuple
-        Of each check: the step, the critic's gap on validation data, and the sliced distance.
+        For each check the step, the critic's gap on validation data, and the sliced distance.
     best_step_ : int
         Steps after which the generator was taken that is kept.
 
@@ -254,7 +254,7 @@ class WGANGP:
         Parameters
         ----------
         n
-            How many.
+            How many are drawn.
         generator
             Draws the latent vectors; None, the default, takes torch's global one.
         condition
@@ -327,7 +327,7 @@ class WGANGP:
         fake = self._drawn(network, len(X), generator, condition)
         real = torch.as_tensor(self.transform.transform(X)).to(fake)
         given = self.conditions(condition, len(X), fake)
-        return slopes(critic, real, fake, *(given or (None,)), generator).detach().cpu().numpy()
+        return slopes(critic, real, fake, given[0] if given else None, generator).detach().cpu().numpy()
 
     def save(self, path: str | Path) -> Path:
         """Write networks, transform and settings to one file at `path`, whole or not at all.
