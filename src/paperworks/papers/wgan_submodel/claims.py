@@ -259,7 +259,7 @@ def toy_gap(d: float, weight: float, critic: Any, steps: int) -> float:
 @measures("w5-lipschitz")
 def lipschitz(run: Run) -> Measurement:
     """Take the norms of trained critics' gradients, and train critics where the best one is known."""
-    steps = run.at(smoke=600, desk=1500, full=5000)
+    steps = run.at(smoke=100, desk=1500, full=5000)
     norms, errors, rows = [], [], []
     for seed in run.seeds:
         data, gan = bar_gan(run, seed)

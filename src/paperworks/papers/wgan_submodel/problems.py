@@ -183,10 +183,10 @@ def convolutional(shape: tuple[int, ...], channels: int) -> WGANGP:
 def bar_gan(run: Run, seed: int) -> tuple[Data, WGANGP]:
     """Return bars and the generator that learned them."""
     data = bar_data(run, seed)
-    gan, _ = trained(run, "bar", on_modes, data, run.at(smoke=4, desk=6000, full=30_000), seed)
+    gan, _ = trained(run, "bar", on_modes, data, run.at(smoke=4, desk=5000, full=30_000), seed)
     return data, gan
 
 
 def plate_gan(run: Run, data: Data, seed: int) -> tuple[WGANGP, float]:
     """Return the generator that learned a plate's histories, and the processor seconds of its training."""
-    return trained(run, "plate", on_modes, data, run.at(smoke=4, desk=6000, full=30_000), seed)
+    return trained(run, "plate", on_modes, data, run.at(smoke=4, desk=4000, full=30_000), seed)

@@ -76,11 +76,14 @@ def read_model(cls: Any, path: Path) -> Any:
     for name, network in made.items():
         network.load_state_dict(part(f"{name}."))
     kind, options, fitted = state["transform"]
+    if kind not in TRANSFORMS:
+        raise ValueError(f"path is {path}, with a transform {kind!r}; it takes one of {', '.join(TRANSFORMS)}")
     transform = TRANSFORMS[kind](**options)
     arrays = {key: value.numpy() for key, value in part("transform.").items()}
     transform.__dict__.update(fitted | arrays)
     settings = {name: state[name] for name in SETTINGS}
-    model = cls(**made, **settings | {"betas": tuple(settings["betas"])}, transform=transform)
+    model = cls(**made, **settings | {"betas": tuple(settings["betas"])}, transform=TRANSFORMS[kind](**options))
+    model.transform = transform
     model.average = _network(path, *state["generator"])
     model.average.load_state_dict(part("average."))
     model.conditions = Conditions(**{key: value.numpy() for key, value in part("condition.").items()})

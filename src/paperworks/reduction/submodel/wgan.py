@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from sklearn.base import clone
 from torch import Tensor, nn
 
 from paperworks.core.validation import check_count, check_number
@@ -110,7 +111,7 @@ class WGANGP:
             raise TypeError(
                 f"transform is {type(transform).__name__}; it takes a FieldScaler, a PODTransform or a name"
             )
-        self.transform = transform
+        self.transform = clone(transform)  # it is fitted here
         self.one_sided = bool(one_sided)
         self.average: nn.Module | None = None
         self.conditions = Conditions()
