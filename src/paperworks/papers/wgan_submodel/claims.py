@@ -16,15 +16,10 @@ from paperworks.papers.wgan_submodel.problems import (
     SIGNALS,
     Data,
     Zone,
-    bar_data,
-    bar_gan,
-    convolutional,
     distances,
     evaluate_quantities,
     generated_inside,
     inside,
-    plate_data,
-    plate_gan,
     plate_with_zone,
     signals,
     threshold_of,
@@ -41,6 +36,8 @@ from paperworks.reduction import (
     sampling_floor,
 )
 from paperworks.testbeds import struck_plate
+
+UNITS = ("in stored times", "/ the scale", "/ the scale", "/ the scale squared")
 
 
 def of_bar(run: Run, sampler: Any, data: Data, seed: int) -> np.ndarray:
@@ -92,7 +89,7 @@ def boundary_law(run: Run) -> Measurement:
     found = []
     figure, axes = run.figure(2, 2)
     for seed in run.seeds:
-        data, gan = bar_gan(run, seed)
+        data, gan, _ = trained(run, "bar", seed)
         drawn = of_bar(run, gan, data, seed)
         found.append(distances(drawn, data.quantities))
         if seed == run.seed:
@@ -111,7 +108,7 @@ def boundary_law(run: Run) -> Measurement:
                 edges = edges_of(data.quantities[:, k])
                 for values, label in ((data.quantities, "held-out runs"), (drawn, "generated")):
                     axes.flat[k].hist(values[:, k], edges, density=True, histtype="step", label=label)
-                axes.flat[k].set(xlabel=name, yticks=[])
+                axes.flat[k].set(xlabel=f"{name}, {UNITS[k]}", yticks=[])
             axes.flat[0].legend()
     return Measurement(
         {
@@ -132,8 +129,7 @@ def uncertainty_inside(run: Run) -> Measurement:
     threshold, found = threshold_of(zone), []
     figure, axes = run.figure(2, 2)
     for seed in run.seeds:
-        data = plate_data(run, zone, seed, threshold)
-        gan, _ = plate_gan(run, data, seed)
+        data, gan, _ = trained(run, "plate", seed)
         n, rng = len(data.quantities), run.torch_rng(10_000 + seed)
         drawn = generated_inside(run, zone, gan, threshold, n, rng)
         found.append(distances(drawn, data.quantities))
@@ -167,7 +163,7 @@ def beats_linear(run: Run) -> Measurement:
     least, middle = [], []
     sizes = run.at(smoke=(5, 10), desk=(5, 10, 20, 40), full=(5, 10, 20, 40))
     for seed in run.seeds:
-        data, gan = bar_gan(run, seed)
+        data, gan, _ = trained(run, "bar", seed)
         ours = distances(of_bar(run, gan, data, seed), data.quantities)
         linear = {
             f"{k} components": distances(of_bar(run, PCAGaussian(k, None).fit(data.known), data, seed), data.quantities)
@@ -194,10 +190,9 @@ def beats_linear(run: Run) -> Measurement:
 @measures("w4-faster", exclusive=True)
 def faster(run: Run) -> Measurement:
     """Time Monte Carlo on the whole plate, and on the submodel with the histories drawn."""
-    fast, zone = plate_with_zone(run), plate_with_zone(run, "newmark")
-    threshold = threshold_of(fast)
-    data = plate_data(run, fast, run.seed, threshold)
-    gan, training = plate_gan(run, data, run.seed)
+    zone = plate_with_zone(run, "newmark")
+    threshold = threshold_of(plate_with_zone(run))
+    data, gan, training = trained(run, "plate", run.seed)
     n, plate = run.at(smoke=8, desk=256, full=256), zone.plate
     load, one, rng = plate.loads(n, 1), plate.loads(1, 1), run.torch_rng()
 
@@ -262,7 +257,7 @@ def lipschitz(run: Run) -> Measurement:
     steps = run.at(smoke=100, desk=1500, full=5000)
     norms, errors, rows = [], [], []
     for seed in run.seeds:
-        data, gan = bar_gan(run, seed)
+        data, gan, _ = trained(run, "bar", seed)
         norms.append(float(gan.slopes(data.test[:1000], run.torch_rng(seed)).mean()))
         with seeded(seed):
             for d, weight in ((1.0, 10.0), (1.0, 1.0), (2.0, 1.0)):
@@ -281,11 +276,9 @@ def lipschitz(run: Run) -> Measurement:
 def convolutions(run: Run) -> Measurement:
     """Train networks of convolutions on the histories themselves."""
     found = []
-    steps, channels = run.at(smoke=(2, 4), desk=(900, 16), full=(10_000, 32))
     figure, axes = run.figure(1, 2)
     for seed in run.seeds:
-        data = bar_data(run, seed)
-        gan, _ = trained(run, "conv", lambda: convolutional((1, 2, 100), channels), data, steps, seed)
+        data, gan, _ = trained(run, "bar by convolutions", seed)
         drawn = gan.sample(len(data.test), run.torch_rng(10_000 + seed))
         found.append(field_errors(drawn, data.test))
         if seed == run.seed:
@@ -310,7 +303,7 @@ def against_openturns(run: Run) -> Measurement:
     ratios, seconds, rows = [], [], []
     sizes = run.at(smoke=(3, 5), desk=(3, 5, 10), full=(3, 5, 10, 20))
     for seed in run.seeds:
-        data, gan = bar_gan(run, seed)
+        data, gan, _ = trained(run, "bar", seed)
         ours = distances(of_bar(run, gan, data, seed), data.quantities)
         # Their settings are chosen by the distances on the validation runs, then fitted to all known runs.
         scale = float(np.abs(data.train).max())
@@ -368,7 +361,7 @@ def against_scikit_learn(run: Run) -> Measurement:
     ratios, rows = [], []
     sizes = run.at(smoke=(3, 5), desk=(5, 10, 20, 40), full=(5, 10, 20, 40))
     for seed in run.seeds:
-        data, gan = bar_gan(run, seed)
+        data, gan, _ = trained(run, "bar", seed)
         ours = distances(of_bar(run, gan, data, seed), data.quantities)
         scale = float(np.abs(data.train).max())
         held = signals(data.validation, scale)

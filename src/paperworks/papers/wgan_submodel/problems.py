@@ -2,7 +2,6 @@
 
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from paperworks.core.cache import cached_folder
 from paperworks.evidence import Run
+from paperworks.numerics import seeded
 from paperworks.reduction import (
     WGANGP,
     ConvCritic,
@@ -148,45 +148,60 @@ def generated_inside(run: Run, zone: Zone, sampler: Any, threshold: float, n: in
     return np.stack([result.samples[name] for name in INSIDE], 1)
 
 
-def trained(run: Run, name: str, make: Callable[[], WGANGP], data: Data, steps: int, seed: int) -> tuple[WGANGP, float]:
-    """Return a generator trained once for all claims, and the processor seconds that it took."""
+def untrained(run: Run, name: str, seed: int) -> WGANGP:
+    """Return a generator before its training; settings are the best of a few on runs of other seeds."""
+    if name != "bar by convolutions":
+        return WGANGP.on_modes(rtol=1e-2, latent_dim=32, ema=0.999)
+    shape, channels = (1, 2, 100), run.at(smoke=4, desk=16, full=32)
+    with seeded(seed):
+        return WGANGP(ConvGenerator(64, shape, channels), ConvCritic(shape, channels), lr=5e-4, ema=0.98)
+
+
+def steps_of(run: Run, name: str) -> int:
+    """Return the steps of a training."""
+    return {
+        "bar": run.at(smoke=4, desk=5000, full=30_000),
+        "plate": run.at(smoke=4, desk=4000, full=30_000),
+        "bar by convolutions": run.at(smoke=2, desk=500, full=10_000),
+    }[name]
+
+
+def data_of(run: Run, name: str, seed: int) -> Data:
+    """Return what a generator learns."""
+    if name != "plate":
+        return bar_data(run, seed)
+    zone = plate_with_zone(run)
+    return plate_data(run, zone, seed, threshold_of(zone))
+
+
+class Trained(NamedTuple):
+    """A generator with what it learned, and the processor seconds of its training."""
+
+    data: Data
+    gan: WGANGP
+    seconds: float
+
+
+def trained(run: Run, name: str, seed: int) -> Trained:
+    """Return a generator trained once for all claims: "bar", "plate" or "bar by convolutions"."""
 
     def build(folder: Path) -> None:
-        started = time.process_time()
-        gan = make().fit(
+        data, started = data_of(run, name, seed), time.process_time()
+        every = run.at(smoke=2, desk=100, full=100)
+        gan = untrained(run, name, seed).fit(
             data.train,
-            steps,
+            steps_of(run, name),
             validation=data.validation,
+            check_every=every,
             random_state=seed,
-            check_every=run.at(smoke=2, desk=100, full=100),
             progress=run.progress,
         )
         seconds = time.process_time() - started
         gan.save(folder / "model.safetensors")
         (folder / "seconds.json").write_text(json.dumps(seconds), encoding="utf-8")
 
-    folder = cached_folder(f"wgan-{name}", {"steps": steps, "seed": seed, "scale": run.scale}, build, run.cache_folder)
+    folder = cached_folder(
+        f"wgan-{name.replace(' ', '-')}", {"seed": seed, "scale": run.scale}, build, run.cache_folder
+    )
     seconds = json.loads((folder / "seconds.json").read_text(encoding="utf-8"))
-    return WGANGP.load(folder / "model.safetensors"), float(seconds)
-
-
-def on_modes() -> WGANGP:
-    """Return the variant on modes, untrained; its settings are the best of a few on runs of other seeds."""
-    return WGANGP.on_modes(rtol=1e-2, latent_dim=32, ema=0.999)
-
-
-def convolutional(shape: tuple[int, ...], channels: int) -> WGANGP:
-    """Return the variant of convolutions, untrained."""
-    return WGANGP(ConvGenerator(64, shape, channels), ConvCritic(shape, channels), ema=0.99)
-
-
-def bar_gan(run: Run, seed: int) -> tuple[Data, WGANGP]:
-    """Return bars and the generator that learned them."""
-    data = bar_data(run, seed)
-    gan, _ = trained(run, "bar", on_modes, data, run.at(smoke=4, desk=5000, full=30_000), seed)
-    return data, gan
-
-
-def plate_gan(run: Run, data: Data, seed: int) -> tuple[WGANGP, float]:
-    """Return the generator that learned a plate's histories, and the processor seconds of its training."""
-    return trained(run, "plate", on_modes, data, run.at(smoke=4, desk=4000, full=30_000), seed)
+    return Trained(data_of(run, name, seed), WGANGP.load(folder / "model.safetensors"), float(seconds))
