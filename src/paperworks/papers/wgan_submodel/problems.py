@@ -1,13 +1,12 @@
 """The struck bar and the struck plate: runs, quantities of interest, and generators that claims share."""
 
-import json
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from paperworks.core.cache import cached_folder
 from paperworks.evidence import Run
 from paperworks.numerics import seeded
 from paperworks.reduction import (
@@ -185,7 +184,7 @@ class Trained(NamedTuple):
 def trained(run: Run, name: str, seed: int) -> Trained:
     """Return a generator trained once for all claims: "bar", "plate" or "bar by convolutions"."""
 
-    def build(folder: Path) -> None:
+    def make() -> dict[str, Any]:
         data, started = data_of(run, name, seed), time.process_time()
         every = run.at(smoke=2, desk=100, full=100)
         gan = untrained(run, name, seed).fit(
@@ -197,11 +196,11 @@ def trained(run: Run, name: str, seed: int) -> Trained:
             progress=run.progress,
         )
         seconds = time.process_time() - started
-        gan.save(folder / "model.safetensors")
-        (folder / "seconds.json").write_text(json.dumps(seconds), encoding="utf-8")
+        with TemporaryDirectory() as folder:
+            return {"file": np.fromfile(gan.save(Path(folder) / "model.safetensors"), np.uint8), "seconds": seconds}
 
-    folder = cached_folder(
-        f"wgan-{name.replace(' ', '-')}", {"seed": seed, "scale": run.scale}, build, run.cache_folder
-    )
-    seconds = json.loads((folder / "seconds.json").read_text(encoding="utf-8"))
-    return Trained(data_of(run, name, seed), WGANGP.load(folder / "model.safetensors"), float(seconds))
+    found = run.cached(f"wgan-{name.replace(' ', '-')}", make, seed=seed, scale=run.scale)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        found["file"].tofile(path)
+        return Trained(data_of(run, name, seed), WGANGP.load(path), float(found["seconds"]))
