@@ -143,6 +143,11 @@ KINDS: dict[str, Callable[[Export], bool]] = {
     "value estimator": lambda e: (
         inspect.isclass(e.thing) and {"fit", "predict", "theta_"} <= set(dir(e.thing)) and asks_for(e, "value")
     ),
+    "generative model": lambda e: (
+        inspect.isclass(e.thing)
+        and {"fit", "sample"} <= set(dir(e.thing))
+        and parameters(e.thing.sample)[:3] == ["n", "generator", "condition"]
+    ),
     "solver": lambda e: e.field == "solvers" and _is_solver(e.thing),
     "monotone solver": lambda e: (
         inspect.isfunction(e.thing)
@@ -242,6 +247,7 @@ SINGLE = {
     "reduction": {
         "AdaptiveROM",
         "ElastoViscoPlastic",
+        "Elastodynamics",
         "EmpiricalCubature",
         "FisherKolmogorov",
         "GappyErrorIndicator",
@@ -249,6 +255,7 @@ SINGLE = {
         "HyperReducedModel",
         "LoadPath",
         "MechanicalProblem",
+        "SubmodelUQ",
         "TumorDatabase",
         "TumorQuery",
         "UpdatableNNLS",

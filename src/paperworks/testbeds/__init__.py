@@ -33,6 +33,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "on_grid",
         ],
         "imagenet": ["ImageNetClassifier", "imagenet_classifier", "photographs", "random_crops"],
+        "impacts": ["BarRuns", "Plate", "struck_bar", "struck_plate"],
         "mechanics": ["heated_plate", "hot_spot", "plate_with_hole"],
         "mixtures": ["GaussianMixture", "bench_mixture_1d", "bench_mixture_64d", "digits_mixture"],
         "networks": ["Classifier", "UNet"],
