@@ -8,7 +8,9 @@ import uvicorn
 from playwright.sync_api import expect, sync_playwright
 
 from mail_server import free_port
+from paperworks.evidence import read_evidence
 from paperworks.feed import Entry
+from paperworks.feed.submissions import submission
 from paperworks.papers import load
 from paperworks.web import Settings, create_app
 from paperworks.web.server import config
@@ -280,6 +282,10 @@ def test_pages_fit_every_width_and_text_stands_out(browser, url, scheme):
         "/results",
         "/subscribe",
         "/fields",
+        "/fields/diffusion",
+        "/trending/week?field=audio",
+        "/paper/signaltrain",
+        "/results/week",
         "/api",
         "/about",
         "/privacy",
@@ -289,6 +295,46 @@ def test_pages_fit_every_width_and_text_stands_out(browser, url, scheme):
             page.goto(path)
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (path, width)
         assert page.evaluate(LOW_CONTRAST) == [], path
+    context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_what_is_someone_s_own_works_without_scripts_and_fits(browser, url, post, tmp_path, scheme):
+    context = browser.new_context(base_url=url, java_script_enabled=False, color_scheme=scheme)
+    page = context.new_page()
+    sign_in(page, post, url)
+    page.goto("/paper/dpm-solver")
+    page.get_by_text("Follow", exact=True).click()
+    page.get_by_role("button", name="Cheng Lu").click()
+    expect(page.locator("#searches")).to_contain_text('author:"Cheng Lu"')
+    page.get_by_label("What it is for").fill("my laptop")
+    page.get_by_role("button", name="Make a token").click()
+    expect(page.locator("pre").first).to_contain_text("pw_")
+    page.goto("/reading-list")
+    page.get_by_label("A BibTeX, RIS or CSV file").set_input_files(
+        {"name": "list.csv", "mimeType": "text/csv", "buffer": b"Title,Extra\nx,arXiv:2206.00927\nNot here,\n"}
+    )
+    page.get_by_role("button", name="Import").click()
+    expect(page.get_by_role("status")).to_contain_text("1 paper of the file is new on the list")
+    expect(page.locator("#kept article")).to_have_count(1)
+    page.goto("/paper/dpm-solver")
+    page.get_by_text("I re-measured this").click()
+    file = {"name": "e.json", "mimeType": "application/json"}
+    page.get_by_label("The file, of at most 256 KiB").set_input_files(
+        {**file, "buffer": submission("dpm-solver", read_evidence("dpm-solver"))}
+    )
+    page.get_by_role("button", name="Show it").click()
+    expect(page.locator("#claims").get_by_text("Holds on 2 of 2 machines").first).to_be_visible()
+    with_scripts = browser.new_context(base_url=url, color_scheme=scheme, storage_state=context.storage_state())
+    shown = with_scripts.new_page()
+    for path in ("/account", "/reading-list", "/paper/dpm-solver"):
+        for width in WIDTHS:
+            shown.set_viewport_size({"width": width, "height": 800})
+            shown.goto(path)
+            shown.evaluate("document.querySelectorAll('details').forEach((element) => { element.open = true; })")
+            assert shown.evaluate("document.documentElement.scrollWidth <= innerWidth"), (path, width)
+        assert shown.evaluate(LOW_CONTRAST) == [], path
+    with_scripts.close()
     context.close()
 
 
