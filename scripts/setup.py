@@ -18,7 +18,10 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = {"core": "", "test": "[dev,peers,cluster,mechanics,imaging,sound,vision,rl,site,meaning,postgres]"}
+EXTRAS = {
+    "core": "",
+    "test": "[dev,peers,cluster,mechanics,imaging,sound,verification,vision,rl,site,meaning,postgres]",
+}
 
 
 def main() -> None:
