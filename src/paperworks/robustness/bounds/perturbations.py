@@ -19,6 +19,8 @@ class Perturbation(ABC):
     """
 
     is_box = False
+    is_local = False
+    """Whether coordinates whose coefficients are 0 may be left out of both arguments of `minimum`."""
 
     @abstractmethod
     def minimum(
@@ -116,12 +118,13 @@ def row_dot(rows: Tensor, values: Tensor) -> Tensor:
     rows, values = rows.flatten(2), values.flatten(1)
     n, part = rows.shape[2], split(rows.shape[2])
     if part < n:  # in parts, as rounding grows with the length of a sum
-        rows, values = rows.unflatten(2, (-1, part)), values.unflatten(1, (-1, part))
-        lead = torch.broadcast_shapes(rows.shape[1:2], values.shape[:1])[0]
-        if rows.shape[1] == 1:
-            return torch.einsum("rgn,bgn->grb", rows[:, 0], values).sum(0)
-        rows, values = rows.flatten(1, 2), values.expand(lead, -1, -1).flatten(0, 1)
-        return torch.bmm(rows.transpose(0, 1), values[:, :, None])[:, :, 0].unflatten(0, (lead, -1)).sum(1).T
+        count, lead = rows.shape[:2]
+        rows, values = rows.reshape(count, -1, part), values.reshape(values.shape[0], -1, part)
+        if lead == 1:
+            return torch.bmm(values.transpose(0, 1), rows.permute(1, 2, 0)).sum(0).T
+        values = values.expand(lead, -1, -1).reshape(-1, 1, part)
+        # Rows as the second factor: the other way round a product of strided matrices and vectors is slow.
+        return torch.bmm(values, rows.permute(1, 2, 0)).reshape(lead, -1, count).sum(1).T
     if rows.shape[1] == 1:
         return rows[:, 0] @ values.T
     if values.shape[0] == 1:
@@ -157,6 +160,8 @@ class PerturbationLpNorm(Perturbation):
     ----------
     Xu et al. (2020), arXiv 2002.12920, section 3.2: dual norms.
     """
+
+    is_local = True
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ for the module's own evaluation of it once more: every linear bound gives way by
 interval by the margin, so that both hold for the function itself and for what the module computes.
 """
 
+import functools
 import math
 
 import torch
@@ -40,6 +41,7 @@ def gap(terms: int, computed: torch.dtype, own: torch.dtype) -> float:
     return (n / (1 - n) if n < 1 else _NO_BOUND) + _OWN * unit(own)
 
 
+@functools.cache
 def split(n: int) -> int:
     """Return the length of the parts in which a sum of n products is taken: near the root of n, and a divisor of it."""
     if n <= _WHOLE:
