@@ -12,7 +12,7 @@ from torch import Tensor
 
 from paperworks.robustness.bounds.call import Call
 from paperworks.robustness.bounds.graph import Node
-from paperworks.robustness.bounds.patches import Patch, Rows, added, crop, dot, laid_out, magnitude, opened, opposed
+from paperworks.robustness.bounds.patches import Patch, Rows, added, dot, laid_out, magnitude, opened, opposed
 from paperworks.robustness.bounds.registry import rule_of, takes_patches
 from paperworks.robustness.bounds.rounding import depth, quantum, unit
 from paperworks.robustness.bounds.tiles import one_hot_rows, rows_at_once, tiled
@@ -50,7 +50,7 @@ def propagate(
         if (arrived := pending.pop(node, None)) is None:
             continue
         if node not in call.perturbed:
-            constant = constant + dot(arrived, call.constant(node))
+            constant = constant + dot(arrived, call.constant(node), node)
             continue
         if node in call.perturbations or (node in stop and node is not start):
             found[node] = arrived
@@ -64,7 +64,7 @@ def propagate(
             arrived = arrived.whole(node.shape)
         margin = call.margins.get(node)
         if margin is not None and not rule.outward and (node is start or node not in call.carried):
-            away = away + dot(magnitude(arrived), margin)
+            away = away + dot(magnitude(arrived), margin, node)
         coefficients, rest = rule.backward(node, arrived, call)
         constant = constant + rest
         for source, part in coefficients:
@@ -72,7 +72,7 @@ def propagate(
                 before, part = pending[source], added(pending[source], part, source)
                 if call.sound and source in call.perturbed and (source not in call.summed or source in merged):
                     rounded = before if source in call.summed else part  # the last sum's is in the margin
-                    away = away + 2 * unit(call.dtype) * dot(magnitude(rounded), call.size(source))
+                    away = away + 2 * unit(call.dtype) * dot(magnitude(rounded), call.size(source), source)
                 merged.add(source)
             pending[source] = part
     if mirrored:
@@ -87,13 +87,10 @@ def concretize(call: Call, coefficients: Coefficients, constant: Tensor) -> Tens
         ptb = call.perturbations.get(node)
         middle, radius = _box(call, node)
         if ptb is None or ptb.is_box:
-            constant = constant + dot(rows, middle) - dot(magnitude(rows), radius)
+            constant = constant + dot(rows, middle, node) - dot(magnitude(rows), radius, node)
             continue
-        if isinstance(rows, Patch) and ptb.is_local:
-            constant = constant + ptb.minimum(rows.rows, crop(call.value(node), rows.box))
-        else:
-            constant = constant + ptb.minimum(laid_out(rows, node), call.value(node))
-        constant = constant if radius is None else constant - dot(magnitude(rows), radius)
+        constant = constant + ptb.minimum(laid_out(rows, node), call.value(node))
+        constant = constant if radius is None else constant - dot(magnitude(rows), radius, node)
     return below(call, constant)
 
 

@@ -204,14 +204,14 @@ class ElementwiseRule(Rule):
             assert intercept is not None
             return Backward([(node.inputs[0], rows * slope)], row_dot(rows, intercept))
         slope, bend, below, above = self._bent(node, call, rows, box)
-        negative = rows.clamp(max=0)
+        negative, whole = rows.clamp(max=0), node.shape.numel()
         found = rows * slope
         found.addcmul_(negative, bend)  # in place: memory is what this costs
         constant: Tensor | float = 0.0
         if below is not None:  # what rounding takes from origins is so little that it may be taken from all rows
-            constant = row_dot(rows if self.from_origin else rows - negative, below)
+            constant = row_dot(rows if self.from_origin else rows - negative, below, whole)
         if above is not None:
-            constant = constant + row_dot(negative, above)
+            constant = constant + row_dot(negative, above, whole)
         return Backward([(node.inputs[0], closed(found, box))], constant)
 
     def forward(self, node: Node, call: Call) -> LinearBounds:

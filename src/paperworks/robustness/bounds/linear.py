@@ -199,7 +199,7 @@ class LinearRule(Rule):
         if node not in call.offsets:
             zero = {n: call.value(n).new_zeros(1, *n.shape) for n in moving}
             call.offsets[node] = self.filled(node, call, zero.__getitem__, 1, constants=True)
-        return Backward(coefficients, dot(rows, call.offsets[node]))
+        return Backward(coefficients, dot(rows, call.offsets[node], node))
 
     def adjoint(self, node: Node, rows: Any, moving: list[Node], call: Call) -> list[tuple[Node, Tensor]]:
         """Return the coefficients of the perturbed data: by default, the operator's own vector-Jacobian product."""

@@ -257,7 +257,7 @@ class _Behind(Perturbation):
     """The set of an input whose values carry an axis of length 1 behind the batch."""
 
     def __init__(self, inner: Perturbation) -> None:
-        self.inner, self.is_box, self.is_local = inner, inner.is_box, inner.is_local
+        self.inner, self.is_box = inner, inner.is_box
 
     def minimum(self, coefficients: Tensor, center: Tensor) -> Tensor:
         return self.inner.minimum(coefficients.squeeze(2), center.squeeze(1))

@@ -81,11 +81,12 @@ def crop(values: Tensor, box: Box | None) -> Tensor:
     return values[inner]
 
 
-def dot(rows: Rows, values: Tensor) -> Tensor:
-    """Return the inner product of coefficients with values, (rows, batch)."""
+def dot(rows: Rows, values: Tensor, node: Node) -> Tensor:
+    """Return the inner product of coefficients of a node with values, (rows, batch)."""
     if not isinstance(rows, Patch):
         return row_dot(rows, values)
-    return row_dot(rows.rows, crop(values, rows.box).expand(*values.shape[:1], *rows.rows.shape[2:]))
+    values = crop(values, rows.box).expand(*values.shape[:1], *rows.rows.shape[2:])
+    return row_dot(rows.rows, values, node.shape.numel())
 
 
 def added(a: Rows, b: Rows, node: Node) -> Rows:

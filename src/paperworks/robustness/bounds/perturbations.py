@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from paperworks.core.validation import check_count, check_finite, check_number
 from paperworks.robustness.bounds.rounding import depth, split, unit
@@ -19,8 +20,6 @@ class Perturbation(ABC):
     """
 
     is_box = False
-    is_local = False
-    """Whether coordinates whose coefficients are 0 may be left out of both arguments of `minimum`."""
 
     @abstractmethod
     def minimum(
@@ -106,18 +105,22 @@ def _expands(shape: torch.Size, target: torch.Size) -> bool:
     return len(shape) <= len(target) and all(n in (1, m) for n, m in ends)
 
 
-def row_dot(rows: Tensor, values: Tensor) -> Tensor:
+def row_dot(rows: Tensor, values: Tensor, whole: int | None = None) -> Tensor:
     """Return the inner product of rows (rows, batch or 1, *shape) with values (batch or 1, *shape), (rows, batch).
 
-    Values may have rows of their own in front.
+    Values may have rows of their own in front. Rounding is that of a sum of `whole` terms, as many as there are by
+    default.
     """
     if rows.ndim == 2:
         return rows * values
     if values.ndim == rows.ndim:
         return (rows * values).flatten(2).sum(-1)
     rows, values = rows.flatten(2), values.flatten(1)
-    n, part = rows.shape[2], split(rows.shape[2])
+    n = rows.shape[2]
+    part = split(n, whole)
     if part < n:  # in parts, as rounding grows with the length of a sum
+        if n % part:
+            rows, values = (F.pad(t, (0, -n % part)) for t in (rows, values))
         count, lead = rows.shape[:2]
         rows, values = rows.reshape(count, -1, part), values.reshape(values.shape[0], -1, part)
         if lead == 1:
@@ -160,8 +163,6 @@ class PerturbationLpNorm(Perturbation):
     ----------
     Xu et al. (2020), arXiv 2002.12920, section 3.2: dual norms.
     """
-
-    is_local = True
 
     def __init__(
         self,
