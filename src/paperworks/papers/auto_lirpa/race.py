@@ -100,11 +100,12 @@ def their_margins(wrapped: Any, ball: Any, C: Tensor, method: str) -> Tensor:
 
 @torch.no_grad()
 def margins_apart(theirs: Any, model: nn.Module, x: Tensor, C: Tensor, radius: float) -> float:
-    """Return the largest difference of both's margins."""
+    """Return the largest difference of both's margins, to their size where that is above 1."""
     opts = {"intersect": False, "sound": False}  # theirs leaves rounding out
     ours, peer = BoundedModule(model, x, opts), theirs.BoundedModule(model, x)
     ball = their_ball(theirs, x, radius)
-    return max(
-        float((our_margins(ours, x, C, radius, kind) - their_margins(peer, ball, C, kind)).abs().max())
-        for kind in ("CROWN-IBP", "CROWN")
-    )
+    apart = 0.0
+    for kind in ("CROWN-IBP", "CROWN"):
+        mine, other = our_margins(ours, x, C, radius, kind), their_margins(peer, ball, C, kind)
+        apart = max(apart, float(((mine - other) / other.abs().clamp(min=1)).abs().max()))
+    return apart

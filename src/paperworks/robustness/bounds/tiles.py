@@ -75,6 +75,13 @@ def _spatial(call: Call, node: Node) -> int:
 
 def _effort(call: Call, start: Node, sides: torch.Size) -> Effort:
     """Return what a row takes that begins in a box of given sides, away from borders."""
+    key = (start, sides, call.batch, call.dtype, *call.roots)
+    if key not in call.graph.plans:
+        call.graph.plans[key] = _planned(call, start, sides)
+    return call.graph.plans[key]
+
+
+def _planned(call: Call, start: Node, sides: torch.Size) -> Effort:
     rank, widest, products, total = len(sides), 0.0, 0.0, 0.0
     lengths: dict[Node, torch.Size] = {start: sides}
     for node in reversed(call.relevant(start)):
