@@ -7,7 +7,6 @@ from torch import nn
 
 from bound_checks import check_bounds
 from paperworks.robustness import BoundedModule, BoundedTensor, PerturbationLpNorm
-from paperworks.robustness.bounds import bilinear
 
 
 class Lambda(nn.Module):
@@ -119,19 +118,6 @@ def test_linear_operators_are_bounded_exactly(name):
     assert (upper >= value + radius - 1e-12).all()
     if name not in REPEATED:
         torch.testing.assert_close(upper - lower, 2 * radius)
-
-
-@pytest.mark.parametrize("name", [name for name in LINEAR if "convolution" in name or "transposed" in name])
-def test_convolutions_are_the_same_as_matrices_and_as_kernels(name, monkeypatch):
-    function, shape = LINEAR[name]
-    inner = lambda x: function(x.tanh()).tanh().sum(1)  # noqa: E731 - many rows come back to the convolution
-    x = normal(5, *shape, seed=1)
-    bounded, found = BoundedModule(Lambda(inner), x), []
-    for most in (0, 1 << 17):
-        monkeypatch.setattr(bilinear, "_DENSE_AT_MOST", most)
-        found.append(bounded.compute_bounds(BoundedTensor(x, PerturbationLpNorm(0.1))))
-    for kernels, matrices in zip(*found, strict=True):
-        torch.testing.assert_close(kernels, matrices)
 
 
 CURVED = {

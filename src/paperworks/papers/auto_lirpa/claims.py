@@ -1,24 +1,16 @@
 """What the paper claims of its bounds, and of training on them."""
 
 import copy
-import importlib
 import itertools
 import math
-import os
 import statistics
-import sys
-import types
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from paperworks.evidence import (
-    Estimate,
     Measurement,
     Run,
     Table,
@@ -26,7 +18,6 @@ from paperworks.evidence import (
     difference,
     every,
     exact,
-    greatest,
     interleaved,
     mean,
     measures,
@@ -34,9 +25,12 @@ from paperworks.evidence import (
     ratio,
 )
 from paperworks.numerics import seeded
-from paperworks.papers.auto_lirpa.architectures import ARCHITECTURES, FURTHER, Residual, build
+from paperworks.papers.auto_lirpa.architectures import ARCHITECTURES, FURTHER, build
 from paperworks.papers.auto_lirpa.fuzz import DTYPES, REGIONS, cases, tried
+from paperworks.papers.auto_lirpa.memory import peak_bytes
+from paperworks.papers.auto_lirpa.networks import natural_networks
 from paperworks.papers.auto_lirpa.points import attacked, extreme_point
+from paperworks.papers.auto_lirpa.race import against_official
 from paperworks.papers.auto_lirpa.training import (
     Data,
     Loss,
@@ -180,33 +174,6 @@ def every_rule(run: Run) -> Measurement:
     )
 
 
-def natural_networks() -> dict[str, Callable[[], nn.Module]]:
-    """Return networks for the digits."""
-
-    def convolutional() -> nn.Module:
-        return nn.Sequential(
-            nn.Conv2d(1, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3, padding=1),
-            nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(64, 10),
-        )  # fmt: skip
-
-    def residual() -> nn.Module:
-        block = Residual(nn.Sequential(nn.Conv2d(6, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 6, 3, padding=1)))
-        first = nn.Conv2d(1, 6, 3, stride=2, padding=1)
-        return nn.Sequential(first, nn.ReLU(), block, nn.ReLU(), nn.Flatten(), nn.Linear(96, 10))
-
-    def smooth() -> nn.Module:
-        return nn.Sequential(
-            nn.Flatten(), nn.Linear(64, 48), nn.Tanh(), nn.Linear(48, 48), nn.GELU(), nn.Linear(48, 10)
-        )
-
-    return {
-        "perceptron": lambda: perceptron(64, 128, 128, 10),
-        "CNN with batch norm": convolutional,
-        "residual CNN": residual,
-        "tanh and GELU": smooth,
-    }
-
-
 @measures("l2-tightness")
 def tightness(run: Run) -> Measurement:
     """Train networks naturally, and compare the mean widths of bounds of their logits."""
@@ -310,32 +277,6 @@ def certified_errors(run: Run, kind: Loss, seed: int) -> dict[str, float]:
         return errors(model, test, eps, CHECKS, attack=20)
 
     return run.cached("certified-digits", make, kind=kind, seed=seed, epochs=epochs, eps=eps)
-
-
-class _Live(TorchDispatchMode):
-    """Keeps the greatest number of bytes that tensors made under it take at one time."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live: dict[int, tuple[StorageWeakRef, int]] = {}
-        self.peak = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        self.live = {k: v for k, v in self.live.items() if not v[0].expired()}
-        for tensor in out if isinstance(out, (tuple, list)) else (out,):
-            if isinstance(tensor, Tensor):
-                storage = tensor.untyped_storage()
-                self.live[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-        self.peak = max(self.peak, sum(size for _, size in self.live.values()))
-        return out
-
-
-def peak_bytes(job: Callable[[], Any]) -> int:
-    """Return the greatest number of bytes that a job's tensors take at one time."""
-    with _Live() as live:
-        job()
-    return live.peak
 
 
 @measures("l4-loss-fusion", exclusive=True)
@@ -453,75 +394,7 @@ def flatness(run: Run, ball: float, seed: int) -> dict[str, float]:
     return run.cached("flat-digits", make, ball=ball, radius=RADIUS, seed=seed, epochs=epochs)
 
 
-def official() -> types.ModuleType:
-    """Import auto_LiRPA as installed, or from the folder that $PAPERWORKS_AUTO_LIRPA names."""
-    folder = os.environ.get("PAPERWORKS_AUTO_LIRPA")
-    if folder and folder not in sys.path:
-        sys.path.append(folder)
-    return importlib.import_module("auto_LiRPA")
-
-
 @races("auto-lirpa")
 def against_auto_lirpa(run: Run) -> Measurement:
-    """Wrap the same perceptron and CNN, bound the same margins, and compare times and values."""
-    theirs = official()
-    few, repeats = run.at(smoke=4, desk=64, full=360), run.at(smoke=1, desk=9, full=15)
-    inputs, labels = digits_in(run.torch_rng())[1]
-    x, y = inputs[:few], labels[:few]
-    C, rows = margin_spec(y, 10), []
-    apart: list[list[float]] = []  # by network and seed
-    worst: dict[str, list[Estimate]] = {"crown_time": [], "wrap_time": []}
-    for name in ("perceptron", "residual CNN"):
-        apart.append([margins_apart(theirs, untrained(name, seed), x, C) for seed in run.seeds])
-        model = untrained(name, run.seed)
-        ours, peer = BoundedModule(model, x, {"intersect": False}), theirs.BoundedModule(model, x)
-
-        with torch.no_grad():
-            jobs: dict[str, Callable[[], Any]] = {
-                "ours": partial(our_margins, ours, x, C, "CROWN"),
-                "theirs": partial(their_margins, theirs, peer, x, C, "CROWN"),
-                "our wrapping": partial(BoundedModule, model, x),
-                "their wrapping": partial(theirs.BoundedModule, model, x),
-            }
-            times = interleaved(run, jobs, repeats)
-        worst["crown_time"].append(times.ratio("ours", "theirs"))
-        worst["wrap_time"].append(times.ratio("our wrapping", "their wrapping"))
-        rows.append([name, max(apart[-1]), *(1e3 * times.median(job) for job in jobs)])
-    return Measurement(
-        {
-            "difference": every([max(of_seed) for of_seed in zip(*apart, strict=True)]),
-            **{key: greatest(found) for key, found in worst.items()},
-        },
-        table=Table(["network", "largest difference", "CROWN, ms", "theirs", "wrapping, ms", "theirs"], rows),
-        settings="its defaults, with the same relaxation of ReLU, one thread for both; our times with bounds rounded "
-        "outward, as by default, and the difference without",
-        remark=f"auto_LiRPA {getattr(theirs, '__version__', 'of unknown version')}; the worse of two networks counts.",
-    )
-
-
-def untrained(name: str, seed: int) -> nn.Module:
-    """Return a network for the digits as it is before training."""
-    with seeded(seed):
-        return natural_networks()[name]().eval()
-
-
-def our_margins(wrapped: BoundedModule, x: Tensor, C: Tensor, method: Any) -> Tensor:
-    """Return lower bounds of margins by ours."""
-    return wrapped.compute_bounds(BoundedTensor(x, PerturbationLpNorm(0.02)), method, C=C, bound_upper=False)[0]
-
-
-def their_margins(theirs: Any, wrapped: Any, x: Tensor, C: Tensor, method: str) -> Tensor:
-    """Return lower bounds of margins by auto_LiRPA."""
-    ball = theirs.BoundedTensor(x, theirs.PerturbationLpNorm(norm=torch.inf, eps=0.02))
-    return wrapped.compute_bounds(x=(ball,), method=method, C=C, bound_upper=False)[0]
-
-
-@torch.no_grad()
-def margins_apart(theirs: Any, model: nn.Module, x: Tensor, C: Tensor) -> float:
-    """Return the largest difference of both's margins."""
-    opts = {"intersect": False, "sound": False}  # theirs leaves rounding out
-    ours, peer = BoundedModule(model, x, opts), theirs.BoundedModule(model, x)
-    return max(
-        float((our_margins(ours, x, C, method) - their_margins(theirs, peer, x, C, method)).abs().max())
-        for method in ("CROWN-IBP", "CROWN")
-    )
+    """Wrap the same networks, bound the same margins, and compare times, values and memory."""
+    return against_official(run)

@@ -9,14 +9,14 @@ from torch import Tensor
 from paperworks.robustness.bounds.call import Call
 from paperworks.robustness.bounds.graph import Node
 from paperworks.robustness.bounds.linear import LinearRule, align, leading, unbroadcast
+from paperworks.robustness.bounds.patches import Rows, closed, crop, cut, laid_out, opened
 from paperworks.robustness.bounds.perturbations import PerturbationLpNorm, row_dot
-from paperworks.robustness.bounds.rounding import least
+from paperworks.robustness.bounds.products import product
+from paperworks.robustness.bounds.rounding import least, unit
+from paperworks.robustness.bounds.strides import Geometry, phases, pulled
 from paperworks.robustness.bounds.values import Backward, Interval, LinearBounds
 
 Apply = Callable[[Node, Any, Any, int], Tensor]
-_DENSE_AT_MOST = (
-    1 << 17
-)  # elements of a convolution as a matrix, which is fast where there are many rows and few pixels
 _EXPAND_AT_MOST = 1 << 22  # products that an interval of a matrix product may lay out
 
 
@@ -148,7 +148,7 @@ class BilinearRule(LinearRule):
         radius = self.product(node, ma.abs() + ra, rb, 1) + self.product(node, ra, mb.abs(), 1)
         return Interval(middle - radius, middle + radius)
 
-    def backward(self, node: Node, rows: Tensor, call: Call) -> Backward:
+    def backward(self, node: Node, rows: Any, call: Call) -> Backward:
         """Apply the adjoint, or those of the two planes."""
         if not self._both(node, call):
             side, moving, other = self._sides(node, call)
@@ -229,10 +229,25 @@ class MultiplyRule(BilinearRule):
             a, b = (align(t, t.shape[lead:], rank) for t in (a, b))
         return a * b
 
-    def adjoint_of(self, node: Node, side: int, rows: Tensor, other: Tensor) -> Tensor:
+    def handed(self, node: Node, margin: Tensor, call: Call) -> Tensor | None:
+        """Return the margin times the size of the constant factor, and what rounding its product with rows does."""
+        if self._both(node, call):
+            return None
+        _, moving, other = self._sides(node, call)
+        if moving.shape != node.shape:
+            return None
+        return margin * align(other, other.shape[1:], len(node.shape)).abs() * (1 + 8 * unit(call.dtype))
+
+    def is_local(self, node: Node, call: Call) -> bool:
+        """Return whether one factor is constant, and the other not broadcast."""
+        return not self._both(node, call) and all(n.shape == node.shape for n in node.inputs if n in call.perturbed)
+
+    def adjoint_of(self, node: Node, side: int, rows: Any, other: Tensor) -> Any:
         """Multiply, and sum over what was broadcast."""
         other = align(other, other.shape[1:], len(node.shape))
-        return unbroadcast(rows * other, node.args[side].shape, 2)
+        rows, box = opened(rows)
+        found, shape = rows * crop(other, box), node.args[side].shape
+        return closed(found if shape == node.shape else unbroadcast(found, shape, 2), box)
 
     def rounding_of_ends(self, node: Node, call: Call, ends: Interval, most: Tensor | None) -> Any:
         """Return the error of one product."""
@@ -282,7 +297,7 @@ class MatmulRule(BilinearRule):
         other = other.mT
         if side == 1:
             return other @ rows
-        return rows @ other[0] if other.ndim == 3 and other.shape[0] == 1 else rows @ other
+        return product(rows, other[0]) if other.ndim == 3 and other.shape[0] == 1 else rows @ other
 
     def interval(self, node: Node, call: Call) -> Interval:
         """Return the image of the box, or of the ball where the right factor is a weight that ranges over one.
@@ -342,30 +357,43 @@ class ConvolutionRule(BilinearRule):
         out = torch.ops.aten.convolution(x.flatten(0, lead), weight[(0,) * lead], None, *rest)
         return out.unflatten(0, x.shape[: lead + 1])
 
+    def is_local(self, node: Node, call: Call) -> bool:
+        """Return whether it is a plain convolution by a constant weight, the same for all samples."""
+        weight = node.args[1]
+        return weight not in call.perturbed and len(call.value(weight)) == 1 and not node.args[6]
+
+    def backward(self, node: Node, rows: Any, call: Call) -> Backward:
+        """Convolve the other way."""
+        if not self.is_local(node, call):
+            return super().backward(node, laid_out(rows, node), call)
+        (weight,) = call.value(node.args[1])
+        if node not in call.kernels:
+            call.kernels[node] = phases(weight, *layout(node))
+        return Backward([(node.args[0], self._pulled(node, rows, weight, call.kernels[node]))])
+
     def adjoint_of(self, node: Node, side: int, rows: Tensor, other: Tensor) -> Tensor:
-        """Convolve the other way, with the output padding that restores the size."""
+        """Convolve the other way, by a weight that may be an end of what it ranges over."""
         if side == 1 or other.shape[0] != 1:
             return super().adjoint_of(node, side, rows, other)
-        stride, padding, dilation, transposed, _, groups = node.args[3:9]
         weight = other[0]
-        source: Node = node.args[0]
-        size = source.shape.numel()
-        if size * node.shape.numel() <= _DENSE_AT_MOST and size < rows.shape[:2].numel():
-            eye = torch.eye(size, dtype=rows.dtype, device=rows.device).reshape(1, size, *source.shape)
-            matrix = self._convolve(node, eye, other[None], 2).flatten(2)[0]
-            return (rows.flatten(2) @ matrix.T).reshape(*rows.shape[:2], *source.shape)
-        into, out = node.args[0].shape[2:], node.shape[2:]
-        back = [0] * len(into)
-        if not transposed:
-            back = [
-                n - ((m - 1) * _at(stride, i) - 2 * _at(padding, i) + _at(dilation, i) * (k - 1) + 1)
-                for i, (n, m, k) in enumerate(zip(into, out, weight.shape[2:], strict=True))
-            ]
-        found = torch.ops.aten.convolution(
-            rows.flatten(0, 2), weight, None, stride, padding, dilation, not transposed, back, groups
-        )
-        return found.unflatten(0, rows.shape[:3])
+        stride, padding, dilation, transposed, _, groups = node.args[3:9]
+        if transposed:
+            found = torch.ops.aten.convolution(
+                rows.flatten(0, 2), weight, None, stride, padding, dilation, False, [0] * (weight.ndim - 2), groups
+            )
+            return found.unflatten(0, rows.shape[:3])
+        return laid_out(self._pulled(node, rows, weight, phases(weight, *layout(node))), node.args[0])
+
+    @staticmethod
+    def _pulled(node: Node, rows: Rows, weight: Tensor, kernel: Tensor) -> Rows:
+        tensor, box = opened(rows)
+        source = node.args[0].shape
+        lead, box = tensor.shape[:3], box or tuple(slice(0, n) for n in node.shape[2:])
+        found, box = pulled(tensor.flatten(0, 2), box, *layout(node), weight, kernel, source[2:])
+        return cut(found.unflatten(0, lead), box, source)
 
 
-def _at(sizes: list[int], axis: int) -> int:
-    return sizes[axis] if len(sizes) > 1 else sizes[0]
+def layout(node: Node) -> tuple[Geometry, int]:
+    """Return how a convolution is laid over places, and its groups."""
+    stride, padding, dilation, _, _, groups = node.args[3:9]
+    return Geometry.of(node.args[1].shape[2:], stride, padding, dilation), groups

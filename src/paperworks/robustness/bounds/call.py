@@ -52,8 +52,16 @@ class Call:
         Linear bounds of the forward mode.
     state
         What a rule has to remember within the computation, by node.
+    offsets
+        Constant parts of affine operators.
+    kernels
+        Weights of convolutions as their adjoints take them.
+    boxes
+        What a root's coefficients are multiplied by, and their sizes, with the ends they were made for.
     lines
         Lines of elementwise functions with the ends they were made for.
+    bends
+        What coefficients are multiplied by at elementwise functions, with the lines it was made of.
     exact
         Nodes whose intervals are exact though they depend on a ball.
     columns
@@ -72,6 +80,10 @@ class Call:
         Whether bounds give way by what rounding may have done.
     margins, carried
         How far rounding may move the value of each node, and nodes whose only consumer gives way for them.
+    summed
+        Nodes whose margins hold the rounding of the last sum of coefficients that arrive from several consumers.
+    local
+        Whether the rule of a node takes patches.
     reach
         In the forward mode, the greatest size of a node's linear bounds, all terms taken positive.
     """
@@ -101,7 +113,11 @@ class Call:
         self.ends: dict[Node, Interval] = {}
         self.linear: dict[Node, LinearBounds] = {}
         self.state: dict[Node, Any] = {}
+        self.offsets: dict[Node, Tensor] = {}
+        self.boxes: dict[Node, tuple[Any, Any, Any]] = {}
         self.lines: dict[Node, Any] = {}
+        self.kernels: dict[Node, Tensor] = {}
+        self.bends: dict[Node, Any] = {}
         self.columns: dict[Node, tuple[Tensor, slice]] = {}
         self.freedom: Freedom | None = None
         self.fixed: dict[Node, Interval] = {}
@@ -115,6 +131,8 @@ class Call:
         self.exact: set[Node] = set()
         self.margins: dict[Node, Tensor] = {}
         self.carried: set[Node] = set()
+        self.summed: set[Node] = set()
+        self.local: dict[Node, bool] = {}
         self.reach: dict[Node, Tensor] = {}
         self._lost: dict[Node, Tensor] = {}
         self._sizes: dict[Node, tuple[Interval, Tensor]] = {}

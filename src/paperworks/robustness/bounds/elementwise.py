@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from paperworks.robustness.bounds.call import Call
 from paperworks.robustness.bounds.curves import Curve, Lines
 from paperworks.robustness.bounds.graph import Node
+from paperworks.robustness.bounds.patches import Box, closed, crop, opened
 from paperworks.robustness.bounds.perturbations import row_dot
 from paperworks.robustness.bounds.registry import Rule
 from paperworks.robustness.bounds.rounding import depth, double, least, unit
@@ -90,7 +91,7 @@ class ElementwiseRule(Rule):
 
     def rounding_of_lines(self, node: Node, call: Call) -> Tensor | None:
         """Return the error of linear bounds passed through lines: lines hold for the function already."""
-        lines = self._lines_at(node, call, None)
+        lines = self._lines_at(node, call)
         gap = call.gap(node, 4)
         reach = call.reach[node.inputs[0]]
         steep = torch.maximum(lines.lower_slope.detach().abs(), lines.upper_slope.detach().abs())
@@ -104,6 +105,10 @@ class ElementwiseRule(Rule):
         curve = self.curve(node)
         curve.check(*bounds, f"the input of {node.name!r} ({node.op})")
         return curve.lines(*double(*bounds), call.dtype)
+
+    def is_local(self, node: Node, call: Call) -> bool:
+        """Return True."""
+        return True
 
     def free_lines(self, node: Node, bounds: Interval, call: Call, rows: Tensor) -> Lines:
         """Return the lines whose slopes are parameters to optimise, for each row."""
@@ -129,16 +134,35 @@ class ElementwiseRule(Rule):
             curve.intercept(slopes[:, 1], *bounds, True),
         )
 
-    def _lines_at(self, node: Node, call: Call, rows: Tensor | None) -> Lines:
+    def _lines_at(self, node: Node, call: Call) -> Lines:
+        """Return the lines at all places."""
         bounds = call.bounds(node.inputs[0])
-        if rows is not None and call.freedom is not None:
-            return self._outward(node, call, self.free_lines(node, bounds, call, rows))
         kept = call.lines.get(node)
         if kept is None or kept[0] is not bounds:
             kept = call.lines[node] = (bounds, self._outward(node, call, self.lines(node, bounds, call)))
         return kept[1]
 
-    def _outward(self, node: Node, call: Call, lines: Lines) -> Lines:
+    def _bent(self, node: Node, call: Call, rows: Tensor, box: Box | None) -> Sequence[Any]:
+        """Return the slope and intercept of lower lines in a box, and what upper ones have more."""
+        if call.freedom is not None:
+            bounds = Interval(*(crop(end, box) for end in call.bounds(node.inputs[0])))
+            return self._differences(self._outward(node, call, self.free_lines(node, bounds, call, rows), box))
+        lines = self._lines_at(node, call)
+        kept = call.bends.get(node)
+        if kept is None or kept[0] is not lines:
+            made = self._differences(lines)
+            given = torch.broadcast_tensors(*(t for t in made if t is not None))
+            kept = call.bends[node] = (lines, [t is not None for t in made], torch.stack(given))
+        found = iter(crop(kept[2], box).contiguous())
+        return [next(found) if there else None for there in kept[1]]
+
+    def _differences(self, lines: Lines) -> Sequence[Any]:
+        below, above = lines.lower_intercept, lines.upper_intercept
+        if self.from_origin and below is not None:
+            above = -below if above is None else above - below
+        return [lines.lower_slope, lines.upper_slope - lines.lower_slope, below, above]
+
+    def _outward(self, node: Node, call: Call, lines: Lines, box: Box | None = None) -> Lines:
         """Return lines in the type of the computation, moved apart by what rounding does at the node.
 
         That is the error of the function as it is implemented, of the lines and of coefficients multiplied by slopes,
@@ -152,7 +176,8 @@ class ElementwiseRule(Rule):
         own = call.margins.get(node)
         with torch.no_grad():
             by_slope = _OWN * unit(call.dtype) * call.size(source)
-            by_slope = by_slope if handed is None else by_slope + handed
+            by_slope = crop(by_slope if handed is None else by_slope + handed, box)
+            own = own if own is None else crop(own, box)
         share = (_OWN + depth(node.shape.numel())) * unit(call.dtype)
 
         def moved(slope: Tensor, intercept: Tensor | None, sign: int) -> tuple[Tensor, Tensor]:
@@ -166,9 +191,11 @@ class ElementwiseRule(Rule):
 
         return Lines(*moved(*lines[:2], -1), *moved(*lines[2:], 1))
 
-    def backward(self, node: Node, rows: Tensor, call: Call) -> Backward:
+    def backward(self, node: Node, rows: Any, call: Call) -> Backward:
         """Take the lower line where a coefficient is positive, and the upper one where it is negative."""
-        if type(self) is ElementwiseRule and len(rows) == 1 and call.freedom is None and not bool((rows > 0).any()):
+        rows, box = opened(rows)
+        single = type(self) is ElementwiseRule and rows.shape[0] == 1 and box is None and call.freedom is None
+        if single and not bool((rows > 0).any()):
             # A single row that asks for nothing but upper lines: that of a fused loss.
             bounds = call.bounds(node.inputs[0])
             self.curve(node).check(*bounds, f"the input of {node.name!r} ({node.op})")
@@ -176,26 +203,20 @@ class ElementwiseRule(Rule):
             _, _, slope, intercept = self._outward(node, call, Lines(*line, *line))
             assert intercept is not None
             return Backward([(node.inputs[0], rows * slope)], row_dot(rows, intercept))
-        lines = self._lines_at(node, call, rows)
-        negative = rows.clamp(max=0)
-        found = rows * lines.lower_slope
-        found.addcmul_(negative, lines.upper_slope - lines.lower_slope)  # in place: memory is what this costs
+        slope, bend, below, above = self._bent(node, call, rows, box)
+        negative, whole = rows.clamp(max=0), node.shape.numel()
+        found = rows * slope
+        found.addcmul_(negative, bend)  # in place: memory is what this costs
         constant: Tensor | float = 0.0
-        below, above = lines.lower_intercept, lines.upper_intercept
-        if (
-            below is not None and self.from_origin
-        ):  # what rounding takes is so little that it may be taken from all rows
-            constant = row_dot(rows, below)
-            above = -below if above is None else above - below
-        elif below is not None:
-            constant = row_dot(rows - negative, below)
+        if below is not None:  # what rounding takes from origins is so little that it may be taken from all rows
+            constant = row_dot(rows if self.from_origin else rows - negative, below, whole)
         if above is not None:
-            constant = constant + row_dot(negative, above)
-        return Backward([(node.inputs[0], found)], constant)
+            constant = constant + row_dot(negative, above, whole)
+        return Backward([(node.inputs[0], closed(found, box))], constant)
 
     def forward(self, node: Node, call: Call) -> LinearBounds:
         """Pass linear bounds through the lines."""
-        lines = self._lines_at(node, call, None)
+        lines = self._lines_at(node, call)
         b = call.linear[node.inputs[0]]
 
         def through(slope: Tensor, first: Tensor, second: Tensor) -> Tensor:

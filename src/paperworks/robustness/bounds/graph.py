@@ -87,6 +87,9 @@ class Graph:
     """For the last node of an operator recorded as simpler ones: a tighter interval rule, what it takes, and how many
     terms the operator adds up, and whether rounding is relative to what it gives."""
 
+    plans: dict[Any, Any] = field(default_factory=dict)
+    """What is known of passes by where they begin and which nodes are perturbed, whatever the values are."""
+
     def __iter__(self) -> Iterator[Node]:
         return iter(self.nodes)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from paperworks.robustness.bounds.call import Call
 from paperworks.robustness.bounds.graph import Node, nodes_in
-from paperworks.robustness.bounds.perturbations import row_dot
+from paperworks.robustness.bounds.patches import closed, dot, opened
 from paperworks.robustness.bounds.registry import Rule
 from paperworks.robustness.bounds.rounding import depth, least, unit
 from paperworks.robustness.bounds.values import Backward, Interval, LinearBounds, batched
@@ -81,9 +81,9 @@ class LinearRule(Rule):
             return self._terms(node)
         return max(n.numel() for n in (node.shape, *(n.shape for n in self.data_nodes(node))))
 
-    def carries(self, node: Node) -> bool:
-        """Return whether elements are moved and nothing else."""
-        return self.diagonal and not self.terms(node)
+    def handed(self, node: Node, margin: Tensor, call: Call) -> Tensor | None:
+        """Return the margin where elements are moved, or their signs are, and nothing else."""
+        return margin if self.diagonal and not self.terms(node) else None
 
     def rounding(self, node: Node, call: Call, size: Lookup, ends: Interval) -> Tensor | None:
         """Return the error of the sums, from the sizes of what is added up."""
@@ -190,16 +190,18 @@ class LinearRule(Rule):
         """Return whether there is a constant part."""
         return any(n not in call.perturbed for n in self.data_nodes(node))
 
-    def backward(self, node: Node, rows: Tensor, call: Call) -> Backward:
+    def backward(self, node: Node, rows: Any, call: Call) -> Backward:
         """Apply the adjoint; what the constants give falls out."""
         moving = self.moving(node, call)
         coefficients = self.adjoint(node, rows, moving, call)
         if not self.has_offset(node, call):
             return Backward(coefficients)
-        zero = {n: rows.new_zeros(1, *n.shape) for n in moving}
-        return Backward(coefficients, row_dot(rows, self.filled(node, call, zero.__getitem__, 1, constants=True)))
+        if node not in call.offsets:
+            zero = {n: call.value(n).new_zeros(1, *n.shape) for n in moving}
+            call.offsets[node] = self.filled(node, call, zero.__getitem__, 1, constants=True)
+        return Backward(coefficients, dot(rows, call.offsets[node], node))
 
-    def adjoint(self, node: Node, rows: Tensor, moving: list[Node], call: Call) -> list[tuple[Node, Tensor]]:
+    def adjoint(self, node: Node, rows: Any, moving: list[Node], call: Call) -> list[tuple[Node, Tensor]]:
         """Return the coefficients of the perturbed data: by default, the operator's own vector-Jacobian product."""
         # Of each sample its own where an index or a mask is: the product would sum over samples that share an input.
         given = [(1, len(call.value(n))) for n in node.inputs if n not in moving]
@@ -230,6 +232,10 @@ class ReshapeRule(MoveRule):
         """Reshape what is behind the leading axes."""
         return args[0].reshape(*args[0].shape[:lead], *node.shape)
 
+    def handed(self, node: Node, margin: Tensor, call: Call) -> Tensor | None:
+        """Return the margin in shape."""
+        return margin.reshape(*margin.shape[:1], *node.shape)
+
     def adjoint(self, node: Node, rows: Tensor, moving: list[Node], call: Call) -> list[tuple[Node, Tensor]]:
         """Shape back."""
         return [(moving[0], rows.reshape(*rows.shape[:2], *moving[0].shape))]
@@ -257,9 +263,9 @@ class CastRule(ReshapeRule):
         own = call.type_of(node)
         return 2 * unit(own) * size(node.inputs[0]) + least(own)
 
-    def carries(self, node: Node) -> bool:
-        """Return True: coefficients pass as they are."""
-        return True
+    def handed(self, node: Node, margin: Tensor, call: Call) -> Tensor | None:
+        """Return the margin: coefficients pass as they are."""
+        return margin.reshape(*margin.shape[:1], *node.shape)
 
 
 class PermuteRule(MoveRule):
@@ -278,6 +284,10 @@ class PermuteRule(MoveRule):
     def apply(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any], lead: int) -> Tensor:
         """Permute what is behind the leading axes."""
         return args[0].permute(*range(lead), *(lead + d for d in self._order(node)))
+
+    def handed(self, node: Node, margin: Tensor, call: Call) -> Tensor | None:
+        """Return the margin in order."""
+        return self.apply(node, (margin,), {}, 1)
 
     def adjoint(self, node: Node, rows: Tensor, moving: list[Node], call: Call) -> list[tuple[Node, Tensor]]:
         """Permute back."""
@@ -364,9 +374,10 @@ class AddRule(LinearRule):
             for i in (0, 1)
         )
 
-    def carries(self, node: Node) -> bool:
-        """Return whether data are multiplied by nothing but a sign."""
-        return node.args[0] is not node.args[1] and abs(self._scale(node, node.kwargs)) == 1
+    def handed(self, node: Node, margin: Tensor, call: Call) -> Tensor | None:
+        """Return the margin where data are multiplied by nothing but a sign."""
+        carries = node.args[0] is not node.args[1] and abs(self._scale(node, node.kwargs)) == 1
+        return margin.reshape(*margin.shape[:1], *node.shape) if carries else None
 
     def rounding(self, node: Node, call: Call, size: Lookup, ends: Interval) -> Tensor | None:
         """Return the error of the sum, and for a constant that of its products with coefficients."""
@@ -420,14 +431,20 @@ class AddRule(LinearRule):
 
         return crossed(lower, upper), crossed(upper, lower)
 
-    def adjoint(self, node: Node, rows: Tensor, moving: list[Node], call: Call) -> list[tuple[Node, Tensor]]:
+    def is_local(self, node: Node, call: Call) -> bool:
+        """Return whether nothing is broadcast."""
+        return all(n.shape == node.shape for n in self.data_nodes(node) if n in call.perturbed)
+
+    def adjoint(self, node: Node, rows: Any, moving: list[Node], call: Call) -> list[tuple[Node, Any]]:
         """Hand the coefficients on, the second term's times its factor."""
         scale = self._scale(node, node.kwargs)
+        rows, box = opened(rows)
         found = []
         for place, source in enumerate(node.args[:2]):
             if isinstance(source, Node) and source in call.perturbed:
                 part = rows if place == 0 or scale == 1 else scale * rows
-                found.append((source, unbroadcast(part, source.shape, 2)))
+                part = unbroadcast(part, source.shape, 2) if source.shape != node.shape else part
+                found.append((source, closed(part, box)))
         return found
 
 
@@ -447,9 +464,14 @@ class NegativeRule(MoveRule):
         (source,) = node.inputs
         return -upper(source), -lower(source)
 
-    def adjoint(self, node: Node, rows: Tensor, moving: list[Node], call: Call) -> list[tuple[Node, Tensor]]:
+    def is_local(self, node: Node, call: Call) -> bool:
+        """Return True."""
+        return True
+
+    def adjoint(self, node: Node, rows: Any, moving: list[Node], call: Call) -> list[tuple[Node, Any]]:
         """Negate."""
-        return [(moving[0], -rows)]
+        rows, box = opened(rows)
+        return [(moving[0], closed(-rows, box))]
 
 
 class CatRule(MoveRule):

@@ -9,9 +9,9 @@ from torch import Tensor
 from paperworks.robustness.bounds import backward, forward
 from paperworks.robustness.bounds.call import Call
 from paperworks.robustness.bounds.graph import Node
-from paperworks.robustness.bounds.linear import LinearRule, PermuteRule, ReshapeRule
+from paperworks.robustness.bounds.linear import LinearRule
 from paperworks.robustness.bounds.registry import rule_of
-from paperworks.robustness.bounds.rounding import double, least
+from paperworks.robustness.bounds.rounding import double, least, unit
 from paperworks.robustness.bounds.values import Interval
 
 Method = Literal["IBP", "forward", "forward+backward", "CROWN-IBP", "CROWN", "alpha-CROWN"]
@@ -91,18 +91,23 @@ def _box(call: Call, root: Node) -> Interval:
 def _margin(call: Call, node: Node, ends: Interval) -> Tensor | None:
     """Return a node's own margin, and keep what linear bounds give way by: with those of inputs it carries."""
     rule = rule_of(node)
-    own = rule.rounding(node, call, call.size, ends)
-    moving = [n for n in node.inputs if n in call.perturbed]
-    total = own
-    if len(moving) == 1 and call.graph.consumers[moving[0]] == [node] and moving[0] not in call.perturbations:
-        (source,) = moving
+    own = total = rule.rounding(node, call, call.size, ends)
+    for source in node.inputs:
+        only = call.graph.consumers[source] == [node] and source not in call.perturbations
+        if source not in call.perturbed or not only:
+            continue
         if rule.outward:
             call.carried.add(source)
-        elif source.shape.numel() == node.shape.numel() and rule.carries(node) and source in call.margins:
-            call.carried.add(source)
-            handed = call.margins[source]
-            handed = rule.apply(node, (handed,), {}, 1) if isinstance(rule, (ReshapeRule, PermuteRule)) else handed
-            total = handed if own is None else own + handed
+        elif source.shape.numel() == node.shape.numel() and source in call.margins:
+            handed = rule.handed(node, call.margins[source], call)
+            if handed is not None:
+                call.carried.add(source)
+                total = handed if total is None else total + handed
+    if len(call.graph.consumers[node]) > 1 and (total is not None or rule.outward):
+        size = torch.maximum(-ends.lower.detach(), ends.upper.detach())
+        merging = 2 * unit(call.dtype) * (size if own is None else size + own)
+        total = merging if total is None else total + merging
+        call.summed.add(node)
     if total is not None:
         call.margins[node] = total
     return own

@@ -17,6 +17,7 @@ from paperworks.robustness.bounds.graph import Graph, Node
 from paperworks.robustness.bounds.methods import METHODS, Method
 from paperworks.robustness.bounds.options import Options
 from paperworks.robustness.bounds.outputs import bounds_of, check_bounds, identity, signed
+from paperworks.robustness.bounds.patches import laid_out
 from paperworks.robustness.bounds.perturbations import Perturbation
 from paperworks.robustness.bounds.registry import evaluate, is_partial
 from paperworks.robustness.bounds.rounding import outward
@@ -277,7 +278,7 @@ def _linear_bounds(call: Call, rows: Tensor, sides: tuple[bool, bool]) -> dict[s
     count = len(rows)
     found: dict[str, Linear] = {}
     for node in call.roots:
-        arrived = coefficients.get(node, rows.new_zeros(len(constant), 1, *node.shape))
+        arrived = laid_out(coefficients.get(node, rows.new_zeros(len(constant), 1, *node.shape)), node)
         weights = arrived.expand(-1, call.batch, *node.shape).transpose(0, 1)
         weights = weights.squeeze(2) if node.kind == "input" else weights
         lower = (weights[:, :count], constant[:count].T) if sides[0] else (None, None)

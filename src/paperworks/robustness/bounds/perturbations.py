@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from paperworks.core.validation import check_count, check_finite, check_number
 from paperworks.robustness.bounds.rounding import depth, split, unit
@@ -104,24 +105,29 @@ def _expands(shape: torch.Size, target: torch.Size) -> bool:
     return len(shape) <= len(target) and all(n in (1, m) for n, m in ends)
 
 
-def row_dot(rows: Tensor, values: Tensor) -> Tensor:
+def row_dot(rows: Tensor, values: Tensor, whole: int | None = None) -> Tensor:
     """Return the inner product of rows (rows, batch or 1, *shape) with values (batch or 1, *shape), (rows, batch).
 
-    Values may have rows of their own in front.
+    Values may have rows of their own in front. Rounding is that of a sum of `whole` terms, as many as there are by
+    default.
     """
     if rows.ndim == 2:
         return rows * values
     if values.ndim == rows.ndim:
         return (rows * values).flatten(2).sum(-1)
     rows, values = rows.flatten(2), values.flatten(1)
-    n, part = rows.shape[2], split(rows.shape[2])
+    n = rows.shape[2]
+    part = split(n, whole)
     if part < n:  # in parts, as rounding grows with the length of a sum
-        rows, values = rows.unflatten(2, (-1, part)), values.unflatten(1, (-1, part))
-        lead = torch.broadcast_shapes(rows.shape[1:2], values.shape[:1])[0]
-        if rows.shape[1] == 1:
-            return torch.einsum("rgn,bgn->grb", rows[:, 0], values).sum(0)
-        rows, values = rows.flatten(1, 2), values.expand(lead, -1, -1).flatten(0, 1)
-        return torch.bmm(rows.transpose(0, 1), values[:, :, None])[:, :, 0].unflatten(0, (lead, -1)).sum(1).T
+        if n % part:
+            rows, values = (F.pad(t, (0, -n % part)) for t in (rows, values))
+        count, lead = rows.shape[:2]
+        rows, values = rows.reshape(count, -1, part), values.reshape(values.shape[0], -1, part)
+        if lead == 1:
+            return torch.bmm(values.transpose(0, 1), rows.permute(1, 2, 0)).sum(0).T
+        values = values.expand(lead, -1, -1).reshape(-1, 1, part)
+        # Rows as the second factor: the other way round a product of strided matrices and vectors is slow.
+        return torch.bmm(values, rows.permute(1, 2, 0)).reshape(lead, -1, count).sum(1).T
     if rows.shape[1] == 1:
         return rows[:, 0] @ values.T
     if values.shape[0] == 1:

@@ -24,6 +24,10 @@ class Rule(ABC):
         """Return the operator's value; arguments have the batch (or 1) in front."""
         return batched(node.op, 1, args, kwargs)
 
+    def is_local(self, node: Node, call: Call) -> bool:
+        """Return whether `backward` takes patches: coefficients in a box of places, as a convolution's are."""
+        return False
+
     def needs(self, node: Node, call: Call) -> tuple[Node, ...]:
         """Return the inputs whose ends the linear rules use."""
         return tuple(n for n in node.inputs if n in call.perturbed)
@@ -43,9 +47,12 @@ class Rule(ABC):
         """Return whether the operator is not defined everywhere, so that ends should not move past 0 by rounding."""
         return False
 
-    def carries(self, node: Node) -> bool:
-        """Return whether coefficients reach the only perturbed input as they are, so that its margin can be added."""
-        return False
+    def handed(self, node: Node, margin: Tensor, call: Call) -> Tensor | None:
+        """Return what the margin of an input, of as many elements, is for coefficients of the node; None if unknown.
+
+        The margin can then be added to the node's own, and needs no pass over the input's coefficients.
+        """
+        return None
 
     def rounding(self, node: Node, call: Call, size: Callable[[Node], Tensor], ends: Interval) -> Tensor | None:
         """Return how far rounding can move the node's value, given the sizes of its inputs; None for not at all.
@@ -67,7 +74,7 @@ class Rule(ABC):
         """Return ends from the ends of the inputs."""
 
     @abstractmethod
-    def backward(self, node: Node, rows: Tensor, call: Call) -> Backward:
+    def backward(self, node: Node, rows: Any, call: Call) -> Backward:
         """Return coefficients of the inputs under which each row's lower bound still holds."""
 
     @abstractmethod
@@ -132,6 +139,13 @@ def rule_of(node: Node) -> Rule:
             f"operator {node.op} (node {node.name!r}) has no rule to bound it; `register_bound` can add one"
         )
     return rule
+
+
+def takes_patches(node: Node, call: Call) -> bool:
+    """Return whether a node's rule takes patches of coefficients."""
+    if node not in call.local:
+        call.local[node] = rule_of(node).is_local(node, call)
+    return call.local[node]
 
 
 def is_partial(node: Node) -> bool:

@@ -7,6 +7,7 @@ for the module's own evaluation of it once more: every linear bound gives way by
 interval by the margin, so that both hold for the function itself and for what the module computes.
 """
 
+import functools
 import math
 
 import torch
@@ -40,8 +41,16 @@ def gap(terms: int, computed: torch.dtype, own: torch.dtype) -> float:
     return (n / (1 - n) if n < 1 else _NO_BOUND) + _OWN * unit(own)
 
 
-def split(n: int) -> int:
-    """Return the length of the parts in which a sum of n products is taken: near the root of n, and a divisor of it."""
+@functools.cache
+def split(n: int, whole: int | None = None) -> int:
+    """Return the length of the parts in which a sum of n products is taken: near the root of n, and a divisor of it.
+
+    Where the products are some of `whole` ones, it is the longest of parts with no more roundings than those of all; a
+    divisor if there is one.
+    """
+    if whole is not None and n < whole:
+        most, divisors = depth(whole), (d for d in range(n, 0, -1) if n % d == 0)
+        return next((d for d in divisors if d + n // d <= most), math.isqrt(max(0, n - 1)) + 1)
     if n <= _WHOLE:
         return n
     root = math.isqrt(n)
