@@ -26,6 +26,7 @@ W, V, K1, K2, K3 = normal(3, 4), normal(4), normal(4, 2, 3), normal(4, 3, 3, 2),
 M3, COLUMN, B3 = normal(3, 4, 2), normal(3, 1), normal(3, 4, 4)
 MASK = torch.tensor([True, False, True, True])
 PLACES = torch.tensor([2, 0, 0, 3])
+ROWS = torch.tensor([[0, 4], [2, 1], [3, 0]])
 
 LINEAR = {
     "linear": (lambda x: F.linear(x, W, V[:3]), (4,)),
@@ -59,6 +60,15 @@ LINEAR = {
     "boolean index": (lambda x: x[:, MASK], (4,)),
     "gather": (lambda x: x.gather(1, PLACES.expand(len(x), -1)), (4,)),
     "take along an axis": (lambda x: torch.take_along_dim(x, PLACES[None, :, None].expand(len(x), -1, 2), 1), (4, 2)),
+    "scatter": (lambda x: torch.ones(len(x), 5, 2).to(x).scatter(1, ROWS.expand(len(x), -1, -1), x), (3, 2)),
+    "scatter of a part": (lambda x: x.scatter(2, PLACES[None, None, :2].expand(len(x), 3, -1), 5 * x[..., 2:]), (3, 4)),
+    "scatter of a number": (lambda x: x.scatter(1, PLACES.expand(len(x), -1), 2.0), (4,)),
+    "scattered sum": (lambda x: x.scatter_add(1, PLACES.expand(len(x), -1), 2 * x), (4,)),
+    "scattered sum over rows": (
+        lambda x: x.new_ones(len(x), 5, 2).scatter_add(1, ROWS.expand(len(x), -1, -1), x),
+        (3, 2),
+    ),
+    "sum at an index": (lambda x: x.new_zeros(len(x), 6).index_add(1, PLACES, x, alpha=-2), (4,)),
     "where": (lambda x: torch.where(MASK, x, -2 * x), (4,)),
     "masked fill": (lambda x: x.masked_fill(MASK, 3.0), (4,)),
     "masked fill far below": (lambda x: x.masked_fill(MASK, -1e10), (4,)),
@@ -95,7 +105,7 @@ LINEAR = {
 REPEATED = {  # use an element more than once, which intervals can't know
     *("sums and scalings", "addition with alpha", "broadcast addition", "squeeze", "sums", "chunk", "integer indices"),
     *("flip and roll", "reflection and replication", "circular padding", "lerp", "negative slices", "repeat", "split"),
-    *("slices", "unbind", "diagonal", "tril", "bilinear with a constant"),
+    *("scatter of a part", "scattered sum", "slices", "unbind", "diagonal", "tril", "bilinear with a constant"),
 }
 
 
@@ -135,6 +145,18 @@ CURVED = {
     "tanh": lambda x: torch.tanh(3 * x),
     "erf": lambda x: torch.erf(2 * x),
     "arctan": lambda x: torch.atan(3 * x),
+    "tangent": lambda x: torch.tan(0.7 * x.tanh()),
+    "arcsine, arccosine": lambda x: torch.asin(0.9 * x.tanh()) - 2 * torch.acos(0.8 * x.tanh()),
+    "hyperbolic": lambda x: torch.sinh(x) + torch.cosh(x) + torch.erfc(x),
+    "inverse hyperbolic": lambda x: torch.asinh(x) + torch.acosh(2 + x.tanh()) + torch.atanh(0.9 * x.tanh()),
+    "real powers": lambda x: x.relu() ** 1.5 + x.relu() ** 0.7 + (x + 4) ** -1.3,
+    "power of both": lambda x: (x + 4) ** x.flip(1) + torch.xlogy(x, x + 4),
+    "angle": lambda x: torch.atan2(x, x.flip(1) + 4) + torch.atan2(x + 4, x) + torch.hypot(x, x + 4),
+    "sorted": lambda x: x.sort(1).values * V + x.sort(dim=1, descending=True, stable=True).values,
+    "greatest of all": lambda x: x.topk(2, 1).values + x.topk(2, 1, largest=False).values - x.median(1, True).values,
+    "order statistic": lambda x: x.kthvalue(3, 1).values + x.flip(1).kthvalue(1, 1, keepdim=True).values[:, 0],
+    "running": lambda x: x.cumprod(1) + x.cummax(1).values - x.cummin(1).values,
+    "hard threshold": lambda x: F.threshold(x, 0.1, 0.1),
     "log sigmoid": F.logsigmoid,
     "softsign": lambda x: x / (1 + x.abs()),
     "tanhshrink": F.tanhshrink,
@@ -182,6 +204,10 @@ IMAGES = {
     "max pooling, dilated": (lambda x: F.max_pool2d(x, 2, 1, dilation=2, ceil_mode=True), (2, 4, 4)),
     "1-d max pooling": (lambda x: F.max_pool1d(x, 2, stride=1), (2, 5)),
     "3-d max pooling": (lambda x: F.max_pool3d(x, 2), (1, 2, 2, 4)),
+    "adaptive max pooling, overlapping": (lambda x: F.adaptive_max_pool2d(x, (2, 3)), (2, 5, 4)),
+    "1-d adaptive max pooling": (lambda x: F.adaptive_max_pool1d(x, 2), (2, 5)),
+    "3-d adaptive max pooling": (lambda x: F.adaptive_max_pool3d(x, (1, None, 2)), (1, 2, 2, 4)),
+    "sorted rows": (lambda x: x.sort(1).values @ x.mT, (5, 2)),
     "adaptive max pooling": (lambda x: F.adaptive_max_pool2d(x, 2), (2, 4, 4)),
     "group norm": (lambda x: F.group_norm(x, 2, V, V), (4, 3)),
     "instance norm": (lambda x: F.instance_norm(x, weight=V, bias=V), (4, 5)),

@@ -51,7 +51,7 @@ ROW, SQUARE, IMAGE, VOLUME = (4,), (4, 4), (2, 4, 4), (1, 2, 4, 4)
 Case = tuple[Function, tuple[int, ...]]
 _UNARY: dict[str, list[tuple[Any, ...]]] = {
     "relu sigmoid tanh erf atan exp log sqrt rsqrt abs hardsigmoid hardswish silu mish sin cos sign floor ceil "
-    "round trunc reciprocal": [()],
+    "round trunc reciprocal erfc tan asin acos sinh cosh asinh acosh atanh": [()],
     "leaky_relu": [(0.25,), (-0.5,), (1.75,), (0.0,)],
     "hardtanh": [(-1.0, 2.0), (0.5, 0.5), (-0.1, 0.3)],
     "softshrink": [(0.5,), (0.0,)],
@@ -67,7 +67,7 @@ def _with(op: Any, parameters: tuple[Any, ...]) -> Case:
 
 CASES: dict[str, list[Case]] = {
     "aten.gelu.default": [(F.gelu, ROW), (lambda x: F.gelu(x, approximate="tanh"), ROW)],
-    "power": [_with(torch.pow, (n,)) for n in (2, 3, 4, 7, -2, -3)],
+    "power": [_with(torch.pow, (n,)) for n in (2, 3, 4, 7, -2, -3, 1.5, 0.3, 2.5, -1.5)],
     "whole": [(lambda x: x.to(torch.int64).to(x.dtype) * 2, ROW)],
     "above": [(lambda x: torch.where(x > 0.5, x, -x), ROW), (_times(lambda x, y: x.masked_fill(x < y, 0.0)), ROW)],
     "at_least": [(lambda x: (x >= 0) * x + (x <= 1.0), ROW)],
@@ -164,6 +164,18 @@ CASES: dict[str, list[Case]] = {
         (lambda x: F.cross_entropy(x, torch.zeros(len(x), dtype=torch.long), reduction="none")[:, None], ROW),
         (lambda x: x.exp().sum(-1, keepdim=True) - x.exp(), ROW),
         (lambda x: x.clamp(-const(x, 4).abs(), const(x, 4).abs()), ROW),
+        (lambda x: x.sort(1).values - x, SQUARE),
+        (lambda x: x.topk(2, 1).values + x.median(1, keepdim=True).values, ROW),
+        (lambda x: x.cumprod(1) + x.cummax(1).values, ROW),
+        (_times(torch.atan2), ROW),
+        (_times(torch.hypot), ROW),
+        (_times(torch.pow), ROW),
+        (_times(torch.xlogy), ROW),
+        (lambda x: F.adaptive_max_pool2d(x, (3, 2)), IMAGE),
+        (lambda x: const(x, 4).expand_as(x).scatter(1, PLACES.expand(len(x), -1)[:, 1:3], x[:, :2]), ROW),
+        (lambda x: x.scatter_add(1, PLACES.expand(len(x), -1), x), ROW),
+        (lambda x: F.threshold(x, 0.5, -2.0), ROW),
+        (lambda x: F.hardshrink(x, 0.5), ROW),
     ],
 }
 CASES |= {

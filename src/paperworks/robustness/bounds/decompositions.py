@@ -11,6 +11,8 @@ from torch import Tensor
 from paperworks.robustness.bounds.capture import Decomposition, emit, is_moving, tighten
 from paperworks.robustness.bounds.norms import normalized_ends
 from paperworks.robustness.bounds.options import Options
+from paperworks.robustness.bounds.ordering import ORDERING
+from paperworks.robustness.bounds.placing import PLACING
 from paperworks.robustness.bounds.reductions import log_softmax_ends, logsumexp_ends, mean_square_ends, softmax_ends
 from paperworks.robustness.bounds.steps import COMPARISONS
 
@@ -19,7 +21,7 @@ aten = torch.ops.aten
 
 def decompositions(options: Options) -> dict[Any, Decomposition]:
     """Return what to record operators as, under these options."""
-    table = _TABLE | COMPARISONS
+    table = _TABLE | COMPARISONS | ORDERING | PLACING
     if options.softmax == "composition":
         table[aten._softmax.default] = softmax
     return table
@@ -143,11 +145,31 @@ def _power(x: Tensor, exponent: Any) -> Tensor:
     if exponent in plain:
         simpler: Any = plain[exponent]
         return simpler(x)
-    if exponent == int(exponent) and exponent > 0:
-        return emit("power", lambda: x**exponent, x, int(exponent))
-    if exponent == int(exponent):
-        return emit("power", lambda: x**-exponent, x, int(-exponent)).reciprocal()
-    return (x.log() * exponent).exp()
+    if exponent == int(exponent) and exponent < 0:
+        return emit("power", lambda: x**-exponent, x, float(-exponent)).reciprocal()
+    return emit("power", lambda: x**exponent, x, float(exponent))
+
+
+def _power_of_both(x: Tensor, y: Tensor) -> Tensor:
+    """Powers of positive x, which is what it takes to be defined for all y."""
+    return (x.log() * y).exp()
+
+
+def _angle(y: Tensor, x: Tensor) -> Tensor:
+    """atan2 by the half angle, away from where it jumps: from the left half of the axis of x."""
+    reach = torch.hypot(x, y) + x
+    return 2 * torch.atan(y * tighten(reach, _reach_ends, x, y, terms=4, relative=True).reciprocal())
+
+
+def _reach_ends(left: Tensor, right: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the ends of hypot(x, y) + x, which rises with x and with |y|."""
+    nearest = torch.where((low <= 0) & (high >= 0), 0.0, torch.minimum(low.abs(), high.abs()))
+
+    def reach(x: Tensor, y: Tensor) -> Tensor:
+        whole = torch.hypot(x, y)
+        return torch.where(x < 0, y.square() / (whole - x).clamp(min=torch.finfo(x.dtype).tiny), whole + x)
+
+    return reach(left, nearest), reach(right, torch.maximum(low.abs(), high.abs()))
 
 
 def _maximum(a: Tensor, b: Tensor) -> Tensor:
@@ -262,20 +284,6 @@ def _stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     return torch.cat([t.unsqueeze(dim) for t in tensors], dim)
 
 
-def _copy_into(into: Callable[..., Tensor]) -> Decomposition:
-    """Write a slice or a selection into a tensor: a sum of both, each with a mask."""
-
-    def decomposed(x: Tensor, source: Tensor, *where: Any) -> Tensor:
-        with torch.utils._python_dispatch._disable_current_modes():
-            mask = into(torch.zeros(x.shape, dtype=x.dtype), torch.ones(source.shape, dtype=x.dtype), *where)
-        index = tuple(mask.nonzero().T)
-        places = torch.zeros(x.shape, dtype=torch.long)
-        places[index] = torch.arange(source.numel())
-        return torch.where(mask.bool().to(x.device), source.reshape(-1)[places.to(x.device)], x)
-
-    return decomposed
-
-
 _TABLE: dict[Any, Decomposition] = {
     aten._log_softmax.default: log_softmax,
     aten._safe_softmax.default: lambda x, dim, dtype=None: aten._softmax.default(x, dim, False),
@@ -303,7 +311,11 @@ _TABLE: dict[Any, Decomposition] = {
     aten.div.Scalar: _divide,
     aten.div.Tensor_mode: _divide,
     aten.pow.Tensor_Scalar: _power,
+    aten.pow.Tensor_Tensor: _power_of_both,
     aten.pow.Scalar: lambda base, x: (x * math.log(base)).exp(),
+    aten.xlogy.Tensor: lambda x, y: x * y.log(),
+    aten.hypot.default: lambda x, y: (x.square() + y.square()).sqrt(),
+    aten.atan2.default: _angle,
     aten.square.default: lambda x: emit("power", lambda: x * x, x, 2),
     aten.exp2.default: lambda x: (x * math.log(2)).exp(),
     aten.log2.default: lambda x: x.log() * (1 / math.log(2)),
@@ -342,6 +354,4 @@ _TABLE: dict[Any, Decomposition] = {
     aten.glu.default: lambda x, dim=-1: x.chunk(2, dim)[0] * x.chunk(2, dim)[1].sigmoid(),
     aten._prelu_kernel.default: lambda x, weight: torch.relu(x) - torch.relu(-x) * weight,
     aten.log_sigmoid_forward.default: lambda x: (-torch.nn.functional.softplus(-x), x),
-    aten.select_scatter.default: _copy_into(aten.select_scatter.default),
-    aten.slice_scatter.default: _copy_into(aten.slice_scatter.default),
 }

@@ -110,9 +110,130 @@ def inverse(positive: bool) -> Curve:
     )
 
 
-def power(n: int) -> Curve:
-    """X to a whole power >= 2."""
+def tangent() -> Curve:
+    """Tangent, between its poles around 0."""
 
+    def right(k: Tensor) -> Tensor:
+        return k.clamp(min=1).rsqrt().acos()
+
+    pieces = [Piece(False, lambda k: -right(k), end=0.0), Piece(True, right, start=0.0)]
+    half = math.pi / 2
+    return Curve(torch.tan, lambda x: x.cos().pow(-2), pieces, increasing=True, domain=(-half, half), rounds=8)
+
+
+def arcsine() -> Curve:
+    """Inverse sine."""
+
+    def right(k: Tensor) -> Tensor:
+        return (1 - k.clamp(min=1).pow(-2)).clamp(min=0).sqrt()
+
+    return Curve(
+        torch.asin,
+        lambda x: (1 - x * x).clamp(min=1e-12).rsqrt(),
+        [Piece(False, lambda k: -right(k), end=0.0), Piece(True, right, start=0.0)],
+        increasing=True,
+        domain=(-1.0, 1.0),
+        closed=True,
+        rounds=8,
+    )
+
+
+def arccosine() -> Curve:
+    """Inverse cosine."""
+
+    def right(k: Tensor) -> Tensor:
+        return (1 - k.clamp(max=-1).pow(-2)).clamp(min=0).sqrt()
+
+    return Curve(
+        torch.acos,
+        lambda x: -(1 - x * x).clamp(min=1e-12).rsqrt(),
+        [Piece(True, lambda k: -right(k), end=0.0), Piece(False, right, start=0.0)],
+        decreasing=True,
+        domain=(-1.0, 1.0),
+        closed=True,
+        rounds=8,
+        absolute=1.0,
+    )
+
+
+def hyperbolic_sine() -> Curve:
+    """Hyperbolic sine."""
+
+    def right(k: Tensor) -> Tensor:
+        return k.clamp(min=1).acosh()
+
+    pieces = [Piece(False, lambda k: -right(k), end=0.0), Piece(True, right, start=0.0)]
+    return Curve(torch.sinh, torch.cosh, pieces, increasing=True, rounds=8)
+
+
+def hyperbolic_cosine() -> Curve:
+    """Hyperbolic cosine."""
+    return Curve(torch.cosh, torch.sinh, [Piece(True, torch.asinh)], rounds=8)
+
+
+def area_sine() -> Curve:
+    """Inverse hyperbolic sine."""
+    return s_shaped(torch.asinh, lambda x: (1 + x * x).rsqrt(), lambda k: (k.clamp(0, 1).pow(-2) - 1).sqrt())
+
+
+def area_cosine() -> Curve:
+    """Inverse hyperbolic cosine."""
+    return Curve(
+        torch.acosh,
+        lambda x: (x * x - 1).clamp(min=1e-12).rsqrt(),
+        [Piece(False, lambda k: (1 + k.clamp(min=0).pow(-2)).sqrt(), start=1.0)],
+        increasing=True,
+        domain=(1.0, math.inf),
+        closed=True,
+        rounds=8,
+        absolute=1.0,
+    )
+
+
+def area_tangent() -> Curve:
+    """Inverse hyperbolic tangent."""
+
+    def right(k: Tensor) -> Tensor:
+        return (1 - k.clamp(min=1).reciprocal()).clamp(min=0).sqrt()
+
+    pieces = [Piece(False, lambda k: -right(k), end=0.0), Piece(True, right, start=0.0)]
+    return Curve(
+        torch.atanh, lambda x: 1 / (1 - x * x), pieces, increasing=True, domain=(-1.0, 1.0), rounds=8, absolute=1.0
+    )
+
+
+def erfc() -> Curve:
+    """The complement of the error function."""
+
+    def right(k: Tensor) -> Tensor:
+        return (-((-k).clamp(0, 2 / math.sqrt(math.pi)) * (math.sqrt(math.pi) / 2)).log()).clamp(min=0).sqrt()
+
+    return Curve(
+        torch.erfc,
+        lambda x: -2 / math.sqrt(math.pi) * (-x * x).exp(),
+        [Piece(False, lambda k: -right(k), end=0.0), Piece(True, right, start=0.0)],
+        decreasing=True,
+        absolute=1.0,
+    )
+
+
+def power(n: float) -> Curve:
+    """X to a power: a whole one >= 2, or a real one of what isn't negative."""
+    if n == int(n):
+        return _whole_power(int(n))
+    return Curve(
+        lambda x: x**n,
+        lambda x: n * x.clamp(min=1e-12) ** (n - 1),
+        [Piece(n > 1 or n < 0, lambda k: (k / n).clamp(min=0) ** (1 / (n - 1)), start=0.0)],
+        increasing=n > 0,
+        decreasing=n < 0,
+        domain=(0, math.inf),
+        closed=n > 0,
+        rounds=8,
+    )
+
+
+def _whole_power(n: int) -> Curve:
     def root(k: Tensor) -> Tensor:
         return (k.abs() / n).pow(1 / (n - 1))
 

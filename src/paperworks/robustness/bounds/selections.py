@@ -77,7 +77,7 @@ def index_add(node: Node, args: Any, kwargs: Any, lead: int) -> Tensor:
     x, dim, index, source = args
     shape = torch.broadcast_shapes(x.shape[:lead], source.shape[:lead])
     x, source = (t.expand(*shape, *t.shape[lead:]) for t in (x, source))
-    return x.index_add(lead + dim % len(node.shape), index[(0,) * lead], source, alpha=abs(kwargs.get("alpha", 1)))
+    return x.index_add(lead + dim % len(node.shape), index[(0,) * lead], source)
 
 
 class WhereRule(LinearRule):
