@@ -87,6 +87,24 @@ def test_other_files_are_refused_in_a_sentence(data, says):
     assert "\n" not in str(found.value)
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"@misc{a, title={" + b'\\"' * 700_000 + b"}}",
+        b"@misc{a, title={" + b"\\textbf{" * 5000 + b"x" + b"}" * 5000 + b"}}",
+        b"@misc{a, title={x}, author={" + b"A, B and " * 200_000 + b"C}}",
+    ],
+)
+def test_what_is_made_to_be_slow_is_refused(data):
+    entries, refused = read_references(data)
+    assert (len(entries), len(refused)) == (0, 1)
+
+
+def test_ids_are_looked_for_in_what_a_person_writes():
+    (entry,), _ = read_references(b'Title,Extra,DOI\nx,"arXiv:2206.00927 ' + b"arxiv" * 20_000 + b'",10.1000/1\n')
+    assert (entry.arxiv_id, entry.doi) == ("2206.00927", "10.1000/1")
+
+
 def test_only_three_kinds_go_out(people):
     with pytest.raises(ValueError, match="kind is 'docx'"):
         export_reading_list(people, people.of_email("a@example.org"), "docx")

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, File, Form, Request, Response
 
+from paperworks.feed.limits import limit
 from paperworks.feed.reading_files import Imported, export_reading_list, import_reading_list
 from paperworks.feed.search.fused import fuse
 from paperworks.web.account import download, me, writer
@@ -15,6 +16,8 @@ from paperworks.web.site import Page, Site
 router = APIRouter(include_in_schema=False)
 PATH = "/reading-list/import"
 UPLOADS[PATH] = 2 * 2**20
+IMPORTS = {"times": 20, "seconds": 3600}
+"""How many files one person may import: to read a large one takes seconds."""
 _LAST, _EACH, _SHOWN = 30, 20, 5
 """More like the list is what is nearest to its last papers, each by itself: a list may be of several subjects."""
 _MEDIA = {"bib": "application/x-bibtex", "ris": "application/x-research-info-systems", "csv": "text/csv"}
@@ -30,6 +33,7 @@ def reading_list(request: Request) -> Response:
 def import_file(request: Request, file: Annotated[bytes, File()], form_token: Annotated[str, Form()] = "") -> Response:
     """Put the papers of a file on the reading list."""
     site, person = writer(request, form_token, "/reading-list")
+    limit(site.store, "import", str(person), **IMPORTS)
     try:
         imported = import_reading_list(site.people, person, file)
     except ValueError as error:

@@ -1,6 +1,7 @@
 """Pictures of what was found of a paper: its verdict card and its badge."""
 
 import functools
+import threading
 from collections.abc import Callable
 from typing import Literal
 
@@ -45,6 +46,10 @@ async def _picture(request: Request, kind: str, make: Callable[[], bytes]) -> Re
     return await site_of(request).alike(request, lambda: Made(make(), media_type), headers)
 
 
+_drawing = threading.Lock()  # matplotlib draws in one thread at a time
+
+
 @functools.lru_cache(maxsize=100)
 def _card(record: Record, kind: Literal["svg", "png"]) -> bytes:
-    return verdict_card(record.paper, record.claims, kind)
+    with _drawing:
+        return verdict_card(record.paper, record.claims, kind)

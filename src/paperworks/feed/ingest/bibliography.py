@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from paperworks.feed.entry import Entry
+from paperworks.feed.entry import Entry, MalformedEntry
 from paperworks.feed.ingest.names import arxiv_of, bibtex_names, date_of, doi_of, people, ris_name
 from paperworks.feed.ingest.source import Batch, in_batches
 from paperworks.feed.ingest.text import read_text
 from paperworks.feed.latex import to_text
 
+_LONGEST = 50_000
+"""Characters of a field: an abstract of a book has fewer, and LaTeX that is made to be slow has more."""
 _KINDS = {
     "a PDF": r"%PDF",
     "HTML": r"\s*<(?:!doctype html|html|head|body)\b",
@@ -126,6 +128,9 @@ def read_bibtex(text: str) -> Iterator[Batch]:
 
 def _bibtex_entry(entry: Any) -> Entry:
     raw = {item.key.lower(): str(item.value) for item in entry.fields}
+    for name, value in raw.items():
+        if len(value) > _LONGEST:
+            raise MalformedEntry(f"{name} has {len(value):,} characters; it takes at most {_LONGEST:,}")
     fields = {name: to_text(value) for name, value in raw.items() if name not in ("author", "url", "file")}
     get = lambda *names: next((fields[name] for name in names if fields.get(name)), "")  # noqa: E731
     url = raw.get("url", "").replace("\\", "").strip("{}")

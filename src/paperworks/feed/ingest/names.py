@@ -8,6 +8,7 @@ from paperworks.feed.latex import to_text, without_accents
 
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _SUFFIX = re.compile(r"(?:jr|sr)\.?|i{2,3}|iv", re.IGNORECASE)
+_LONGEST = 4000  # characters in which ids are looked for: to look takes their square
 _NOBODY = {"others", "et al.", "et al", "and others"}
 _ID = r"(\d{4}\.\d{4,5}(?:v\d+)?(?!\d)|[a-z-]+(?:\.[a-z]{2})?/\d{7}(?:v\d+)?(?!\d))"
 _ARXIV = re.compile(rf"(?:arxiv(?:\.org/(?:abs|pdf|html)/|[:.]?\s*)|\babs/){_ID}", re.IGNORECASE)
@@ -83,7 +84,7 @@ def arxiv_of(*texts: str) -> str:
     ('hep-th/9901001v2', '2206.00927')
     """
     for text in texts:
-        if found := _ARXIV.search(text):
+        if found := _ARXIV.search(text[:_LONGEST]):
             return found[1]
     return ""
 
@@ -97,7 +98,7 @@ def doi_of(*texts: str) -> str:
     ('10.1000/x', '10.1002/(SICI)3.0.CO;2-2')
     """
     for text in texts:
-        if found := re.search(r"\b10\.\d{4,9}/(?:[^\s,;}\"]|;(?=[^\s;])(?!10\.|doi|http))+", text):
+        if found := re.search(r"\b10\.\d{4,9}/(?:[^\s,;}\"]|;(?=[^\s;])(?!10\.|doi|http))+", text[:_LONGEST]):
             return found[0].rstrip(".")
     return ""
 

@@ -31,6 +31,8 @@ class Batch:
         except (MalformedEntry, KeyError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             self.refused.append(f"{where}: {reason}")
+        except RecursionError:
+            self.refused.append(f"{where}: it is nested too deeply")
 
 
 @runtime_checkable
