@@ -270,7 +270,7 @@ class AudioFileDataset(EffectDataset):
     Parameters
     ----------
     path
-        Folder of files; WAV, and where `soundfile` is installed FLAC and OGG.
+        Folder of files; WAV, and where `soundfile` is installed FLAC, AIFF and OGG. Hidden files are passed over.
     effect
         What is learned. None by default: the device that ``effect_info.ini`` in the folder or the one above describes,
         else an LA-2A with its two knobs.
@@ -337,8 +337,8 @@ class AudioFileDataset(EffectDataset):
         super().__init__(effect, chunk, out, size, flip=flip, random_state=random_state)
         self.stream, self.pad, self.law = stream, pad, knobs
         self._rate = int(effect.sr) if resample else None
-        kinds = (".wav", ".wave", ".flac", ".ogg")
-        files = sorted(f for f in folder.glob("*") if f.suffix.lower() in kinds)
+        kinds = (".wav", ".wave", ".flac", ".aif", ".aiff", ".ogg")
+        files = sorted(f for f in folder.glob("[!.]*") if f.suffix.lower() in kinds)
         self.sounds: list[np.ndarray] = []
         self.targets: list[np.ndarray] = []
         self.settings: list[np.ndarray] = []

@@ -103,5 +103,8 @@ def kernels() -> Kernels:
     # Unwrapped, since checks of types may be wrapped around every function of the package.
     loops: tuple[Callable[..., None], ...] = (smooth, smooth_adjoint)
     return Kernels(
-        *(njit(list(s), cache=True, fastmath={"contract"})(inspect.unwrap(loop)) for s, loop in zip(signatures, loops, strict=True))
+        *(
+            njit(list(s), cache=True, fastmath={"contract"})(inspect.unwrap(loop))
+            for s, loop in zip(signatures, loops, strict=True)
+        )
     )
