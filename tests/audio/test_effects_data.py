@@ -12,6 +12,7 @@ from paperworks.audio import (
     Denoise,
     FileEffect,
     SynthAudioDataset,
+    TimeAlign,
     read_sound,
     write_sound,
 )
@@ -194,6 +195,12 @@ class TestSynthesised:
         x, _, y = SynthAudioDataset(Denoise(SR, {"strength": 0.5}), 64, signals=["sine"]).batch(range(4))
         assert x.diff().abs().mean() > 10 * y.diff().abs().mean()
 
+    @pytest.mark.parametrize("effect", [Denoise(SR), TimeAlign(SR)])
+    def test_what_is_random_does_not_depend_on_the_batch(self, effect):
+        data = SynthAudioDataset(effect, 64, signals=["sine"])
+        batch = data.batch([3, 5])
+        assert all(torch.equal(a[1], b) for a, b in zip(batch, data[5], strict=True))
+
     @pytest.mark.usefixtures("untyped")
     def test_bad_arguments_are_refused(self):
         for changes, message in (
@@ -201,11 +208,16 @@ class TestSynthesised:
             ({"signals": ["drone"]}, "signals"),
             ({"out": 65}, "out is 65"),
             ({"stream": 0}, "stream is 0"),
+            ({"random_state": -1}, "random_state is -1"),
         ):
             with pytest.raises(ValueError, match=message):
                 SynthAudioDataset(Compressor4C(SR), **{"chunk": 64, **changes})
         with pytest.raises(IndexError, match="example 200000"):
             SynthAudioDataset(Compressor4C(SR), 64)[200_000]
+        with pytest.raises(ValueError, match="indices is empty"):
+            SynthAudioDataset(Compressor4C(SR), 64).batch([])
+        with pytest.raises(TypeError, match="integer"):
+            SynthAudioDataset(Compressor4C(SR), 64).batch([1.5])
 
 
 class TestFilesAsData:
@@ -276,7 +288,16 @@ class TestRecorded:
         assert float(data[0].knobs) == pytest.approx(-0.375)
 
     @pytest.mark.parametrize(
-        "text", ["", "[effect]\nname = x\n", "[effect]\nknob_names = __import__('os')\nknob_ranges = [[0, 1]]\n"]
+        "text",
+        [
+            "",
+            "[effect]\nname = x\n",
+            "[effect]\nknob_names = __import__('os')\nknob_ranges = [[0, 1]]\n",
+            "[effect]\nknob_names = ['a']\nknob_ranges = [[1, 1]]\n",
+            "[effect]\nknob_names = ['a']\nknob_ranges = [[0, 1e999]]\n",
+            "[effect]\nknob_names = ['a', 'a']\nknob_ranges = [[0, 1], [0, 2]]\n",
+            f"[effect]\nknob_names = {'[' * 10000}\nknob_ranges = [[0, 1]]\n",
+        ],
     )
     def test_files_that_describe_nothing(self, tmp_path, text):
         (tmp_path / "effect_info.ini").write_text(text)
@@ -285,7 +306,7 @@ class TestRecorded:
 
     def test_pairs_that_do_not_fit(self, tmp_path):
         self.pair(tmp_path, "1", "0__101")
-        with pytest.raises(ValueError, match="values is"):
+        with pytest.raises(ValueError, match=r"target_1_LA2A_3c__0__101\.wav has settings that don't fit: values is"):
             AudioFileDataset(tmp_path, chunk=100)
         self.pair(tmp_path, "1", "0__101")
         (tmp_path / "target_1_LA2A_3c__0__101.wav").rename(tmp_path / "target_1_LA2A_3c__0__1.wav")
