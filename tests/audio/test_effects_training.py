@@ -1,6 +1,8 @@
 """Training, its one cycle and range test, ablations, whole recordings and streams."""
 
+import copy
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -197,6 +199,61 @@ class TestUse:
         assert torch.allclose(first, process_file(model, x, [0.5] * 4)[:, :128], atol=1e-6)
         assert torch.allclose(second, process_file(model, x, [-0.5] * 4)[:, 128:], atol=1e-6)
 
+    @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+    def test_a_push_that_fails_leaves_the_stream(self, monkeypatch, error):
+        def fails(*_):
+            raise error
+
+        model, x = small(), self.sound(1, 384)
+        stream = StreamingProcessor(model, [0.0] * 4)
+        stream.push(x[:, :128])
+        with monkeypatch.context() as broken:
+            broken.setattr(model, "forward", fails)
+            with pytest.raises(error):
+                stream.push(x[:, 128:256])
+        with pytest.raises(ValueError, match="beyond their ends"):
+            stream.turn([0.7] * 4)
+        out = torch.cat([stream.push(part) for part in x[:, 128:].split(128, 1)], 1)
+        assert torch.allclose(out, process_file(model, x, [0.0] * 4)[:, 128:], atol=1e-6)
+
+    def test_streams_of_threads_share_a_model(self):
+        model, x = small(), self.sound(4, 12 * 64)
+
+        def run(row):
+            stream = StreamingProcessor(model, [0.0] * 4, 64)
+            return torch.cat([stream.push(part) for part in row[None].split(64, 1)], 1)[0]
+
+        with ThreadPoolExecutor(4) as threads:
+            found = torch.stack(list(threads.map(run, x)))
+        assert torch.allclose(found, process_file(model, x, [0.0] * 4, 64), atol=1e-5)
+
+    def test_gradients_are_not_gathered(self):
+        model, x = small(), self.sound(1, 256).requires_grad_()
+        stream = StreamingProcessor(model, [0.0] * 4)
+        assert not stream.push(x[:, :128]).requires_grad
+        assert torch.equal(copy.deepcopy(stream).push(x[:, 128:]), stream.push(x[:, 128:]))
+
+    @pytest.mark.parametrize("bank", ["half", "literal", "rfft"])
+    @pytest.mark.parametrize(
+        ("of_model", "of_sound", "near"),
+        [
+            (torch.float32, torch.float64, 1e-6),
+            (torch.float64, torch.float32, 1e-5),
+            (torch.bfloat16, torch.float32, 0.1),
+            (torch.float16, torch.float32, 0.02),
+        ],
+        ids=str,
+    )
+    def test_sound_takes_the_type_of_the_model_and_comes_back_in_its_own(self, bank, of_model, of_sound, near):
+        model, x = small(bank=bank, trainable_frontend=bank != "rfft"), self.sound(2, 300)
+        expected = process_file(model, x, [0.0] * 4)
+        stream = StreamingProcessor(model, [0.0] * 4, channels=2)
+        model.to(of_model)  # after the stream was made
+        y = process_file(model, x.to(of_sound), [0.0] * 4)
+        assert y.dtype == of_sound
+        assert (y - expected).abs().max() < near * expected.abs().max()
+        assert stream.push(x[:, :128].to(of_sound)).dtype == of_sound
+
     @pytest.mark.usefixtures("untyped")
     def test_what_does_not_fit_is_refused(self):
         model = small(sr=8000)
@@ -208,9 +265,15 @@ class TestUse:
             (lambda: process_file(model, torch.tensor([math.nan]), [0.0] * 4), "x has"),
             (lambda: process_file(model, self.sound(300), [0.0] * 4, 129), "block is 129"),
             (lambda: process_file(model, self.sound(300), [0.7] * 4), "beyond their ends"),
+            (lambda: process_file(model, self.sound(300), [0.0] * 4, batch_size=0), "batch_size is 0"),
+            (lambda: StreamingProcessor(model, [math.nan] * 4), "beyond their ends"),
             (lambda: stream.push(torch.zeros(2, 128)), "x has shape"),
             (lambda: stream.push(torch.zeros(1, 100)), "x has shape"),
             (lambda: StreamingProcessor(model, [0.0] * 4, sr=44100), "resample"),
         ):
             with pytest.raises(ValueError, match=message):
                 call()
+        for x, message in ((torch.zeros(1, 128, dtype=torch.int16), "int16"), (np.zeros((1, 128)), "ndarray")):
+            for call in (lambda x=x: process_file(model, x, [0.0] * 4), lambda x=x: stream.push(x)):
+                with pytest.raises(TypeError, match=message):
+                    call()

@@ -1,7 +1,7 @@
 """What every effect is: named knobs with ranges, and a function from sound and knobs to sound."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -48,7 +48,7 @@ class Effect(ABC):
     def __init__(
         self,
         sr: float = 44100,
-        ranges: Mapping[str, tuple[float, float] | float] | None = None,
+        ranges: Mapping[str, Sequence[float] | float] | None = None,
         *,
         inverse: bool | None = None,
     ) -> None:
