@@ -111,6 +111,17 @@ class TestBallistics:
         assert smoothed.min() >= gain.min() - 1e-12
         assert smoothed.max() <= 1e-12
 
+    def test_changes_in_place_are_found(self):
+        """Else gradients would be wrong without a word."""
+        gain = torch.linspace(-1, 1, 9, dtype=torch.float64, requires_grad=True)
+        for change in (0, 1):
+            parts = [gain * 2]
+            parts.append(ballistics(parts[0], 0.9, 0.5))
+            total = (parts[1] * 1).sum()
+            parts[change].mul_(2)
+            with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+                total.backward()
+
     def test_the_time_is_that_from_10_to_90_percent(self):
         a = time_coefficient(0.01, 8000)
         steps = -1 + ballistics(torch.full((400,), 1.0, dtype=torch.float64), a, a)

@@ -91,6 +91,28 @@ class TestFit:
         found = {name: value.item() for name, value in box.settings(torch.zeros(1, 0)).items()}
         assert found == pytest.approx({"threshold": -25, "ratio": 4, "attack": 0.005, "release": 0.02}, rel=0.01)
 
+    def test_an_interrupted_training_leaves_the_model_ready(self):
+        def interrupt(*_):
+            raise KeyboardInterrupt
+
+        model = small()
+        with pytest.raises(KeyboardInterrupt):
+            fit(model, data(), 3, batch_size=2, callback=interrupt)
+        assert not model.training
+
+    @pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16])
+    def test_data_take_the_type_of_the_model(self, kind):
+        model = small().to(kind)
+        assert np.isfinite(fit(model, data(), 2, batch_size=2)).all()
+        assert np.isfinite(lr_finder(model, data(), steps=2, batch_size=2).losses).all()
+        assert evaluate(model, data(), range(2)).mae > 0
+
+    def test_another_rate_of_samples_is_refused(self):
+        model = small(sr=44100)
+        for call in (lambda: fit(model, data(), 1), lambda: lr_finder(model, data()), lambda: evaluate(model, data())):
+            with pytest.raises(ValueError, match="data has 8000 samples a second; the model is made for 44100"):
+                call()
+
     @pytest.mark.usefixtures("untyped")
     @pytest.mark.parametrize(
         "changes", [{"schedule": "cosine"}, {"precision": "int8"}, {"lr": 0.0}, {"batch_size": 0}], ids=str
