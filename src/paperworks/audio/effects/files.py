@@ -79,7 +79,7 @@ def read_sound(path: str | Path, sr: int | None = None) -> Sound:
     if not data.size:
         raise ValueError(f"path is {path}, which holds no samples")
     with np.errstate(over="ignore"):
-        samples = np.atleast_2d(data.T.astype(np.float32))
+        samples: np.ndarray = np.atleast_2d(data.T.astype(np.float32))
     if data.dtype == np.uint8:
         samples = (samples - 128) / 128  # bytes are unsigned
     elif np.issubdtype(data.dtype, np.integer):
