@@ -100,6 +100,31 @@ class TestFit:
             fit(model, data(), 3, batch_size=2, callback=interrupt)
         assert not model.training
 
+    def test_an_interrupted_training_goes_on_as_if_it_had_not_been(self, tmp_path, monkeypatch):
+        def interrupt(step, _):
+            if step == 4:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr("paperworks.audio.effects.training._EVERY", 2)
+        whole, halves, options = small(), small(), {"batch_size": 2, "checkpoint": tmp_path / "state"}
+        losses = fit(whole, data(), 7, batch_size=2)
+        with pytest.raises(KeyboardInterrupt):
+            fit(halves, data(), 7, callback=interrupt, **options)
+        halves, seen = small(seed=9), []
+        found = fit(halves, data(), 7, callback=lambda step, _: seen.append(step), **options)
+        assert seen == [4, 5, 6]
+        assert np.array_equal(found, losses)
+        assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), halves.parameters(), strict=True))
+        assert np.array_equal(fit(small(), data(), 7, **options), losses)  # which is over
+        assert [f.name for f in tmp_path.iterdir()] == ["state"]
+        with pytest.raises(ValueError, match="'steps': 7"):
+            fit(small(), data(), 8, **options)
+        with pytest.raises(ValueError, match="of another model"):
+            fit(small(rank=32), data(), 7, **options)
+        (tmp_path / "state").write_bytes((tmp_path / "state").read_bytes()[:500])
+        with pytest.raises(ValueError, match="can't be read"):
+            fit(small(), data(), 7, **options)
+
     @pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16])
     def test_data_take_the_type_of_the_model(self, kind):
         model = small().to(kind)

@@ -4,6 +4,7 @@ import copy
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from paperworks.audio.effects.checkpoints import Checkpoint
 from paperworks.audio.effects.datasets import EffectDataset, Example
 from paperworks.audio.effects.losses import SignalTrainLoss
 from paperworks.audio.effects.metrics import error_to_signal, mean_absolute_error
@@ -18,6 +20,8 @@ from paperworks.audio.effects.model import Processed, SignalTrain
 from paperworks.core.validation import check_choice, check_count, check_number
 from paperworks.numerics.random import torch_generator
 from paperworks.numerics.training import Progress, silent, train
+
+_EVERY = 100  # steps from one checkpoint to the next
 
 
 def one_cycle(step: int, steps: int) -> tuple[float, float]:
@@ -107,6 +111,7 @@ def fit(
     precision: Literal["float32", "bfloat16"] = "float32",
     clip_frontend: float = 1.0,
     random_state: int = 0,
+    checkpoint: str | Path | None = None,
     callback: Callable[[int, float], bool | None] | None = None,
     progress: Progress = silent,
 ) -> Float[np.ndarray, " steps"]:
@@ -134,6 +139,9 @@ def fit(
         Greatest L1 norm of the gradient of a trainable front end; 1 by default, the paper's.
     random_state
         Seed of the draws.
+    checkpoint
+        File that is written every 100 steps and at the end. Where it is there already, the same training goes on from
+        it as if it had not been interrupted. None by default.
     callback
         Called with each step and its loss; where it returns True training ends.
     progress
@@ -147,7 +155,8 @@ def fit(
     Raises
     ------
     ValueError
-        For counts and choices out of range, and a model made for another rate than the data's.
+        For counts and choices out of range, a model made for another rate than the data's, and a checkpoint that is
+        broken or of another training.
     FloatingPointError
         Where the loss becomes NaN or infinite.
 
@@ -181,19 +190,32 @@ def fit(
             group["betas"] = (beta, group["betas"][1])
         return found
 
+    kept = Checkpoint(checkpoint, model, optimizer, generator, steps=steps, batch_size=batch_size, seed=random_state)
+    first = kept.read()
+    if first == check_count("steps", steps):
+        return np.array(kept.losses)
+
+    def after(step: int, value: float) -> bool | None:
+        stop = callback is not None and callback(first + step, value)
+        kept.losses.append(value)
+        if stop or (first + step + 1) % _EVERY == 0 or first + step + 1 == steps:
+            kept.write()
+        return stop
+
     model.train()
     try:
-        return train(
-            of_step,
+        train(
+            lambda step: of_step(first + step),
             optimizer,
-            steps,
-            schedule=share if schedule == "one-cycle" else None,
-            callback=callback,
+            steps - first,
+            schedule=(lambda step: share(first + step)) if schedule == "one-cycle" else None,
+            callback=after,
             progress=progress,
             label="training",
         )
     finally:
         model.eval()
+    return np.array(kept.losses)
 
 
 class LRTest(NamedTuple):
