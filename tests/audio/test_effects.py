@@ -13,6 +13,7 @@ from paperworks.audio import (
     Compressor4C,
     Denoise,
     Echo,
+    Effect,
     LowPass,
     PitchShift,
     SimpleCompressor,
@@ -109,6 +110,17 @@ class TestBallistics:
         smoothed = ballistics(gain, down, up)
         assert smoothed.min() >= gain.min() - 1e-12
         assert smoothed.max() <= 1e-12
+
+    def test_changes_in_place_are_found(self):
+        """Else gradients would be wrong without a word."""
+        gain = torch.linspace(-1, 1, 9, dtype=torch.float64, requires_grad=True)
+        for change in (0, 1):
+            parts = [gain * 2]
+            parts.append(ballistics(parts[0], 0.9, 0.5))
+            total = (parts[1] * 1).sum()
+            parts[change].mul_(2)
+            with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+                total.backward()
 
     def test_the_time_is_that_from_10_to_90_percent(self):
         a = time_coefficient(0.01, 8000)
@@ -214,6 +226,28 @@ class TestKnobs:
         with pytest.raises(ValueError, match=message):
             Compressor4C(44100, ranges)
 
+    @pytest.mark.parametrize(
+        ("effect", "ranges"),
+        [
+            (Compressor4C, {"ratio": (0.0, 5.0)}),
+            (Compressor4C, {"attack": -1.0}),
+            (Compressor4C, {"release": 0.0}),
+            (SimpleCompressor, {"attack_release": 1.0}),
+            (Echo, {"delay": (-5.0, 5.0)}),
+            (LowPass, {"cutoff": 4000.0}),
+            (LowPass, {"cutoff": [100, 5000]}),
+            (Denoise, {"strength": -0.1}),
+            (TimeAlign, {"strength": 1.5}),
+            (PitchShift, {"steps": (-12, 1200)}),
+        ],
+    )
+    def test_values_that_an_effect_cannot_do_are_refused(self, effect, ranges):
+        (name,) = ranges
+        with pytest.raises(ValueError, match=rf"ranges\['{name}'\] is .*; it takes a finite number [<>]"):
+            effect(8000, ranges)
+        with pytest.raises(ValueError, match="cutoff"):
+            LowPass(3000)  # whose usual knob goes beyond half of it
+
     def test_the_register(self):
         with pytest.raises(ValueError, match="is taken"):
             register_effect("echo", Echo)
@@ -221,6 +255,42 @@ class TestKnobs:
             make_effect("phaser")
         with pytest.raises(ValueError, match="values is"):
             Compressor4C().normalised([-31, 2, 0.01, 0.01])
+
+
+def effect_of(apply):
+    """Return an effect of a user, with one knob."""
+    return type("Own", (Effect,), {"RANGES": {"drive": (0.0, 1.0)}, "_apply": lambda self, x, v, r: apply(x)})(8000)
+
+
+class TestUsersEffects:
+    @pytest.mark.parametrize(
+        ("apply", "message"),
+        [
+            (lambda x: x[:, 1:], r"Own made samples of shape \(2, 4\)"),
+            (lambda x: np.log(x - 1), "Own made samples that are NaN"),
+            (lambda x: None, r"Own made samples of shape \(\)"),
+            (lambda x: np.multiply(x, 2, out=x), "read-only"),
+        ],
+    )
+    @pytest.mark.filterwarnings("ignore:invalid value")
+    @pytest.mark.usefixtures("untyped")
+    def test_what_they_break_is_said(self, apply, message):
+        with pytest.raises(ValueError, match=message):
+            effect_of(apply).process(np.full((2, 5), 0.5), [0.0])
+
+    def test_nothing_is_shared_with_the_caller(self):
+        x = np.full((2, 5), 0.5)
+        y = effect_of(lambda x: x).process(x, [0.0])
+        y += 1
+        assert (x == 0.5).all()
+
+    @pytest.mark.usefixtures("untyped")
+    def test_the_register_takes_effects_alone(self):
+        with pytest.raises(TypeError, match="make 3"):
+            register_effect("three", 3)
+        register_effect("no effect", lambda sr: sr)
+        with pytest.raises(TypeError, match="'no effect' makes 8000"):
+            make_effect("no effect", 8000)
 
 
 class TestSignals:

@@ -12,6 +12,7 @@ from paperworks.audio import (
     Denoise,
     FileEffect,
     SynthAudioDataset,
+    TimeAlign,
     read_sound,
     write_sound,
 )
@@ -70,6 +71,82 @@ class TestFiles:
         with pytest.raises(ValueError, match="NaN"):
             write_sound(tmp_path / "y.wav", np.full((1, 2), np.nan), SR)
 
+    def test_mu_law(self, tmp_path):
+        soundfile = pytest.importorskip("soundfile")
+        x = noise(2, 100)
+        soundfile.write(tmp_path / "x.wav", x.T, SR, "ULAW")
+        assert read_sound(tmp_path / "x.wav").samples == pytest.approx(x, abs=0.02)
+
+    @pytest.mark.parametrize("kind", ["wav", "aiff", "flac"])
+    def test_files_cut_short_are_refused(self, tmp_path, kind):
+        if kind == "wav":
+            write_sound(tmp_path / "x.wav", noise(1, 1000), SR)
+        else:
+            pytest.importorskip("soundfile").write(tmp_path / f"x.{kind}", noise(1000), SR)
+        whole = (tmp_path / f"x.{kind}").read_bytes()
+        assert read_sound(tmp_path / f"x.{kind}").samples.shape == (1, 1000)
+        for length in (0, 4, 30, 100, len(whole) - 100):
+            (tmp_path / f"x.{kind}").write_bytes(whole[:length])
+            with pytest.raises(ValueError, match="path is"):
+                read_sound(tmp_path / f"x.{kind}")
+
+    def test_a_length_unknown_to_the_writer(self, tmp_path):
+        write_sound(tmp_path / "x.wav", noise(2, 100), SR, "int16")
+        whole = bytearray((tmp_path / "x.wav").read_bytes())
+        expected = read_sound(tmp_path / "x.wav").samples
+        whole[4:8] = whole[40:44] = b"\xff" * 4
+        (tmp_path / "x.wav").write_bytes(whole)
+        assert np.array_equal(read_sound(tmp_path / "x.wav").samples, expected)
+
+    @pytest.mark.parametrize(("place", "value"), [(4, b"\0"), (16, b"\xff"), (20, b"\x63"), (22, b"\0"), (24, b"\0\0")])
+    def test_wrong_headers_are_refused(self, tmp_path, place, value):
+        write_sound(tmp_path / "x.wav", noise(2, 10), SR, "int16")
+        whole = bytearray((tmp_path / "x.wav").read_bytes())
+        whole[place : place + len(value)] = value
+        (tmp_path / "x.wav").write_bytes(whole)
+        with pytest.raises((ValueError, ImportError), match=r"path is|x\.wav"):
+            read_sound(tmp_path / "x.wav")
+
+    def test_samples_beyond_single_precision(self, tmp_path):
+        wavfile.write(tmp_path / "x.wav", SR, np.full(10, 1e300))
+        with pytest.raises(ValueError, match="beyond single precision"):
+            read_sound(tmp_path / "x.wav")
+
+    def test_a_rate_that_cannot_be_resampled(self, tmp_path):
+        wavfile.write(tmp_path / "x.wav", 400_000_009, np.zeros(10, np.float32))
+        with pytest.raises(ValueError, match="can't be resampled to 44100"):
+            read_sound(tmp_path / "x.wav", 44100)
+
+    @pytest.mark.usefixtures("untyped")
+    @pytest.mark.parametrize(
+        ("x", "sr", "message"),
+        [
+            (np.full((1, 2), np.nan), SR, "NaN"),
+            (np.full((1, 2), 1e300), SR, "beyond single precision"),
+            (np.ones((1, 2), np.int16), SR, "int16; it takes"),
+            (np.ones((1, 0)), SR, r"shape \(1, 0\)"),
+            (np.ones((2, 2, 2)), SR, r"shape \(2, 2, 2\)"),
+            (np.ones((1000, 2)), SR, "1000 channels"),
+            (np.ones((1, 2)), 2**33, "sr is"),
+        ],
+    )
+    def test_what_cannot_be_written_leaves_the_file(self, tmp_path, x, sr, message):
+        (tmp_path / "x.wav").write_bytes(b"old")
+        with pytest.raises(ValueError, match=message):
+            write_sound(tmp_path / "x.wav", x, sr)
+        assert (tmp_path / "x.wav").read_bytes() == b"old"
+        assert [f.name for f in tmp_path.iterdir()] == ["x.wav"]
+
+    def test_a_write_that_fails_leaves_the_file(self, tmp_path, monkeypatch):
+        def full(*_):
+            raise OSError("no space")
+
+        monkeypatch.setattr(wavfile, "write", full)
+        (tmp_path / "x.wav").write_bytes(b"old")
+        with pytest.raises(OSError, match="no space"):
+            write_sound(tmp_path / "x.wav", noise(1, 10), SR)
+        assert [f.read_bytes() for f in tmp_path.iterdir()] == [b"old"]
+
 
 class TestSynthesised:
     def test_examples_are_their_number_s(self):
@@ -118,6 +195,12 @@ class TestSynthesised:
         x, _, y = SynthAudioDataset(Denoise(SR, {"strength": 0.5}), 64, signals=["sine"]).batch(range(4))
         assert x.diff().abs().mean() > 10 * y.diff().abs().mean()
 
+    @pytest.mark.parametrize("effect", [Denoise(SR), TimeAlign(SR)])
+    def test_what_is_random_does_not_depend_on_the_batch(self, effect):
+        data = SynthAudioDataset(effect, 64, signals=["sine"])
+        batch = data.batch([3, 5])
+        assert all(torch.equal(a[1], b) for a, b in zip(batch, data[5], strict=True))
+
     @pytest.mark.usefixtures("untyped")
     def test_bad_arguments_are_refused(self):
         for changes, message in (
@@ -125,11 +208,16 @@ class TestSynthesised:
             ({"signals": ["drone"]}, "signals"),
             ({"out": 65}, "out is 65"),
             ({"stream": 0}, "stream is 0"),
+            ({"random_state": -1}, "random_state is -1"),
         ):
             with pytest.raises(ValueError, match=message):
                 SynthAudioDataset(Compressor4C(SR), **{"chunk": 64, **changes})
         with pytest.raises(IndexError, match="example 200000"):
             SynthAudioDataset(Compressor4C(SR), 64)[200_000]
+        with pytest.raises(ValueError, match="indices is empty"):
+            SynthAudioDataset(Compressor4C(SR), 64).batch([])
+        with pytest.raises(TypeError, match="integer"):
+            SynthAudioDataset(Compressor4C(SR), 64).batch([1.5])
 
 
 class TestFilesAsData:
@@ -156,6 +244,14 @@ class TestFilesAsData:
             AudioFileDataset(tmp_path, Compressor4C(SR), 256, resample=True)
         data = AudioFileDataset(tmp_path, Compressor4C(SR), 256, resample=True, pad=True)
         assert (data[0].x[:56] == 0).all()
+
+    def test_all_kinds_but_hidden_files(self, tmp_path):
+        soundfile = pytest.importorskip("soundfile")
+        for name in ("a.wav", "b.FLAC", "c.aiff", "d.aiff"):
+            soundfile.write(tmp_path / name, noise(100), SR)
+        (tmp_path / "c.aiff").rename(tmp_path / "c.aif")
+        (tmp_path / "._a.wav").write_bytes(b"what another system keeps beside a file")
+        assert len(AudioFileDataset(tmp_path, Compressor4C(SR), 64).sounds) == 4
 
     def test_no_files(self, tmp_path):
         with pytest.raises(ValueError, match="no sound files"):
@@ -192,7 +288,16 @@ class TestRecorded:
         assert float(data[0].knobs) == pytest.approx(-0.375)
 
     @pytest.mark.parametrize(
-        "text", ["", "[effect]\nname = x\n", "[effect]\nknob_names = __import__('os')\nknob_ranges = [[0, 1]]\n"]
+        "text",
+        [
+            "",
+            "[effect]\nname = x\n",
+            "[effect]\nknob_names = __import__('os')\nknob_ranges = [[0, 1]]\n",
+            "[effect]\nknob_names = ['a']\nknob_ranges = [[1, 1]]\n",
+            "[effect]\nknob_names = ['a']\nknob_ranges = [[0, 1e999]]\n",
+            "[effect]\nknob_names = ['a', 'a']\nknob_ranges = [[0, 1], [0, 2]]\n",
+            f"[effect]\nknob_names = {'[' * 10000}\nknob_ranges = [[0, 1]]\n",
+        ],
     )
     def test_files_that_describe_nothing(self, tmp_path, text):
         (tmp_path / "effect_info.ini").write_text(text)
@@ -201,7 +306,7 @@ class TestRecorded:
 
     def test_pairs_that_do_not_fit(self, tmp_path):
         self.pair(tmp_path, "1", "0__101")
-        with pytest.raises(ValueError, match="values is"):
+        with pytest.raises(ValueError, match=r"target_1_LA2A_3c__0__101\.wav has settings that don't fit: values is"):
             AudioFileDataset(tmp_path, chunk=100)
         self.pair(tmp_path, "1", "0__101")
         (tmp_path / "target_1_LA2A_3c__0__101.wav").rename(tmp_path / "target_1_LA2A_3c__0__1.wav")

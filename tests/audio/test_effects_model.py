@@ -28,6 +28,7 @@ from paperworks.audio import (
     mean_absolute_error,
     mu_compress,
     mu_expand,
+    signal_to_noise,
     spectral_loss,
 )
 from paperworks.numerics import seeded
@@ -265,6 +266,27 @@ class TestLosses:
 
 
 class TestMetrics:
+    @pytest.mark.parametrize("bad", [math.nan, math.inf])
+    def test_no_measure_passes_over_samples_that_are_not_finite(self, bad):
+        y = noise(2, 48000)
+        worse = y.clone()
+        worse[1, 5] = bad
+        for measure in (mean_absolute_error, error_to_signal, signal_to_noise, log_spectral_distance):
+            for pair in ((worse, y), (y, worse)):
+                with pytest.raises(ValueError, match="has 1 NaN or infinite"):
+                    measure(*pair)
+        with pytest.raises(ValueError, match="has 1 NaN or infinite"):
+            loudness(worse, 48000)
+        with pytest.raises(ValueError, match="sr is 2000"):  # its filters would not be stable
+            loudness(y, 2000)
+
+    @pytest.mark.usefixtures("untyped")
+    def test_losses_do_not_broadcast(self):
+        y = noise(2, 2048)
+        for loss in (esr_loss, spectral_loss, SignalTrainLoss()):
+            with pytest.raises(ValueError, match=r"y_hat has shape \(2, 1, 2048\)"):
+                loss(y[:, None], y)
+
     def test_loudness_of_the_standard_s_tone(self):
         t = torch.arange(5 * 48000, dtype=torch.float64) / 48000
         tone = torch.sin(2 * math.pi * 997 * t)
@@ -381,7 +403,15 @@ class TestOfficial:
         (tmp_path / "a").write_bytes(b"nothing")
         torch.save({"state_dict": {"a": torch.zeros(1)}}, tmp_path / "b")
         torch.save([1], tmp_path / "c")
-        for name, message in (("a", "weights alone"), ("b", "lack"), ("c", "lack")):
+        (tmp_path / "d").write_bytes(b"hello" * 100)
+        torch.save({"state_dict": 3}, tmp_path / "e")
+        for name, message in (
+            ("a", "weights alone"),
+            ("b", "lack"),
+            ("c", "lack"),
+            ("d", "weights alone"),
+            ("e", "aren't those of a model"),
+        ):
             with pytest.raises(ValueError, match=message):
                 load_official(tmp_path / name)
 

@@ -1,6 +1,8 @@
 """Training, its one cycle and range test, ablations, whole recordings and streams."""
 
+import copy
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -88,6 +90,53 @@ class TestFit:
         fit(box, examples, 250, batch_size=32, lr=0.1, loss=SignalTrainLoss(data="mae"))
         found = {name: value.item() for name, value in box.settings(torch.zeros(1, 0)).items()}
         assert found == pytest.approx({"threshold": -25, "ratio": 4, "attack": 0.005, "release": 0.02}, rel=0.01)
+
+    def test_an_interrupted_training_leaves_the_model_ready(self):
+        def interrupt(*_):
+            raise KeyboardInterrupt
+
+        model = small()
+        with pytest.raises(KeyboardInterrupt):
+            fit(model, data(), 3, batch_size=2, callback=interrupt)
+        assert not model.training
+
+    def test_an_interrupted_training_goes_on_as_if_it_had_not_been(self, tmp_path, monkeypatch):
+        def interrupt(step, _):
+            if step == 4:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr("paperworks.audio.effects.training._EVERY", 2)
+        whole, halves, options = small(), small(), {"batch_size": 2, "checkpoint": tmp_path / "state"}
+        losses = fit(whole, data(), 7, batch_size=2)
+        with pytest.raises(KeyboardInterrupt):
+            fit(halves, data(), 7, callback=interrupt, **options)
+        halves, seen = small(seed=9), []
+        found = fit(halves, data(), 7, callback=lambda step, _: seen.append(step), **options)
+        assert seen == [4, 5, 6]
+        assert np.array_equal(found, losses)
+        assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), halves.parameters(), strict=True))
+        assert np.array_equal(fit(small(), data(), 7, **options), losses)  # which is over
+        assert [f.name for f in tmp_path.iterdir()] == ["state"]
+        with pytest.raises(ValueError, match="'steps': 7"):
+            fit(small(), data(), 8, **options)
+        with pytest.raises(ValueError, match="of another model"):
+            fit(small(rank=32), data(), 7, **options)
+        (tmp_path / "state").write_bytes((tmp_path / "state").read_bytes()[:500])
+        with pytest.raises(ValueError, match="can't be read"):
+            fit(small(), data(), 7, **options)
+
+    @pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16])
+    def test_data_take_the_type_of_the_model(self, kind):
+        model = small().to(kind)
+        assert np.isfinite(fit(model, data(), 2, batch_size=2)).all()
+        assert np.isfinite(lr_finder(model, data(), steps=2, batch_size=2).losses).all()
+        assert evaluate(model, data(), range(2)).mae > 0
+
+    def test_another_rate_of_samples_is_refused(self):
+        model = small(sr=44100)
+        for call in (lambda: fit(model, data(), 1), lambda: lr_finder(model, data()), lambda: evaluate(model, data())):
+            with pytest.raises(ValueError, match="data has 8000 samples a second; the model is made for 44100"):
+                call()
 
     @pytest.mark.usefixtures("untyped")
     @pytest.mark.parametrize(
@@ -197,6 +246,61 @@ class TestUse:
         assert torch.allclose(first, process_file(model, x, [0.5] * 4)[:, :128], atol=1e-6)
         assert torch.allclose(second, process_file(model, x, [-0.5] * 4)[:, 128:], atol=1e-6)
 
+    @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+    def test_a_push_that_fails_leaves_the_stream(self, monkeypatch, error):
+        def fails(*_):
+            raise error
+
+        model, x = small(), self.sound(1, 384)
+        stream = StreamingProcessor(model, [0.0] * 4)
+        stream.push(x[:, :128])
+        with monkeypatch.context() as broken:
+            broken.setattr(model, "forward", fails)
+            with pytest.raises(error):
+                stream.push(x[:, 128:256])
+        with pytest.raises(ValueError, match="beyond their ends"):
+            stream.turn([0.7] * 4)
+        out = torch.cat([stream.push(part) for part in x[:, 128:].split(128, 1)], 1)
+        assert torch.allclose(out, process_file(model, x, [0.0] * 4)[:, 128:], atol=1e-6)
+
+    def test_streams_of_threads_share_a_model(self):
+        model, x = small(), self.sound(4, 12 * 64)
+
+        def run(row):
+            stream = StreamingProcessor(model, [0.0] * 4, 64)
+            return torch.cat([stream.push(part) for part in row[None].split(64, 1)], 1)[0]
+
+        with ThreadPoolExecutor(4) as threads:
+            found = torch.stack(list(threads.map(run, x)))
+        assert torch.allclose(found, process_file(model, x, [0.0] * 4, 64), atol=1e-5)
+
+    def test_gradients_are_not_gathered(self):
+        model, x = small(), self.sound(1, 256).requires_grad_()
+        stream = StreamingProcessor(model, [0.0] * 4)
+        assert not stream.push(x[:, :128]).requires_grad
+        assert torch.equal(copy.deepcopy(stream).push(x[:, 128:]), stream.push(x[:, 128:]))
+
+    @pytest.mark.parametrize("bank", ["half", "literal", "rfft"])
+    @pytest.mark.parametrize(
+        ("of_model", "of_sound", "near"),
+        [
+            (torch.float32, torch.float64, 1e-6),
+            (torch.float64, torch.float32, 1e-5),
+            (torch.bfloat16, torch.float32, 0.1),
+            (torch.float16, torch.float32, 0.02),
+        ],
+        ids=str,
+    )
+    def test_sound_takes_the_type_of_the_model_and_comes_back_in_its_own(self, bank, of_model, of_sound, near):
+        model, x = small(bank=bank, trainable_frontend=bank != "rfft"), self.sound(2, 300)
+        expected = process_file(model, x, [0.0] * 4)
+        stream = StreamingProcessor(model, [0.0] * 4, channels=2)
+        model.to(of_model)  # after the stream was made
+        y = process_file(model, x.to(of_sound), [0.0] * 4)
+        assert y.dtype == of_sound
+        assert (y - expected).abs().max() < near * expected.abs().max()
+        assert stream.push(x[:, :128].to(of_sound)).dtype == of_sound
+
     @pytest.mark.usefixtures("untyped")
     def test_what_does_not_fit_is_refused(self):
         model = small(sr=8000)
@@ -208,9 +312,15 @@ class TestUse:
             (lambda: process_file(model, torch.tensor([math.nan]), [0.0] * 4), "x has"),
             (lambda: process_file(model, self.sound(300), [0.0] * 4, 129), "block is 129"),
             (lambda: process_file(model, self.sound(300), [0.7] * 4), "beyond their ends"),
+            (lambda: process_file(model, self.sound(300), [0.0] * 4, batch_size=0), "batch_size is 0"),
+            (lambda: StreamingProcessor(model, [math.nan] * 4), "beyond their ends"),
             (lambda: stream.push(torch.zeros(2, 128)), "x has shape"),
             (lambda: stream.push(torch.zeros(1, 100)), "x has shape"),
             (lambda: StreamingProcessor(model, [0.0] * 4, sr=44100), "resample"),
         ):
             with pytest.raises(ValueError, match=message):
                 call()
+        for x, message in ((torch.zeros(1, 128, dtype=torch.int16), "int16"), (np.zeros((1, 128)), "ndarray")):
+            for call in (lambda x=x: process_file(model, x, [0.0] * 4), lambda x=x: stream.push(x)):
+                with pytest.raises(TypeError, match=message):
+                    call()

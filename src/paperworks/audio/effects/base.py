@@ -1,7 +1,7 @@
 """What every effect is: named knobs with ranges, and a function from sound and knobs to sound."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,7 +17,8 @@ class Effect(ABC):
     """An effect with knobs, the ground truth that a network learns.
 
     Knobs are normalised to [-1/2, 1/2], as networks see them, and stand for values from the low end to the high end of
-    their range. A subclass gives `RANGES` and `_apply`.
+    their range. A subclass gives `RANGES` and `_apply`, where values have natural ends `_bounds`, and where it draws at
+    random `RANDOM`.
 
     Parameters
     ----------
@@ -33,7 +34,7 @@ class Effect(ABC):
     Raises
     ------
     ValueError
-        For a sample rate that isn't positive, an unknown knob, or ends that aren't in order.
+        For a sample rate that isn't positive, an unknown knob, ends that aren't in order, or what the effect can't do.
 
     References
     ----------
@@ -42,11 +43,12 @@ class Effect(ABC):
 
     RANGES: ClassVar[Mapping[str, tuple[float, float] | float]]
     INVERSE: ClassVar[bool] = False
+    RANDOM: ClassVar[bool] = False
 
     def __init__(
         self,
         sr: float = 44100,
-        ranges: Mapping[str, tuple[float, float] | float] | None = None,
+        ranges: Mapping[str, Sequence[float] | float] | None = None,
         *,
         inverse: bool | None = None,
     ) -> None:
@@ -56,14 +58,20 @@ class Effect(ABC):
             raise ValueError(f"ranges has {sorted(unknown)}; it takes {list(self.RANGES)}")
         self.ranges: dict[str, tuple[float, float]] = {}
         self.fixed: dict[str, float] = {}
+        bounds = self._bounds()
         for name, ends in {**self.RANGES, **(ranges or {})}.items():
-            if not isinstance(ends, tuple):
-                self.fixed[name] = check_number(f"ranges[{name!r}]", ends)
+            own = bounds.get(name, {})
+            if not isinstance(ends, tuple | list):
+                self.fixed[name] = check_number(f"ranges[{name!r}]", ends, **own)
                 continue
-            low, high = (check_number(f"ranges[{name!r}]", end) for end in ends)
-            if not low < high:
+            numbers = [check_number(f"ranges[{name!r}]", end, **own) for end in ends]
+            if len(numbers) != 2 or not numbers[0] < numbers[1]:
                 raise ValueError(f"ranges[{name!r}] is {ends}; it takes (low, high) with low < high")
-            self.ranges[name] = low, high
+            self.ranges[name] = numbers[0], numbers[1]
+
+    def _bounds(self) -> Mapping[str, dict[str, float]]:
+        """Return by name the bounds of values that the effect can do, as `check_number` takes them."""
+        return {}
 
     @property
     def knobs(self) -> tuple[str, ...]:
@@ -146,12 +154,18 @@ class Effect(ABC):
 
         Raises
         ------
+        TypeError
+            For sound that is no array.
         ValueError
-            For sound that is empty or not finite, knobs that don't fit, and a random effect without `random_state`.
+            For sound that is empty or not finite, knobs that don't fit, a random effect without `random_state`, and
+            where the effect answers with another shape or samples that aren't finite.
         """
-        if x.ndim == 0 or x.shape[-1] == 0 or x.dtype not in (np.float32, np.float64):
+        if not isinstance(x, np.ndarray):
+            raise TypeError(f"x is a {type(x).__name__}; it takes a NumPy array of samples")
+        if x.size == 0 or x.ndim == 0 or x.dtype not in (np.float32, np.float64):
             raise ValueError(f"x has shape {x.shape} and type {x.dtype}; it takes samples as float32 or float64")
-        rows = np.ascontiguousarray(x.reshape(-1, x.shape[-1]))
+        rows = np.ascontiguousarray(x.reshape(-1, x.shape[-1])).view()
+        rows.flags.writeable = False  # an effect that works in place would change the caller's
         if not np.isfinite(rows).all():
             raise ValueError(f"x has {np.count_nonzero(~np.isfinite(rows))} samples that are NaN or infinite")
         turned = self.values(knobs)
@@ -161,7 +175,11 @@ class Effect(ABC):
             raise ValueError(f"knobs has shape {turned.shape} for sound of shape {x.shape}") from None
         values = {name: turned[:, i : i + 1] for i, name in enumerate(self.ranges)}
         values |= {name: np.full((len(rows), 1), value) for name, value in self.fixed.items()}
-        return self._apply(rows, values, random_state).astype(x.dtype, copy=False).reshape(x.shape)
+        y = np.asarray(self._apply(rows, values, random_state))
+        if y.shape != rows.shape or not np.isfinite(y).all():
+            bad = f"samples of shape {y.shape}" if y.shape != rows.shape else "samples that are NaN or infinite"
+            raise ValueError(f"{type(self).__name__} made {bad} of sound of shape {rows.shape}")
+        return y.astype(x.dtype, copy=np.may_share_memory(y, x)).reshape(x.shape)
 
     def pair(
         self, x: Float[np.ndarray, "*batch n"], knobs: Any = (), random_state: np.random.Generator | None = None

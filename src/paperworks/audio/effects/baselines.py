@@ -66,6 +66,8 @@ class MicroTCN(nn.Module):
         self.n_knobs, self.chunk = check_count("n_knobs", n_knobs), check_count("chunk", chunk)
         self.out_chunk = check_count("out chunk", chunk // check_count("shrink", shrink))
         self.sr = sr
+        for name, value in (("kernel", kernel), ("growth", growth), ("channels", channels)):
+            check_count(name, value)
         self.told = nn.Sequential(mlp([n_knobs, 16, 32, 32]), nn.ReLU())
         widths = [1] + [channels] * check_count("blocks", blocks)
         self.dilations = [growth**i for i in range(blocks)]

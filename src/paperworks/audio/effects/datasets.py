@@ -2,6 +2,9 @@
 
 import ast
 import configparser
+import glob
+import math
+import operator
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -66,13 +69,14 @@ class EffectDataset(Dataset[Example], ABC):
     Raises
     ------
     ValueError
-        For counts below 1, or `out` above `chunk`.
+        For counts below 1, `out` above `chunk`, or a negative seed.
     """
 
     def __init__(
         self, effect: Effect, chunk: int, out: int | None, size: int, *, flip: bool, random_state: int
     ) -> None:
-        self.effect, self.flip, self.random_state = effect, flip, random_state
+        self.effect, self.flip = effect, flip
+        self.random_state = check_count("random_state", random_state, at_least=0)
         self.chunk, self.size = check_count("chunk", chunk), check_count("size", size)
         self.out = check_count("out", chunk if out is None else out, at_most=chunk)
 
@@ -100,11 +104,18 @@ class EffectDataset(Dataset[Example], ABC):
         ------
         IndexError
             For numbers out of range.
+        ValueError
+            For no numbers.
+        TypeError
+            For numbers that aren't whole.
         """
+        indices = [operator.index(i) for i in indices]
+        if not indices:
+            raise ValueError("indices is empty; it takes numbers of examples")
         for i in indices:
             if not 0 <= i < self.size:
                 raise IndexError(f"example {i} of {self.size}")
-        rngs = [np.random.default_rng((self.random_state, int(i))) for i in indices]
+        rngs = [np.random.default_rng((self.random_state, i)) for i in indices]
         x, knobs, y = self._made(rngs)
         if self.flip:
             sign = np.array([random_state.choice([-1, 1]) for random_state in rngs])[:, None]
@@ -189,7 +200,11 @@ class SynthAudioDataset(EffectDataset):
         kinds = [self.signals[random_state.integers(len(self.signals))] for random_state in rngs]
         x = np.stack([test_signal(kind, n, sr, random_state) for kind, random_state in zip(kinds, rngs, strict=True)])
         knobs = np.stack([self.law(random_state, len(self.effect.knobs)) for random_state in rngs])
-        heard, wanted = self.effect.pair(x, knobs, rngs[0])
+        if self.effect.RANDOM:  # row by row, so that an example doesn't depend on its batch
+            pairs = [self.effect.pair(*row) for row in zip(x, knobs, rngs, strict=True)]
+            heard, wanted = (np.stack(rows) for rows in zip(*pairs, strict=True))
+        else:
+            heard, wanted = self.effect.pair(x, knobs)
         return heard[:, self.lead :], knobs, wanted[:, self.lead :]
 
 
@@ -217,6 +232,9 @@ class FileEffect(Effect):
         super().__init__(sr)
         self.name = name
         self.ranges = {knob: (float(low), float(high)) for knob, (low, high) in ranges.items()}
+        for knob, (low, high) in self.ranges.items():
+            if low == high or not math.isfinite(high - low):
+                raise ValueError(f"ranges[{knob!r}] is {(low, high)}; it takes two different ends")
 
     @classmethod
     def read(cls, path: str | Path, sr: float = 44100) -> "FileEffect":
@@ -247,9 +265,20 @@ class FileEffect(Effect):
             section = parser["effect"]
             names, ends = (ast.literal_eval(section[key]) for key in ("knob_names", "knob_ranges"))
             ranges = {str(name): (float(a), float(b)) for name, (a, b) in zip(names, ends, strict=True)}
-        except (configparser.Error, KeyError, SyntaxError, TypeError, ValueError) as error:
+            if len(ranges) < len(names):
+                raise ValueError(f"knob_names are {names}, some alike")
+            return cls(sr, ranges, section.get("name", "").strip("'\""))
+        except (
+            configparser.Error,
+            KeyError,
+            SyntaxError,
+            TypeError,
+            ValueError,
+            OverflowError,
+            RecursionError,
+            MemoryError,
+        ) as error:
             raise ValueError(f"{file} describes no effect: {error!r}") from None
-        return cls(sr, ranges, section.get("name", "").strip("'\""))
 
     def _apply(self, x: np.ndarray, values: Values, random_state: np.random.Generator | None) -> np.ndarray:
         """Refuse: what the device does to other sound isn't known."""
@@ -270,7 +299,7 @@ class AudioFileDataset(EffectDataset):
     Parameters
     ----------
     path
-        Folder of files; WAV, and where `soundfile` is installed FLAC and OGG.
+        Folder of files; WAV, and where `soundfile` is installed FLAC, AIFF and OGG. Hidden files are passed over.
     effect
         What is learned. None by default: the device that ``effect_info.ini`` in the folder or the one above describes,
         else an LA-2A with its two knobs.
@@ -337,8 +366,8 @@ class AudioFileDataset(EffectDataset):
         super().__init__(effect, chunk, out, size, flip=flip, random_state=random_state)
         self.stream, self.pad, self.law = stream, pad, knobs
         self._rate = int(effect.sr) if resample else None
-        kinds = (".wav", ".wave", ".flac", ".ogg")
-        files = sorted(f for f in folder.glob("*") if f.suffix.lower() in kinds)
+        kinds = (".wav", ".wave", ".flac", ".aif", ".aiff", ".ogg")
+        files = sorted(f for f in folder.glob("[!.]*") if f.suffix.lower() in kinds)
         self.sounds: list[np.ndarray] = []
         self.targets: list[np.ndarray] = []
         self.settings: list[np.ndarray] = []
@@ -372,16 +401,19 @@ class AudioFileDataset(EffectDataset):
             match = re.fullmatch(r"target_([^_]+)_?(.*?)((?:__-?[\d.]+)+)", file.stem)
             if not match:
                 raise ValueError(f"{file.name} names no settings; it takes target_NUMBER_NAME__KNOB__KNOB")
-            sources = [f for f in file.parent.glob(f"input_{match[1]}_*") if f.suffix == file.suffix]
+            sources = [f for f in file.parent.glob(f"input_{glob.escape(match[1])}_*") if f.suffix == file.suffix]
             if not sources:
                 raise ValueError(f"{file.name} has no input beside it: input_{match[1]}_{file.suffix}")
             x, y = self._read(sources[0]), self._read(file)
             if x.shape != y.shape:
                 raise ValueError(f"{file.name} has shape {y.shape} of channels and samples, its input {x.shape}")
-            values = [float(value) for value in match[3].split("__")[1:]]
+            try:
+                settings = self.effect.normalised([float(value) for value in match[3].split("__")[1:]])
+            except ValueError as error:
+                raise ValueError(f"{file.name} has settings that don't fit: {error}") from None
             self.sounds += list(x)
             self.targets += list(y)
-            self.settings += [self.effect.normalised(values)] * len(x)
+            self.settings += [settings] * len(x)
 
     def _made(self, rngs: Sequence[np.random.Generator]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         made = []

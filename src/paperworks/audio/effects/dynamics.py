@@ -46,6 +46,10 @@ class Compressor4C(Effect):
 
     RANGES: ClassVar = {"threshold": (-30.0, 0.0), "ratio": (1.0, 5.0), "attack": (1e-3, 4e-2), "release": (1e-3, 4e-2)}
 
+    def _bounds(self) -> dict[str, dict[str, float]]:
+        """Return the bounds of values."""
+        return {name: {"gt": 0} for name in ("ratio", "attack", "release")}
+
     def _apply(
         self, x: Float[np.ndarray, "rows n"], values: Values, random_state: np.random.Generator | None
     ) -> Float[np.ndarray, "rows n"]:
@@ -95,6 +99,10 @@ class SimpleCompressor(Effect):
     """
 
     RANGES: ClassVar = {"threshold": (-30.0, 0.0), "ratio": (1.0, 5.0), "attack_release": (10.0, 2048.0)}
+
+    def _bounds(self) -> dict[str, dict[str, float]]:
+        """Return the bounds of values."""
+        return {"ratio": {"gt": 0}, "attack_release": {"gt": 1}}  # a filter at half the sample rate
 
     def _apply(
         self, x: Float[np.ndarray, "rows n"], values: Values, random_state: np.random.Generator | None

@@ -133,7 +133,9 @@ class FourierFrontEnd(nn.Module):
             return real, imag
         frames = functional.pad(x, (self.ft, self.ft)).unfold(-1, self.ft, self.hop)
         if self.bank == "rfft":
-            spectrum = torch.fft.rfft(frames * self.analysis_window.to(x), norm="ortho").mT
+            windowed = frames * self.analysis_window.to(x)
+            # No Fourier transform in half precision on all devices.
+            spectrum = torch.fft.rfft(windowed if x.dtype == torch.float64 else windowed.float(), norm="ortho").mT
             return spectrum.real, spectrum.imag
         real, imag = (frames @ torch.cat([self.analysis_real, self.analysis_imag]).T).mT.split(self.bins, 1)
         return real, imag
@@ -165,8 +167,9 @@ class FourierFrontEnd(nn.Module):
             return sum(parts, torch.zeros(()).to(real))[:, 0, self.ft : -self.ft]
         if self.bank == "rfft":
             # What has no place in a real transform, the imaginary parts of the ends, is left out, as by the banks.
-            spectrum = torch.complex(real.float(), imag.float()).mT
-            waves = torch.fft.irfft(spectrum, self.ft, norm="ortho") * self.synthesis_window.to(real)
+            parts = (part if part.dtype == torch.float64 else part.float() for part in (real, imag))
+            waves = torch.fft.irfft(torch.complex(*parts).mT, self.ft, norm="ortho").to(real.dtype)
+            waves = waves * self.synthesis_window.to(real)
         else:
             weight = self.weight.to(real)[:, None]
             filters = torch.cat([self.synthesis_real, self.synthesis_imag])

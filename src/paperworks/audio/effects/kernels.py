@@ -14,12 +14,18 @@ import numpy as np
 
 
 def smooth(gain: Any, attack: Any, release: Any, start: Any, out: Any) -> None:
-    """Write the smoothed gain of each row."""
+    """Write the smoothed gain of each row.
+
+    Both branches are computed, so that neither waits for the comparison. What the attack gives is the larger one
+    wherever it holds if its coefficient is the larger one, else the smaller one, and then no comparison is needed.
+    """
     for i in range(gain.shape[0]):
         s, a, r = start[i], attack[i], release[i]
+        slower = a >= r
         for n in range(gain.shape[1]):
             g = gain[i, n]
-            s = g + (a if g < s else r) * (s - g)
+            down, up = (1 - a) * g + a * s, (1 - r) * g + r * s
+            s = max(down, up) if slower else min(down, up)
             out[i, n] = s
 
 
@@ -97,5 +103,8 @@ def kernels() -> Kernels:
     # Unwrapped, since checks of types may be wrapped around every function of the package.
     loops: tuple[Callable[..., None], ...] = (smooth, smooth_adjoint)
     return Kernels(
-        *(njit(list(s), cache=True)(inspect.unwrap(loop)) for s, loop in zip(signatures, loops, strict=True))
+        *(
+            njit(list(s), cache=True, fastmath={"contract"})(inspect.unwrap(loop))
+            for s, loop in zip(signatures, loops, strict=True)
+        )
     )

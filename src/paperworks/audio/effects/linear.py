@@ -35,6 +35,10 @@ class Echo(Effect):
 
     RANGES: ClassVar = {"delay": (100.0, 1500.0), "ratio": (0.1, 0.9), "echoes": 2.0}
 
+    def _bounds(self) -> dict[str, dict[str, float]]:
+        """Return the bounds of values."""
+        return {name: {"ge": 0} for name in ("delay", "echoes")}
+
     def _apply(
         self, x: Float[np.ndarray, "rows n"], values: Values, random_state: np.random.Generator | None
     ) -> Float[np.ndarray, "rows n"]:
@@ -77,6 +81,10 @@ class LowPass(Effect):
 
     RANGES: ClassVar = {"cutoff": (10.0, 2000.0)}
 
+    def _bounds(self) -> dict[str, dict[str, float]]:
+        """Return the bounds of values."""
+        return {"cutoff": {"gt": 0, "lt": self.sr / 2}}
+
     def _apply(
         self, x: Float[np.ndarray, "rows n"], values: Values, random_state: np.random.Generator | None
     ) -> Float[np.ndarray, "rows n"]:
@@ -114,6 +122,11 @@ class Denoise(Effect):
 
     RANGES: ClassVar = {"strength": (0.01, 0.5)}
     INVERSE: ClassVar = True
+    RANDOM: ClassVar = True
+
+    def _bounds(self) -> dict[str, dict[str, float]]:
+        """Return the bounds of values."""
+        return {"strength": {"ge": 0}}
 
     def _apply(
         self, x: Float[np.ndarray, "rows n"], values: Values, random_state: np.random.Generator | None

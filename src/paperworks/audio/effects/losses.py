@@ -15,6 +15,11 @@ DataLoss = Literal["logcosh", "mae", "mse", "huber", "esr", "mrstft", "a-weighte
 Sounds = Float[Tensor, "*batch n"]
 
 
+def _check_shapes(y_hat: Tensor, y: Tensor) -> None:
+    if y_hat.shape != y.shape:
+        raise ValueError(f"y_hat has shape {tuple(y_hat.shape)}, y {tuple(y.shape)}; they take the same")
+
+
 def log_cosh(error: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Return the logarithm of the hyperbolic cosine, for errors of any size.
 
@@ -62,6 +67,11 @@ def esr_loss(y_hat: Sounds, y: Sounds, *, dc: bool = True, pre_emphasis: float =
     Tensor
         A number, with gradients.
 
+    Raises
+    ------
+    ValueError
+        For shapes that differ.
+
     References
     ----------
     Wright and Valimaki, arXiv:1911.08922.
@@ -71,6 +81,7 @@ def esr_loss(y_hat: Sounds, y: Sounds, *, dc: bool = True, pre_emphasis: float =
     >>> esr_loss(torch.tensor([[0.5, -0.5]]), torch.tensor([[1.0, -1.0]]), pre_emphasis=0.0).item()
     0.25
     """
+    _check_shapes(y_hat, y)
     offset = (y_hat - y).mean(-1).square() / (y.square().mean(-1) + eps) if dc else torch.zeros((), dtype=y.dtype)
     if pre_emphasis:
         y_hat, y = (
@@ -100,7 +111,7 @@ def spectral_loss(y_hat: Sounds, y: Sounds, sizes: Sequence[int] = (1024, 512, 2
     Raises
     ------
     ValueError
-        Where all frames are longer than the sound.
+        For shapes that differ, and where all frames are longer than the sound.
 
     References
     ----------
@@ -112,6 +123,7 @@ def spectral_loss(y_hat: Sounds, y: Sounds, sizes: Sequence[int] = (1024, 512, 2
     >>> spectral_loss(y, y).item()
     0.0
     """
+    _check_shapes(y_hat, y)
     fitting = [size for size in sizes if size <= y.shape[-1]]
     if not fitting:
         raise ValueError(f"sizes is {list(sizes)}; it takes some of at most {y.shape[-1]} samples")
@@ -233,8 +245,7 @@ class SignalTrainLoss(nn.Module):
         ValueError
             For shapes that differ.
         """
-        if y_hat.shape != y.shape:
-            raise ValueError(f"y_hat has shape {tuple(y_hat.shape)}, y {tuple(y.shape)}; they take the same")
+        _check_shapes(y_hat, y)
         loss = self._of_samples(y_hat, y)
         if magnitude is None or not self.strength:
             return loss

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from scipy.signal import sosfilt
 from torch import Tensor
 
-from paperworks.core.validation import check_count, check_number
+from paperworks.core.validation import check_count, check_finite, check_number
 
 Sounds = Float[Tensor, "*batch n"]
 
@@ -16,7 +16,7 @@ Sounds = Float[Tensor, "*batch n"]
 def _checked(y_hat: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     if y_hat.shape != y.shape or y.numel() == 0:
         raise ValueError(f"y_hat has shape {tuple(y_hat.shape)}, y {tuple(y.shape)}; they take the same, not empty")
-    return y_hat.detach().double(), y.detach().double()
+    return check_finite("y_hat", y_hat.detach().double()), check_finite("y", y.detach().double())
 
 
 def mean_absolute_error(y_hat: Sounds, y: Sounds) -> float:
@@ -39,7 +39,7 @@ def mean_absolute_error(y_hat: Sounds, y: Sounds) -> float:
     Raises
     ------
     ValueError
-        For shapes that differ, or nothing to compare.
+        For shapes that differ, nothing to compare, or samples that aren't finite.
 
     Examples
     --------
@@ -68,7 +68,7 @@ def error_to_signal(y_hat: Sounds, y: Sounds) -> float:
     Raises
     ------
     ValueError
-        For shapes that differ, or nothing to compare.
+        For shapes that differ, nothing to compare, or samples that aren't finite.
 
     Examples
     --------
@@ -100,7 +100,7 @@ def signal_to_noise(y_hat: Sounds, y: Sounds) -> float:
     Raises
     ------
     ValueError
-        For shapes that differ, or nothing to compare.
+        For shapes that differ, nothing to compare, or samples that aren't finite.
 
     Examples
     --------
@@ -129,7 +129,7 @@ def loudness(x: Sounds, sr: float) -> float:
     Raises
     ------
     ValueError
-        For sound shorter than 400 ms, or more channels.
+        For sound shorter than 400 ms or not finite, more channels, or a rate below 4000, which K weighting is above.
 
     References
     ----------
@@ -141,8 +141,8 @@ def loudness(x: Sounds, sr: float) -> float:
     >>> round(loudness(torch.sin(2 * math.pi * 997 * t), 48000), 1)
     -3.0
     """
-    rows = np.atleast_2d(x.detach().double().cpu().numpy())
-    block, step = round(0.4 * check_number("sr", sr, gt=0)), round(0.1 * sr)
+    rows = np.atleast_2d(check_finite("x", x.detach().double()).cpu().numpy())
+    block, step = round(0.4 * check_number("sr", sr, ge=4000)), round(0.1 * sr)
     if rows.ndim != 2 or rows.shape[1] < block or len(rows) > 5:
         raise ValueError(f"x has shape {tuple(x.shape)}; it takes at most 5 channels of at least {block} samples")
     weighted = sosfilt(_k_weighting(sr), rows) ** 2
@@ -188,7 +188,7 @@ def loudness_error(y_hat: Sounds, y: Sounds, sr: float) -> float:
     Raises
     ------
     ValueError
-        For shapes that differ, and sound shorter than 400 ms.
+        For shapes that differ, sound shorter than 400 ms or not finite, and a rate below 4000.
 
     Examples
     --------
@@ -222,7 +222,7 @@ def log_spectral_distance(y_hat: Sounds, y: Sounds, ft: int = 1024, floor_db: fl
     Raises
     ------
     ValueError
-        For shapes that differ, and sound shorter than a frame.
+        For shapes that differ, and sound shorter than a frame or not finite.
 
     Examples
     --------

@@ -299,6 +299,8 @@ class SignalTrain(nn.Module):
         # The root and the angle have gradients at silence, too.
         magnitude = (real.square() + imag.square() + 1e-16).sqrt()
         phase = torch.atan2(imag, real + 1e-7)
+        # Autoencoders in half precision take it; angles above are in single precision at least.
+        magnitude, phase, knobs = (t.to(x.dtype) for t in (magnitude, phase, knobs))
         magnitude = self.magnitudes(magnitude, knobs)
         angle = phase[..., -self.out_frames :]
         if self.phases is not None:
@@ -311,10 +313,17 @@ class SignalTrain(nn.Module):
 
 
 def check_chunks(x: Tensor, knobs: Tensor, chunk: int, n_knobs: int) -> None:
-    """Raise ValueError where chunks or knobs aren't what a model takes."""
+    """Raise ValueError or TypeError where chunks or knobs aren't what a model takes."""
+    if not x.is_floating_point():
+        raise TypeError(f"x has type {x.dtype}; it takes floating-point samples")
     if x.shape[-1] != chunk:
         raise ValueError(f"x has chunks of {x.shape[-1]} samples; it takes {chunk}; process_file takes any number")
     if knobs.shape != (len(x), n_knobs):
         raise ValueError(f"knobs has shape {tuple(knobs.shape)}; it takes ({len(x)}, {n_knobs}), a row for each chunk")
+    check_positions(knobs)
+
+
+def check_positions(knobs: Tensor) -> None:
+    """Raise ValueError where knobs are beyond their ends."""
     if not bool((knobs.abs() <= 0.5 + _SLACK).all()):  # NaN too
         raise ValueError("knobs are beyond their ends; they take positions from -0.5 to 0.5")

@@ -1,7 +1,6 @@
 """Checkpoints of the released code, read without running anything that they hold."""
 
 import math
-import pickle
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,17 +74,21 @@ def load_official(path: str | Path, bank: str = "half") -> Official:
     try:
         with torch.serialization.safe_globals(_numpy_globals()):
             held = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # broken files end in errors of any kind
         raise ValueError(f"path is {path}, which can't be read as weights alone: {error}") from None
     held = held if isinstance(held, dict) else {}
-    weights = held.get("state_dict", held)
-    weights = {key.removeprefix("module.").removeprefix("mpaec."): value for key, value in weights.items()}
     try:
+        weights = dict(held.get("state_dict", held))
+        weights = {str(key).removeprefix("module.").removeprefix("mpaec."): value for key, value in weights.items()}
         model = _model(weights, held, bank)
+        ranges, names = held.get("knob_ranges"), [str(name) for name in held.get("knob_names", [])]
+        return Official(model.eval(), None if ranges is None else np.asarray(ranges, dtype=float), names)
     except KeyError as error:
         raise ValueError(f"path is {path}, whose weights lack {error}") from None
-    ranges = held.get("knob_ranges")
-    return Official(model.eval(), None if ranges is None else np.asarray(ranges), list(held.get("knob_names", [])))
+    except (ValueError, TypeError, AttributeError, IndexError, ArithmeticError, RuntimeError) as error:
+        raise ValueError(f"path is {path}, whose weights aren't those of a model: {error}") from None
 
 
 def _numpy_globals() -> list[Any]:

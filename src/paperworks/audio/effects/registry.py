@@ -24,6 +24,8 @@ def register_effect(name: str, make: Callable[[float], Effect]) -> None:
     ------
     ValueError
         For a name that is taken.
+    TypeError
+        For a name that is no text, or what can't be called.
 
     Examples
     --------
@@ -32,6 +34,8 @@ def register_effect(name: str, make: Callable[[float], Effect]) -> None:
     >>> make_effect("limiter", 44100).knobs
     ('threshold', 'release')
     """
+    if not isinstance(name, str) or not callable(make):
+        raise TypeError(f"name is {name!r} and make {make!r}; they take text and a function of the sample rate")
     if name in _EFFECTS:
         raise ValueError(f"name is {name!r}, which is taken")
     _EFFECTS[name] = make
@@ -56,6 +60,8 @@ def make_effect(name: str, sr: float = 44100) -> Effect:
     ------
     ValueError
         For an unknown name; the message lists those that there are.
+    TypeError
+        Where what was registered makes no `Effect`.
 
     Examples
     --------
@@ -64,7 +70,10 @@ def make_effect(name: str, sr: float = 44100) -> Effect:
     """
     if name not in _EFFECTS:
         raise ValueError(f"name is {name!r}; it takes one of {sorted(_EFFECTS)}")
-    return _EFFECTS[name](sr)
+    effect = _EFFECTS[name](sr)
+    if not isinstance(effect, Effect):
+        raise TypeError(f"{name!r} makes {effect!r}; what is registered takes a sample rate and returns an Effect")
+    return effect
 
 
 register_effect("compressor", Compressor4C)

@@ -40,6 +40,10 @@ class PitchShift(Effect):
 
     RANGES: ClassVar = {"steps": (-12.0, 12.0)}
 
+    def _bounds(self) -> dict[str, dict[str, float]]:
+        """Return the bounds of values."""
+        return {"steps": {"ge": -60, "le": 60}}  # five octaves, 32 times the length on the way
+
     def _apply(
         self, x: Float[np.ndarray, "rows n"], values: Values, random_state: np.random.Generator | None
     ) -> Float[np.ndarray, "rows n"]:
@@ -105,6 +109,11 @@ class TimeAlign(Effect):
 
     RANGES: ClassVar = {"strength": (0.001, 0.5)}
     INVERSE: ClassVar = True
+    RANDOM: ClassVar = True
+
+    def _bounds(self) -> dict[str, dict[str, float]]:
+        """Return the bounds of values."""
+        return {"strength": {"ge": 0, "le": 1}}
 
     def _apply(
         self, x: Float[np.ndarray, "rows n"], values: Values, random_state: np.random.Generator | None

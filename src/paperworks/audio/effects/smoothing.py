@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from paperworks.audio.effects.kernels import kernels
 from paperworks.core.validation import check_count
@@ -38,28 +39,36 @@ def time_coefficient(seconds: Any, sr: float) -> Any:
     return np.exp(exponent) if isinstance(exponent, np.ndarray) else math.exp(exponent)
 
 
+def _arrays(gain: Tensor, *rows: Tensor) -> list[np.ndarray]:
+    """Return arrays that the recursion takes: the gain's in its own type, the others' in double precision."""
+    return [t.detach().cpu().contiguous().numpy() for t in (gain, *(row.double() for row in rows))]
+
+
 class _Smooth(torch.autograd.Function):
     """The recursion, with the adjoint of the branches that it took."""
 
     @staticmethod
     def forward(ctx: Any, gain: Tensor, attack: Tensor, release: Tensor, start: Tensor) -> Tensor:
         """Smooth each row."""
-        rows = [t.detach().cpu().double().contiguous().numpy() for t in (attack, release, start)]
-        seen = gain.detach().cpu().contiguous().numpy()
+        seen, *rows = _arrays(gain, attack, release, start)
         out = np.empty_like(seen)
         kernels().smooth(seen, *rows, out)
-        ctx.rows, ctx.seen, ctx.out = rows, seen, out
-        ctx.like = attack, release, start
-        return torch.from_numpy(out).to(gain.device)
+        smoothed = torch.from_numpy(out).to(gain.device)
+        # Saved in the way in which torch finds out where they are changed in place afterwards.
+        ctx.save_for_backward(gain, smoothed, attack, release, start)
+        return smoothed
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Tensor, ...]:
         """Carry gradients back."""
         (cotangent,) = cotangents
-        d_gain, d_rest = np.empty_like(ctx.seen), np.empty((3, len(ctx.seen)))
-        seen = cotangent.detach().cpu().contiguous().numpy()
-        kernels().adjoint(ctx.seen, ctx.out, *ctx.rows, seen, d_gain, d_rest)
-        rest = (torch.from_numpy(d).to(like) for d, like in zip(d_rest, ctx.like, strict=True))
+        gain, smoothed, *like = ctx.saved_tensors
+        seen, *rows = _arrays(gain, *like)
+        d_gain, d_rest = np.empty_like(seen), np.empty((3, len(seen)))
+        out, given = (t.detach().cpu().contiguous().numpy() for t in (smoothed, cotangent))
+        kernels().adjoint(seen, out, *rows, given, d_gain, d_rest)
+        rest = (torch.from_numpy(d).to(t) for d, t in zip(d_rest, like, strict=True))
         return torch.from_numpy(d_gain).to(cotangent.device), *rest
 
 

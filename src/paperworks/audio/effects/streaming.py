@@ -1,5 +1,6 @@
 """Use of a trained model on whole recordings and on streams of blocks."""
 
+import itertools
 import math
 from typing import Any
 
@@ -7,21 +8,27 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from paperworks.audio.effects.model import check_positions
 from paperworks.audio.effects.training import processed
 from paperworks.core.validation import check_count, check_finite
 
 
-def _checked(model: Any, x: Tensor, sr: float | None) -> Tensor:
-    check_finite("x", x)
+def _checked(model: Any, x: Tensor, sr: float | None = None) -> Tensor:
+    """Return sound in the type and on the device of a model, or raise where it can't be taken."""
+    if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim == 0:
+        kind = f"of shape {tuple(x.shape)} and type {x.dtype}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+        raise TypeError(f"x is {kind}; it takes a tensor of floating-point samples")
     if sr is not None and model.sr is not None and sr != model.sr:
         raise ValueError(f"sr is {sr:g}; the model is made for {model.sr:g}: resample the sound")
-    return x
+    own = next(itertools.chain(model.parameters(), model.buffers()), x)
+    return check_finite("x", x.detach()).to(own)
 
 
 def _knobs(model: Any, knobs: Any, like: Tensor) -> Tensor:
     row = torch.as_tensor(knobs, dtype=like.dtype, device=like.device)
     if row.shape != (model.n_knobs,):
         raise ValueError(f"knobs has shape {tuple(row.shape)}; it takes ({model.n_knobs},)")
+    check_positions(row)
     return row
 
 
@@ -43,7 +50,7 @@ def process_file(
     model
         A `SignalTrain`, or a module with `chunk`, `out_chunk`, `n_knobs` and `sr` like it.
     x
-        Samples; channels are processed each by itself.
+        Samples; channels are processed each by itself, in the type and on the device of the model.
     knobs
         Positions of the knobs, one for each.
     block
@@ -57,12 +64,15 @@ def process_file(
     Returns
     -------
     Tensor
-        Processed samples, of the shape of `x`.
+        Processed samples, of the shape, type and device of `x`.
 
     Raises
     ------
     ValueError
-        For samples that aren't finite, another rate or number of knobs, and a block out of range.
+        For samples that aren't finite or none, another rate or number of knobs, positions outside [-1/2, 1/2], and
+        counts out of range.
+    TypeError
+        For samples that aren't of floating point.
 
     Examples
     --------
@@ -73,17 +83,19 @@ def process_file(
     """
     made: Any = model
     hop = check_count("block", made.out_chunk if block is None else block, at_most=made.out_chunk)
-    n = _checked(model, x, sr).shape[-1]
-    if not n:
+    check_count("batch_size", batch_size)
+    sound = _checked(model, x, sr)
+    if not sound.numel():
         raise ValueError("x holds no samples")
-    rows = nn.functional.pad(x.reshape(-1, n), (made.chunk - hop, -n % hop))
-    row = _knobs(model, knobs, x)
+    n = sound.shape[-1]
+    rows = nn.functional.pad(sound.reshape(-1, n), (made.chunk - hop, -n % hop))
+    row = _knobs(model, knobs, sound)
     out = []
     for part in rows:
         chunks = part.unfold(0, made.chunk, hop)
         y = processed(model, chunks, row.expand(len(chunks), -1), batch_size)
         out.append(y[:, -hop:].reshape(-1)[:n])
-    return torch.stack(out).reshape(x.shape)
+    return torch.stack(out).reshape(x.shape).to(x)
 
 
 class StreamingProcessor:
@@ -91,7 +103,8 @@ class StreamingProcessor:
 
     Blocks come out as long as they go in, `latency` samples late: with blocks of a multiple of `hop` there is no
     latency beyond the block itself. Frames aren't kept from one chunk to the next: those at a chunk's ends see silence
-    where a stream has sound, and the model was trained on that.
+    where a stream has sound, and the model was trained on that. Where a push fails the stream is as it was before. Each
+    thread takes a stream of its own; they can share a model that isn't being trained.
 
     Parameters
     ----------
@@ -113,7 +126,7 @@ class StreamingProcessor:
     Raises
     ------
     ValueError
-        For counts out of range, another rate, and another number of knobs.
+        For counts out of range, another rate, another number of knobs, and positions outside [-1/2, 1/2].
 
     Examples
     --------
@@ -142,8 +155,7 @@ class StreamingProcessor:
             hop = whole if 8 * whole >= most else most
         self.hop = check_count("hop", hop, at_most=most)
         self.channels = check_count("channels", channels)
-        like = next(model.parameters())
-        _checked(model, torch.zeros(1), sr)
+        like = _checked(model, torch.zeros(1), sr)
         self._row = _knobs(made, knobs, like)
         self._heard = like.new_zeros(channels, made.chunk - self.hop)
         self._ready = like.new_zeros(channels, self.latency)
@@ -164,7 +176,7 @@ class StreamingProcessor:
         Raises
         ------
         ValueError
-            For another number of knobs.
+            For another number of knobs, and positions outside [-1/2, 1/2].
         """
         self._row = _knobs(self.model, knobs, self._row)
 
@@ -179,23 +191,29 @@ class StreamingProcessor:
         Returns
         -------
         Tensor
-            Processed samples, those of `latency` samples before.
+            Processed samples, those of `latency` samples before, of the type and device of `x`.
 
         Raises
         ------
         ValueError
             For another number of channels or samples, and samples that aren't finite.
+        TypeError
+            For samples that aren't of floating point.
         """
+        sound = _checked(self.model, x)
         if x.shape != (self.channels, self.block):
             raise ValueError(
                 f"x has shape {tuple(x.shape)}; it takes {(self.channels, self.block)}, channels and block"
             )
-        self._heard = torch.cat([self._heard, check_finite("x", x).to(self._heard)], 1)
+        # The model may have been moved since the last block.
+        heard, ready, row = (t.to(sound) for t in (self._heard, self._ready, self._row))
+        heard = torch.cat([heard, sound], 1)
         chunk = self.model.chunk
-        if count := (self._heard.shape[1] - chunk) // self.hop + 1:
-            chunks = self._heard.unfold(1, chunk, self.hop).reshape(-1, chunk)
-            y = processed(self.model, chunks, self._row.expand(len(chunks), -1))[:, -self.hop :]
-            self._ready = torch.cat([self._ready, y.reshape(self.channels, -1)], 1)
-            self._heard = self._heard[:, count * self.hop :]
-        out, self._ready = self._ready[:, : self.block], self._ready[:, self.block :]
-        return out.to(x.dtype)
+        if count := (heard.shape[1] - chunk) // self.hop + 1:
+            chunks = heard.unfold(1, chunk, self.hop).reshape(-1, chunk)
+            y = processed(self.model, chunks, row.expand(len(chunks), -1))[:, -self.hop :]
+            ready = torch.cat([ready, y.reshape(self.channels, -1)], 1)
+            heard = heard[:, count * self.hop :]
+        out = ready[:, : self.block].to(x)
+        self._heard, self._ready = heard, ready[:, self.block :]
+        return out

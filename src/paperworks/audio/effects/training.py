@@ -1,8 +1,10 @@
 """Training of models of effects: one cycle of the rate, a test of rates, and what a trained model is worth."""
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from paperworks.audio.effects.checkpoints import Checkpoint
 from paperworks.audio.effects.datasets import EffectDataset, Example
 from paperworks.audio.effects.losses import SignalTrainLoss
 from paperworks.audio.effects.metrics import error_to_signal, mean_absolute_error
@@ -17,6 +20,8 @@ from paperworks.audio.effects.model import Processed, SignalTrain
 from paperworks.core.validation import check_choice, check_count, check_number
 from paperworks.numerics.random import torch_generator
 from paperworks.numerics.training import Progress, silent, train
+
+_EVERY = 100  # steps from one checkpoint to the next
 
 
 def one_cycle(step: int, steps: int) -> tuple[float, float]:
@@ -55,6 +60,19 @@ def one_cycle(step: int, steps: int) -> tuple[float, float]:
     return 1 + (1 / 1500 - 1) * lift, 0.85 + 0.1 * lift
 
 
+def _moved(batch: Example, model: nn.Module) -> Example:
+    """Return a batch in the type and on the device of a model."""
+    own = next(itertools.chain(model.parameters(), model.buffers()), batch.x)
+    return Example(*(t.to(own) for t in batch))
+
+
+def _check_rates(model: nn.Module, data: EffectDataset) -> None:
+    """Raise ValueError where a model is made for another rate than that of an effect."""
+    made = getattr(model, "sr", None)
+    if made is not None and made != data.effect.sr:
+        raise ValueError(f"data has {data.effect.sr:g} samples a second; the model is made for {made:g}")
+
+
 def _loss_of(model: nn.Module, batch: Example, loss: nn.Module, precision: str) -> Tensor:
     """Return the loss of a batch, of any model that maps chunks and knobs to sound."""
     with torch.autocast(batch.x.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
@@ -63,7 +81,8 @@ def _loss_of(model: nn.Module, batch: Example, loss: nn.Module, precision: str) 
             y, magnitude = model(batch.x, batch.knobs), None
         else:
             y, magnitude = found
-    return loss(y.float(), batch.y, None if magnitude is None else magnitude.float())
+    kind = torch.promote_types(batch.y.dtype, torch.float32)
+    return loss(y.to(kind), batch.y.to(kind), None if magnitude is None else magnitude.to(kind))
 
 
 def _adam(model: nn.Module, lr: float, clip_frontend: float) -> torch.optim.Optimizer:
@@ -92,6 +111,7 @@ def fit(
     precision: Literal["float32", "bfloat16"] = "float32",
     clip_frontend: float = 1.0,
     random_state: int = 0,
+    checkpoint: str | Path | None = None,
     callback: Callable[[int, float], bool | None] | None = None,
     progress: Progress = silent,
 ) -> Float[np.ndarray, " steps"]:
@@ -119,6 +139,9 @@ def fit(
         Greatest L1 norm of the gradient of a trainable front end; 1 by default, the paper's.
     random_state
         Seed of the draws.
+    checkpoint
+        File that is written every 100 steps and at the end. Where it is there already, the same training goes on from
+        it as if it had not been interrupted. None by default.
     callback
         Called with each step and its loss; where it returns True training ends.
     progress
@@ -132,7 +155,8 @@ def fit(
     Raises
     ------
     ValueError
-        For counts and choices out of range.
+        For counts and choices out of range, a model made for another rate than the data's, and a checkpoint that is
+        broken or of another training.
     FloatingPointError
         Where the loss becomes NaN or infinite.
 
@@ -148,17 +172,17 @@ def fit(
     >>> len(fit(model, data, 3, batch_size=4))
     3
     """
+    _check_rates(model, data)
     check_choice("schedule", schedule, ("one-cycle", "constant"))
     check_choice("precision", precision, ("float32", "bfloat16"))
     criterion = SignalTrainLoss() if loss is None else loss
     optimizer = _adam(model, lr, clip_frontend)
     generator = torch_generator(random_state)
     check_count("batch_size", batch_size)
-    device = next(model.parameters()).device
 
     def of_step(step: int) -> Tensor:
         chosen = torch.randint(len(data), (batch_size,), generator=generator).tolist()
-        return _loss_of(model, Example(*(t.to(device) for t in data.batch(chosen))), criterion, precision)
+        return _loss_of(model, _moved(data.batch(chosen), model), criterion, precision)
 
     def share(step: int) -> float:
         found, beta = one_cycle(step, steps)
@@ -166,18 +190,32 @@ def fit(
             group["betas"] = (beta, group["betas"][1])
         return found
 
+    kept = Checkpoint(checkpoint, model, optimizer, generator, steps=steps, batch_size=batch_size, seed=random_state)
+    first = kept.read()
+    if first == check_count("steps", steps):
+        return np.array(kept.losses)
+
+    def after(step: int, value: float) -> bool | None:
+        stop = callback is not None and callback(first + step, value)
+        kept.losses.append(value)
+        if stop or (first + step + 1) % _EVERY == 0 or first + step + 1 == steps:
+            kept.write()
+        return stop
+
     model.train()
-    losses = train(
-        of_step,
-        optimizer,
-        steps,
-        schedule=share if schedule == "one-cycle" else None,
-        callback=callback,
-        progress=progress,
-        label="training",
-    )
-    model.eval()
-    return losses
+    try:
+        train(
+            lambda step: of_step(first + step),
+            optimizer,
+            steps - first,
+            schedule=(lambda step: share(first + step)) if schedule == "one-cycle" else None,
+            callback=after,
+            progress=progress,
+            label="training",
+        )
+    finally:
+        model.eval()
+    return np.array(kept.losses)
 
 
 class LRTest(NamedTuple):
@@ -241,7 +279,7 @@ def lr_finder(
     Raises
     ------
     ValueError
-        For rates that aren't positive and in order, and counts below 2.
+        For rates that aren't positive and in order, counts out of range, and a model made for another rate of samples.
 
     References
     ----------
@@ -257,6 +295,8 @@ def lr_finder(
     """
     check_number("high", high, gt=check_number("low", low, gt=0))
     check_count("steps", steps, at_least=2)
+    check_count("batch_size", batch_size)
+    _check_rates(model, data)
     trial = copy.deepcopy(model)
     rates = np.geomspace(low, high, steps)
     smoothed: list[float] = []
@@ -273,7 +313,7 @@ def lr_finder(
 
     def of_step(step: int) -> Tensor:
         chosen = torch.randint(len(data), (batch_size,), generator=generator).tolist()
-        return _loss_of(trial, data.batch(chosen), criterion, "float32")
+        return _loss_of(trial, _moved(data.batch(chosen), trial), criterion, "float32")
 
     optimizer = _adam(trial, 1.0, 1.0)
     try:
@@ -340,6 +380,11 @@ def evaluate(model: nn.Module, data: EffectDataset | Example, indices: Sequence[
     Evaluation
         Errors of the model, of the input and of the best gain.
 
+    Raises
+    ------
+    ValueError
+        For a model made for another rate than the data's, and one whose output isn't finite.
+
     Examples
     --------
     >>> from paperworks.audio import Compressor4C, SynthAudioDataset
@@ -350,8 +395,10 @@ def evaluate(model: nn.Module, data: EffectDataset | Example, indices: Sequence[
     True
     """
     if isinstance(data, EffectDataset):
+        _check_rates(model, data)
         chosen = range(min(256, len(data))) if indices is None else indices
         data = data.batch(list(chosen))
+    data = _moved(data, model)
     y_hat = processed(model, data.x, data.knobs)
     dry = data.x[:, -data.y.shape[1] :]
     return Evaluation(

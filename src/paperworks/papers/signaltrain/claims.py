@@ -443,7 +443,7 @@ def against_numpy(run: Run) -> Measurement:
         return x * 10 ** (smoothed / 20)
 
     times = interleaved(
-        run, {"ours": lambda: compressor.process(x, settings), "loop": loop}, run.at(smoke=1, desk=7, full=15)
+        run, {"ours": lambda: compressor.process(x, settings), "loop": loop}, run.at(smoke=1, desk=21, full=41)
     )
     apart = float(np.abs(loop() - compressor.process(x, settings)).max())
     return Measurement(
