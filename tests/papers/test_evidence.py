@@ -33,5 +33,5 @@ def test_its_folder_holds_its_history_its_page_and_its_figures(paper):
     evidence, folder = read_evidence(paper.slug), committed_folder()
     figures = {path.name for entry in evidence.entries for path in evidence.figure_paths(entry)}
     there = {path.name for path in (folder / paper.slug).iterdir() if path.suffix != ".png"}
-    svg = {name for name in figures if name.endswith(".svg")}
-    assert there - {"README.md"} == {HISTORY, *svg}
+    kept = {name for name in figures if name.endswith((".svg", ".wav"))}
+    assert there - {"README.md"} == {HISTORY, *kept}
