@@ -80,7 +80,7 @@ def _made(cls: Any, state: dict[str, Any], tensors: dict[str, torch.Tensor]) -> 
     def part(prefix: str) -> dict[str, torch.Tensor]:
         return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
-    made = {name: _network(*state[name], part(f"{name}.")) for name in NETWORKS}
+    made = {name: _network(state[name], part(f"{name}.")) for name in NETWORKS}
     kind, options, fitted = state["transform"]
     if kind not in TRANSFORMS:
         raise ValueError(f"its transform is {kind!r}, not one of {', '.join(TRANSFORMS)}")
@@ -90,14 +90,13 @@ def _made(cls: Any, state: dict[str, Any], tensors: dict[str, torch.Tensor]) -> 
     settings = {name: state[name] for name in SETTINGS}
     model = cls(**made, **settings | {"betas": tuple(settings["betas"])}, transform=TRANSFORMS[kind](**options))
     model.transform = transform
-    model.average = _network(*state["generator"], part("average."))
+    model.average = _network(state["generator"], part("average."))
     model.conditions = Conditions(**{key: value.numpy() for key, value in part("condition.").items()})
     model.best_step_ = state["best_step_"]
     for network in (model.generator, model.critic, model.average):
         network.eval().requires_grad_(False)
-    z = torch.zeros(1, model.latent_dim + model.conditions.dim, dtype=next(model.average.parameters()).dtype)
-    trial = model.average(*z.split([model.latent_dim, model.conditions.dim], 1)[: 1 + (model.conditions.dim > 0)])
-    if not np.isfinite(model.transform.inverse_transform(trial.numpy())).all():
+    condition = np.zeros(model.conditions.dim) if model.conditions.dim else None
+    if not np.isfinite(model.sample(1, torch.Generator(), condition)).all():
         raise ValueError("it draws samples that are NaN or infinite")
     return model
 
@@ -109,7 +108,8 @@ def _plain(x: Any) -> Any:
     raise TypeError(f"transform has the parameter {x!r}; a file takes numbers and names")
 
 
-def _network(name: str, config: dict[str, Any], weights: dict[str, torch.Tensor]) -> torch.nn.Module:
+def _network(kind: Any, weights: dict[str, torch.Tensor]) -> torch.nn.Module:
+    name, config = kind
     if name not in KNOWN:
         raise ValueError(f"it has the network {name!r}, not one of {', '.join(KNOWN)}")
     with torch.device("meta"):  # sizes that do not fit the weights take no memory

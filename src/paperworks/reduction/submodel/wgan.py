@@ -135,7 +135,7 @@ class WGANGP:
         options = {"gp_weight": 1.0, "lr": 5e-4, "ema": 0.995, **options}
         return cls(transform=PODTransform(n_modes, rtol), **options)
 
-    @torch.enable_grad()  # type: ignore[untyped-decorator]
+    @torch.enable_grad()
     def fit(
         self,
         X: Any,
