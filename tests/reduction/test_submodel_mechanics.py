@@ -332,6 +332,7 @@ def test_the_critical_step_is_the_one_that_explodes():
         ({"lam": 0.0, "mu": 0.0}, ValueError, "lam \\+ 2 mu"),
         ({"damping": (0.1, -1)}, ValueError, "damping is -1"),
         ({"damping": (0.1, 0.1, 0.1)}, ValueError, "damping is"),
+        ({"damping": 0.1}, ValueError, "damping is 0.1"),
         ({"scheme": "euler"}, ValueError, "scheme is 'euler'"),
         ({"hht": 0.1}, ValueError, "hht is 0.1"),
         ({"hht": -0.1, "scheme": "central"}, ValueError, "hht is -0.1"),
@@ -365,8 +366,13 @@ def test_bad_models_are_refused(options, error, match):
         ({"stiffness": -1.0}, "stiffness has to be positive"),
         ({"dirichlet": ([0], np.zeros((4, 1, 2))), "stiffness": np.ones(3)}, "stiffness has 3 factors"),
         ({"batch_size": 0}, "batch_size is 0"),
+        ({"dirichlet": [0]}, "dirichlet is list"),
+        ({"initial": np.zeros(21)}, "initial is ndarray"),
+        ({"dirichlet": ([0], np.zeros((4, 1, 2))), "observe": lambda s: s.u.max()}, r"observe returns shape \(\)"),
+        ({"dirichlet": ([0], np.zeros((4, 1, 2))), "observe": lambda s: s.u[0, :1]}, r"observe returns shape \(1,\)"),
     ],
 )
+@pytest.mark.usefixtures("untyped")
 def test_bad_marches_are_refused(options, match):
     bar = Elastodynamics(line(), 1.0, 0.0, 1.0, fixed=[20])
     with pytest.raises(ValueError, match=match):
@@ -399,6 +405,8 @@ def test_a_zone_needs_vectors_and_a_cut():
     zone = extract_submodel(line(), [3, 4])
     with pytest.raises(ValueError, match="full has 4"):
         zone.model(Elastodynamics(line(3), 1.0, 0.0, 1.0))
+    with pytest.raises(ValueError, match="another mesh"):
+        zone.model(Elastodynamics(line(30), 1.0, 0.0, 1.0))
 
 
 def test_without_scikit_fem_one_is_told(monkeypatch):
@@ -504,6 +512,7 @@ def test_interpolation_is_exact_where_values_are_stored():
         (stored[::-1], at, "rising"),
         (stored[:-1], at, "has 10 values for 9"),
         (stored, [4.5], "at goes from 4.5"),
+        (stored, [np.nan], "at goes from nan"),
     ):
         with pytest.raises(ValueError, match=match):
             interpolate_histories(values, times, asked)
@@ -522,6 +531,7 @@ def test_a_sampler_that_does_not_match_is_refused():
         ({"sampler": Fixed(np.zeros((3, 1, 5, 21))), "support": "field"}, ValueError, "fields has shape"),
         ({"sampler": 3}, TypeError, "sampler is int"),
         ({"qoi": {}}, ValueError, "qoi is empty"),
+        ({"qoi": {"peak": np.max}}, TypeError, "qoi has 'peak' of type"),
         ({"model": whole}, ValueError, "model has 41 degrees of freedom"),
         ({"dt": 0.03}, ValueError, "multiple of dt"),
         ({"times": 1.0}, ValueError, r"times has shape \(\)"),

@@ -364,6 +364,8 @@ def test_bad_data_are_refused(data, options, match):
 def test_networks_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="generator makes samples of shape"):
         WGANGP(ConvGenerator(4, (2, 3, 8), 2), latent_dim=4).fit(X, 1, 16)
+    with pytest.raises(ValueError, match="generator has latent_dim 5; the model asks for 4"):
+        WGANGP(ConvGenerator(5, (2, 3, 9), 2), latent_dim=4).fit(X, 1, 16)
     with pytest.raises(ValueError, match="critic returns shape"):
         WGANGP(critic=nn.Flatten(), latent_dim=4).fit(X, 1, 16)
     with pytest.raises(RuntimeError, match="not trained"):
@@ -391,6 +393,13 @@ def test_a_mixture_finds_two_groups():
         drawn = PCAGaussianMixture(law=law).fit(groups).sample(1000, rng())[:, 0]
         assert np.mean(np.abs(np.abs(drawn) - 5) < (1 if law == "mixture" else 5)) > 0.9
     assert PCAGaussianMixture().fit(groups).mixture_.n_components == 2
+
+
+def test_the_bootstrap_keeps_its_own_data():
+    data = X.copy()
+    law = BootstrapSampler().fit(data)
+    data[:] = 0
+    assert np.abs(law.sample(3, rng())).min() > 0
 
 
 def test_the_bootstrap_draws_the_data():

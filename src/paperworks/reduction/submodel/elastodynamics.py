@@ -129,7 +129,7 @@ class Elastodynamics:
         )
         if not (self.lam + 2 * self.mu > 0).all():
             raise ValueError("lam + 2 mu has elements that are 0; it takes a positive stiffness")
-        if len(damping) != 2:
+        if np.shape(damping) != (2,):
             raise ValueError(f"damping is {damping!r}; it takes two numbers, of mass and of stiffness")
         self.damping = (check_number("damping", damping[0], ge=0), check_number("damping", damping[1], ge=0))
         self.scheme = check_choice("scheme", scheme, SCHEMES)
@@ -259,6 +259,11 @@ class Elastodynamics:
         for factor, columns in self._groups(factors, size):
             parts.append(np.stack([keep(state) for state in self._march(inputs, columns, factor)]))
             order.append(columns)
+            if not inputs.flat and parts[-1].shape[1:][-1:] != (len(columns),):
+                raise ValueError(
+                    f"observe returns shape {parts[-1].shape[1:]}; it takes a function to (..., {len(columns)}), the "
+                    "columns last"
+                )
         if inputs.flat:
             found = parts[0]
             return found[..., 0] if found.ndim > 1 and found.shape[-1] == 1 else found

@@ -29,6 +29,9 @@ class Inputs:
 
     def __init__(self, n: int, fixed: np.ndarray, dirichlet: Any, f: Any, dt: float, steps: int, initial: Any) -> None:
         self.dt, self.steps, self.n = dt, steps, n
+        for name, pair in (("dirichlet", dirichlet), ("initial", initial)):
+            if pair is not None and not (isinstance(pair, (tuple, list)) and len(pair) == 2):
+                raise ValueError(f"{name} is {type(pair).__name__}; it takes a pair, as solve's documentation says")
         dofs, values = ((), None) if dirichlet is None else dirichlet
         given = checked_dofs("dirichlet", dofs, n)
         both = np.intersect1d(given, fixed)

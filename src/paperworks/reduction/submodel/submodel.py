@@ -86,6 +86,9 @@ class Submodel:
         """
         if full.n_dofs <= self.dof_map.max() or full.basis.nelems <= self.elements.max():
             raise ValueError(f"full has {full.n_dofs} degrees of freedom; it takes the model that the zone is of")
+        here, there = self.basis.doflocs, full.basis.doflocs[:, self.dof_map]
+        if not np.allclose(here, there, rtol=0, atol=1e-6 * np.ptp(self.basis.mesh.p), equal_nan=True):
+            raise ValueError("full has another mesh; it takes the model that the zone is of")
         material = {name: getattr(full, name)[self.elements] for name in ("lam", "mu", "rho")}
         # What is fixed at the cut comes with the histories.
         fixed = np.setdiff1d(np.flatnonzero(np.isin(self.dof_map, full.fixed)), self.boundary_dofs)

@@ -174,13 +174,14 @@ def interpolate_histories(
     >>> interpolate_histories(np.array([1.0, 4.0, 9.0]), [1, 2, 3], [1.5, 2.0]).round(12)
     array([2.25, 4.  ])
     """
+    histories = np.asarray(histories)
     stored, asked = np.asarray(times, dtype=float), np.asarray(at, dtype=float)
     if stored.ndim != 1 or len(stored) < 2 or not (np.diff(stored) > 0).all() or stored[0] < 0:
         raise ValueError(f"times has shape {stored.shape}; it takes two or more rising numbers from 0 on")
     if histories.shape[-1] != len(stored):
         raise ValueError(f"histories has {histories.shape[-1]} values for {len(stored)} times; it takes as many")
     slack = 1e-9 * stored[-1]
-    if asked.size and (asked.min() < 0 or asked.max() > stored[-1] + slack):
+    if asked.size and not (asked.min() >= 0 and asked.max() <= stored[-1] + slack):
         raise ValueError(f"at goes from {asked.min():g} to {asked.max():g}; it takes times from 0 to {stored[-1]:g}")
     if stored[0] > 0:
         stored = np.concatenate([[0.0], stored])
@@ -355,6 +356,8 @@ class SubmodelUQ:
             raise TypeError(f"sampler is {type(sampler).__name__}; it takes one with a method sample")
         if not qoi:
             raise ValueError("qoi is empty; it takes a quantity or more")
+        if wrong := [name for name, quantity in qoi.items() if not isinstance(quantity, Quantity)]:
+            raise TypeError(f"qoi has {wrong[0]!r} of type {type(qoi[wrong[0]]).__name__}; it takes a Quantity")
         if model.n_dofs != len(submodel.dof_map):
             raise ValueError(
                 f"model has {model.n_dofs} degrees of freedom and submodel {len(submodel.dof_map)}; they take the same"
