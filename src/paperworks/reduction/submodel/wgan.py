@@ -425,14 +425,15 @@ class WGANGP:
         shape, k = tuple(data.shape[1:]), self.conditions.dim
         with seeded(random_state):
             if self.generator is None:
-                made = ConvGenerator if len(shape) == 3 else MLPGenerator
-                self.generator = made(self.latent_dim, shape, condition_dim=k)
+                self.generator = (ConvGenerator if len(shape) == 3 else MLPGenerator)(
+                    self.latent_dim, shape, condition_dim=k
+                )
             if self.critic is None:
                 self.critic = (ConvCritic if len(shape) == 3 else MLPCritic)(shape, condition_dim=k)
-        for name in ("latent_dim", "condition_dim"):
-            asked = self.latent_dim if name == "latent_dim" else k
-            if getattr(self.generator, "config", {}).get(name, asked) != asked:
-                raise ValueError(f"generator has {name} {self.generator.config[name]}; the model asks for {asked}")
+        made: Any = getattr(self.generator, "config", {})
+        for name, asked in (("latent_dim", self.latent_dim), ("condition_dim", k)):
+            if made.get(name, asked) != asked:
+                raise ValueError(f"generator has {name} {made[name]}; the model asks for {asked}")
         weight = next(self.generator.parameters())
         with torch.no_grad():
             z = torch.zeros(2, self.latent_dim, dtype=weight.dtype, device=weight.device)
