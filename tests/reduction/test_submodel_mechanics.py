@@ -1,3 +1,5 @@
+import copy
+import pickle
 import sys
 
 import numpy as np
@@ -40,6 +42,9 @@ BASES = {
     "quadratic triangles": basis_of(
         skfem.MeshQuad.init_tensor(np.linspace(0, 2, 5), GRID[::2]).to_meshtri(), skfem.ElementTriP2
     ),
+    "tetrahedra": basis_of(skfem.MeshTet.init_tensor(np.linspace(0, 2, 7), GRID[::2], GRID[::2]), skfem.ElementTetP1),
+    "curved triangles": basis_of(skfem.MeshTri2.from_mesh(QUADS.to_meshtri()), skfem.ElementTriP2),
+    "curved quadrilaterals": basis_of(skfem.MeshQuad2.from_mesh(QUADS), skfem.ElementQuad2),
     "hexahedra": basis_of(skfem.MeshHex.init_tensor(np.linspace(0, 2, 5), GRID[::2], GRID[::2]), skfem.ElementHex1),
 }
 
@@ -65,7 +70,118 @@ def test_a_submodel_with_the_true_boundary_is_the_whole(name, scheme):
         assert np.abs(found - u[:, zone.dof_map]).max() < 1e-11 * np.abs(u).max()
         np.testing.assert_array_equal(zone.restrict(u[..., 0]), u[:, zone.dof_map, 0])
         np.testing.assert_allclose(zone.basis.doflocs, basis.doflocs[:, zone.dof_map])
-        np.testing.assert_array_equal(basis.mesh.p[:, zone.node_map], zone.basis.mesh.p)
+        np.testing.assert_array_equal(basis.mesh.p[:, zone.node_map], zone.basis.mesh.p[:, : len(zone.node_map)])
+
+
+def test_bubbles_are_for_the_implicit_scheme():
+    basis = basis_of(QUADS.to_meshtri(), skfem.ElementTriP1B)
+    zone = extract_submodel(basis, QUADS.to_meshtri().p[0, QUADS.to_meshtri().t].mean(0) > 1)
+    assert zone.boundary_dofs.shape == (2, 5)
+    whole = Elastodynamics(basis, 1.0, 1.0, 1.0)
+    push = np.zeros(basis.N)
+    push[basis.nodal_dofs[0, :3]] = 1.0
+    u = whole.solve(f=lambda t: push * np.sin(t), dt=0.1, steps=20)
+    found = zone.model(whole).solve(
+        (zone.boundary_dofs.ravel(), u[:, zone.full_boundary_dofs.ravel()]), dt=0.1, steps=20
+    )
+    np.testing.assert_allclose(found, u[:, zone.dof_map], atol=1e-12)
+    with pytest.raises(ValueError, match="ElementTriP1B, whose functions do not add up"):
+        Elastodynamics(basis, 1.0, 1.0, 1.0, scheme="central")
+
+
+def test_bodies_that_touch_at_one_node_are_cut_there():
+    mesh = skfem.MeshQuad(
+        np.array([[0, 1, 1, 0, 2, 2, 1.0], [0, 0, 1, 1, 1, 2, 2.0]]), np.array([[0, 2], [1, 4], [2, 5], [3, 6]])
+    ).refined(1)
+    basis = basis_of(mesh, skfem.ElementQuad1)
+    whole = Elastodynamics(basis, 1.0, 1.0, 1.0)
+    push = np.where(basis.doflocs[0] > 1.9, 1.0, 0.0)[:, None]
+    u = whole.solve(f=lambda t: push * np.sin(9 * t), dt=0.05, steps=30)
+    x, y = mesh.p[:, mesh.t].mean(1)
+    for mask, nodes in ((x < 1, 1), ((x < 1) & (y > 0.5), 4)):  # three on a line, and the corner
+        zone = extract_submodel(basis, mask)
+        assert zone.boundary_dofs.shape == (2, nodes)
+        drive = u[:, zone.full_boundary_dofs.ravel()]
+        found = zone.model(whole).solve((zone.boundary_dofs.ravel(), drive), dt=0.05, steps=30)
+        assert np.abs(u[:, zone.dof_map]).max() > 0.01
+        assert np.abs(found - u[:, zone.dof_map]).max() < 1e-12 * np.abs(u).max()
+
+
+def test_a_mesh_from_a_file_has_a_zone(tmp_path):
+    meshio = pytest.importorskip("meshio")
+    flat = QUADS.to_meshtri()
+    points = np.column_stack([flat.p.T, np.zeros(flat.p.shape[1])])
+    meshio.Mesh(points, [("triangle", flat.t.T)]).write(tmp_path / "plate.vtk", file_format="vtk")
+    mesh = skfem.MeshTri.load(tmp_path / "plate.vtk")
+    zone = extract_submodel(basis_of(mesh, skfem.ElementTriP1), mesh.p[0, mesh.t].mean(0) > 1)
+    assert (zone.basis.doflocs[0, zone.boundary_dofs] == 1).all()
+    assert zone.boundary_dofs.shape == (2, 5)
+
+
+def test_nodes_of_no_element_are_refused():
+    mesh = skfem.MeshTri(np.array([[5, 0, 1, 0, 1.0], [5, 0, 0, 1, 1.0]]), np.array([[1, 2], [2, 3], [3, 4]]))
+    with pytest.raises(ValueError, match="basis has 2 degrees of freedom of no element"):
+        Elastodynamics(basis_of(mesh, skfem.ElementTriP1), 1.0, 1.0, 1.0)
+    Elastodynamics(basis_of(mesh.remove_unused_nodes(), skfem.ElementTriP1), 1.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize("scheme", ["newmark", "central"])
+def test_the_cut_moves_as_it_does_in_the_whole(scheme):
+    whole, zone = zone_of_bar(40, scheme)
+    dt, steps = 0.02, 80
+    drive = ([0], lambda t: np.array([[1.0, 2.0]]) * np.exp(-(((t - 0.3) / 0.06) ** 2)))
+    states = list(whole.march(drive, dt=dt, steps=steps))
+    u = np.stack([state.u for state in states])
+    inside = zone.model(whole).march((zone.boundary_dofs.ravel(), u[:, zone.full_boundary_dofs[0]]), dt=dt, steps=steps)
+    for truth, found in zip(states, inside, strict=True):
+        last = found.step == steps and scheme == "central"  # where the next displacement isn't known
+        np.testing.assert_allclose(found.v, truth.v[zone.dof_map], atol=5 if last else 1e-9)
+        np.testing.assert_allclose(found.a, truth.a[zone.dof_map], atol=500 if last else 1e-6)
+
+
+@pytest.mark.parametrize("scheme", ["newmark", "central"])
+def test_what_is_fixed_does_not_move(scheme):
+    bar = Elastodynamics(line(), 1.0, 0.0, 1.0, scheme=scheme, fixed=[20])
+    still = np.zeros(21)
+    thrown = np.ones(21)  # against a wall
+    states = list(bar.march(dt=0.02, steps=20, initial=(still, thrown)))
+    assert all(not s.v[20].any() and not s.u[20].any() and not s.a[20].any() for s in states)
+    thrown[20] = 0
+    np.testing.assert_array_equal(states[-1].u[:, 0], bar.solve(dt=0.02, steps=20, initial=(still, thrown))[-1])
+
+
+def test_a_model_and_its_quantities_go_to_other_processes():
+    whole, zone = zone_of_bar()
+    drive = ([0], lambda t: np.array([np.sin(t)]))
+    u = whole.solve(drive, dt=0.02, steps=9)
+    model = zone.model(whole)
+    for again in (pickle.loads(pickle.dumps(whole)), copy.deepcopy(whole)):
+        np.testing.assert_array_equal(again.solve(drive, dt=0.02, steps=9), u)
+    kinds = (Quantity.displacement(3), Quantity.arrival(3, 0.1), Quantity.von_mises(model), Quantity.energy(model))
+    for quantity in kinds:
+        state = State(0, 0.0, *np.random.default_rng(0).normal(size=(3, model.n_dofs, 2)))
+        again = pickle.loads(pickle.dumps(quantity))
+        np.testing.assert_allclose(again.at_step(state), quantity.at_step(state))
+
+
+def test_many_moduli_leave_few_factorisations():
+    bar = Elastodynamics(line(), 1.0, 0.0, 1.0, fixed=[20])
+    drive = ([0], lambda t: np.array([np.sin(t)]))
+    together = bar.solve(drive, dt=0.02, steps=9, stiffness=np.linspace(0.5, 1.5, 50))
+    assert len(bar._factors) < 10
+    np.testing.assert_allclose(bar.solve(drive, dt=0.02, steps=9, stiffness=0.5), together[..., 0])
+
+
+def test_a_load_that_fills_one_array_again_is_read_in_time():
+    bar = Elastodynamics(line(), 1.0, 0.0, 1.0, hht=-0.2, fixed=[20])
+    buffer = np.zeros(21)
+
+    def load(t):
+        buffer[:] = np.sin(t)
+        return buffer
+
+    fresh = bar.solve(f=lambda t: np.full(21, np.sin(t)), dt=0.02, steps=9)
+    np.testing.assert_array_equal(bar.solve(f=load, dt=0.02, steps=9), fresh)
 
 
 def test_the_cut_is_in_order():
@@ -216,6 +332,7 @@ def test_the_critical_step_is_the_one_that_explodes():
         ({"lam": 0.0, "mu": 0.0}, ValueError, "lam \\+ 2 mu"),
         ({"damping": (0.1, -1)}, ValueError, "damping is -1"),
         ({"damping": (0.1, 0.1, 0.1)}, ValueError, "damping is"),
+        ({"damping": 0.1}, ValueError, "damping is 0.1"),
         ({"scheme": "euler"}, ValueError, "scheme is 'euler'"),
         ({"hht": 0.1}, ValueError, "hht is 0.1"),
         ({"hht": -0.1, "scheme": "central"}, ValueError, "hht is -0.1"),
@@ -249,8 +366,13 @@ def test_bad_models_are_refused(options, error, match):
         ({"stiffness": -1.0}, "stiffness has to be positive"),
         ({"dirichlet": ([0], np.zeros((4, 1, 2))), "stiffness": np.ones(3)}, "stiffness has 3 factors"),
         ({"batch_size": 0}, "batch_size is 0"),
+        ({"dirichlet": [0]}, "dirichlet is list"),
+        ({"initial": np.zeros(21)}, "initial is ndarray"),
+        ({"dirichlet": ([0], np.zeros((4, 1, 2))), "observe": lambda s: s.u.max()}, r"observe returns shape \(\)"),
+        ({"dirichlet": ([0], np.zeros((4, 1, 2))), "observe": lambda s: s.u[0, :1]}, r"observe returns shape \(1,\)"),
     ],
 )
+@pytest.mark.usefixtures("untyped")
 def test_bad_marches_are_refused(options, match):
     bar = Elastodynamics(line(), 1.0, 0.0, 1.0, fixed=[20])
     with pytest.raises(ValueError, match=match):
@@ -283,6 +405,8 @@ def test_a_zone_needs_vectors_and_a_cut():
     zone = extract_submodel(line(), [3, 4])
     with pytest.raises(ValueError, match="full has 4"):
         zone.model(Elastodynamics(line(3), 1.0, 0.0, 1.0))
+    with pytest.raises(ValueError, match="another mesh"):
+        zone.model(Elastodynamics(line(30), 1.0, 0.0, 1.0))
 
 
 def test_without_scikit_fem_one_is_told(monkeypatch):
@@ -372,6 +496,7 @@ def test_histories_that_do_not_begin_at_rest_rise_smoothly():
     assert (np.diff(values[:5, 0, 0]) > 0).all()
     np.testing.assert_allclose(values[4:, 0, 0], 1)
     np.testing.assert_array_equal(values[:, 0, 1], times**2)  # at rest: as it is
+    np.testing.assert_allclose(uq.boundary_values(1e-12 * H), 1e-12 * values)  # in any unit
 
 
 def test_interpolation_is_exact_where_values_are_stored():
@@ -387,6 +512,7 @@ def test_interpolation_is_exact_where_values_are_stored():
         (stored[::-1], at, "rising"),
         (stored[:-1], at, "has 10 values for 9"),
         (stored, [4.5], "at goes from 4.5"),
+        (stored, [np.nan], "at goes from nan"),
     ):
         with pytest.raises(ValueError, match=match):
             interpolate_histories(values, times, asked)
@@ -405,8 +531,12 @@ def test_a_sampler_that_does_not_match_is_refused():
         ({"sampler": Fixed(np.zeros((3, 1, 5, 21))), "support": "field"}, ValueError, "fields has shape"),
         ({"sampler": 3}, TypeError, "sampler is int"),
         ({"qoi": {}}, ValueError, "qoi is empty"),
+        ({"qoi": {"peak": np.max}}, TypeError, "qoi has 'peak' of type"),
         ({"model": whole}, ValueError, "model has 41 degrees of freedom"),
         ({"dt": 0.03}, ValueError, "multiple of dt"),
+        ({"times": 1.0}, ValueError, r"times has shape \(\)"),
+        ({"times": times[::-1]}, ValueError, "rising"),
+        ({"sampler": Fixed(np.zeros((2, 1, 2, 21)))}, ValueError, "draws 2 samples where 3"),
         ({"support": "volume"}, ValueError, "support is 'volume'"),
         ({"qoi": {"peak": Quantity(lambda s: s.u[0], "mean")}}, ValueError, "over_time is 'mean'"),
         ({"stiffness": lambda c: c[:, 0]}, ValueError, "condition is None"),

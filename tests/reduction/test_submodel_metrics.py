@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import wasserstein_distance
 
 from paperworks.reduction import (
     Elastodynamics,
@@ -42,6 +43,13 @@ def test_the_sliced_distance_of_gaussians():
     # The mean of |u_1| over the sphere is a half in three dimensions.
     assert sliced_w1(a + shift, a, projections=2000) == pytest.approx(1.0, rel=0.05)
     assert sliced_w1(a.reshape(-1, 3, 1), b.reshape(-1, 3, 1)) == sliced_w1(a, b)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 40), st.integers(2, 40))
+def test_the_sliced_distance_along_one_direction_is_exact(n, m):
+    a, b = RNG.normal(size=n), RNG.normal(size=m)
+    assert sliced_w1(a[:, None], b[:, None]) == pytest.approx(wasserstein_distance(a, b), rel=1e-9)
 
 
 def test_copies_are_found():
@@ -90,6 +98,9 @@ def test_the_work_at_the_boundary_is_the_energy_inside():
     ("call", "match"),
     [
         (lambda: relative_w1([1.0, 2.0], [1.0, 1.0]), "does not vary"),
+        (lambda: relative_w1([0.1] * 5, [0.1] * 500), "does not vary"),  # but by rounding
+        (lambda: sampling_floor(np.full(9, 0.1)), "does not vary"),
+        (lambda: boundary_spectrum(np.ones((3, 8)), 0.0), "dt is 0"),
         (lambda: relative_w1([1.0, np.nan], [1.0, 2.0]), "generated has 1"),
         (lambda: relative_w1([1.0], [1.0, 2.0]), "two samples"),
         (lambda: relative_w1(np.ones((3, 2)), np.ones((3, 2))), "one number a sample"),

@@ -147,6 +147,37 @@ def test_scalers():
         PODTransform().fit(np.ones((4, 1, 2, 3)))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_what_does_not_vary_is_not_blown_up(dtype):
+    still = np.full((500, 2, 3, 4), 0.3, dtype)  # whose deviation is rounding
+    with pytest.raises(ValueError, match="all the same"):
+        PODTransform().fit(still)
+    still[:, 0] = RNG.normal(size=(500, 3, 4))
+    scaler = FieldScaler("standard").fit(still)
+    assert scaler.scale_[1] == 1
+    assert np.abs(scaler.transform(still)[:, 1]).max() < 1e-6
+
+
+def test_a_condition_that_does_not_vary_is_not_blown_up():
+    gan = quick().fit(X, 1, 16, condition=np.full((80, 1), 0.1))
+    near, far = (gan.sample(20, rng(), [c]) for c in (0.1, 0.2))
+    np.testing.assert_allclose(far, near, atol=0.1 * np.abs(X).max())
+
+
+def test_the_last_step_is_checked_and_patience_needs_checks():
+    gan = quick().fit(X[:60], 5, 16, validation=X[60:], check_every=100)
+    assert [step for step, *_ in gan.distances_] == [5]
+    with pytest.raises(ValueError, match="patience is 3 without validation"):
+        quick().fit(X, 5, 16, patience=3)
+
+
+def test_training_needs_no_gradients_from_outside():
+    outside = quick().fit(X, 2, 16)
+    with torch.no_grad():
+        inside = quick().fit(X, 2, 16)
+    np.testing.assert_array_equal(inside.sample(3, rng()), outside.sample(3, rng()))
+
+
 def test_training_repeats_from_its_seed():
     a, b, c = (quick().fit(X, 3, 16, random_state=seed).sample(5, rng(5)) for seed in (3, 3, 4))
     np.testing.assert_array_equal(a, b)
@@ -237,14 +268,38 @@ def test_a_saved_model_is_the_same(tmp_path, gan, conditioned):
     assert [p.name for p in tmp_path.iterdir()] == ["gan.safetensors"]
 
 
+@pytest.mark.usefixtures("untyped")
 def test_files_that_are_none_of_ours_are_refused(tmp_path):
+    from safetensors import safe_open
     from safetensors.torch import save_file
 
     (tmp_path / "text").write_text("no tensors")
     save_file({"x": torch.zeros(1)}, tmp_path / "other")
     state = {"generator": ["os.system", {}], "critic": ["MLPCritic", {"shape": [3]}]}
     save_file({"x": torch.zeros(1)}, tmp_path / "evil", {"format": "paperworks WGANGP 1", "state": json.dumps(state)})
+    numpys = PODTransform().set_params(n_modes=np.int64(3))  # a number that JSON doesn't know
+    path = WGANGP(latent_dim=4, transform=numpys).fit(X, 1, 16).save(tmp_path / "good")
+    assert path.stat().st_mode & 0o444 == 0o444  # others may read it
+    (tmp_path / "cut").write_bytes(path.read_bytes()[:-9])
+    with safe_open(path, "pt") as file:
+        about, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    path.unlink()
+    wide = json.loads(about["state"])
+    wide["generator"][1]["hidden"] = [10**9, 10**9]  # would take all memory
+    tampered = {
+        "unsaid": ({}, {"state": "{}"}),
+        "garbled": ({}, {"state": "{"}),
+        "wide": ({}, {"state": json.dumps(wide)}),
+        "numberless": ({"transform.mean_": torch.full((2, 3, 9), torch.nan)}, {}),
+        "modes": ({"transform.modes_": torch.zeros(2, 2)}, {}),
+    }
+    for name, (other, said) in tampered.items():
+        save_file(tensors | other, tmp_path / name, about | said)
+        with pytest.raises(ValueError, match=f"{name}, which is damaged"):
+            WGANGP.load(tmp_path / name)
+        (tmp_path / name).unlink()
     for name, match in (
+        ("cut", "no file of safetensors"),
         ("text", "no file of safetensors"),
         ("other", "of format None"),
         ("evil", "network 'os.system'"),
@@ -257,7 +312,7 @@ def test_files_that_are_none_of_ours_are_refused(tmp_path):
         WGANGP(nn.Sequential(nn.Linear(4, 3)), latent_dim=4, transform=PODTransform(3)).fit(X, 1, 16).save(
             tmp_path / "x"
         )
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["evil", "other", "text"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["cut", "evil", "other", "text"]
 
 
 @pytest.mark.parametrize(
@@ -309,6 +364,8 @@ def test_bad_data_are_refused(data, options, match):
 def test_networks_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="generator makes samples of shape"):
         WGANGP(ConvGenerator(4, (2, 3, 8), 2), latent_dim=4).fit(X, 1, 16)
+    with pytest.raises(ValueError, match="generator has latent_dim 5; the model asks for 4"):
+        WGANGP(ConvGenerator(5, (2, 3, 9), 2), latent_dim=4).fit(X, 1, 16)
     with pytest.raises(ValueError, match="critic returns shape"):
         WGANGP(critic=nn.Flatten(), latent_dim=4).fit(X, 1, 16)
     with pytest.raises(RuntimeError, match="not trained"):
@@ -336,6 +393,13 @@ def test_a_mixture_finds_two_groups():
         drawn = PCAGaussianMixture(law=law).fit(groups).sample(1000, rng())[:, 0]
         assert np.mean(np.abs(np.abs(drawn) - 5) < (1 if law == "mixture" else 5)) > 0.9
     assert PCAGaussianMixture().fit(groups).mixture_.n_components == 2
+
+
+def test_the_bootstrap_keeps_its_own_data():
+    data = X.copy()
+    law = BootstrapSampler().fit(data)
+    data[:] = 0
+    assert np.abs(law.sample(3, rng())).min() > 0
 
 
 def test_the_bootstrap_draws_the_data():

@@ -61,7 +61,11 @@ def signals(histories: np.ndarray, scale: float) -> np.ndarray:
 
 def bar_data(run: Run, seed: int) -> Data:
     """Simulate bars; every seed has its own."""
-    train, validation, test = (struck_bar(n, 1000 * seed + k).histories for k, n in enumerate(counts(run)))
+
+    def make() -> list[np.ndarray]:
+        return [struck_bar(n, 1000 * seed + k).histories for k, n in enumerate(counts(run))]
+
+    train, validation, test = run.cached("wgan-bar-runs", make, seed=seed, scale=run.scale)
     return Data(train, validation, test, signals(test, float(np.abs(train).max())))
 
 
@@ -161,7 +165,7 @@ def steps_of(run: Run, name: str) -> int:
     return {
         "bar": run.at(smoke=4, desk=5000, full=30_000),
         "plate": run.at(smoke=4, desk=4000, full=30_000),
-        "bar by convolutions": run.at(smoke=2, desk=500, full=10_000),
+        "bar by convolutions": run.at(smoke=2, desk=400, full=10_000),
     }[name]
 
 

@@ -182,7 +182,7 @@ class BootstrapSampler:
         ValueError
             For data that are not finite.
         """
-        data = np.asarray(X, dtype=float)
+        data = np.array(X, dtype=float)  # a copy, as the caller's array may change
         if data.ndim < 2 or not len(data):
             raise ValueError(f"X has shape {data.shape}; it takes (n, ...), a row for each sample")
         if not np.isfinite(data).all():

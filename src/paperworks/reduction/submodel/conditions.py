@@ -28,7 +28,8 @@ class Conditions:
         if C.ndim != 2 or len(C) != n:
             raise ValueError(f"condition has shape {C.shape}; it takes ({n}, k), a row for each sample")
         scale = C.std(0)
-        return cls(C.mean(0), np.where(scale > 0, scale, 1.0))
+        varies = scale > 1e-12 * np.abs(C).max(0)  # by more than rounding
+        return cls(C.mean(0), np.where(varies, scale, 1.0))
 
     @property
     def dim(self) -> int:

@@ -14,6 +14,7 @@ from paperworks.reduction.submodel.inputs import Inputs, Values, checked_dofs
 
 SCHEMES = ("newmark", "central")
 _DENSE = 700  # unknowns up to which a dense inverse is faster than triangular solves
+_KEPT = 4  # factorisations that are kept, as each may take megabytes and uncertain moduli ask for thousands
 
 
 class State(NamedTuple):
@@ -118,12 +119,17 @@ class Elastodynamics:
         if not isinstance(basis.elem, skfem.ElementVector):
             raise TypeError(f"basis has the element {type(basis.elem).__name__}; it takes an ElementVector")
         self.basis, self.n_dofs, self.dim = basis, int(basis.N), int(basis.mesh.dim())
+        if unused := self.n_dofs - len(np.unique(basis.element_dofs)):
+            raise ValueError(
+                f"basis has {unused} degrees of freedom of no element, as files of meshes may have nodes of none; "
+                "it takes a mesh without, which mesh.remove_unused_nodes() gives"
+            )
         self.lam, self.mu, self.rho = (
             self._material(name, value, ge) for name, value, ge in (("lam", lam, 0), ("mu", mu, 0), ("rho", rho, None))
         )
         if not (self.lam + 2 * self.mu > 0).all():
             raise ValueError("lam + 2 mu has elements that are 0; it takes a positive stiffness")
-        if len(damping) != 2:
+        if np.shape(damping) != (2,):
             raise ValueError(f"damping is {damping!r}; it takes two numbers, of mass and of stiffness")
         self.damping = (check_number("damping", damping[0], ge=0), check_number("damping", damping[1], ge=0))
         self.scheme = check_choice("scheme", scheme, SCHEMES)
@@ -144,14 +150,23 @@ class Elastodynamics:
         self.stiffness = self._assemble(self.lam[:, None, None] * unit[0] + self.mu[:, None, None] * unit[1])
         masses = self.rho[:, None, None] * unit[2]
         if scheme == "central":
-            diagonal = np.einsum("eii->ei", masses)
-            lumped = diagonal * (masses.sum((1, 2)) / diagonal.sum(1))[:, None]
+            diagonal, total = np.einsum("eii->ei", masses), self.rho * self.dim * basis.dx.sum(1)
+            if not np.allclose(masses.sum((1, 2)), total, rtol=1e-6, atol=0):
+                raise ValueError(
+                    f"basis has the element {type(basis.elem.elem).__name__}, whose functions do not add up to 1, so "
+                    "that its mass can't be lumped; the scheme 'newmark' takes it"
+                )
+            lumped = diagonal * (total / diagonal.sum(1))[:, None]
             self._lumped = np.bincount(basis.element_dofs.T.ravel(), lumped.ravel(), self.n_dofs)
             self.mass = sp.csr_array(sp.diags_array(self._lumped))
         else:
             self.mass = self._assemble(masses)
         self._factors: dict[Any, Any] = {}
         self._frequencies: dict[bytes, float] = {}
+        self._gradients: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_factors": {}}  # which are made again where they are needed
 
     def _material(self, name: str, value: Any, ge: float | None) -> np.ndarray:
         values = np.asarray(value, dtype=float)
@@ -244,6 +259,11 @@ class Elastodynamics:
         for factor, columns in self._groups(factors, size):
             parts.append(np.stack([keep(state) for state in self._march(inputs, columns, factor)]))
             order.append(columns)
+            if not inputs.flat and parts[-1].shape[1:][-1:] != (len(columns),):
+                raise ValueError(
+                    f"observe returns shape {parts[-1].shape[1:]}; it takes a function to (..., {len(columns)}), the "
+                    "columns last"
+                )
         if inputs.flat:
             found = parts[0]
             return found[..., 0] if found.ndim > 1 and found.shape[-1] == 1 else found
@@ -313,6 +333,7 @@ class Elastodynamics:
         one = bool((factor == 1).all())
         K = self.stiffness[free]
         inverse = 1 / self._lumped[free, None]
+        acceleration = np.zeros_like(u)
         for step in range(inputs.steps + 1):
             force = -(K @ (u + b * half if b else u))
             if not one:
@@ -321,22 +342,22 @@ class Elastodynamics:
             if load is not None:
                 force += load[free]
             force *= inverse
-            acceleration, velocity = np.zeros_like(u), half.copy()
+            before, half = half, half.copy()
             if step == 0:
                 force -= a * half[free]
-                acceleration[free] = force
-                half = half.copy()
                 half[free] += dt / 2 * force
             else:
-                new = ((1 - a * dt / 2) * half[free] + dt * force) / (1 + a * dt / 2)
-                acceleration[free] = (new - half[free]) / dt
-                velocity[free] = (new + half[free]) / 2
-                half = half.copy()
-                half[free] = new
-            yield State(step, step * dt, u, velocity, acceleration)
+                half[free] = ((1 - a * dt / 2) * half[free] + dt * force) / (1 + a * dt / 2)
             if step < inputs.steps:
                 moved = inputs.values(step + 1, columns)
                 half[held] = (moved - u[held]) / dt
+            else:  # what follows the last step is not known: as if the acceleration went on
+                half[held] += dt * acceleration[held]
+            # Held degrees of freedom have the differences of free ones, as the same nodes have in the whole.
+            acceleration = (half - before) / (dt if step else dt / 2)
+            velocity = (half + before) / 2 if step else before.copy()
+            yield State(step, step * dt, u, velocity, acceleration)
+            if step < inputs.steps:
                 u = u + dt * half
                 u[held] = moved
 
@@ -356,6 +377,8 @@ class Elastodynamics:
             A = M + (1 + alpha) * (gamma * dt * (a * M + b * K) + beta * dt**2 * K)
             rows = sp.csr_array(A[free])
             solved = _factorised(rows[:, free])
+            while len(self._factors) >= _KEPT:
+                del self._factors[next(iter(self._factors))]
             self._factors[key] = (solved, sp.csr_array(rows[:, held]), sp.csr_array(K[free]), sp.csr_array(M[free]))
         solve, coupling, K_free, M_free = self._factors[key]
         u, v = inputs.start(columns)
@@ -436,7 +459,7 @@ class Elastodynamics:
     @property
     def _strains(self) -> Any:
         """The matrix of displacement gradients in the elements' middles, rows (i, j, element)."""
-        if "strains" not in self._factors:
+        if self._gradients is None:
             skfem = load_skfem()
             middle = skfem.Basis(self.basis.mesh, self.basis.elem, intorder=1)
             rows, columns, values = [], [], []
@@ -450,8 +473,8 @@ class Elastodynamics:
                         values.append(grad[i, j])
             shape = (self.dim**2 * n, self.n_dofs)
             parts = (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns)))
-            self._factors["strains"] = sp.csr_array(sp.coo_array(parts, shape))
-        return self._factors["strains"]
+            self._gradients = sp.csr_array(sp.coo_array(parts, shape))
+        return self._gradients
 
 
 def _displacements(state: State) -> np.ndarray:

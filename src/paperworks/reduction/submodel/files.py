@@ -49,7 +49,8 @@ def write_model(model: Any, path: Path) -> None:
     os.close(handle)
     try:
         tensors = {key: value.contiguous().cpu() for key, value in tensors.items()}
-        save_file(tensors, partial, {"format": FORMAT, "state": json.dumps(state)})
+        save_file(tensors, partial, {"format": FORMAT, "state": json.dumps(state, default=_plain)})
+        os.chmod(partial, 0o644)  # for others to read, as any file
         Path(partial).replace(path)
     except BaseException:
         with suppress(OSError):
@@ -67,34 +68,51 @@ def read_model(cls: Any, path: Path) -> Any:
         raise ValueError(f"path is {path}, which is no file of safetensors: {error}") from None
     if about.get("format") != FORMAT:
         raise ValueError(f"path is {path}, of format {about.get('format')!r}; it takes what WGANGP.save wrote")
-    state = json.loads(about["state"])
+    try:
+        return _made(cls, json.loads(about["state"]), tensors)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, RecursionError) as error:
+        raise ValueError(f"path is {path}, which is damaged: {error}") from None
+
+
+def _made(cls: Any, state: dict[str, Any], tensors: dict[str, torch.Tensor]) -> Any:
+    """Make a model of what a file holds."""
 
     def part(prefix: str) -> dict[str, torch.Tensor]:
         return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
-    made = {name: _network(path, *state[name]) for name in NETWORKS}
-    for name, network in made.items():
-        network.load_state_dict(part(f"{name}."))
+    made = {name: _network(state[name], part(f"{name}.")) for name in NETWORKS}
     kind, options, fitted = state["transform"]
     if kind not in TRANSFORMS:
-        raise ValueError(f"path is {path}, with a transform {kind!r}; it takes one of {', '.join(TRANSFORMS)}")
+        raise ValueError(f"its transform is {kind!r}, not one of {', '.join(TRANSFORMS)}")
     transform = TRANSFORMS[kind](**options)
     arrays = {key: value.numpy() for key, value in part("transform.").items()}
     transform.__dict__.update(fitted | arrays)
     settings = {name: state[name] for name in SETTINGS}
     model = cls(**made, **settings | {"betas": tuple(settings["betas"])}, transform=TRANSFORMS[kind](**options))
     model.transform = transform
-    model.average = _network(path, *state["generator"])
-    model.average.load_state_dict(part("average."))
+    model.average = _network(state["generator"], part("average."))
     model.conditions = Conditions(**{key: value.numpy() for key, value in part("condition.").items()})
     model.best_step_ = state["best_step_"]
     for network in (model.generator, model.critic, model.average):
         network.eval().requires_grad_(False)
+    condition = np.zeros(model.conditions.dim) if model.conditions.dim else None
+    if not np.isfinite(model.sample(1, torch.Generator(), condition)).all():
+        raise ValueError("it draws samples that are NaN or infinite")
     return model
 
 
-def _network(path: Path, name: str, config: dict[str, Any]) -> torch.nn.Module:
+def _plain(x: Any) -> Any:
+    """Return a number of NumPy as Python's, as settings may be."""
+    if isinstance(x, np.generic):
+        return x.item()
+    raise TypeError(f"transform has the parameter {x!r}; a file takes numbers and names")
+
+
+def _network(kind: Any, weights: dict[str, torch.Tensor]) -> torch.nn.Module:
+    name, config = kind
     if name not in KNOWN:
-        raise ValueError(f"path is {path}, with a network {name!r}; it takes one of {', '.join(KNOWN)}")
-    made: torch.nn.Module = getattr(networks, name)(**config)
+        raise ValueError(f"it has the network {name!r}, not one of {', '.join(KNOWN)}")
+    with torch.device("meta"):  # sizes that do not fit the weights take no memory
+        made: torch.nn.Module = getattr(networks, name)(**config)
+    made.load_state_dict(weights, assign=True)
     return made

@@ -29,6 +29,9 @@ class Inputs:
 
     def __init__(self, n: int, fixed: np.ndarray, dirichlet: Any, f: Any, dt: float, steps: int, initial: Any) -> None:
         self.dt, self.steps, self.n = dt, steps, n
+        for name, pair in (("dirichlet", dirichlet), ("initial", initial)):
+            if pair is not None and not (isinstance(pair, (tuple, list)) and len(pair) == 2):
+                raise ValueError(f"{name} is {type(pair).__name__}; it takes a pair, as solve's documentation says")
         dofs, values = ((), None) if dirichlet is None else dirichlet
         given = checked_dofs("dirichlet", dofs, n)
         both = np.intersect1d(given, fixed)
@@ -63,7 +66,7 @@ class Inputs:
             return lambda step: table[step]
 
         def at(step: int) -> np.ndarray:
-            value = np.asarray(values(step * self.dt), dtype=float)
+            value = np.array(values(step * self.dt), dtype=float)  # a copy, as the function may fill one array again
             if value.ndim not in (1, 2) or len(value) != rows:
                 raise ValueError(
                     f"{name} returns shape {value.shape}; it takes a function to ({rows},) or with columns"
@@ -97,6 +100,7 @@ class Inputs:
     def start(self, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         zero = np.zeros((self.n, len(columns)))
         u, v = (zero.copy() if x is None else self._part(x, columns).copy() for x in (self.u0, self.v0))
+        v[self.held[len(self.held) - self.extra :]] = 0  # what is fixed does not move
         return u, v
 
     def values(self, step: int, columns: np.ndarray) -> np.ndarray:

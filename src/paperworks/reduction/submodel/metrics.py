@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 from scipy.spatial import cKDTree
 from scipy.stats import wasserstein_distance
 
-from paperworks.core.validation import check_count
+from paperworks.core.validation import check_count, check_number
 
 
 class FieldErrors(NamedTuple):
@@ -42,6 +42,14 @@ def _pair(generated: Any, real: Any) -> tuple[np.ndarray, np.ndarray]:
     return a, b
 
 
+def _deviation(real: np.ndarray) -> float:
+    """Return the deviation of real values, or refuse those that differ by rounding alone."""
+    found = float(real.std())
+    if not found > 1e-12 * np.abs(real).max():
+        raise ValueError("real does not vary; it takes values with a deviation")
+    return found
+
+
 def relative_w1(generated: ArrayLike, real: ArrayLike) -> float:
     r"""Return the Wasserstein distance :math:`W_1` of a quantity's two samples, over the deviation of the real one.
 
@@ -70,9 +78,7 @@ def relative_w1(generated: ArrayLike, real: ArrayLike) -> float:
     a, b = _pair(generated, real)
     if a.ndim != 1:
         raise ValueError(f"generated has shape {a.shape}; it takes one number a sample")
-    if not b.std() > 0:
-        raise ValueError("real does not vary; it takes values with a deviation")
-    return float(wasserstein_distance(a, b) / b.std())
+    return float(wasserstein_distance(a, b) / _deviation(b))
 
 
 def sampling_floor(real: ArrayLike, splits: int = 20, random_state: Any = 0) -> float:
@@ -100,12 +106,13 @@ def sampling_floor(real: ArrayLike, splits: int = 20, random_state: Any = 0) -> 
     values = _rows("real", real)
     if values.ndim != 1 or len(values) < 4:
         raise ValueError(f"real has shape {values.shape}; it takes four numbers or more")
+    deviation = _deviation(values)
     rng, half = np.random.default_rng(random_state), len(values) // 2
     found = []
     for _ in range(check_count("splits", splits)):
         order = rng.permutation(values)
         found.append(wasserstein_distance(order[:half], order[half:]))
-    return float(np.mean(found) / values.std())
+    return float(np.mean(found) / deviation)
 
 
 def sliced_w1(generated: ArrayLike, real: ArrayLike, projections: int = 128, random_state: Any = 0) -> float:
@@ -136,9 +143,11 @@ def sliced_w1(generated: ArrayLike, real: ArrayLike, projections: int = 128, ran
     a, b = (X.reshape(len(X), -1) for X in _pair(generated, real))
     directions = np.random.default_rng(random_state).normal(size=(check_count("projections", projections), a.shape[1]))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    levels = (np.arange(max(len(a), len(b))) + 0.5) / max(len(a), len(b))
-    pa, pb = (_quantiles(np.sort(X @ directions.T, axis=0), levels) for X in (a, b))
-    return float(np.abs(pa - pb).mean())
+    # Between two levels at which one of the samples has a step, both quantile functions are constant.
+    levels = np.unique(np.concatenate([np.arange(1, len(x) + 1) / len(x) for x in (a, b)]))
+    widths = np.diff(levels, prepend=0)
+    pa, pb = (_quantiles(np.sort(x @ directions.T, axis=0), levels - widths / 2) for x in (a, b))
+    return float((widths @ np.abs(pa - pb)).mean())
 
 
 def _quantiles(ordered: np.ndarray, levels: np.ndarray) -> np.ndarray:
@@ -233,6 +242,7 @@ def boundary_spectrum(X: ArrayLike, dt: float) -> tuple[Float[np.ndarray, " f"],
     5.0
     """
     X = _rows("X", X)
+    check_number("dt", dt, gt=0)
     return np.fft.rfftfreq(X.shape[-1], dt), (np.abs(np.fft.rfft(X, norm="forward")) ** 2).mean(0)
 
 

@@ -1,6 +1,6 @@
 """A zone of a finite-element mesh as a model of its own: elements, cut, and how it sits in the whole."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -86,6 +86,9 @@ class Submodel:
         """
         if full.n_dofs <= self.dof_map.max() or full.basis.nelems <= self.elements.max():
             raise ValueError(f"full has {full.n_dofs} degrees of freedom; it takes the model that the zone is of")
+        here, there = self.basis.doflocs, full.basis.doflocs[:, self.dof_map]
+        if not np.allclose(here, there, rtol=0, atol=1e-6 * np.ptp(self.basis.mesh.p), equal_nan=True):
+            raise ValueError("full has another mesh; it takes the model that the zone is of")
         material = {name: getattr(full, name)[self.elements] for name in ("lam", "mu", "rho")}
         # What is fixed at the cut comes with the histories.
         fixed = np.setdiff1d(np.flatnonzero(np.isin(self.dof_map, full.fixed)), self.boundary_dofs)
@@ -147,22 +150,34 @@ def extract_submodel(basis: Any, element_mask: ArrayLike) -> Submodel:
             raise ValueError(f"element_mask has the element {elements[-1]}; it takes numbers below {mesh.nelements}")
     if not 0 < len(elements) < mesh.nelements:
         raise ValueError(f"element_mask has {len(elements)} of {mesh.nelements} elements; it takes some and not all")
-    part, node_map = mesh.restrict(elements, return_mapping=True)
+    part, node_map = _restricted(mesh, elements)
     zone = skfem.Basis(part, basis.elem)
     dof_map = np.empty(int(zone.N), dtype=int)
     dof_map[zone.element_dofs] = basis.element_dofs[:, elements]
-    if not np.allclose(zone.doflocs, basis.doflocs[:, dof_map]):
+    there, size = basis.doflocs[:, dof_map], np.ptp(part.p)
+    if not np.allclose(zone.doflocs, there, rtol=0, atol=1e-6 * size, equal_nan=True):  # bubbles have no place
         raise ValueError("basis has elements whose degrees of freedom depend on the mesh around them; it takes others")
-    cut = _cut_facets(mesh, elements, part, node_map)
-    if not len(cut):
+    # A body that hangs on by one node alone is cut there too, without a facet.
+    dofs = np.flatnonzero(np.isin(dof_map, np.delete(basis.element_dofs, elements, 1)))
+    if not len(dofs):
         raise ValueError("element_mask has a part of the mesh that touches nothing else; it takes one with a cut")
     components = _components(zone)
-    dofs = np.unique(zone.get_dofs(facets=cut).flatten())
-    position = _positions(zone, cut)
+    position = _positions(zone, _cut_facets(mesh, elements, part, node_map))
     rows = [dofs[components[dofs] == c] for c in range(mesh.dim())]
     boundary = np.stack([row[np.argsort(position[row], kind="stable")] for row in rows])
     field = np.stack([np.flatnonzero(components == c) for c in range(mesh.dim())])
     return Submodel(zone, boundary, np.asarray(node_map), dof_map, elements, field)
+
+
+def _restricted(mesh: Any, elements: np.ndarray) -> tuple[Any, np.ndarray]:
+    """Return the mesh of some elements, and the numbers of its nodes in the whole."""
+    part, node_map = mesh.restrict(elements, return_mapping=True)
+    places, own = mesh.dofs.element_dofs[:, elements], part.dofs.element_dofs
+    if mesh.doflocs.shape[1] > mesh.nvertices:  # curved elements, of which skfem leaves nodes on edges behind
+        doflocs = np.empty((len(mesh.doflocs), own.max() + 1))
+        doflocs[:, own] = mesh.doflocs[:, places]
+        part = replace(part, doflocs=doflocs)
+    return part, np.asarray(node_map)
 
 
 def _cut_facets(mesh: Any, elements: np.ndarray, part: Any, node_map: np.ndarray) -> np.ndarray:

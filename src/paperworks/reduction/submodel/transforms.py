@@ -10,6 +10,7 @@ from paperworks.core.validation import check_choice
 from paperworks.reduction.snapshots import SnapshotPOD
 
 KINDS = ("max", "standard", "none")
+_ROUNDING = {8: 1e-12, 4: 5e-7}  # what varies by less, relative to its size, doesn't; by bytes of a number
 
 
 class FieldScaler(TransformerMixin, BaseEstimator):
@@ -63,9 +64,11 @@ class FieldScaler(TransformerMixin, BaseEstimator):
         check_choice("kind", self.kind, KINDS)
         X = validate_data(self, X, dtype=[np.float64, np.float32], allow_nd=True)
         axes = (0, *range(2, X.ndim))
-        self.shift_ = X.mean(axes) if self.kind == "standard" else np.zeros(X.shape[1], X.dtype)
-        scale = {"max": np.abs(X).max(axes), "standard": X.std(axes), "none": np.ones(X.shape[1], X.dtype)}[self.kind]
-        self.scale_ = np.where(scale > 0, scale, 1).astype(X.dtype)
+        largest, standard = np.abs(X).max(axes), self.kind == "standard"
+        self.shift_ = (X.mean(axes, dtype=np.float64) if standard else np.zeros(X.shape[1])).astype(X.dtype)
+        scale = np.ones(X.shape[1]) if self.kind == "none" else X.std(axes, dtype=np.float64) if standard else largest
+        least = _ROUNDING[X.dtype.itemsize] * largest if standard else 0  # below, there is rounding alone
+        self.scale_ = np.where(scale > least, scale, 1).astype(X.dtype)
         return self
 
     def transform(self, X: Any) -> np.ndarray:
@@ -161,9 +164,9 @@ class PODTransform(TransformerMixin, BaseEstimator):
             For data that are not finite or do not vary.
         """
         X = validate_data(self, X, dtype=[np.float64, np.float32], allow_nd=True, ensure_min_samples=2)
-        self.mean_ = X.mean(0)
+        self.mean_ = X.mean(0, dtype=np.float64).astype(X.dtype)
         centred = (X - self.mean_).reshape(len(X), -1)
-        if np.abs(centred).max() <= 1e-12 * np.abs(X).max():
+        if np.abs(centred).max() <= _ROUNDING[X.dtype.itemsize] * np.abs(X).max():
             raise ValueError(f"X has {len(X)} samples that are all the same; it takes some that vary")
         pod = SnapshotPOD(self.n_modes, self.rtol).fit(centred)
         self.n_modes_ = pod.n_modes_

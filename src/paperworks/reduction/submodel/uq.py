@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,7 +46,7 @@ class Quantity(NamedTuple):
         Quantity
             The displacement at a probe.
         """
-        return cls(lambda state: np.abs(state.u[dof]), over_time)
+        return cls(partial(_displacement, dof), over_time)
 
     @classmethod
     def arrival(cls, dof: int, threshold: float) -> "Quantity":
@@ -56,7 +57,7 @@ class Quantity(NamedTuple):
         Quantity
             The time of arrival at a probe.
         """
-        return cls(lambda state: np.abs(state.u[dof]), "first", threshold)
+        return cls(partial(_displacement, dof), "first", threshold)
 
     @classmethod
     def von_mises(cls, model: Elastodynamics) -> "Quantity":
@@ -67,7 +68,7 @@ class Quantity(NamedTuple):
         Quantity
             The largest stress.
         """
-        return cls(lambda state: model.von_mises(state.u).max(0))
+        return cls(partial(_largest_stress, model))
 
     @classmethod
     def energy(cls, model: Elastodynamics) -> "Quantity":
@@ -78,7 +79,20 @@ class Quantity(NamedTuple):
         Quantity
             The largest energy.
         """
-        return cls(lambda state: model.energy(state.u, state.v))
+        return cls(partial(_energy, model))
+
+
+# Functions with names, as a quantity has to go to other processes.
+def _displacement(dof: int, state: State) -> np.ndarray:
+    return np.abs(state.u[dof])
+
+
+def _largest_stress(model: Elastodynamics, state: State) -> np.ndarray:
+    return np.asarray(model.von_mises(state.u).max(0))
+
+
+def _energy(model: Elastodynamics, state: State) -> np.ndarray:
+    return model.energy(state.u, state.v)
 
 
 def evaluate_quantities(
@@ -160,13 +174,14 @@ def interpolate_histories(
     >>> interpolate_histories(np.array([1.0, 4.0, 9.0]), [1, 2, 3], [1.5, 2.0]).round(12)
     array([2.25, 4.  ])
     """
+    histories = np.asarray(histories)
     stored, asked = np.asarray(times, dtype=float), np.asarray(at, dtype=float)
     if stored.ndim != 1 or len(stored) < 2 or not (np.diff(stored) > 0).all() or stored[0] < 0:
         raise ValueError(f"times has shape {stored.shape}; it takes two or more rising numbers from 0 on")
     if histories.shape[-1] != len(stored):
         raise ValueError(f"histories has {histories.shape[-1]} values for {len(stored)} times; it takes as many")
     slack = 1e-9 * stored[-1]
-    if asked.size and (asked.min() < 0 or asked.max() > stored[-1] + slack):
+    if asked.size and not (asked.min() >= 0 and asked.max() <= stored[-1] + slack):
         raise ValueError(f"at goes from {asked.min():g} to {asked.max():g}; it takes times from 0 to {stored[-1]:g}")
     if stored[0] > 0:
         stored = np.concatenate([[0.0], stored])
@@ -304,8 +319,8 @@ class SubmodelUQ:
         whole zone (n, C, nodes, n_t), of which the trace at the cut is taken.
     ramp
         Steps over which histories that do not begin at rest rise smoothly; 5 by default.
-    atol
-        Displacements at t = 0 above this are not at rest; 1e-9 by default.
+    rtol
+        Histories whose displacements at t = 0 are above this share of their largest are not at rest; 1e-9 by default.
     stiffness
         ``stiffness(condition)`` gives a factor of the stiffness for each row of the conditions, where the sampler is
         conditioned on the material; None, the default, is 1.
@@ -334,24 +349,28 @@ class SubmodelUQ:
         times: ArrayLike,
         support: str = "boundary",
         ramp: int = 5,
-        atol: float = 1e-9,
+        rtol: float = 1e-9,
         stiffness: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> None:
         if not callable(getattr(sampler, "sample", None)):
             raise TypeError(f"sampler is {type(sampler).__name__}; it takes one with a method sample")
         if not qoi:
             raise ValueError("qoi is empty; it takes a quantity or more")
+        if wrong := [name for name, quantity in qoi.items() if not isinstance(quantity, Quantity)]:
+            raise TypeError(f"qoi has {wrong[0]!r} of type {type(qoi[wrong[0]]).__name__}; it takes a Quantity")
         if model.n_dofs != len(submodel.dof_map):
             raise ValueError(
                 f"model has {model.n_dofs} degrees of freedom and submodel {len(submodel.dof_map)}; they take the same"
             )
         self.submodel, self.sampler, self.qoi, self.model = submodel, sampler, dict(qoi), model
         self.dt, self.times = check_number("dt", dt, gt=0), np.asarray(times, dtype=float)
+        if self.times.ndim != 1 or len(self.times) < 2 or not (np.diff(self.times) > 0).all():
+            raise ValueError(f"times has shape {self.times.shape}; it takes two or more rising numbers from 0 on")
         self.steps = round(float(self.times[-1]) / dt)
         if abs(self.steps * dt - self.times[-1]) > 1e-6 * dt * max(1, self.steps) or self.steps < 1:
             raise ValueError(f"times ends at {self.times[-1]:g}; it takes a multiple of dt, {dt:g}")
         self.support = check_choice("support", support, SUPPORTS)
-        self.ramp, self.atol = check_count("ramp", ramp), check_number("atol", atol, ge=0)
+        self.ramp, self.rtol = check_count("ramp", ramp), check_number("rtol", rtol, ge=0)
         self.stiffness = stiffness
 
     def boundary_values(self, histories: Float[np.ndarray, "n c nodes stored"]) -> Float[np.ndarray, "times dofs n"]:
@@ -384,7 +403,7 @@ class SubmodelUQ:
             raise ValueError("histories has values that are NaN or infinite; it takes finite ones")
         at = np.minimum(np.arange(self.steps + 1) * self.dt, self.times[-1])
         found = interpolate_histories(histories.reshape(len(histories), -1, len(self.times)), self.times, at)
-        moving = np.abs(found[..., 0]).max(1) > self.atol
+        moving = np.abs(found[..., 0]).max(1) > self.rtol * np.abs(found).max((1, 2))
         if moving.any():
             s = np.minimum(np.arange(self.steps + 1) / self.ramp, 1)
             found = np.where(moving[:, None, None], found * (s**3 * (10 - 15 * s + 6 * s**2)), found)
@@ -423,6 +442,8 @@ class SubmodelUQ:
         if condition is not None and len(more["condition"]) != n:
             raise ValueError(f"condition has {len(more['condition'])} rows for {n} samples; it takes one for each")
         histories = np.asarray(self.sampler.sample(n, generator=generator, **more))
+        if len(histories) != n:
+            raise ValueError(f"sampler draws {len(histories)} samples where {n} are asked for; it takes as many")
         factors = None
         if self.stiffness is not None:
             if condition is None:

@@ -135,6 +135,7 @@ class WGANGP:
         options = {"gp_weight": 1.0, "lr": 5e-4, "ema": 0.995, **options}
         return cls(transform=PODTransform(n_modes, rtol), **options)
 
+    @torch.enable_grad()
     def fit(
         self,
         X: Any,
@@ -169,7 +170,7 @@ class WGANGP:
             Samples (m, ...) by which the generator that is kept is chosen, with conditions a pair (samples,
             conditions). None, the default, keeps the last one.
         check_every
-            Steps from one check by validation samples to the next; 100 by default.
+            Steps from one check by validation samples to the next; 100 by default. The last step has one too.
         patience
             Checks without a lower distance or gap after which training ends, such as 10; None, the default, takes all
             steps.
@@ -197,8 +198,8 @@ class WGANGP:
         if check_count("batch_size", batch_size) > len(X):
             raise ValueError(f"batch_size is {batch_size} for {len(X)} samples; it takes at most as many as there are")
         check_count("check_every", check_every)
-        if patience is not None:
-            check_count("patience", patience)
+        if patience is not None and check_count("patience", patience) and validation is None:
+            raise ValueError(f"patience is {patience} without validation; it takes samples to check by")
         self.transform.fit(X)
         self.conditions = Conditions.of(condition, len(X))
         data = torch.as_tensor(self.transform.transform(X), dtype=torch.float32)
@@ -227,7 +228,7 @@ class WGANGP:
                 gap = self._critic_step(optimizers[0], data, given, batch_size, rng)
             self._generator_step(optimizers[1], data, given, batch_size, rng)
             average.update(step)
-            if check is not None and (step + 1) % check_every == 0:
+            if check is not None and ((step + 1) % check_every == 0 or step + 1 == steps):
                 distance, value = check(average.network)
                 self.distances_.append((step + 1, value, distance))
                 since = 0 if distance < least or value < gap_least else since + 1
@@ -424,10 +425,15 @@ class WGANGP:
         shape, k = tuple(data.shape[1:]), self.conditions.dim
         with seeded(random_state):
             if self.generator is None:
-                made = ConvGenerator if len(shape) == 3 else MLPGenerator
-                self.generator = made(self.latent_dim, shape, condition_dim=k)
+                self.generator = (ConvGenerator if len(shape) == 3 else MLPGenerator)(
+                    self.latent_dim, shape, condition_dim=k
+                )
             if self.critic is None:
                 self.critic = (ConvCritic if len(shape) == 3 else MLPCritic)(shape, condition_dim=k)
+        made: Any = getattr(self.generator, "config", {})
+        for name, asked in (("latent_dim", self.latent_dim), ("condition_dim", k)):
+            if made.get(name, asked) != asked:
+                raise ValueError(f"generator has {name} {made[name]}; the model asks for {asked}")
         weight = next(self.generator.parameters())
         with torch.no_grad():
             z = torch.zeros(2, self.latent_dim, dtype=weight.dtype, device=weight.device)
