@@ -31,7 +31,8 @@ def room_impulse_response(
     """Turn the response to a Gaussian into a room impulse response in a band, at a sound's rate.
 
     The spectrum is divided by the Gaussian's, ends between `f_max` and 1.25 `f_max` along a squared cosine, and is
-    resampled exactly. At `f_max` of the paper's source the division multiplies by 55, errors of the pressure too.
+    resampled exactly. At `f_max` of the paper's source the division multiplies by 55, errors of the pressure too. Where
+    the room still sounds at the last time, the answer is wrong in its last 2 / `f_max`: give it more times than needed.
 
     Parameters
     ----------
@@ -85,8 +86,9 @@ def room_impulse_response(
     if x.shape[-1] < 2 or not np.isfinite(x).all():
         raise ValueError(f"p has shape {x.shape}; it takes finite pressure, two times or more")
     samples = max(1, round(x.shape[-1] * dt * sr))
-    # The pressure is even in time, as it starts at rest: its mirror image makes the start smooth.
-    even = np.concatenate([x, np.zeros_like(x), x[..., :0:-1]], -1)
+    # The pressure is even in time, as it starts at rest, so that its mirror image makes the start smooth; a mirror at
+    # the end makes a room that still sounds there ring the least.
+    even = np.concatenate([x, x[..., -2:0:-1]], -1)
     spectrum = np.fft.rfft(even).real * dt
     length = even.shape[-1] * dt
     f = np.arange(spectrum.shape[-1]) / length

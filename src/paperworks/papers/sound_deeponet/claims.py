@@ -29,6 +29,7 @@ from paperworks.audio import (
     transfer,
 )
 from paperworks.evidence import (
+    AudibleMeasurement,
     Measurement,
     Run,
     Table,
@@ -42,6 +43,7 @@ from paperworks.evidence import (
 )
 from paperworks.numerics import seeded
 from paperworks.papers.sound_deeponet import problems
+from paperworks.papers.sound_deeponet.listening import walk
 from paperworks.papers.sound_deeponet.problems import Sound, corner, mean_square, predicted, square, trained, tube
 
 
@@ -67,9 +69,9 @@ def table_lookups(data: Sound) -> dict[str, Tensor]:
 
 
 @measures("c1-accuracy")
-def accuracy(run: Run) -> Measurement:
+def accuracy(run: Run) -> AudibleMeasurement:
     """Judge the network of a tube and of a square at sources that it has not seen, beside tables of the fields."""
-    values, rows = {}, []
+    values, rows, recordings = {}, [], []
     figure, axes = run.figure(2, 3)
     figure.set_size_inches(11, 6.2)
     for row, (name, short, data) in enumerate(
@@ -89,11 +91,14 @@ def accuracy(run: Run) -> Measurement:
             if how.startswith("nearest") and short == "two":
                 values["to_nearest"] = bootstrap(rmse, error, apart, of="sources")
         _fields(axes[row], data, found)
-    return Measurement(
+        if name == "one_dimension":
+            recordings = walk(run, model, data)
+    return AudibleMeasurement(
         values,
         table=Table(["room", "what answers", "error in Pa", "error / rms of the pressure", "memory in MB"], rows),
         figure=figure,
         remark="Tables of fields grow with sources times receivers; the network's size stays.",
+        recordings=recordings,
     )
 
 
