@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Complex, Float
@@ -66,8 +67,8 @@ class ImpedanceBoundary:
         frequency_dependent = self.Y_inf is not None or len(self.real_poles) or len(self.complex_poles)
         if self.xi is not None and frequency_dependent:
             raise ValueError(f"xi is {self.xi!r} beside an admittance; it takes one of the two")
-        if self.xi is not None and not self.xi > 0:
-            raise ValueError(f"xi is {self.xi!r}; it takes a number > 0, infinite for a rigid wall")
+        if self.xi is not None:
+            object.__setattr__(self, "xi", check_impedance(self.xi))
         for name, poles, size in (("real_poles", self.real_poles, 2), ("complex_poles", self.complex_poles, 4)):
             kept = tuple(tuple(check_number(name, value) for value in pole) for pole in poles)
             if any(len(pole) != size or pole[-1 if size == 2 else 2] <= 0 for pole in kept):
@@ -178,6 +179,16 @@ def _frequencies(resonances: Sequence[tuple[float, float]]) -> Float[np.ndarray,
     """Return frequencies at which a real part might be negative: many near each (decay rate, angular frequency)."""
     near = [(b + a * np.linspace(-5, 5, 101)) / (2 * math.pi) for a, b in resonances]
     return np.abs(np.concatenate([_GRID, *near]))
+
+
+def check_impedance(xi: Any) -> float:
+    """Return a normalised impedance as a float, infinite for a rigid wall, or raise."""
+    if np.ndim(xi) == 0 and xi == math.inf:
+        return math.inf
+    try:
+        return check_number("xi", xi, ge=1e-300)
+    except ValueError:
+        raise ValueError(f"xi is {xi!r}; it takes a number > 0, infinite for a rigid wall") from None
 
 
 RIGID = ImpedanceBoundary()
