@@ -88,6 +88,8 @@ def test_random_points_keep_away_from_walls():
         (lambda: porous_layer([0.0]), "frequencies > 0"),
         (lambda: fit_admittance([100.0, 200.0], [1.0, 1.0], 2, 2), "enough to fit"),
         (lambda: fit_admittance(np.arange(1, 50), -np.ones(49)), "real part"),
+        (lambda: fit_admittance(np.arange(1, 50), np.ones(49), steps=-1), "steps"),
+        (lambda: fit_admittance(np.zeros(49), np.ones(49)), "f has zeros"),
         (lambda: fdtd(L, GaussianSource([0.5, 0.5]), 0.01, h=0.1, cfl=0.8), "cfl"),
         (lambda: fdtd(L, GaussianSource([1.5, 1.5]), 0.01, h=0.1), "source"),
         (lambda: fdtd(L, GaussianSource([0.5, 0.5]), 0.01, h=0.1, receivers=[[1.5, 1.5]]), "receivers"),
@@ -254,6 +256,30 @@ def test_receivers_between_nodes_are_interpolated_and_steps_are_skipped():
     assert np.abs(some.pressure[0, :, 0] - kept[:, 0]).max() < 1e-12
     assert np.abs(some.pressure[0, :, 1] - kept.mean(1)).max() < 1e-12
     assert (some.times == whole.times[::3]).all()
+
+
+@pytest.mark.parametrize(("n_real", "n_pairs"), [(2, 2), (0, 5), (2, 6)])
+@pytest.mark.parametrize("noise", [0.05, 0.2])
+def test_fits_of_noise_are_passive_between_all_samples(n_real, n_pairs, noise):
+    f = np.geomspace(20, 2000, 100)
+    rng = np.random.default_rng(1)
+    y = porous_layer(f) * (1 + noise * (rng.normal(size=100) + 1j * rng.normal(size=100)))
+    wall = fit_admittance(f, y.real.clip(0) + 1j * y.imag, n_real, n_pairs)
+    poles = [np.abs(b + a * np.linspace(-10, 10, 4001)) / (2 * np.pi) for *_, a, b in wall.complex_poles]
+    found = wall.admittance(np.concatenate([[0.0], np.geomspace(1e-2, 1e7, 100_000), *poles]))
+    assert found.real.min() > -1e-6 * np.abs(found).max()
+
+
+def test_a_wall_that_makes_sound_beyond_hearing_is_refused(untyped):
+    with pytest.raises(ValueError, match="real part"):  # at 48 kHz alone
+        ImpedanceBoundary(Y_inf=1e-3, complex_poles=[(-100.0, 0.0, 3e3, 3e5)])
+
+
+def test_fits_of_silence_and_of_the_other_sign_convention():
+    f = np.geomspace(20, 2000, 100)
+    assert fit_admittance(f, np.zeros(100)).is_rigid
+    with pytest.warns(UserWarning, match="conjugate"):
+        fit_admittance(f, porous_layer(f).conj())
 
 
 def test_an_admittance_of_known_poles_is_found():
