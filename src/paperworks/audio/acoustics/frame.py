@@ -58,6 +58,8 @@ class RoomFrame:
     c: float = SPEED_OF_SOUND
 
     def __post_init__(self) -> None:
+        if not isinstance(self.room, Room):
+            raise TypeError(f"room is {self.room!r}; it takes a Room")
         for name in ("f_max", "sensors_per_wavelength", "time_scale", "c"):
             check_number(name, getattr(self, name), gt=0)
 

@@ -126,7 +126,7 @@ class GaussianSource:
         ndarray
             ``amplitude (sigma sqrt(pi))^d exp(-(k sigma / 2)^2)``, in Pa m^d.
         """
-        k = 2 * np.pi * np.asarray(f, dtype=np.float64) / c
+        k = 2 * np.pi * np.asarray(f, dtype=np.float64) / check_number("c", c, gt=0)
         d = self.positions.shape[1]
         return np.asarray(
             self.amplitude * (self.sigma * math.sqrt(math.pi)) ** d * np.exp(-((k * self.sigma / 2) ** 2))

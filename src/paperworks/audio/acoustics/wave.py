@@ -117,6 +117,8 @@ def fdtd(
     >>> field.pressure.shape == (1, len(field.times), 1)
     True
     """
+    if not isinstance(room, Room):
+        raise TypeError(f"room is {room!r}; it takes a Room")
     if h is None:
         if not isinstance(source, GaussianSource):
             raise ValueError("h is None; fields on a grid take its spacing")

@@ -1,6 +1,8 @@
 """Sound files of any rate, width and number of channels, read and written as floating-point samples."""
 
+import os
 import struct
+import uuid
 import warnings
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -102,7 +104,7 @@ def write_sound(
     Parameters
     ----------
     path
-        The file, which is replaced.
+        The file, which is replaced at once.
     x
         Sound, (channels, samples).
     sr
@@ -132,4 +134,10 @@ def write_sound(
         data = np.round(np.clip(x, -1, 1) * 32767).astype(np.int16)
     else:
         data = x.astype(np.float32)
-    wavfile.write(path, check_count("sr", sr), data.T)
+    # Beside the target first: a file that was there stays whole until the new one is.
+    part = Path(path).with_name(f".{Path(path).name}.{uuid.uuid4().hex}")
+    try:
+        wavfile.write(part, check_count("sr", sr, at_most=2**32 - 1), data.T)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
