@@ -80,8 +80,8 @@ class ImpedanceBoundary:
         constant = 0.0 if self.xi is None else 1 / (self.xi * self.rho * self.c)
         limit = constant if self.Y_inf is None else check_number("Y_inf", self.Y_inf)
         object.__setattr__(self, "Y_inf", limit)
-        f, least, size = _least_real_part(limit, self.real_poles, self.complex_poles)
-        if least < -_SLACK * size or limit < 0:
+        f, least, greatest = _least_real_part(limit, self.real_poles, self.complex_poles)
+        if least < -_SLACK * greatest or limit < 0:
             raise ValueError(
                 f"the admittance has real part {least:.3g} at {f:.4g} Hz and {limit:.3g} in the limit; it takes 0 or "
                 "more at all frequencies"

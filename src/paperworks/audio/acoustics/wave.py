@@ -175,10 +175,10 @@ class _Scheme:
         cells = room.cells(h)
         if not cells.any():
             raise ValueError(f"h is {h}, at which no cell is inside the room")
-        for low, high in room.removed:
-            centres = [(axis[1:] + axis[:-1]) / 2 for axis in self.axes]
-            if not all(((a < x) & (x < b)).any() for a, x, b in zip(low, centres, high, strict=True)):
-                raise ValueError(f"h is {h}, too wide for the box {low}, {high} that is cut out of the room")
+        centres = [(axis[1:] + axis[:-1]) / 2 for axis in self.axes]
+        for box in room.removed:
+            if not all(((a < x) & (x < b)).any() for a, x, b in zip(box[0], centres, box[1], strict=True)):
+                raise ValueError(f"h is {h}, too wide for the box {box} that is cut out of the room")
         self.volume = _gathered(cells, range(room.dim)) / 2**room.dim
         self.inside = self.volume > 0
         grid = mesh(self.axes)
