@@ -58,7 +58,28 @@ def test_random_points_keep_away_from_walls():
         (lambda: image_source_1d(2.0, GaussianSource([1.0, 1.0]), [1.0], [0.0]), "coordinates"),
         (lambda: image_source_1d(2.0, GaussianSource([1.0]), [1.0], [0.0], xi=0.0), "xi"),
         (lambda: box_modes((2.0, 2.0), GaussianSource([1.0]), [[1.0]], [0.0]), "2 coordinates"),
-        (lambda: free_field_3d([-1.0], [0.0], 0.2), "distances"),
+        (lambda: free_field_3d([-1.0], [0.0], 0.2), "r has -1"),
+        (lambda: free_field_3d([1.0], [np.nan], 0.2), "t has nan"),
+        (lambda: image_source_1d(2.0, GaussianSource([1.0]), [2.5], [0.0]), "x has .* outside"),
+        (lambda: image_source_1d(2.0, GaussianSource([2.5]), [1.0], [0.0]), "source has .* outside"),
+        (lambda: image_source_1d(2.0, GaussianSource([1.0]), [1.0], [np.nan]), "t has nan"),
+        (lambda: box_modes((2.0,), GaussianSource([1.0]), [[-1.0]], [0.0]), "points has .* outside"),
+        (lambda: box_modes((2.0,), GaussianSource([1.0]), [[1.0]], [-0.1]), "t has -0.1"),
+        (lambda: Room(2.0), "size"),
+        (lambda: Room((1.0, 1.0), removed=((0.0, 0.0), (1.0, 1.0))), "removed"),
+        (lambda: Room((1.0,), removed=[((2.0,), (3.0,))]), "outside the room"),
+        (lambda: Room.l_shape((1.0, 1.0), (2.0, 0.5)), "notch"),
+        (lambda: Room((1.0, 1.0), inside=lambda x: True).contains([[0.5, 0.5]]), "inside returns"),
+        (lambda: L.random_points(3, margin=math.nan), "margin"),
+        (lambda: ImpedanceBoundary(xi=math.nan), "xi is nan"),
+        (lambda: GaussianSource("a"), "position"),
+        (lambda: random_source_fields(1, [np.linspace(0, 2, 41)], centres=[[99.0]]), "centres"),
+        (lambda: random_source_fields(1, [np.array([0.0])]), "axes"),
+        (lambda: fdtd(L, GaussianSource([0.5, 0.5], amplitude=1e40), 0.01, h=0.1, dtype="float32"), "float32"),
+        (
+            lambda: fdtd(Room((2.0,), removed=[((0.95,), (1.0,))]), GaussianSource([0.5]), 0.01, h=0.1),
+            "too wide for the box",
+        ),
         (lambda: ImpedanceBoundary(xi=-1.0), "xi"),
         (lambda: ImpedanceBoundary(xi=2.0, Y_inf=1.0), "one of the two"),
         (lambda: ImpedanceBoundary(Y_inf=1e-3, real_poles=[(1.0, -5.0)]), "decay rates > 0"),
@@ -67,6 +88,8 @@ def test_random_points_keep_away_from_walls():
         (lambda: porous_layer([0.0]), "frequencies > 0"),
         (lambda: fit_admittance([100.0, 200.0], [1.0, 1.0], 2, 2), "enough to fit"),
         (lambda: fit_admittance(np.arange(1, 50), -np.ones(49)), "real part"),
+        (lambda: fit_admittance(np.arange(1, 50), np.ones(49), steps=-1), "steps"),
+        (lambda: fit_admittance(np.zeros(49), np.ones(49)), "f has zeros"),
         (lambda: fdtd(L, GaussianSource([0.5, 0.5]), 0.01, h=0.1, cfl=0.8), "cfl"),
         (lambda: fdtd(L, GaussianSource([1.5, 1.5]), 0.01, h=0.1), "source"),
         (lambda: fdtd(L, GaussianSource([0.5, 0.5]), 0.01, h=0.1, receivers=[[1.5, 1.5]]), "receivers"),
@@ -105,6 +128,44 @@ def test_images_and_modes_agree_where_both_are_exact():
     source, x, t = GaussianSource([[0.9], [1.1]]), np.linspace(0, 2, 9), np.linspace(0, 0.02, 7)
     images, modes = image_source_1d(2.0, source, x, t), box_modes((2.0,), source, x[:, None], t)
     assert np.abs(images - modes).max() < 1e-6
+
+
+def test_modes_in_parts_are_all_modes(monkeypatch):
+    source, x, t = GaussianSource([[0.9, 1.0], [0.8, 0.7]]), [[0.1, 0.2], [1.5, 0.4]], np.linspace(0, 0.02, 7)
+    whole = box_modes((2.0, 1.6), source, x, t)
+    monkeypatch.setattr("paperworks.audio.acoustics.closed_forms._MEMORY", 300)
+    assert box_modes((2.0, 1.6), source, x, t) == pytest.approx(whole, abs=1e-12)
+    narrow = GaussianSource([500.0], sigma=0.05)  # as many modes as there were points of the transform
+    far = box_modes((1000.0,), narrow, [[500.0], [500.1]], [0.0])
+    assert far[0, 0] == pytest.approx([1.0, np.exp(-4)], abs=1e-6)
+
+
+@pytest.mark.parametrize("xi", [1.0, 5.83, math.inf])
+def test_a_source_at_a_wall_begins_cut_off_and_travels(xi):
+    source, x, t = GaussianSource([[0.1], [2.0]]), np.linspace(0, 2, 41), np.linspace(0, 0.02, 9)
+    p = image_source_1d(2.0, source, x, t, xi)
+    assert p[:, 0] == pytest.approx(source.pressure(x[:, None]))
+    solved = fdtd(Room((2.0,)), source, 0.02, ImpedanceBoundary(xi=xi), h=0.002, cfl=0.5, receivers=x[:, None])
+    exact = image_source_1d(2.0, source, x, solved.times, xi)
+    assert np.sqrt(np.mean((solved.pressure - exact) ** 2)) < 0.03
+
+
+@pytest.mark.parametrize("wall", ["constant", "porous"])
+def test_no_pressure_stays_of_a_source_near_a_wall_that_absorbs(wall):
+    f = np.geomspace(20, 2000, 60)
+    boundary = ImpedanceBoundary(xi=2.0) if wall == "constant" else fit_admittance(f, porous_layer(f))
+    room = Room.l_shape((1.0, 1.0), (0.5, 0.5))
+    p = fdtd(room, GaussianSource([0.1, 0.2]), 0.5, boundary, h=0.1, receivers=[[0.3, 0.3]]).pressure[0, :, 0]
+    # A porous layer before a wall yields as a spring does: the air's mean pressure halves, and then all but stays.
+    assert np.abs(p[-100:]).max() < (1e-6 if wall == "constant" else 0.4)
+    assert np.abs(p[-1]) <= np.abs(p[len(p) // 2]) + 1e-9
+
+
+def test_receivers_on_walls_in_single_precision_are_read():
+    room = Room((1.0,))
+    places = np.array([[-1e-7], [1.0000001]])
+    p = fdtd(room, GaussianSource([0.4]), 0.005, h=0.1, receivers=places).pressure
+    assert p == pytest.approx(fdtd(room, GaussianSource([0.4]), 0.005, h=0.1, receivers=[[0.0], [1.0]]).pressure)
 
 
 def test_modes_of_a_cube_begin_as_the_free_field():
@@ -197,6 +258,30 @@ def test_receivers_between_nodes_are_interpolated_and_steps_are_skipped():
     assert (some.times == whole.times[::3]).all()
 
 
+@pytest.mark.parametrize(("n_real", "n_pairs"), [(2, 2), (0, 5), (2, 6)])
+@pytest.mark.parametrize("noise", [0.05, 0.2])
+def test_fits_of_noise_are_passive_between_all_samples(n_real, n_pairs, noise):
+    f = np.geomspace(20, 2000, 100)
+    rng = np.random.default_rng(1)
+    y = porous_layer(f) * (1 + noise * (rng.normal(size=100) + 1j * rng.normal(size=100)))
+    wall = fit_admittance(f, y.real.clip(0) + 1j * y.imag, n_real, n_pairs)
+    poles = [np.abs(b + a * np.linspace(-10, 10, 4001)) / (2 * np.pi) for *_, a, b in wall.complex_poles]
+    found = wall.admittance(np.concatenate([[0.0], np.geomspace(1e-2, 1e7, 100_000), *poles]))
+    assert found.real.min() > -1e-6 * np.abs(found).max()
+
+
+def test_a_wall_that_makes_sound_beyond_hearing_is_refused(untyped):
+    with pytest.raises(ValueError, match="real part"):  # at 48 kHz alone
+        ImpedanceBoundary(Y_inf=1e-3, complex_poles=[(-100.0, 0.0, 3e3, 3e5)])
+
+
+def test_fits_of_silence_and_of_the_other_sign_convention():
+    f = np.geomspace(20, 2000, 100)
+    assert fit_admittance(f, np.zeros(100)).is_rigid
+    with pytest.warns(UserWarning, match="conjugate"):
+        fit_admittance(f, porous_layer(f).conj())
+
+
 def test_an_admittance_of_known_poles_is_found():
     true = ImpedanceBoundary(Y_inf=1e-3, real_poles=[(0.5, 900.0)], complex_poles=[(1.2, 0.4, 700.0, 4000.0)])
     f = np.geomspace(20, 3000, 80)
@@ -206,6 +291,7 @@ def test_an_admittance_of_known_poles_is_found():
     assert found.complex_poles[0] == pytest.approx(true.complex_poles[0], rel=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:the fit is off")
 def test_a_fit_that_would_make_sound_is_mended():
     # Two panels that lose little, and too few poles for them: without the constraint the real part is negative.
     f = np.geomspace(50, 1000, 60)

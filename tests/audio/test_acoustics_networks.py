@@ -172,6 +172,18 @@ def test_sixteen_bits_change_little():
         ),
         (lambda: small().cache_receivers(torch.zeros(2, 3)).impulse_response([1.0, 1.0]), "n_times"),
         (lambda: small(branch="cnn"), "branch"),
+        (lambda: make_acoustic_deeponet(SQUARE, hidden=0), "hidden"),
+        (lambda: make_acoustic_deeponet(SQUARE, hidden=8, n_layers=0), "n_layers"),
+        (lambda: small()(torch.zeros(169), torch.zeros(2, 3)), "u has shape"),
+        (lambda: small()(torch.zeros(2, 13, 13), torch.zeros(3, 5, 3)), "y has shape"),
+        (lambda: small().impulse_response([1.0, 1.0], [[1.0, 1.0]], []), "times is empty"),
+        (lambda: train_deeponet(small(), torch.ones(0, 13, 13), torch.ones(5, 3), torch.ones(0, 5), 1), "u is empty"),
+        (
+            lambda: train_deeponet(
+                small().requires_grad_(False), torch.ones(2, 13, 13), torch.ones(5, 3), torch.ones(2, 5), 1
+            ),
+            "model has no parameter",
+        ),
         (lambda: SelfAdaptiveWeights(0), "n is"),
         (lambda: train_deeponet(small(), torch.ones(2, 13, 13), torch.ones(5, 3), torch.ones(2, 4), 1), "p takes"),
         (
@@ -191,6 +203,46 @@ def test_sixteen_bits_change_little():
 def test_bad_input_is_refused(make, says, untyped):
     with pytest.raises(ValueError, match=says):
         make()
+
+
+def test_queries_answer_by_the_training_s_statistics_and_leave_the_mode():
+    model = small(branch="resnet").train()
+    before = copy.deepcopy(model.state_dict())
+    places, times = [[1.0, 0.5]], np.linspace(0, 0.01, 5)
+    one = model.impulse_response([1.0, 1.0], places, times)
+    two = model.impulse_response([[1.0, 1.0], [0.5, 0.7]], places, times)
+    assert torch.allclose(one, two[:1], atol=1e-7)
+    assert model.training
+    assert all(torch.equal(a, before[name]) for name, a in model.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_networks_of_another_precision_are_asked_by_places(dtype):
+    model, places, times = small(), [[1.0, 0.5]], np.linspace(0, 0.01, 5)
+    p = model.impulse_response([1.0, 1.0], places, times)
+    q = copy.deepcopy(model).to(dtype).impulse_response([1.0, 1.0], places, times)
+    assert q.dtype == dtype
+    assert (p - q).norm() < (1e-5 if dtype == torch.float64 else 0.1) * p.norm()
+    assert (
+        low_precision_branch(copy.deepcopy(model).double()).impulse_response([1.0, 1.0], places, times).isfinite().all()
+    )
+
+
+def test_times_beyond_the_training_warn():
+    frame, u, y, p = square_data()
+    model = small(frame)
+    train_deeponet(model, u, y, p, 1)
+    model.impulse_response([1.0, 1.0], [[1.0, 1.0]], [0.0, 0.003])
+    with pytest.warns(UserWarning, match=r"beyond the training's 0\.003 s"):
+        model.impulse_response([1.0, 1.0], [[1.0, 1.0]], [0.01])
+
+
+def test_a_refused_transfer_leaves_the_target_as_it_was():
+    target = small(seed=1)
+    before = copy.deepcopy(target.state_dict())
+    with pytest.raises(ValueError, match="branch has layer 7"):
+        transfer(small(), target, branch=(7,))
+    assert all(torch.equal(a, before[name]) for name, a in target.state_dict().items())
 
 
 def square_data(n=6):
@@ -281,6 +333,11 @@ def test_parts_of_a_room_add_up_smoothly():
     assert parts.weights([[2.0, 1.0]])[0] == pytest.approx(0.25)
     line = parts.weights(np.stack([np.linspace(1.5, 2.5, 2001), np.full(2001, 0.3)], 1))[:, 0]
     assert np.abs(np.diff(line, 2)).max() < 2e-5  # no kinks
+
+
+def test_parts_of_an_l_answer_on_its_walls():
+    parts = PartitionOfUnity([[[0.0, 0.0], [1.0, 2.0]], [[0.8, 0.0], [2.0, 1.0]]], margin=0.2)
+    assert parts.weights([[1.0, 1.5], [1.5, 1.0], [0.9, 0.5]]).tolist() == [[1.0, 0.0], [0.0, 1.0], [0.5, 0.5]]
 
 
 def test_equal_networks_in_parts_are_the_whole():
@@ -430,6 +487,11 @@ def test_published_convolutions_give_the_published_network():
         (lambda tree: tree.update({"tn/params/linear_tn_0/kernel": np.zeros((5, 12))}), "trunk of 5"),
         (lambda tree: tree.update({"b0": np.array(np.nan)}), "finite"),
         (lambda tree: tree.update({"tn/params/linear_tn_0/bias": np.zeros(3)}), "shape"),
+        (lambda tree: tree.update({"tn/params/linear_tn_0/kernel": np.zeros(5)}), "2 axes"),
+        (lambda tree: tree.update({"b0": np.zeros(3)}), "b0"),
+        (lambda tree: tree.update({"tn/params/linear_tn_0/bias": np.full(12, 1e300)}), "single precision"),
+        (lambda tree: tree.update({"tn/params/linear_tn_0/bias": np.full(12, 1j)}), "real numbers"),
+        (lambda tree: tree.update({"bn/params/Conv_0/kernel": np.zeros((3, 3, 1, 4))}), "convolutional"),
     ],
 )
 def test_broken_weights_are_refused(spoil, says, tmp_path):
@@ -439,6 +501,12 @@ def test_broken_weights_are_refused(spoil, says, tmp_path):
     spoil(tree)
     with pytest.raises(ValueError, match=says):
         load_official_deeponet(tree, SQUARE)
-    (tmp_path / "no.npz").write_bytes(b"not an archive")
-    with pytest.raises(ValueError, match="can't be read"):
-        load_official_deeponet(tmp_path / "no.npz", SQUARE)
+    np.savez(tmp_path / "whole.npz", **tree)
+    np.save(tmp_path / "one.npy", np.ones(3))
+    whole = bytearray((tmp_path / "whole.npz").read_bytes())
+    whole[500] ^= 255
+    contents = [b"not an archive", b"", bytes(whole), *(bytes(whole[:n]) for n in (10, 1000, len(whole) - 5))]
+    for content in [*contents, (tmp_path / "one.npy").read_bytes()]:
+        (tmp_path / "no.npz").write_bytes(content)
+        with pytest.raises(ValueError, match="can't be read"):
+            load_official_deeponet(tmp_path / "no.npz", SQUARE)

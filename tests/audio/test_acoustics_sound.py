@@ -116,13 +116,53 @@ def test_files_share_their_loudness(tmp_path):
     assert [read_sound(file).samples[0].tolist() for file in files] == [[0.0, 0.5], [0.0, -1.0]]
 
 
+def test_a_file_stays_whole_where_the_new_one_fails(tmp_path, monkeypatch):
+    (file,) = write_impulse_responses(tmp_path, np.ones((1, 9)), 8000)
+    before = file.read_bytes()
+
+    def full(path, *_):
+        path.write_bytes(b"RIFF")
+        raise OSError("no space left")
+
+    monkeypatch.setattr("paperworks.audio.effects.files.wavfile.write", full)
+    with pytest.raises(OSError, match="no space"):
+        write_impulse_responses(tmp_path, np.zeros((1, 9)), 8000)
+    assert file.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_room_that_still_sounds_at_the_end_rings_there_alone():
+    t, x = np.arange(3000) * 1e-4, [[1.3, 0.4]]
+    p = box_modes((2.0, 2.0), GaussianSource([0.7, 0.9]), x, t)[0, :, 0]
+    long, short = (room_impulse_response(q, 1e-4, 8000, gaussian_width(), 800.0, dim=2) for q in (p, p[:500]))
+    apart = np.abs(short - long[: len(short)])
+    assert apart[: -round(8000 * 4 / 800)].max() < 0.02 * np.abs(long).max()
+
+
 @pytest.mark.parametrize(
     ("make", "says"),
     [
         (lambda: room_impulse_response(np.ones(10), 1e-3, 8000, 0.2), "dt"),
         (lambda: room_impulse_response([np.nan, 1.0], 1e-4, 8000, 0.2), "finite"),
         (lambda: room_impulse_response(np.ones(10), 1e-4, 8000, 0.2, kind="dipole"), "kind"),
+        (lambda: room_impulse_response(1.0, 1e-4, 8000, 0.2), "p has shape"),
+        (lambda: room_impulse_response(np.ones(10), 1e-4, 8000, 10.0), "sigma"),
+        (lambda: room_impulse_response(np.ones(10), 1e-4, 8000, 0.2, dim=0), "dim"),
+        (lambda: room_impulse_response(np.ones(10), 1e-4, 8000, 0.2, c=0.0), "c is"),
         (lambda: render([1.0], [1.0], np.array([]), 100, None), "dry"),
+        (lambda: render([1.0], [1.0], np.ones(9), 100, lambda a, b: np.full((1, 3), np.nan)), "responses"),
+        (lambda: render([1.0], lambda t: [t], np.ones(9), 100, lambda a, b: np.ones((1, 3))), "responses"),
+        (
+            lambda: render([1.0, 1.0], [1.0, 0.5], np.ones(9), 44100, responder(model(), np.arange(9) * 2e-4, 8000)),
+            "8000 samples",
+        ),
+        (lambda: responder(model(), [0.0, -1e-3, -2e-3], 8000), "times"),
+        (lambda: binaural_ears([[1.0, 1.0]], [1.0]), "heading has shape"),
+        (lambda: snap_to_grid([[1.0]], np.empty((0, 1))), "grid"),
+        (lambda: snap_to_grid([[np.nan]], [[1.0]]), "points"),
+        (lambda: write_impulse_responses(".", np.full((1, 3), np.inf), 8000), "finite"),
+        (lambda: write_impulse_responses(".", np.ones((2, 3)), 8000, ["a", "a"]), "different names"),
+        (lambda: write_impulse_responses(".", np.ones((1, 3)), 8000, ["../a"]), "without folders"),
         (lambda: render(np.ones((3, 1)), [1.0], np.ones(100), 100, None), "path_source"),
         (lambda: responder(model(), [0.1, 0.2], 8000), "times"),
         (lambda: binaural_ears([[1.0, 1.0]], [0.0, 0.0]), "heading"),

@@ -16,6 +16,7 @@ from paperworks.core.validation import check_choice, check_count, check_number
 Track = Callable[[float], ArrayLike] | ArrayLike
 Responses = Callable[[Float[np.ndarray, "n d"], Float[np.ndarray, "n d"]], ArrayLike]
 EAR_DISTANCE = 0.175  # m
+_LOST = 1e-12  # of the source's spectrum, beyond which rounding would be heard
 
 
 def room_impulse_response(
@@ -31,7 +32,8 @@ def room_impulse_response(
     """Turn the response to a Gaussian into a room impulse response in a band, at a sound's rate.
 
     The spectrum is divided by the Gaussian's, ends between `f_max` and 1.25 `f_max` along a squared cosine, and is
-    resampled exactly. At `f_max` of the paper's source the division multiplies by 55, errors of the pressure too.
+    resampled exactly. At `f_max` of the paper's source the division multiplies by 55, errors of the pressure too. Where
+    the room still sounds at the last time, the answer is wrong in its last 4 / `f_max`: give it more times than needed.
 
     Parameters
     ----------
@@ -61,7 +63,7 @@ def room_impulse_response(
     Raises
     ------
     ValueError
-        For a time step that is too long for the band.
+        For a time step that is too long for the band, or a Gaussian that is too wide for it.
 
     References
     ----------
@@ -82,11 +84,16 @@ def room_impulse_response(
     check_count("sr", sr)
     if 1.25 * f_max > 0.5 / dt or 1.25 * f_max > sr / 2:
         raise ValueError(f"dt is {dt} and sr {sr}; a band to {f_max:g} Hz takes rates above {2.5 * f_max:g} Hz")
-    if x.shape[-1] < 2 or not np.isfinite(x).all():
+    check_count("dim", dim, at_most=3)
+    check_number("c", c, gt=0)
+    if np.exp(-((1.25 * math.pi * f_max / c * check_number("sigma", sigma, gt=0)) ** 2)) < _LOST:
+        raise ValueError(f"sigma is {sigma}; nothing is left of so wide a Gaussian at {1.25 * f_max:g} Hz")
+    if x.ndim < 1 or x.shape[-1] < 2 or not np.isfinite(x).all():
         raise ValueError(f"p has shape {x.shape}; it takes finite pressure, two times or more")
     samples = max(1, round(x.shape[-1] * dt * sr))
-    # The pressure is even in time, as it starts at rest: its mirror image makes the start smooth.
-    even = np.concatenate([x, np.zeros_like(x), x[..., :0:-1]], -1)
+    # The pressure is even in time, as it starts at rest, so that its mirror image makes the start smooth; a mirror at
+    # the end makes a room that still sounds there ring the least.
+    even = np.concatenate([x, x[..., -2:0:-1]], -1)
     spectrum = np.fft.rfft(even).real * dt
     length = even.shape[-1] * dt
     f = np.arange(spectrum.shape[-1]) / length
@@ -140,7 +147,7 @@ def render(
     Raises
     ------
     ValueError
-        For an empty or infinite sound, or paths that don't fit.
+        For an empty or infinite sound, paths that don't fit, or responses of another rate or shape.
 
     References
     ----------
@@ -165,7 +172,14 @@ def render(
     # Only where something moved are there new responses.
     pairs, which = np.unique(np.concatenate(places, 1), axis=0, return_inverse=True)
     d = places[0].shape[1]
+    if (theirs := getattr(responses, "sr", sr)) != sr:
+        raise ValueError(f"sr is {sr}; responses come at {theirs} samples in a second")
     h = np.asarray(responses(pairs[:, :d], pairs[:, d:]), np.float64)
+    if h.ndim not in (2, 3) or len(h) != len(pairs) or not h.shape[-1] or not np.isfinite(h).all():
+        raise ValueError(
+            f"responses returns shape {h.shape}; it takes finite numbers ({len(pairs)}, samples) or ({len(pairs)}, "
+            "channels, samples)"
+        )
     h = h.reshape(len(pairs), -1, h.shape[-1])
     if len(pairs) == 1:
         return np.asarray(fftconvolve(sound[None], h[0], axes=-1))
@@ -173,10 +187,9 @@ def render(
     window = np.concatenate([ramp, 1 - ramp])[: 2 * hop - 1]
     padded = np.pad(sound, (hop - 1, 2 * hop))  # block k is the middle at sample k hop
     out = np.zeros((h.shape[1], len(padded) + h.shape[2]))
-    parts = np.stack([padded[k * hop : k * hop + 2 * hop - 1] * window for k in range(blocks)])
-    wet = fftconvolve(parts[:, None], h[which.reshape(-1)], axes=-1)
-    for k in range(blocks):
-        out[:, k * hop : k * hop + wet.shape[-1]] += wet[k]
+    for k, response in enumerate(which.reshape(-1)):
+        wet = fftconvolve(padded[None, k * hop : k * hop + 2 * hop - 1] * window, h[response], axes=-1)
+        out[:, k * hop : k * hop + wet.shape[-1]] += wet
     return out[:, hop - 1 : hop - 1 + len(sound) + h.shape[2] - 1]
 
 
@@ -238,8 +251,9 @@ def responder(
     (2, 999)
     """
     t = np.asarray(times, np.float64).reshape(-1)
-    if len(t) < 2 or t[0] != 0 or not np.allclose(np.diff(t), t[1]):
+    if len(t) < 2 or t[0] != 0 or not t[1] > 0 or not np.allclose(np.diff(t), t[1], rtol=1e-4, atol=0):
         raise ValueError("times isn't evenly spaced from 0 on")
+    check_count("sr", sr)
     frame = model._frame()
 
     def responses(sources: Float[np.ndarray, "n d"], listeners: Float[np.ndarray, "n d"]) -> ArrayLike:
@@ -247,13 +261,14 @@ def responder(
         x0, of_source = np.unique(sources, axis=0, return_inverse=True)
         x, of_ear = np.unique(ears.reshape(-1, ears.shape[-1]), axis=0, return_inverse=True)
         cached = model.cache_receivers_at(x, t)
-        weights = model.cache_source(frame.source_fields(x0)).weights.numpy()[of_source.reshape(-1)]
-        basis = cached.basis.numpy().reshape(-1, len(x), len(t))[:, of_ear.reshape(ears.shape[:2])]
+        weights = model.cache_source(frame.source_fields(x0)).weights.float().cpu().numpy()[of_source.reshape(-1)]
+        basis = cached.basis.float().cpu().numpy().reshape(-1, len(x), len(t))[:, of_ear.reshape(ears.shape[:2])]
         p = np.einsum("nq,qnet->net", weights, basis) + (0.0 if model.bias is None else model.bias.item())
         return room_impulse_response(
             p, float(t[1]), sr, frame.sigma, frame.f_max if f_max is None else f_max, kind, frame.room.dim, frame.c
         )
 
+    responses.sr = sr  # type: ignore[attr-defined]
     return responses
 
 
@@ -288,7 +303,9 @@ def binaural_ears(
     if x.shape[1] < 2:
         raise ValueError(f"listeners has shape {x.shape}; ears take two or three dimensions")
     looks = np.array([heading(place) for place in x]) if callable(heading) else np.asarray(heading, np.float64)
-    looks = np.broadcast_to(looks, x.shape)[:, :2]
+    if looks.shape[-1:] not in ((2,), (3,)) or looks.ndim > 2:
+        raise ValueError(f"heading has shape {looks.shape}; it takes a direction (2,) or (3,), or one for each place")
+    looks = np.broadcast_to(looks[..., :2], (len(x), 2))
     size = np.linalg.norm(looks, axis=1, keepdims=True)
     if not (size > 0).all():
         raise ValueError(f"heading is {heading!r}; it takes a direction that isn't zero in the plane")
@@ -325,8 +342,10 @@ def snap_to_grid(points: ArrayLike, grid: ArrayLike) -> tuple[Float[np.ndarray, 
     from scipy.spatial import cKDTree
 
     x, nodes = (np.atleast_2d(np.asarray(a, np.float64)) for a in (points, grid))
-    if x.shape[1] != nodes.shape[1]:
-        raise ValueError(f"points has shape {x.shape}; it takes (n, {nodes.shape[1]})")
+    if x.shape[1] != nodes.shape[1] or not np.isfinite(x).all():
+        raise ValueError(f"points has shape {x.shape}; it takes finite places (n, {nodes.shape[1]})")
+    if not len(nodes) or not np.isfinite(nodes).all():
+        raise ValueError(f"grid has shape {nodes.shape}; it takes finite places, one or more")
     nearest = cKDTree(nodes).query(x)[1]
     return nodes[nearest], nearest
 
@@ -355,7 +374,7 @@ def write_impulse_responses(
     Raises
     ------
     ValueError
-        For another number of names.
+        For responses that are empty or infinite, another number of names, or names that aren't those of files.
 
     Examples
     --------
@@ -365,8 +384,13 @@ def write_impulse_responses(
     """
     h = np.atleast_2d(np.asarray(responses, np.float64))
     labels = [f"receiver-{i}" for i in range(len(h))] if names is None else list(names)
-    if len(labels) != len(h):
-        raise ValueError(f"names has {len(labels)} names; it takes {len(h)}")
+    if h.ndim != 2 or not h.size or not np.isfinite(h).all():
+        raise ValueError(f"responses has shape {h.shape}; it takes finite samples (receivers, samples), one or more")
+    if len(labels) != len(h) or len(set(labels)) != len(h):
+        raise ValueError(f"names has {len(set(labels))} different names; it takes {len(h)}")
+    for label in labels:
+        if not label or Path(label).name != label or "\\" in label:
+            raise ValueError(f"names has {label!r}; it takes names of files, without folders")
     Path(folder).mkdir(parents=True, exist_ok=True)
     files = [Path(folder) / f"{label}.wav" for label in labels]
     peak = np.abs(h).max() or 1.0

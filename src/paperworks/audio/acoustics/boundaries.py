@@ -1,8 +1,10 @@
 """Walls: rigid, with an impedance, or with an admittance that depends on frequency, and fits of the latter."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Complex, Float
@@ -11,9 +13,11 @@ from numpy.typing import ArrayLike
 from paperworks.audio.acoustics.sources import DENSITY, SPEED_OF_SOUND
 from paperworks.core.validation import check_count, check_number
 
-_GRID = np.concatenate([[0.0], np.geomspace(1.0, 2e4, 400)])  # Hz, where a wall must not make sound
+# Hz, where a wall must not make sound: a solver's trapezoidal rule moves its highest frequencies to infinity.
+_GRID = np.concatenate([[0.0], np.geomspace(1e-3, 1e8, 1100)])
 _DAMPING = 1e-3  # least decay rate of a fitted pole / its angular frequency
 _SLACK = 1e-9  # of the greatest admittance
+_POOR = 0.5  # relative error of a fit that warns
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class ImpedanceBoundary:
     ------
     ValueError
         For decay rates that aren't positive, an impedance that isn't positive beside an admittance, or an admittance
-        with a negative real part at some frequency up to 20 kHz: such a wall would make sound.
+        with a negative real part at some frequency: such a wall would make sound.
 
     References
     ----------
@@ -66,8 +70,8 @@ class ImpedanceBoundary:
         frequency_dependent = self.Y_inf is not None or len(self.real_poles) or len(self.complex_poles)
         if self.xi is not None and frequency_dependent:
             raise ValueError(f"xi is {self.xi!r} beside an admittance; it takes one of the two")
-        if self.xi is not None and not self.xi > 0:
-            raise ValueError(f"xi is {self.xi!r}; it takes a number > 0, infinite for a rigid wall")
+        if self.xi is not None:
+            object.__setattr__(self, "xi", check_impedance(self.xi))
         for name, poles, size in (("real_poles", self.real_poles, 2), ("complex_poles", self.complex_poles, 4)):
             kept = tuple(tuple(check_number(name, value) for value in pole) for pole in poles)
             if any(len(pole) != size or pole[-1 if size == 2 else 2] <= 0 for pole in kept):
@@ -76,13 +80,11 @@ class ImpedanceBoundary:
         constant = 0.0 if self.xi is None else 1 / (self.xi * self.rho * self.c)
         limit = constant if self.Y_inf is None else check_number("Y_inf", self.Y_inf)
         object.__setattr__(self, "Y_inf", limit)
-        f = _frequencies([(a, b) for _, _, a, b in self.complex_poles])
-        y = self.admittance(f)
-        worst = int(np.argmin(y.real))
-        if y.real[worst] < -_SLACK * np.abs(y).max() or limit < 0:
+        f, least, greatest = _least_real_part(limit, self.real_poles, self.complex_poles)
+        if least < -_SLACK * greatest or limit < 0:
             raise ValueError(
-                f"the admittance has real part {y.real[worst]:.3g} at {f[worst]:.4g} Hz and {limit:.3g} in the "
-                "limit; it takes 0 or more at all frequencies"
+                f"the admittance has real part {least:.3g} at {f:.4g} Hz and {limit:.3g} in the limit; it takes 0 or "
+                "more at all frequencies"
             )
 
     @property
@@ -103,13 +105,9 @@ class ImpedanceBoundary:
         ndarray
             Complex admittance in m/(s Pa).
         """
-        s = -2j * np.pi * np.asarray(f, np.float64).reshape(-1)
-        y = np.full(s.shape, self.Y_inf, dtype=np.complex128)
-        for a, rate in self.real_poles:
-            y += a / (rate + s)
-        for b, c, alpha, beta in self.complex_poles:
-            y += 0.5 * ((b + 1j * c) / (alpha + 1j * beta + s) + (b - 1j * c) / (alpha - 1j * beta + s))
-        return y
+        return _admittance(
+            np.asarray(f, np.float64).reshape(-1), self.Y_inf or 0.0, self.real_poles, self.complex_poles
+        )
 
     def reflection(self, f: ArrayLike) -> Complex[np.ndarray, " n"]:
         """Return what a plane wave of normal incidence comes back with: ``(1 - rho c Y) / (1 + rho c Y)``.
@@ -174,10 +172,45 @@ class ImpedanceBoundary:
         )
 
 
+def _admittance(
+    f: Float[np.ndarray, " n"], limit: float, real_poles: Sequence[Any], complex_poles: Sequence[Any]
+) -> Complex[np.ndarray, " n"]:
+    s = -2j * np.pi * f
+    y = np.full(s.shape, limit, dtype=np.complex128)
+    for a, rate in real_poles:
+        y += a / (rate + s)
+    for b, c, alpha, beta in complex_poles:
+        y += 0.5 * ((b + 1j * c) / (alpha + 1j * beta + s) + (b - 1j * c) / (alpha - 1j * beta + s))
+    return y
+
+
+def _least_real_part(
+    limit: float, real_poles: Sequence[Any], complex_poles: Sequence[Any]
+) -> tuple[float, float, float]:
+    """Return where the real part is least, how much it is there, and the greatest absolute value."""
+    f = np.unique(_frequencies([(a, b) for _, _, a, b in complex_poles]))
+    y = _admittance(f, limit, real_poles, complex_poles)
+    valleys = 1 + np.flatnonzero((y.real[1:-1] <= y.real[:-2]) & (y.real[1:-1] < y.real[2:]))
+    fine = np.concatenate([f, *np.linspace(f[valleys - 1], f[valleys + 1], 201, axis=1)])
+    real = _admittance(fine, limit, real_poles, complex_poles).real
+    worst = int(np.argmin(real))
+    return float(fine[worst]), float(real[worst]), float(np.abs(y).max())
+
+
 def _frequencies(resonances: Sequence[tuple[float, float]]) -> Float[np.ndarray, " n"]:
     """Return frequencies at which a real part might be negative: many near each (decay rate, angular frequency)."""
-    near = [(b + a * np.linspace(-5, 5, 101)) / (2 * math.pi) for a, b in resonances]
+    near = [(b + a * np.sinh(np.linspace(-5, 5, 101))) / (2 * math.pi) for a, b in resonances]
     return np.abs(np.concatenate([_GRID, *near]))
+
+
+def check_impedance(xi: Any) -> float:
+    """Return a normalised impedance as a float, infinite for a rigid wall, or raise."""
+    if np.ndim(xi) == 0 and xi == math.inf:
+        return math.inf
+    try:
+        return check_number("xi", xi, ge=1e-300)
+    except ValueError:
+        raise ValueError(f"xi is {xi!r}; it takes a number > 0, infinite for a rigid wall") from None
 
 
 RIGID = ImpedanceBoundary()
@@ -252,7 +285,8 @@ def fit_admittance(
     f
         Frequencies in Hz.
     Y
-        Complex admittance in m/(s Pa) with sign convention ``exp(-i omega t)``.
+        Complex admittance in m/(s Pa) with sign convention ``exp(-i omega t)``; of data with ``exp(+i omega t)``, as
+        of most impedance tubes, the conjugate.
     n_real
         Number of real poles.
     n_pairs
@@ -270,7 +304,7 @@ def fit_admittance(
     Raises
     ------
     ValueError
-        For too few frequencies, or a material that makes sound itself.
+        For too few frequencies, or a material that makes sound itself. A fit that misses half of the data warns.
 
     References
     ----------
@@ -283,9 +317,12 @@ def fit_admittance(
     >>> bool(np.abs(wall.admittance(f) / porous_layer(f) - 1).max() < 0.02)
     True
     """
-    frequency, wanted = np.asarray(f, np.float64).reshape(-1), np.asarray(Y, np.complex128).reshape(-1)
-    check_count("n_real", n_real, at_least=0)
-    check_count("n_pairs", n_pairs, at_least=0)
+    try:
+        frequency, wanted = np.asarray(f, np.float64).reshape(-1), np.asarray(Y, np.complex128).reshape(-1)
+    except (TypeError, ValueError):
+        raise TypeError(f"f and Y are {f!r} and {Y!r}; they take numbers") from None
+    for name, count in (("n_real", n_real), ("n_pairs", n_pairs), ("steps", steps)):
+        check_count(name, count, at_least=0)
     if frequency.shape != wanted.shape or 2 * len(frequency) < 2 * (n_real + 2 * n_pairs) + 1:
         raise ValueError(
             f"f and Y have {len(frequency)} and {len(wanted)} values; they take as many, and enough to fit"
@@ -293,7 +330,14 @@ def fit_admittance(
     if not (np.isfinite(wanted).all() and np.isfinite(frequency).all() and (frequency >= 0).all()):
         raise ValueError("f and Y have negative or infinite values; they take finite numbers and frequencies >= 0")
     if wanted.real.min() < -1e-6 * np.abs(wanted).max():
-        raise ValueError(f"Y has real part {wanted.real.min():.3g}; it takes 0 or more, as walls don't make sound")
+        raise ValueError(
+            f"Y has real part {wanted.real.min():.3g}; it takes 0 or more, as walls don't make sound: set what noise "
+            "put below to 0"
+        )
+    if not frequency.any():
+        raise ValueError("f has zeros alone; it takes frequencies above 0 too")
+    if not wanted.any():
+        return ImpedanceBoundary(c=c, rho=rho)
     unit = 2 * np.pi * frequency.max()
     s = -2j * np.pi * frequency / unit
     low = max(frequency[frequency > 0].min() / frequency.max(), 1e-4)
@@ -308,15 +352,21 @@ def fit_admittance(
     found = _residues(columns * weight[:, None], wanted * weight, everywhere)
     split = 1 + len(real)
     # (r + i q)/(s - a) + its conjugate is half of (2 r + 2 i q)/(s - a) and so on; poles are -alpha - i beta.
+    singles = [(float(r * unit), float(-a.real * unit)) for r, a in zip(found[1:split], real, strict=True)]
     quadruples = [
-        (2 * r * unit, -2 * q * unit, -a.real * unit, a.imag * unit)
+        (float(2 * r * unit), float(-2 * q * unit), float(-a.real * unit), float(a.imag * unit))
         for r, q, a in zip(found[split::2], found[split + 1 :: 2], pairs, strict=True)
     ]
-    lowest = float((everywhere @ found).min())
+    lowest = _least_real_part(float(found[0]), singles, quadruples)[1]
+    off = float(np.linalg.norm((columns @ found - wanted) * weight) / np.linalg.norm(wanted * weight))
+    if off > _POOR:
+        warnings.warn(
+            f"the fit is off by {off:.0%}; take the conjugate of data with exp(+i omega t), or more poles", stacklevel=2
+        )
     return ImpedanceBoundary(
         Y_inf=float(max(found[0] - min(lowest, 0.0), 0.0)),
-        real_poles=[(float(r * unit), float(-a.real * unit)) for r, a in zip(found[1:split], real, strict=True)],
-        complex_poles=[(float(b), float(cc), float(al), float(be)) for b, cc, al, be in quadruples],
+        real_poles=singles,
+        complex_poles=quadruples,
         c=c,
         rho=rho,
     )

@@ -7,11 +7,13 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from paperworks.audio.acoustics.rooms import mesh
+from paperworks.audio.acoustics.boundaries import check_impedance
+from paperworks.audio.acoustics.rooms import Room, check_times, mesh
 from paperworks.audio.acoustics.sources import SPEED_OF_SOUND, GaussianSource
 from paperworks.core.validation import check_number
 
-_FINE = 4096  # points of the cosine transforms along an axis
+_FINE = 4096  # least points of the cosine transforms along an axis
+_MEMORY = 10**7  # numbers that are held at once
 _LOST = 1e-9  # relative size of the modes that are left out
 
 
@@ -20,7 +22,7 @@ def image_source_1d(
 ) -> Float[np.ndarray, "batch times points"]:
     """Return the pressure in a tube with two equal walls by image sources.
 
-    A wall reflects ``R = (xi - 1) / (xi + 1)``. The sum is exact where the source is three widths from the walls.
+    A wall reflects ``R = (xi - 1) / (xi + 1)``. The air is at rest at first, also where a wall cuts the source off.
 
     Parameters
     ----------
@@ -45,7 +47,7 @@ def image_source_1d(
     Raises
     ------
     ValueError
-        For sizes that aren't positive, or a source that isn't of one dimension.
+        For sizes that aren't positive, places outside, or times before 0.
 
     References
     ----------
@@ -58,23 +60,19 @@ def image_source_1d(
     [1.0, 0.0]
     """
     check_number("length", length, gt=0)
-    if not xi > 0:
-        raise ValueError(f"xi is {xi!r}; it takes a number > 0")
-    x0 = source.positions
-    if x0.shape[1] != 1:
-        raise ValueError(f"source has {x0.shape[1]} coordinates; it takes 1")
+    check_number("c", c, gt=0)
+    xi = check_impedance(xi)
+    room = Room((length,))
+    x0 = room.check_inside("source", source.positions)
     reflection = 1.0 if math.isinf(xi) else (xi - 1) / (xi + 1)
-    place, time = np.asarray(x, np.float64).reshape(-1), np.asarray(t, np.float64).reshape(-1)
-    travelled = c * time[:, None]
-    reach = math.ceil((c * float(time.max(initial=0)) + 6 * source.sigma) / (2 * length)) + 1
+    place, time = room.check_inside("x", np.asarray(x, np.float64).reshape(-1, 1))[:, 0], check_times("t", t)
     found = np.zeros((len(x0), len(time), len(place)))
-    for n in range(-reach, reach + 1):
-        for sign in (1, -1):
-            strength = reflection ** abs(2 * n - (sign == -1))
-            if strength:
-                apart = place - 2 * n * length - sign * x0[:, :, None]
-                for z in (apart - travelled, apart + travelled):
-                    found += 0.5 * source.amplitude * strength * np.exp(-((z / source.sigma) ** 2))
+    for way in (-1, 1):
+        z = place + way * c * time[:, None]
+        # The tube's images stand side by side: the wave comes from one of them, each second one mirrored.
+        image = np.floor(z / length) - (z == length)
+        start = np.where(image % 2 == 0, z - image * length, (image + 1) * length - z)
+        found += 0.5 * reflection ** np.abs(image) * source.pressure(start.reshape(-1, 1)).reshape(found.shape)
     return found
 
 
@@ -82,6 +80,10 @@ def box_modes(
     size: Sequence[float], source: GaussianSource, points: ArrayLike, t: ArrayLike, c: float = SPEED_OF_SOUND
 ) -> Float[np.ndarray, "batch times points"]:
     """Return the pressure in a rigid box by its cosine modes, whose weights are cosine transforms of the source.
+
+    Modes beyond the Gaussian's spectrum are left out, which changes nothing where the source is four widths from the
+    walls. A nearer one has a kink where a wall cuts it off, which is lost: up to a tenth of the amplitude at the kink,
+    a thousandth in the root mean square over a square of 2 m.
 
     Parameters
     ----------
@@ -104,7 +106,7 @@ def box_modes(
     Raises
     ------
     ValueError
-        For sides that aren't positive or points of other dimensions.
+        For sides that aren't positive, places outside or of other dimensions, or times before 0.
 
     References
     ----------
@@ -117,24 +119,30 @@ def box_modes(
     >>> bool(np.allclose(p[:, 0], source.pressure([[0.7, 0.9], [1.0, 1.0]]), atol=1e-6))
     True
     """
-    sides = [check_number("size", side, gt=0) for side in size]
-    x, x0 = np.atleast_2d(np.asarray(points, np.float64)), source.positions
-    if not x.shape[1] == x0.shape[1] == len(sides):
-        raise ValueError(f"points has shape {x.shape}, source {x0.shape}; they take {len(sides)} coordinates")
+    room = Room(size)
+    sides = room.size
+    check_number("c", c, gt=0)
+    x, x0 = room.check_inside("points", points), room.check_inside("source", source.positions)
+    time = check_times("t", t)
     highest = 2 / source.sigma * math.sqrt(-math.log(_LOST))  # wave number at which the source's spectrum has fallen
     counts = [math.ceil(highest * side / math.pi) + 1 for side in sides]
     numbers = mesh([np.arange(count, dtype=np.float64) for count in counts])
     waves = np.pi * numbers / np.asarray(sides)
     kept = (waves**2).sum(1) <= highest**2
-    weights = np.ones((len(x0), int(kept.sum())))
-    shapes = np.ones((int(kept.sum()), len(x)))
-    for axis, (side, count) in enumerate(zip(sides, counts, strict=True)):
-        part = _cosine_weights(side, x0[:, axis], source.sigma, count)
-        weights *= part[:, numbers[kept, axis].astype(int)]
-        shapes *= np.cos(np.pi / side * np.arange(count)[:, None] * x[:, axis])[numbers[kept, axis].astype(int)]
-    time = np.asarray(t, np.float64).reshape(-1)
-    swing = np.cos(c * np.sqrt((waves[kept] ** 2).sum(1)) * time[:, None])
-    found = (weights[:, None] * swing).reshape(len(x0) * len(time), -1) @ shapes
+    numbers, waves = numbers[kept].astype(int), np.sqrt((waves[kept] ** 2).sum(1))
+    parts = [
+        (_cosine_weights(side, centres, source.sigma, count), np.cos(np.pi / side * np.arange(count)[:, None] * place))
+        for side, count, centres, place in zip(sides, counts, x0.T, x.T, strict=True)
+    ]
+    found = np.zeros((len(x0) * len(time), len(x)))
+    together = max(1, _MEMORY // (len(found) + len(x) + 1))
+    for start in range(0, len(numbers), together):
+        some = slice(start, start + together)
+        weights, shapes = np.ones((len(x0), 1)), np.ones((1, len(x)))
+        for (weight, shape), number in zip(parts, numbers[some].T, strict=True):
+            weights, shapes = weights * weight[:, number], shapes * shape[number]
+        swing = np.cos(c * waves[some] * time[:, None])
+        found += (weights[:, None] * swing).reshape(len(found), -1) @ shapes
     return np.asarray(source.amplitude * found.reshape(len(x0), len(time), len(x)))
 
 
@@ -142,10 +150,12 @@ def _cosine_weights(
     side: float, centres: Float[np.ndarray, " batch"], sigma: float, count: int
 ) -> Float[np.ndarray, "batch modes"]:
     """Return the weights of ``cos(n pi x / side)`` in a Gaussian, by the midpoint rule."""
-    x = (np.arange(_FINE) + 0.5) / _FINE
+    from scipy.fft import dct
+
+    fine = max(_FINE, 4 * count)
+    x = (np.arange(fine) + 0.5) / fine
     bump = np.exp(-(((side * x - centres[:, None]) / sigma) ** 2))
-    cosines = np.cos(np.pi * x[:, None] * np.arange(count))
-    return np.asarray(bump @ cosines * (2 - (np.arange(count) == 0)) / _FINE)
+    return np.asarray(dct(bump)[:, :count] / (1 + (np.arange(count) == 0)) / fine)
 
 
 def free_field_3d(
@@ -174,7 +184,7 @@ def free_field_3d(
     Raises
     ------
     ValueError
-        For a width that isn't positive, or negative distances.
+        For a width that isn't positive, or distances or times that are negative or infinite.
 
     References
     ----------
@@ -186,9 +196,9 @@ def free_field_3d(
     [[1.0, 0.7788]]
     """
     check_number("sigma", sigma, gt=0)
-    away, time = np.asarray(r, np.float64).reshape(-1), np.asarray(t, np.float64).reshape(-1, 1)
-    if not (away >= 0).all():
-        raise ValueError(f"r has {away.min()}; it takes distances >= 0")
+    check_number("c", c, gt=0)
+    check_number("amplitude", amplitude)
+    away, time = check_times("r", r), check_times("t", t)[:, None]
     near = away < 1e-4 * sigma  # where the quotient is taken by its limit
     safe = np.where(near, 1.0, away)
     late, early = safe - c * time, safe + c * time

@@ -1,7 +1,9 @@
 """The operator from a source's field to the pressure at any place and time, and what is stored for many queries."""
 
 import copy
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 
 from paperworks.audio.acoustics.frame import RoomFrame
 from paperworks.audio.acoustics.networks import FrequencyFeatures, ModifiedMLP, ResNetBranch, SineMLP
+from paperworks.audio.acoustics.rooms import check_times
 from paperworks.core.validation import check_choice, check_count, check_number
 
 BranchKind = Literal["modified-mlp", "mlp", "resnet", "linear"]
@@ -70,6 +73,7 @@ class AcousticDeepONet(nn.Module):
         self.branch, self.trunk, self.q = branch, trunk, check_count("q", q)
         self.frame, self.u_scale = frame, check_number("u_scale", u_scale, gt=0)
         self.bias = nn.Parameter(torch.zeros(())) if bias else None
+        self.trained_until: float | None = None  # last time of the training in seconds
 
     def branch_features(self, u: Float[Tensor, "batch ..."], *, last: bool = True) -> Float[Tensor, "batch features"]:
         """Return what the branch makes of fields.
@@ -87,7 +91,11 @@ class AcousticDeepONet(nn.Module):
             Weights (batch, q) of the trunk's functions, or features.
         """
         inner: Any = self.branch if last else getattr(self.branch, "features", lambda x: x)
-        out: Tensor = inner(u.flatten(1) / self.u_scale)
+        if not isinstance(u, Tensor):
+            raise TypeError(f"u is {type(u).__name__}; it takes a tensor")
+        if u.ndim < 2:
+            raise ValueError(f"u has shape {tuple(u.shape)}; it takes fields (batch, *sensors)")
+        out: Tensor = inner(self._own(u).flatten(1) / self.u_scale)
         return out
 
     def basis(self, y: Float[Tensor, "*batch d_plus_1"]) -> Float[Tensor, "*batch q"]:
@@ -103,8 +111,14 @@ class AcousticDeepONet(nn.Module):
         Tensor
             The q functions in the last axis.
         """
-        out: Tensor = self.trunk(y if self.frame is None else self.frame.normalised(y))
+        # Normalised first: a network of 16 bits would round metres and seconds.
+        out: Tensor = self.trunk(self._own(y if self.frame is None else self.frame.normalised(y)))
         return out
+
+    def _own(self, x: Tensor) -> Tensor:
+        """Return a tensor in the trunk's precision and on its device."""
+        first = next(self.trunk.parameters(), None)
+        return x if first is None else x.to(first)
 
     def forward(
         self, u: Float[Tensor, "batch ..."], y: Float[Tensor, "*coordinates d_plus_1"]
@@ -123,7 +137,16 @@ class AcousticDeepONet(nn.Module):
         -------
         Tensor
             Pressure (batch, points) in Pa.
+
+        Raises
+        ------
+        ValueError
+            For fields or coordinates of another shape.
         """
+        if not isinstance(y, Tensor):
+            raise TypeError(f"y is {type(y).__name__}; it takes a tensor")
+        if y.ndim != 2 and (y.ndim != 3 or len(y) != len(u)):
+            raise ValueError(f"y has shape {tuple(y.shape)}; it takes (points, d + 1) or ({len(u)}, points, d + 1)")
         weights, basis = self.branch_features(u), self.basis(y)
         if basis.shape[-1] != self.q or weights.shape[-1] != self.q:
             raise ValueError(
@@ -173,7 +196,8 @@ class AcousticDeepONet(nn.Module):
         CachedReceivers
             Answers for any source by its `query`.
         """
-        return CachedReceivers(self, self.basis(y).T.contiguous())
+        with _evaluating(self):
+            return CachedReceivers(self, self.basis(y).T.contiguous())
 
     def cache_receivers_at(self, receiver_pos: ArrayLike, times: ArrayLike) -> "CachedReceivers":
         """Store the trunk's functions at receivers for all times.
@@ -189,9 +213,23 @@ class AcousticDeepONet(nn.Module):
         -------
         CachedReceivers
             Also answers by positions of sources, with impulse responses.
+
+        Raises
+        ------
+        ValueError
+            For places outside the room or no times. Times beyond those of the training warn.
         """
-        cached = self.cache_receivers(self._frame().coordinates(receiver_pos, times))
-        return CachedReceivers(self, cached.basis, len(np.asarray(times).reshape(-1)))
+        t = check_times("times", times)
+        if not len(t):
+            raise ValueError("times is empty; it takes one or more")
+        if self.trained_until is not None and t.max() > self.trained_until * (1 + 1e-6):
+            warnings.warn(
+                f"times go to {t.max():.4g} s, beyond the training's {self.trained_until:.4g} s, where the answer "
+                "means nothing",
+                stacklevel=2,
+            )
+        cached = self.cache_receivers(self._frame().coordinates(receiver_pos, t))
+        return CachedReceivers(self, cached.basis, len(t))
 
     @torch.no_grad()
     def cache_source(self, u: Float[Tensor, "batch ..."]) -> "CachedSource":
@@ -207,7 +245,8 @@ class AcousticDeepONet(nn.Module):
         CachedSource
             Answers for any coordinates by its `query`.
         """
-        return CachedSource(self, self.branch_features(u))
+        with _evaluating(self):
+            return CachedSource(self, self.branch_features(u))
 
     def _frame(self) -> RoomFrame:
         if self.frame is None:
@@ -255,7 +294,8 @@ class CachedReceivers:
         Tensor
             Pressure (batch, points) in Pa.
         """
-        weights = self.model.branch_features(u)
+        with _evaluating(self.model):
+            weights = self.model.branch_features(u)
         if self.model.bias is None:
             return weights @ self.basis
         return torch.addmm(self.model.bias, weights, self.basis)
@@ -327,8 +367,22 @@ class CachedSource:
         Tensor
             Pressure (batch, points) in Pa.
         """
-        found = self.weights @ self.model.basis(y).T
+        with _evaluating(self.model):
+            found = self.weights @ self.model.basis(y).T
         return found if self.model.bias is None else found + self.model.bias
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Answer by the statistics of the training, also where a network is in training mode, and leave it so."""
+    training = model.training
+    if training:
+        model.eval()
+    try:
+        yield
+    finally:
+        if training:
+            model.train()
 
 
 def low_precision_branch(model: AcousticDeepONet) -> AcousticDeepONet:
@@ -362,7 +416,7 @@ def low_precision_branch(model: AcousticDeepONet) -> AcousticDeepONet:
 
 
 class _HalfPrecision(nn.Module):
-    """A network in bfloat16 between inputs and outputs in single precision."""
+    """A network in bfloat16 between inputs and outputs in their own precision."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -370,12 +424,12 @@ class _HalfPrecision(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.network(x.bfloat16())
-        return out.float()
+        return out.to(x.dtype)
 
     def features(self, x: Tensor) -> Tensor:
         inner: Any = getattr(self.network, "features", lambda x: x)
         out: Tensor = inner(x.bfloat16())
-        return out.float()
+        return out.to(x.dtype)
 
 
 def make_acoustic_deeponet(
@@ -441,8 +495,8 @@ def make_acoustic_deeponet(
     check_choice("branch", branch, ("modified-mlp", "mlp", "resnet", "linear"))
     check_choice("trunk", trunk, ("modified-mlp", "mlp"))
     dim = frame.room.dim
-    width = hidden or {1: 512, 2: 2048, 3: 2048}[dim]
-    depth = n_layers or {1: 4, 2: 2, 3: 5}[dim]
+    width = {1: 512, 2: 2048, 3: 2048}[dim] if hidden is None else hidden
+    depth = {1: 4, 2: 2, 3: 5}[dim] if n_layers is None else n_layers
     options: dict[str, Any] = {"activation": activation, "siren_hidden": siren_hidden}
 
     def network(kind: str, inputs: int) -> nn.Module:

@@ -50,9 +50,15 @@ class PartitionOfUnity:
     margin: float
 
     def __post_init__(self) -> None:
-        boxes = np.asarray(self.boxes, np.float64)
-        if boxes.ndim != 3 or boxes.shape[1] != 2 or not (boxes[:, 0] < boxes[:, 1]).all():
-            raise ValueError(f"boxes has shape {boxes.shape}; it takes (boxes, 2, d), lowest corners before highest")
+        try:
+            boxes = np.asarray(self.boxes, np.float64)
+        except (TypeError, ValueError):
+            raise ValueError(f"boxes is {self.boxes!r}; it takes numbers (boxes, 2, d)") from None
+        whole = boxes.ndim == 3 and boxes.shape[1] == 2 and np.isfinite(boxes).all()
+        if not whole or not boxes.size or not (boxes[:, 0] < boxes[:, 1]).all():
+            raise ValueError(
+                f"boxes has shape {boxes.shape}; it takes finite (boxes, 2, d), lowest corners before highest"
+            )
         object.__setattr__(self, "boxes", boxes)
         check_number("margin", self.margin, gt=0)
 
@@ -75,6 +81,8 @@ class PartitionOfUnity:
             The parts, the last axis running fastest.
         """
         check_number("overlap", overlap, gt=0)
+        if len(counts) != len(size):
+            raise ValueError(f"counts has {len(counts)} numbers; it takes one for each of {len(size)} sides")
         spans = []
         for side, count in zip(size, counts, strict=True):
             ends = np.linspace(0, side, check_count("counts", count) + 1)
@@ -124,7 +132,10 @@ class PartitionOfUnity:
         low, high = self.boxes[:, 0], self.boxes[:, 1]
         rising = np.where(low == low.min(0), 1.0, _smooth((x[:, None] - low) / self.margin))
         falling = np.where(high == high.max(0), 1.0, _smooth((high - x[:, None]) / self.margin))
-        raw = (rising * falling).prod(-1) * self.contains(x)
+        inside = self.contains(x)
+        raw = (rising * falling).prod(-1) * inside
+        # At the ends of boxes that meet no other, such as a wall of an L, ramps leave nothing.
+        raw = np.where(raw.sum(1, keepdims=True) > 0, raw, inside)
         total = raw.sum(1, keepdims=True)
         if not (total > 0).all():
             raise ValueError(f"points has {x[total[:, 0] <= 0][0].tolist()}, which is inside no box")
@@ -211,7 +222,7 @@ class DecomposedDeepONet(nn.Module):
             if not len(rows) or not len(columns):
                 continue
             assert isinstance(model, AcousticDeepONet)
-            part = model.impulse_response(x0[rows], x[columns], times)
+            part = model.impulse_response(x0[rows], x[columns], times).to(found)
             weight = torch.as_tensor(np.outer(of_sources[rows, i], of_receivers[columns, j]), dtype=part.dtype)
             found[np.ix_(rows, columns)] += weight[:, :, None] * part
         return found

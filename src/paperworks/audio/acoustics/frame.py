@@ -9,7 +9,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from paperworks.audio.acoustics.rooms import Room, mesh
+from paperworks.audio.acoustics.rooms import Room, check_times, mesh
 from paperworks.audio.acoustics.sources import SPEED_OF_SOUND, GaussianSource, gaussian_width
 from paperworks.core.validation import check_number
 
@@ -58,6 +58,8 @@ class RoomFrame:
     c: float = SPEED_OF_SOUND
 
     def __post_init__(self) -> None:
+        if not isinstance(self.room, Room):
+            raise TypeError(f"room is {self.room!r}; it takes a Room")
         for name in ("f_max", "sensors_per_wavelength", "time_scale", "c"):
             check_number(name, getattr(self, name), gt=0)
 
@@ -132,9 +134,7 @@ class RoomFrame:
             For a place outside the room or a negative time.
         """
         x = self.room.check_inside("points", points)
-        t = np.asarray(times, np.float64).reshape(-1)
-        if not (np.isfinite(t) & (t >= 0)).all():
-            raise ValueError(f"times is {times!r}; it takes finite numbers >= 0")
+        t = check_times("times", times)
         both = np.concatenate([np.repeat(x, len(t), 0), np.tile(t, len(x))[:, None]], 1)
         return torch.as_tensor(both, dtype=torch.float32)
 

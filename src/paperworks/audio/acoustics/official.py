@@ -1,9 +1,11 @@
 """Weights of the published code: trees of Flax, exported as NumPy archives, in our modules."""
 
 import re
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -65,6 +67,8 @@ def load_official_deeponet(
     """
     tree = _read(weights)
     bias = tree.pop("b0", np.zeros(()))
+    if bias.size != 1:
+        raise ValueError(f"weights have b0 of shape {bias.shape}; it takes one number")
     trunk, q = _layers(tree, "tn", activation, gate_activation)
     features = FrequencyFeatures(freqs_hz, frame.c)
     if trunk.in_dim != features.out_dim(frame.room.dim + 1):
@@ -85,27 +89,35 @@ def load_official_deeponet(
             )
     model = AcousticDeepONet(branch, nn.Sequential(features, trunk), q, frame=frame)
     assert model.bias is not None
-    model.bias.data.fill_(float(np.asarray(bias)))
+    model.bias.data.fill_(bias.item())
     return model.eval()
 
 
 def _read(weights: Any) -> dict[str, np.ndarray]:
     if isinstance(weights, (str, Path)):
         try:
-            with np.load(weights, allow_pickle=False) as archive:
+            archive = np.load(weights, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError("it is one array, no archive")
+            with archive:
                 weights = {key: archive[key] for key in archive.files}
-        except (ValueError, OSError, EOFError) as error:
+        except (ValueError, OSError, EOFError, KeyError, NotImplementedError, BadZipFile, zlib.error) as error:
             raise ValueError(f"weights is {weights}, which can't be read as arrays alone: {error}") from None
+    if not isinstance(weights, Mapping):
+        raise TypeError(f"weights is {type(weights).__name__}; it takes the path of an archive, or a mapping to arrays")
     found = {str(key).replace(".", "/").strip("/"): np.asarray(value) for key, value in weights.items()}
     for key, value in found.items():
-        if not np.issubdtype(value.dtype, np.number) or not np.isfinite(value).all():
-            raise ValueError(f"weights has {key}, which isn't finite numbers")
+        real = np.issubdtype(value.dtype, np.floating) or np.issubdtype(value.dtype, np.integer)
+        if not real or not (np.abs(value) <= np.finfo(np.float32).max).all():
+            raise ValueError(f"weights has {key}, which isn't finite real numbers in single precision")
     return found
 
 
-def _tensor(tree: Mapping[str, np.ndarray], key: str) -> Tensor:
+def _tensor(tree: Mapping[str, np.ndarray], key: str, dims: int | None = None) -> Tensor:
     if key not in tree:
         raise ValueError(f"weights lack {key}")
+    if dims is not None and tree[key].ndim != dims:
+        raise ValueError(f"weights have {key} of shape {tree[key].shape}; it takes {dims} axes")
     return torch.tensor(np.asarray(tree[key], np.float32))
 
 
@@ -125,8 +137,8 @@ def _layers(tree: Mapping[str, np.ndarray], tag: str, activation: Any, gate_acti
     def name(layer: str) -> str:
         return f"{tag}/params/{layer}"
 
-    inputs, hidden = tree[name(f"linear_{tag}_0/kernel")].shape
-    outputs = tree[name(f"linear_{tag}_{numbers[-1]}/kernel")].shape[1]
+    inputs, hidden = _tensor(tree, name(f"linear_{tag}_0/kernel"), 2).shape
+    outputs = _tensor(tree, name(f"linear_{tag}_{numbers[-1]}/kernel"), 2).shape[1]
     sizes = (int(inputs), int(hidden), len(numbers) - 1, int(outputs))
     network: SineMLP
     if name(f"transformerU_{tag}/kernel") in tree:
@@ -147,17 +159,18 @@ def _resnet(tree: Mapping[str, np.ndarray], frame: RoomFrame) -> ResNetBranch:
     """Return the convolutional branch: channels stand last in the published code, first in ours."""
     dense = sorted(int(m[1]) for key in tree if (m := re.fullmatch(r"bn/params/Dense_(\d+)/kernel", key)))
     numbers = {int(m[1]) for key in tree if (m := re.match(r"bn/params/ResNetBlock_(\d+)/", key))}
-    if not dense or numbers != set(range(len(numbers))):
+    if not dense or not numbers or numbers != set(range(len(numbers))):
         raise ValueError("weights lack dense layers or blocks of the convolutional branch")
-    widths = [tree[f"bn/params/ResNetBlock_{i}/Conv_0/kernel"].shape[-1] for i in range(len(numbers))]
+    axes = len(frame.sensor_shape) + 2
+    widths = [_tensor(tree, f"bn/params/ResNetBlock_{i}/Conv_0/kernel", axes).shape[-1] for i in range(len(numbers))]
     strided = [f"bn/params/ResNetBlock_{i}/Conv_2/kernel" in tree for i in range(len(numbers))]
     starts = [0, *(i for i, s in enumerate(strided) if s)]
     blocks = np.diff([*starts, len(widths)]).tolist()
-    hidden = [int(tree[f"bn/params/Dense_{i}/kernel"].shape[1]) for i in dense]
+    hidden = [int(_tensor(tree, f"bn/params/Dense_{i}/kernel", 2).shape[1]) for i in dense]
     branch = ResNetBranch(frame.sensor_shape, hidden[-1], [int(widths[i]) for i in starts], blocks, hidden[:-1])
 
     def convolution(module: Any, path: str) -> None:
-        kernel = _tensor(tree, f"bn/params/{path}/kernel")
+        kernel = _tensor(tree, f"bn/params/{path}/kernel", axes)
         _fill(module.conv.weight, kernel.permute(-1, -2, *range(kernel.ndim - 2)), path)
         if module.conv.bias is not None:
             _fill(module.conv.bias, _tensor(tree, f"bn/params/{path}/bias"), path)

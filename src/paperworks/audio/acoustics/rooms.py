@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 
-from paperworks.core.validation import check_number
+from paperworks.core.validation import check_count, check_number
 
 _SLACK = 1e-6  # of the greatest side: a point on a wall is inside in single precision too
 
@@ -31,7 +31,7 @@ class Room:
     Raises
     ------
     ValueError
-        For sides that aren't positive, more than three of them, or boxes of other dimensions.
+        For sides that aren't positive, more than three of them, or boxes of other dimensions or outside the room.
 
     Examples
     --------
@@ -45,13 +45,20 @@ class Room:
     inside: Callable[[Any], Any] | None = None
 
     def __post_init__(self) -> None:
+        if np.ndim(self.size) != 1:
+            raise ValueError(f"size is {self.size!r}; it takes the lengths of 1 to 3 sides")
         size = tuple(check_number("size", side, gt=0) for side in self.size)
         if not 1 <= len(size) <= 3:
             raise ValueError(f"size is {self.size!r}; it takes 1 to 3 sides")
-        boxes = tuple((tuple(map(float, low)), tuple(map(float, high))) for low, high in self.removed)
+        try:
+            boxes = tuple((tuple(map(float, low)), tuple(map(float, high))) for low, high in self.removed)
+        except (TypeError, ValueError):
+            raise ValueError(f"removed is {self.removed!r}; it takes boxes, each by two corners") from None
         for low, high in boxes:
             if not len(low) == len(high) == len(size) or not all(a < b for a, b in zip(low, high, strict=True)):
                 raise ValueError(f"removed has the box {low}, {high}; it takes two corners of {len(size)} coordinates")
+            if not all(a < side and b > 0 for a, b, side in zip(low, high, size, strict=True)):
+                raise ValueError(f"removed has the box {low}, {high}, which lies outside the room of {size} m")
         object.__setattr__(self, "size", size)
         object.__setattr__(self, "removed", boxes)
 
@@ -70,7 +77,14 @@ class Room:
         -------
         Room
             The box without that corner.
+
+        Raises
+        ------
+        ValueError
+            For a notch of other dimensions, or one that reaches through the room.
         """
+        if len(notch) != len(size) or not all(0 < part < side for side, part in zip(size, notch, strict=True)):
+            raise ValueError(f"notch is {notch!r}; it takes numbers > 0 and below the sides {tuple(size)}")
         lows = tuple(side - part for side, part in zip(size, notch, strict=True))
         return cls(size, ((lows, size),))
 
@@ -111,7 +125,10 @@ class Room:
             end = np.where(np.asarray(high) >= np.asarray(self.size), np.inf, high) - slack
             found &= ~((x > start) & (x < end)).all(1)
         if self.inside is not None:
-            found &= np.asarray(self.inside(x), dtype=bool)
+            says = np.asarray(self.inside(x), dtype=bool)
+            if says.shape != found.shape:
+                raise ValueError(f"inside returns shape {says.shape}; it takes truth values ({len(x)},)")
+            found &= says
         return np.asarray(found)
 
     def points(self, name: str, points: ArrayLike) -> Float[np.ndarray, "n d"]:
@@ -232,6 +249,8 @@ class Room:
             Where no point is as far from the walls.
         """
         rng = np.random.default_rng(random_state)
+        check_count("n", n, at_least=0)
+        check_number("margin", margin, ge=0)
         low, high = np.full(self.dim, margin), np.asarray(self.size) - margin
         if not (low <= high).all():
             raise ValueError(f"margin is {margin}; it takes at most half of each side of {self.size}")
@@ -249,3 +268,11 @@ class Room:
 def mesh(axes: list[Float[np.ndarray, " _"]]) -> Float[np.ndarray, "n d"]:
     """Return all combinations of coordinates as rows, the last axis running fastest."""
     return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(math.prod(map(len, axes)), len(axes))
+
+
+def check_times(name: str, times: ArrayLike) -> Float[np.ndarray, " t"]:
+    """Return times as a flat array in double precision, or raise ValueError where one isn't a finite number >= 0."""
+    t = np.asarray(times, np.float64).reshape(-1)
+    if (bad := t[~(np.isfinite(t) & (t >= 0))]).size:
+        raise ValueError(f"{name} has {bad[0]}; it takes finite numbers >= 0")
+    return t

@@ -77,12 +77,15 @@ class GaussianSource:
     amplitude: float = 1.0
 
     def __post_init__(self) -> None:
-        centre = np.asarray(self.position, dtype=np.float64)
+        try:
+            centre = np.asarray(self.position, dtype=np.float64)
+        except (TypeError, ValueError):
+            centre = np.empty(0)
         if centre.ndim not in (1, 2) or not centre.size or not np.isfinite(centre).all():
             raise ValueError(f"position is {self.position!r}; it takes finite coordinates, (d,) or (batch, d)")
         object.__setattr__(self, "position", centre)
-        check_number("sigma", self.sigma, gt=0)
-        check_number("amplitude", self.amplitude)
+        object.__setattr__(self, "sigma", check_number("sigma", self.sigma, gt=0))
+        object.__setattr__(self, "amplitude", check_number("amplitude", self.amplitude))
 
     @property
     def positions(self) -> Float[np.ndarray, "batch d"]:
@@ -123,7 +126,7 @@ class GaussianSource:
         ndarray
             ``amplitude (sigma sqrt(pi))^d exp(-(k sigma / 2)^2)``, in Pa m^d.
         """
-        k = 2 * np.pi * np.asarray(f, dtype=np.float64) / c
+        k = 2 * np.pi * np.asarray(f, dtype=np.float64) / check_number("c", c, gt=0)
         d = self.positions.shape[1]
         return np.asarray(
             self.amplitude * (self.sigma * math.sqrt(math.pi)) ** d * np.exp(-((k * self.sigma / 2) ** 2))
@@ -163,7 +166,7 @@ def random_source_fields(
     Raises
     ------
     ValueError
-        For centres of another shape.
+        For centres of another shape or far from the grid, or an axis of one coordinate.
 
     References
     ----------
@@ -180,6 +183,8 @@ def random_source_fields(
     rng = np.random.default_rng(random_state)
     length = gaussian_width() if length is None else check_number("length", length, gt=0)
     shape = [len(axis) for axis in axes]
+    if not shape or min(shape) < 2:
+        raise ValueError(f"axes have {shape} coordinates; they take 2 or more each")
     spacing = [axis[1] - axis[0] for axis in axes]
     noise = rng.standard_normal((check_count("n", n), *shape))
     # exp(-x^2 / length^2) is a normal density of deviation length / sqrt(2).
@@ -189,4 +194,7 @@ def random_source_fields(
         if window.positions.shape != (n, len(axes)):
             raise ValueError(f"centres has shape {window.positions.shape}; it takes ({n}, {len(axes)})")
         fields *= window.pressure(mesh(list(axes))).reshape(n, *shape)
-    return np.asarray(fields / np.abs(fields).max(axis=tuple(range(1, fields.ndim)), keepdims=True))
+    top = np.abs(fields).max(axis=tuple(range(1, fields.ndim)), keepdims=True)
+    if not (top > 0).all():
+        raise ValueError("centres has one so far from the grid that nothing of its window is there")
+    return np.asarray(fields / top)

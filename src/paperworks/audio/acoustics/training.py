@@ -182,7 +182,14 @@ def train_deeponet(
             f"({len(u)}, {len(y)})"
         )
     for name, data in (("u", u), ("y", y), ("p", p)):
+        if not isinstance(data, Tensor):
+            raise TypeError(f"{name} is {type(data).__name__}; it takes a tensor")
+        if not len(data):
+            raise ValueError(f"{name} is empty; it takes one row or more")
         check_finite(name, data)
+    trained = [q for q in model.parameters() if q.requires_grad]
+    if not trained:
+        raise ValueError("model has no parameter that requires gradients; it takes one or more")
     if adaptive is not None and len(adaptive.values) != len(y):
         raise ValueError(f"adaptive has {len(adaptive.values)} weights; it takes one for each of {len(y)} coordinates")
     if source_fields is not None and not shared:
@@ -190,9 +197,7 @@ def train_deeponet(
     generator = torch_generator(random_state)
     rows = min(check_count("batch_size", batch_size), len(u))
     points = min(check_count("coordinates", coordinates), len(y))
-    optimizer = torch.optim.AdamW(
-        [q for q in model.parameters() if q.requires_grad], lr, weight_decay=weight_decay, fused=True
-    )
+    optimizer = torch.optim.AdamW(trained, lr, weight_decay=weight_decay, fused=True)
 
     def loss(step: int) -> Tensor:
         some = slice(None) if rows == len(u) else torch.randperm(len(u), generator=generator)[:rows]
@@ -232,6 +237,8 @@ def train_deeponet(
         progress=progress,
     )
     model.eval()
+    if model.frame is not None:
+        model.trained_until = float(y[..., -1].max())
     return losses
 
 
@@ -344,23 +351,24 @@ def transfer(
         k for k in theirs.keys() | ours.keys() if k not in ours or k not in theirs or ours[k].shape != theirs[k].shape
     ]:
         raise ValueError(f"target has other layers than source: {', '.join(sorted(apart)[:3])}")
+    frozen: list[nn.Module] = []
+    for name, network, numbers in (("branch", target.branch, branch), ("trunk", target.trunk, trunk)):
+        inner = network[-1] if isinstance(network, nn.Sequential) else network
+        if isinstance(inner, ResNetBranch):
+            frozen += [inner.stem, inner.norm, inner.blocks]
+        elif isinstance(inner, SineMLP):
+            for i in numbers:
+                if not 0 <= i < len(inner.layers):
+                    raise ValueError(f"{name} has layer {i}; it takes 0 to {len(inner.layers) - 1}")
+                frozen.append(inner.layers[i])
+            if gates and isinstance(inner, ModifiedMLP):
+                frozen += [inner.gate_u, inner.gate_v]
+        elif numbers:
+            raise ValueError(f"{name} is {type(inner).__name__}, whose layers have no numbers; it takes ()")
     target.load_state_dict(theirs)
     for parameter in target.parameters():
         parameter.requires_grad_(True)
     if target.bias is not None:
         target.bias.requires_grad_(not bias)
-    for name, network, numbers in (("branch", target.branch, branch), ("trunk", target.trunk, trunk)):
-        inner = network[-1] if isinstance(network, nn.Sequential) else network
-        if isinstance(inner, ResNetBranch):
-            for part in (inner.stem, inner.norm, inner.blocks):
-                part.requires_grad_(False)
-        elif isinstance(inner, SineMLP):
-            for i in numbers:
-                if not 0 <= i < len(inner.layers):
-                    raise ValueError(f"{name} has layer {i}; it takes 0 to {len(inner.layers) - 1}")
-                inner.layers[i].requires_grad_(False)
-            if gates and isinstance(inner, ModifiedMLP):
-                inner.gate_u.requires_grad_(False)
-                inner.gate_v.requires_grad_(False)
-        elif numbers:
-            raise ValueError(f"{name} is {type(inner).__name__}, whose layers have no numbers; it takes ()")
+    for part in frozen:
+        part.requires_grad_(False)

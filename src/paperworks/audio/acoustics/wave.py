@@ -103,7 +103,8 @@ def fdtd(
     Raises
     ------
     ValueError
-        For a time step beyond the stable one, sources or receivers outside, unknown walls, or fields of another shape.
+        For a time step beyond the stable one, sources or receivers outside, unknown walls, fields of another shape, or
+        a cut-out that no cell's centre is in.
 
     References
     ----------
@@ -116,6 +117,8 @@ def fdtd(
     >>> field.pressure.shape == (1, len(field.times), 1)
     True
     """
+    if not isinstance(room, Room):
+        raise TypeError(f"room is {room!r}; it takes a Room")
     if h is None:
         if not isinstance(source, GaussianSource):
             raise ValueError("h is None; fields on a grid take its spacing")
@@ -124,7 +127,9 @@ def fdtd(
     check_count("save_every", save_every)
     p = scheme.initial(source)
     keep = scheme.reader(receivers)
-    kept = [keep(p)]
+    first = keep(p)
+    kept = np.empty((len(p), scheme.steps // save_every + 1, first.shape[1]), scheme.dtype)
+    kept[:, 0] = first
     energies: list[np.ndarray] = []
     before = p
     state = scheme.rest(p)
@@ -134,11 +139,10 @@ def fdtd(
             energies.append(scheme.energy(p, after))
         before, p = p, after
         if (step + 1) % save_every == 0:
-            kept.append(keep(p))
+            kept[:, (step + 1) // save_every] = keep(p)
     times = scheme.dt * np.arange(0, scheme.steps + 1, save_every)
     points = scheme.points if receivers is None else room.points("receivers", receivers)
-    found = np.stack(kept, 1)
-    return WaveField(times, points, found, np.stack(energies, 1) if energy else None, scheme.dt)
+    return WaveField(times, points, kept, np.stack(energies, 1) if energy else None, scheme.dt)
 
 
 def _checked_cfl(cfl: float | None, dim: int) -> float:
@@ -171,6 +175,10 @@ class _Scheme:
         cells = room.cells(h)
         if not cells.any():
             raise ValueError(f"h is {h}, at which no cell is inside the room")
+        centres = [(axis[1:] + axis[:-1]) / 2 for axis in self.axes]
+        for box in room.removed:
+            if not all(((a < x) & (x < b)).any() for a, x, b in zip(box[0], centres, box[1], strict=True)):
+                raise ValueError(f"h is {h}, too wide for the box {box} that is cut out of the room")
         self.volume = _gathered(cells, range(room.dim)) / 2**room.dim
         self.inside = self.volume > 0
         grid = mesh(self.axes)
@@ -198,6 +206,8 @@ class _Scheme:
         self.walls = self._walls(boundary, cells, safe)
 
     def _walls(self, boundary: Boundaries, cells: np.ndarray, safe: np.ndarray) -> list["_Wall"]:
+        if not isinstance(boundary, (ImpedanceBoundary, Mapping)):
+            raise TypeError(f"boundary is {boundary!r}; it takes an ImpedanceBoundary, or a mapping from walls to such")
         names = [f"{letter}{end}" for letter in "xyz"[: self.room.dim] for end in (0, 1)]
         given: dict[str, ImpedanceBoundary] = (
             dict.fromkeys(names, boundary) if isinstance(boundary, ImpedanceBoundary) else dict(boundary)
@@ -226,12 +236,19 @@ class _Scheme:
             self.room.check_inside("source", source.positions)
             field = source.pressure(mesh(self.axes)).reshape(-1, *self.shape)
         else:
-            field = np.asarray(source, np.float64)
+            try:
+                field = np.asarray(source, np.float64)
+            except (TypeError, ValueError):
+                raise TypeError(f"source is {source!r}; it takes GaussianSource or fields (batch, nodes)") from None
             if field.shape[1:] != self.shape or not np.isfinite(field).all():
                 raise ValueError(
-                    f"source has shape {field.shape}; it takes GaussianSource or finite fields (batch, {self.shape})"
+                    f"source has shape {field.shape}; it takes GaussianSource or finite fields {('batch', *self.shape)}"
                 )
-        return (field * self.inside).astype(self.dtype)
+        with np.errstate(over="ignore"):
+            found = (field * self.inside).astype(self.dtype)
+        if not np.isfinite(found).all():
+            raise ValueError(f"source has {np.abs(field).max():.3g} Pa, which {self.dtype} can't hold")
+        return found
 
     def rest(self, p: np.ndarray) -> list[np.ndarray]:
         """Return accumulators of zero."""
@@ -257,8 +274,19 @@ class _Scheme:
         return out
 
     def first(self, p: np.ndarray, state: list[np.ndarray]) -> np.ndarray:
-        """Return the pressure after a step from rest, where the walls' velocity has no rate yet."""
+        """Return the pressure after a step from rest.
+
+        The air is at rest but walls give way at once where there is pressure: without the volume that they take, a mean
+        pressure would stay, and grow where the admittance ends at 0 for low frequencies.
+        """
         after = (self._neighbours(p) / 2).astype(self.dtype)
+        if self.walls:
+            flat, now = (a.reshape(len(p), -1) for a in (after, p))
+            damping: Any = np.ones(flat.shape[1], self.dtype)
+            for wall in self.walls:
+                flat[:, wall.nodes] -= wall.strength * wall.direct * now[:, wall.nodes]
+                damping[wall.nodes] += wall.strength * wall.direct
+            flat[:, self.wall_nodes] /= damping[self.wall_nodes]
         for wall, x in zip(self.walls, state, strict=True):
             wall.follow(x, p, after)
         return after
@@ -302,14 +330,16 @@ class _Scheme:
             return lambda p: p.reshape(len(p), -1)[:, nodes]
         x = self.room.check_inside("receivers", receivers)
         place = np.stack([x[:, i] / s for i, s in enumerate(self.spacings)], 1)
-        base = np.minimum(np.floor(place + 1e-9).astype(int), np.array(self.shape) - 2)
-        part = place - base
+        base = np.clip(np.floor(place + 1e-9).astype(int), 0, np.array(self.shape) - 2)
+        part = np.clip(place - base, 0, 1)
         corners, shares = [], []
         for corner in itertools.product((0, 1), repeat=self.room.dim):
             corners.append(np.ravel_multi_index(tuple((base + corner).T), self.shape))
             share = np.prod(np.where(corner, part, 1 - part), 1)
             shares.append(share * self.inside.reshape(-1)[corners[-1]])
         share = np.array(shares, self.dtype)
+        if (lost := share.sum(0) <= 0).any():
+            raise ValueError(f"receivers has {x[lost][0].tolist()}, near which the grid has no node inside the room")
         share /= share.sum(0)
         return lambda p: sum(w * p.reshape(len(p), -1)[:, n] for w, n in zip(share, corners, strict=True))
 

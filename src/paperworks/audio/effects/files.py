@@ -142,7 +142,7 @@ def write_sound(
     Parameters
     ----------
     path
-        The file, which is replaced.
+        The file, which is replaced at once.
     x
         Sound, (channels, samples).
     sr
