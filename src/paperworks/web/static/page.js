@@ -32,7 +32,7 @@
         button.textContent = "Copied";
         setTimeout(() => { button.textContent = "Copy"; }, 2000);
       });
-      text.closest(".code, pre").before(button);
+      (text.closest(".code") || text).before(button);
     }
   });
   addEventListener("htmx:load", (event) => typeset(event.target));
