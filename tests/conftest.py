@@ -67,6 +67,14 @@ class NamedAnew:
             optimization.GRAPH.clear()
 
 
+@pytest.fixture(autouse=True)
+def _numbers_of_its_own(request):
+    """Give a test the same numbers of its module's generator `RNG` whichever tests ran before it."""
+    generator = getattr(request.module, "RNG", None) if getattr(request, "module", None) else None
+    if generator is not None:
+        generator.bit_generator.state = type(generator.bit_generator)(0).state
+
+
 def pytest_ignore_collect(collection_path, config):
     ignored = config.reached and collection_path.is_file() and not config.reached.has_file(collection_path.as_posix())
     return True if ignored else None
