@@ -35,16 +35,17 @@ def restore(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
     feed: Feed = None,
 ) -> None:
-    """Put the feed back to what it was at a back-up; what is there now is backed up first."""
+    """Put the feed back to what it was at a back-up; what is there now is backed up first.
+
+    Accounts, subscriptions and tokens that people ended since then stay ended.
+    """
     with needs_site():
         from paperworks.feed.backup import database_file
         from paperworks.feed.backup import restore as put_back
-        from paperworks.feed.store import FeedStore
 
-        store = FeedStore(feed)
         if not yes:
-            typer.confirm(f"Overwrite {database_file(store)} by {file}?", abort=True)
-        before = put_back(store, file)
+            typer.confirm(f"Overwrite {database_file(feed)} by {file}?", abort=True)
+        before = put_back(feed, file)
         typer.echo(f"Restored {file}; what was there is in {before}. Start a running site anew.")
 
 
