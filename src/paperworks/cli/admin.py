@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from paperworks.cli.app import JsonOption, app
+from paperworks.cli.app import JsonOption, app, fail
 from paperworks.cli.feed import Feed, Sender, Smtp, needs_site
 
 admin_app = typer.Typer(help="Back up the feed, restore it, and see whether all is well with it.")
@@ -110,7 +110,9 @@ def submissions(
         store = FeedStore(feed)
         kept = Submissions(store)
         if drop:
-            person = People(store).of_email(drop)
+            person = People(store).find(drop)
+            if person is None:
+                fail(f"nobody here has the address {drop!r}")
             for slug in kept.papers(person):
                 kept.drop(person, slug)
         table = Table("from", "paper", "entries", "last", box=None)
