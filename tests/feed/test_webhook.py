@@ -157,7 +157,7 @@ def test_neither_address_nor_secret_is_printed():
 
 
 def test_a_server_may_say_by_a_date_when_it_is_to_be_asked_again(feed, hook):
-    webhook, got, answers = hook
+    webhook, _, answers = hook
     later = datetime.now(UTC) + timedelta(hours=3)
     answers[:] = [(503, ("Retry-After", format_datetime(later, usegmt=True))), 200]
     assert post_digest(feed, webhook, "https://papers.example.org", now=MONDAY) == "retry"
