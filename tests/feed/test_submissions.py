@@ -1,5 +1,6 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -176,6 +177,15 @@ def test_machines_are_counted_once_each_by_the_code_at_hand(store, data):
     assert kept.papers(bo) == []
     people.delete(ann)
     assert kept.of(paper, views) == {}
+
+
+def test_whatever_a_system_says_of_itself_is_written_so_that_it_is_taken(evidence):
+    machine = {"cpu": "x" * 500 + "\n", "cores": 2, "system": "Linux\0"}
+    odd = {"machine": machine, "versions": {"a b": "1", "torch": "2.1 (ours)", "n": "1"}}
+    entries = tuple(replace(e, provenance=replace(e.provenance, **odd)) for e in evidence.entries)
+    _, written = read_submission(submission(SLUG, replace(evidence, entries=entries)))
+    assert written[0]["machine"] == {"cpu": "x" * 120, "cores": 2, "system": "Linux"}
+    assert written[0]["versions"] == {"n": "1"}
 
 
 def test_a_range_takes_its_samples_each_of_which_is_judged():

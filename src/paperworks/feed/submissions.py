@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -48,8 +49,9 @@ def _printable(text: str) -> str:
 
 
 _Short = Annotated[str, StringConstraints(max_length=120), AfterValidator(_printable)]
-_Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{0,80}$")]
-_Version = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.+!-]{0,80}$")]
+_NAME, _VERSION = r"^[A-Za-z0-9_.-]{0,80}$", r"^[A-Za-z0-9_.+!-]{0,80}$"
+_Name = Annotated[str, StringConstraints(pattern=_NAME)]
+_Version = Annotated[str, StringConstraints(pattern=_VERSION)]
 _Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e300, le=1e300)]
 
 
@@ -392,6 +394,8 @@ class Submissions:
 def _plain(entry: Entry) -> dict[str, Any]:
     origin = entry.provenance
     machine = {name: origin.machine[name] for name in ("cpu", "cores", "system") if name in origin.machine}
+    machine = {name: _short(value) if isinstance(value, str) else value for name, value in machine.items()}
+    versions = {n: v for n, v in origin.versions.items() if re.fullmatch(_NAME, n) and re.fullmatch(_VERSION, v)}
     values = {
         name: {"value": v.value, "low": v.low, "high": v.high, "method": v.method[:120]}
         | ({"samples": list(v.samples)} if v.method.startswith(EACH) else {})
@@ -408,14 +412,19 @@ def _plain(entry: Entry) -> dict[str, Any]:
         "digest": origin.digest,
         "revision": origin.revision,
         "date": origin.date,
-        "versions": dict(origin.versions),
+        "versions": dict(list(versions.items())[:300]),
         "machine": machine,
-        "python": origin.python,
+        "python": _short(origin.python),
     }
 
 
 def _decides(view: ClaimView) -> bool:
     return view.verdict in _DECIDED
+
+
+def _short(text: str) -> str:
+    """Return what a site takes of a text that the system said of itself."""
+    return "".join(filter(str.isprintable, text))[:120]
 
 
 def _finite(value: Value) -> bool:
