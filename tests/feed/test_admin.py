@@ -6,8 +6,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import text
+from typer.testing import CliRunner
 
 from mail_server import mail_server
+from paperworks.cli.app import app
 from paperworks.feed import Entry, FeedStore
 from paperworks.feed.api_tokens import ApiTokens
 from paperworks.feed.backup import BadBackup, back_up, restore
@@ -204,3 +206,16 @@ class TestDoctor:
         assert (mail.state, post.got) == ("look", []), "without TLS"
         (mail,) = [f for f in examine(feed, mailer=Mailer("smtp://127.0.0.1:1", "a@example.org")) if f.part == "mail"]
         assert mail.state == "wrong"
+
+
+def test_the_commands_take_back_only_what_someone_sent_and_restore_what_is_damaged(feed, tmp_path):
+    run = lambda *words: CliRunner().invoke(app, ["feed", *words, "--feed", str(tmp_path / "feed.db")])  # noqa: E731
+    nobody = run("submissions", "--drop", "a-typo@example.org")
+    assert nobody.exit_code == 2
+    assert "nobody here has the address" in nobody.output
+    assert People(feed).find("a-typo@example.org") is None
+    assert run("backup", str(tmp_path / "copy.db")).exit_code == 0
+    feed.close()
+    (tmp_path / "feed.db").write_bytes(b"no database" * 1000)
+    assert "Restored" in run("restore", str(tmp_path / "copy.db"), "--yes").output
+    assert feed.count() == 300

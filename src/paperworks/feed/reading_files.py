@@ -29,7 +29,7 @@ _COLUMNS = {  # of our CSV, which are Zotero's, and what others call them
     "Url": ("url", "link", "links", "urls"),
     "Extra": ("extra", "notes", "arxiv", "arxiv id", "archive id", "arxivid", "number", "report number"),
 }
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = (*"=+-@\t\r\n", *"\uff1d\uff0b\uff0d\uff20")  # the last ones of full width, as East Asian keyboards type
 
 
 @dataclass(frozen=True)
