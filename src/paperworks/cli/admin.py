@@ -103,16 +103,16 @@ def submissions(
         from rich.markup import escape
         from rich.table import Table
 
-        from paperworks.feed.people import People
+        from paperworks.feed.people import People, clean_email
         from paperworks.feed.store import FeedStore
         from paperworks.feed.submissions import Submissions
 
         store = FeedStore(feed)
         kept = Submissions(store)
         if drop:
-            person = People(store).find(drop)
-            if person is None:
-                fail(f"nobody here has the address {drop!r}")
+            if clean_email(drop) not in {email for email, *_ in kept.overview()}:
+                fail(f"nobody with the address {drop!r} sent anything")
+            person = People(store).of_email(drop)
             for slug in kept.papers(person):
                 kept.drop(person, slug)
         table = Table("from", "paper", "entries", "last", box=None)

@@ -115,27 +115,6 @@ class People:
         except IntegrityError:  # made by another process in between
             return self.of_email(email)
 
-    def find(self, email: str) -> int | None:
-        """Return who has an address, without making anyone.
-
-        Parameters
-        ----------
-        email
-            An address, in any case of letters.
-
-        Returns
-        -------
-        int | None
-            Number of the person, or None where nobody has it.
-
-        Raises
-        ------
-        BadAddress
-            For something that isn't one.
-        """
-        with self.store.session() as session:
-            return session.scalar(select(Person.id).where(Person.email == clean_email(email)))
-
     def email(self, person: int) -> str | None:
         """Return someone's address, None for nobody.
 
