@@ -2,11 +2,12 @@ import io
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from paperworks.evidence import paper_views, read_evidence
-from paperworks.evidence.verdict_card import HEIGHT, WIDTH, badge, tally, verdict_card, verdict_sentence
+from paperworks.evidence.verdict_card import HEIGHT, WIDTH, _drawn, badge, tally, verdict_card, verdict_sentence
 from paperworks.papers import load
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -72,3 +73,20 @@ def test_a_card_has_the_size_that_is_shared_and_writes_everything_as_it_is(of):
     assert drawn == verdict_card(paper, views, "svg"), "the same card is the same file"
     root = ET.fromstring(drawn)
     assert not [element for element in root.iter() if "script" in element.tag or element.tag == f"{SVG}text"]
+
+
+@pytest.mark.parametrize("title", ["W" * 46, "a\x0b\x1b b", "שלום", "$\\frac{1}{0}$ --> </svg><script>x</script>"])
+def test_any_title_is_drawn_within_the_card(of, title):
+    paper = replace(load("dpm-solver"), title=title)
+    root = ET.fromstring(verdict_card(paper, of("holds"), "svg"))
+    assert not root.findall(f".//{SVG}script")
+    image = np.asarray(Image.open(io.BytesIO(verdict_card(paper, of("holds"), "png"))).convert("L"))
+    assert image[:, -60:].min() > 200, "nothing is drawn on the right margin"
+
+
+def test_more_claims_than_have_room_are_counted_and_other_packages_named(of):
+    figure = _drawn(replace(load("dpm-solver"), origin="median_of_means"), of(*["holds"] * 25))
+    texts = [text.get_text() for text in figure.texts]
+    assert texts.count("✓") == 18
+    assert "+7" in texts
+    assert texts[0].endswith("a record of median_of_means")

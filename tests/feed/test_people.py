@@ -2,6 +2,7 @@ import errno
 import os
 import stat
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import pytest
@@ -266,3 +267,15 @@ def test_a_limit_holds_for_each_and_ends_with_its_window(store):
     forget(store, now=datetime.fromtimestamp(661, UTC))
     with store.session() as session:
         assert [(hit.window, hit.count) for hit in session.query(Hit)] == [(11, 1)]
+
+
+def test_a_search_that_is_followed_by_two_clicks_is_kept_once(store):
+    people = People(store)
+    ann = people.of_email("ann@example.org")
+    for n in range(5):
+        with ThreadPoolExecutor(4) as pool:
+            found = set(pool.map(lambda _, n=n: people.save_search(ann, f"noise {n}"), range(4)))
+        assert len(found) == 1
+    assert len(people.searches(ann)) == 5
+    with pytest.raises(LookupError, match="no person 99"):
+        people.save_search(99, "noise")

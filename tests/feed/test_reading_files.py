@@ -111,11 +111,14 @@ def test_only_three_kinds_go_out(people):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.text(min_size=1, max_size=40).filter(str.strip), st.lists(st.sampled_from(["=1", "+2", "-3", "@x", "\t4"])))
+@given(
+    st.text(min_size=1, max_size=40).filter(str.strip),
+    st.lists(st.sampled_from(["=1", "+2", "-3", "@x", "\t4", "\n5", "\uff1d6"])),
+)
 def test_no_cell_is_a_formula(title, begins):
     text = to_csv([FeedPaper(title="".join(begins) + title, authors="Ann Lee")])
     for row in csv.reader(io.StringIO(text, newline="")):
-        assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r")) for cell in row)
+        assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d")) for cell in row)
 
 
 @settings(max_examples=100, deadline=None)

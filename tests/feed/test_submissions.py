@@ -1,17 +1,21 @@
 import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from paperworks.evidence import paper_views, read_evidence
+from paperworks.evidence import digests, paper_views, read_evidence
+from paperworks.evidence.verdicts import judge
 from paperworks.feed.people import People
 from paperworks.feed.submissions import (
     MAX_BYTES,
     SCHEMA,
     BadSubmission,
     Submissions,
+    _entry,
     read_submission,
     submission,
 )
@@ -75,6 +79,12 @@ EVIL = "<script>alert(1)</script>"
         (["entries", 0, "date"], "yesterday", "date"),
         (["entries", 0, "date"], (datetime.now(UTC) + timedelta(days=9)).isoformat(), "to come"),
         (["entries", 0, "date"], "2026-01-01T00:00:00", "date"),
+        (["entries", 0, "date"], "0001-01-01T00:00:00+23:00", "too early"),
+        (["entries", 0, "date"], 1.7e9, "date"),
+        (["schema"], 10**4000, "newer Paperworks"),
+        (["entries", 0, "machine", "cpu"], "Intel \u202e 99 serolc", "can't be shown"),
+        (["entries", 0, "machine", "cpu"], "a\0b", "can't be shown"),
+        (["entries", 0, "unit"], "s\n", "can't be shown"),
         (["entries", 0, "seeds"], [1.5], "seeds"),
         (["entries", 0, "seeds"], list(range(1000)), "seeds"),
         (["entries", 0, "versions"], {"torch": EVIL}, "versions"),
@@ -167,6 +177,87 @@ def test_machines_are_counted_once_each_by_the_code_at_hand(store, data):
     assert kept.papers(bo) == []
     people.delete(ann)
     assert kept.of(paper, views) == {}
+
+
+def test_whatever_a_system_says_of_itself_is_written_so_that_it_is_taken(evidence):
+    machine = {"cpu": "x" * 500 + "\n", "cores": 2, "system": "Linux\0"}
+    odd = {"machine": machine, "versions": {"a b": "1", "torch": "2.1 (ours)", "n": "1"}}
+    entries = tuple(replace(e, provenance=replace(e.provenance, **odd)) for e in evidence.entries)
+    _, written = read_submission(submission(SLUG, replace(evidence, entries=entries)))
+    assert written[0]["machine"] == {"cpu": "x" * 120, "cores": 2, "system": "Linux"}
+    assert written[0]["versions"] == {"n": "1"}
+
+
+def test_a_range_takes_its_samples_each_of_which_is_judged():
+    """Without samples every bar of a range would hold."""
+    slug, evidence = "neuralstagger", read_evidence("neuralstagger")
+    _, entries = read_submission(submission(slug, evidence))
+    (c3,) = [entry for entry in entries if entry["id"] == "c3-accuracy"]
+    claim = next(claim for claim in load(slug).claims if claim.id == "c3-accuracy")
+    assert judge(claim, _entry(c3)).name == judge(claim, evidence.newest("claim", claim.id)).name == "known shortfall"
+    data = json.loads(submission(slug, evidence))
+    for entry in data["entries"]:
+        for value in entry["values"].values():
+            value.pop("samples", None)
+    with pytest.raises(BadSubmission, match="takes its samples"):
+        read_submission(packed(data))
+    for entry in data["entries"]:
+        for value in entry["values"].values():
+            if value["method"].startswith("range of "):
+                value["samples"] = [value["high"] + 1]
+    with pytest.raises(BadSubmission, match="outside of their interval"):
+        read_submission(packed(data))
+
+
+def c1_of(data):
+    (c1,) = [entry for entry in data["entries"] if entry["id"] == "c1-orders"]
+    data["entries"] = [c1]
+    return c1
+
+
+def test_one_person_s_many_machines_neither_hide_nor_outvote_the_others(memory, data):
+    people, kept, paper = People(memory), Submissions(memory), load(SLUG)
+    ann, bo = people.of_email("ann@example.org"), people.of_email("bo@example.org")
+    c1 = c1_of(data)
+    kept.add(bo, packed(data))
+    data["entries"] = [{**c1, "machine": {"cpu": f"number {number}"}} for number in range(60)]
+    kept.add(ann, packed(data))
+    found = kept.of(paper, [])["claim", "c1-orders"]
+    assert (found.held, found.machines, len(found.views)) == (6, 6, 6)
+    assert [view.machine.split(",")[0] for view in found.views][:2] == ["number 59", "number 58"]
+
+
+def test_a_run_at_a_smaller_scale_decides_nothing(memory, data):
+    people, kept, paper = People(memory), Submissions(memory), load(SLUG)
+    ann, bo = people.of_email("ann@example.org"), people.of_email("bo@example.org")
+    c1 = c1_of(data)
+    data["entries"] = [c1, {**c1, "scale": "smoke"}]
+    kept.add(ann, packed(data))
+    found = kept.of(paper, [])["claim", "c1-orders"]
+    assert [view.scale for view in found.views] == ["desk"], "the largest scale of a machine"
+    data["entries"] = [{**c1, "scale": "smoke"}]
+    kept.add(bo, packed(data))
+    found = kept.of(paper, [])["claim", "c1-orders"]
+    assert (found.held, found.machines, len(found.views)) == (1, 1, 2)
+
+
+def test_many_measurements_are_shown_by_one_look_at_the_sources(memory, data, monkeypatch):
+    people, kept, paper = People(memory), Submissions(memory), load(SLUG)
+    for number in range(3):
+        kept.add(people.of_email(f"p{number}@example.org"), packed(data))
+    looks = []
+    monkeypatch.setattr(digests, "_stamps", lambda root, old=digests._stamps: (looks.append(root), old(root))[1])
+    kept.of(paper, [])
+    assert len(looks) == len(set(looks)) <= 3
+
+
+def test_two_files_of_one_person_at_once_are_both_taken(store, data):
+    people, kept = People(store), Submissions(store)
+    ann = people.of_email("ann@example.org")
+    with ThreadPoolExecutor(4) as pool:
+        done = list(pool.map(lambda _: kept.add(ann, packed(data)), range(4)))
+    assert done == [(SLUG, len(data["entries"]))] * 4
+    assert kept.overview()[0][2] == len(data["entries"])
 
 
 def test_one_person_s_measurements_are_bounded(memory, data, monkeypatch):

@@ -1,3 +1,4 @@
+import sqlite3
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -104,3 +105,14 @@ def test_reads_are_counted_by_the_day(store):
 def test_another_period_is_refused():
     with pytest.raises(ValueError, match="period is 'year'"):
         trending(feed(), "year")
+
+
+def test_a_field_is_found_among_more_papers_than_a_statement_takes(memory, monkeypatch):
+    monkeypatch.setattr("paperworks.feed.trending._AT_ONCE", 100)
+    memory.add(Entry(title=f"Paper {n}", categories=["cs.LG" if n % 2 else "math.ST"]) for n in range(600))
+    for paper in range(1, 601):
+        record(memory, "read", paper, count=paper)
+    with memory.engine.connect() as connection:
+        connection.connection.driver_connection.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 300)
+    found = [paper for paper, _ in trending(memory, "week", field="cs.LG", limit=3)]
+    assert found == [600, 598, 596]

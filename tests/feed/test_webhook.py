@@ -1,13 +1,16 @@
 import http.server
 import json
+import re
 import threading
 from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import pytest
 
 from paperworks.feed import Entry
 from paperworks.feed.digest import Section
 from paperworks.feed.webhook import MAX_ATTEMPTS, Webhook, message, post_digest, verify_signature
+from paperworks.web.settings import Settings
 
 SECRET = "0123456789abcdef"
 MONDAY = datetime(2026, 11, 30, 8, tzinfo=UTC)
@@ -129,3 +132,34 @@ def test_long_sections_fit():
     )
     (_, block) = message("Title", [section])["blocks"]
     assert len(block["text"]["text"]) <= 3000
+
+
+def test_what_does_not_fit_is_counted():
+    lines = tuple((f"{number} {'says & ' * 60}", "https://example.org/paper/a#claims") for number in range(16))
+    (_, block) = message("Week", [Section("Evidence", [], 3, "https://example.org/results/week", lines)])["blocks"]
+    said = block["text"]["text"]
+    assert len(said) < 3000
+    assert said.endswith(f"<https://example.org/results/week|and {3 + 16 - said.count('•')} more>")
+
+
+@pytest.mark.parametrize("url", ["https://h:99999/", "https://[abc", "https://h/\n x"])
+def test_an_address_that_is_none_is_told_of_at_once(url):
+    with pytest.raises(ValueError, match="url is no address") as error:
+        Webhook(url, SECRET)
+    assert "\n" not in str(error.value)
+
+
+def test_neither_address_nor_secret_is_printed():
+    webhook = Webhook("https://hooks.example.org/secret-path", SECRET)
+    settings = Settings(webhook=webhook.url, webhook_secret=SECRET, smtp="smtps://ann:pass-word@example.org")
+    for text in (repr(webhook), repr(settings)):
+        assert not re.search(f"secret-path|{SECRET}|pass-word", text)
+
+
+def test_a_server_may_say_by_a_date_when_it_is_to_be_asked_again(feed, hook):
+    webhook, _, answers = hook
+    later = datetime.now(UTC) + timedelta(hours=3)
+    answers[:] = [(503, ("Retry-After", format_datetime(later, usegmt=True))), 200]
+    assert post_digest(feed, webhook, "https://papers.example.org", now=MONDAY) == "retry"
+    assert post_digest(feed, webhook, "https://papers.example.org", now=MONDAY + timedelta(hours=2)) == "nothing due"
+    assert post_digest(feed, webhook, "https://papers.example.org", now=MONDAY + timedelta(hours=4)) == "sent"

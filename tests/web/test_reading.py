@@ -3,6 +3,7 @@ import re
 import pytest
 from starlette.testclient import TestClient
 
+from paperworks.feed import Entry
 from paperworks.web import Settings, create_app
 from site_visitor import HOME, embed, form_token, sign_in
 
@@ -94,3 +95,15 @@ def test_more_like_the_list_by_meaning(tmp_path, post):
         assert "DPM-Solver" in kept
         assert more.count('<article class="card') == 5
         assert "DPM-Solver: A Fast" not in more
+
+
+def test_a_long_list_has_pages_and_one_file(ann, site):
+    site.store.add(Entry(title=f"Paper {n}", arxiv_id=f"2612.{n:05}") for n in range(60))
+    ids = [card["id"] for page in (1, 2, 3) for card in ann.get(f"/api/papers?page={page}").json()["papers"]]
+    for paper in ids[:60]:
+        site.people.keep(1, paper, True)
+    pages = [ann.get(f"/reading-list?page={page}").text for page in (1, 2, 3)]
+    assert [page.count('<article class="card') for page in pages] == [25, 25, 10]
+    assert 'rel="next" href="/reading-list?page=2"' in pages[0]
+    assert 'rel="next"' not in pages[2]
+    assert len(ann.get("/account/reading-list.csv").text.splitlines()) == 61

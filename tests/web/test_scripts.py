@@ -1,9 +1,11 @@
 import re
 
 import pytest
+from starlette.testclient import TestClient
 
 from paperworks.feed.api_tokens import MOST, ApiTokens
-from site_visitor import form_token, sign_in
+from paperworks.web import Settings, create_app
+from site_visitor import HOME, embed, form_token, sign_in
 
 
 @pytest.fixture
@@ -82,3 +84,39 @@ def test_the_api_s_page_tells_of_it(client):
     page = client.get("/api").text
     assert "PUT /api/me/reading-list/{key}" in page
     assert "/account#tokens" in page
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_what_no_column_can_hold_is_an_error_of_whoever_asks(kind, request, tmp_path, post):
+    """PostgreSQL holds no NUL and smaller numbers than SQLite, which holds smaller ones than Python."""
+    feed = str(tmp_path / "feed.db") if kind == "sqlite" else request.getfixturevalue("empty_postgresql")
+    settings = Settings(base_url=HOME, feed=feed, smtp=post.url, sender="p@example.org", meaning=False, digests=False)
+    app = create_app(settings, embed=embed)
+    with TestClient(app, base_url=HOME, raise_server_exceptions=False) as client:
+        sign_in(client, post)
+        form = {"form_token": form_token(client, "/account"), "wanted": "1"}
+        token = ApiTokens(app.state.site.store).make(1, "a script")
+        script = {"Authorization": f"Bearer {token}"}
+        answers = [
+            client.get("/paper/999999999999999"),
+            client.get("/api/papers/999999999999999"),
+            client.get("/paper/10.1000/x%00y"),
+            client.post("/account/tokens", data={**form, "name": "a\0b"}),
+            client.post("/account/tokens", data={**form, "name": "a \u202e b"}),
+            client.post("/searches", data={**form, "q": "a\0b"}),
+            client.post("/evidence/a%00b/delete", data=form),
+            client.post("/api/me/searches?q=a%00b", headers=script),
+            *(
+                answer
+                for number in (2**40, 2**70, -(2**70))
+                for answer in (
+                    client.post(f"/searches/{number}/delete", data=form),
+                    client.post(f"/account/tokens/{number}/end", data=form),
+                    client.post(f"/papers/{number}/vote", data=form),
+                    client.delete(f"/api/me/searches/{number}", headers=script),
+                )
+            ),
+        ]
+        assert [answer.status_code for answer in answers if answer.status_code >= 500] == []
+        assert [answer.status_code for answer in answers[:5]] == [404, 404, 404, 400, 400]
+        assert not [answer for answer in answers if "psycopg" in answer.text or "SELECT" in answer.text]

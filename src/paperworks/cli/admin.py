@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from paperworks.cli.app import JsonOption, app
+from paperworks.cli.app import JsonOption, app, fail
 from paperworks.cli.feed import Feed, Sender, Smtp, needs_site
 
 admin_app = typer.Typer(help="Back up the feed, restore it, and see whether all is well with it.")
@@ -35,16 +35,17 @@ def restore(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
     feed: Feed = None,
 ) -> None:
-    """Put the feed back to what it was at a back-up; what is there now is backed up first."""
+    """Put the feed back to what it was at a back-up; what is there now is backed up first.
+
+    Accounts, subscriptions and tokens that people ended since then stay ended.
+    """
     with needs_site():
         from paperworks.feed.backup import database_file
         from paperworks.feed.backup import restore as put_back
-        from paperworks.feed.store import FeedStore
 
-        store = FeedStore(feed)
         if not yes:
-            typer.confirm(f"Overwrite {database_file(store)} by {file}?", abort=True)
-        before = put_back(store, file)
+            typer.confirm(f"Overwrite {database_file(feed)} by {file}?", abort=True)
+        before = put_back(feed, file)
         typer.echo(f"Restored {file}; what was there is in {before}. Start a running site anew.")
 
 
@@ -102,13 +103,15 @@ def submissions(
         from rich.markup import escape
         from rich.table import Table
 
-        from paperworks.feed.people import People
+        from paperworks.feed.people import People, clean_email
         from paperworks.feed.store import FeedStore
         from paperworks.feed.submissions import Submissions
 
         store = FeedStore(feed)
         kept = Submissions(store)
         if drop:
+            if clean_email(drop) not in {email for email, *_ in kept.overview()}:
+                fail(f"nobody with the address {drop!r} sent anything")
             person = People(store).of_email(drop)
             for slug in kept.papers(person):
                 kept.drop(person, slug)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 1200, 630
 """Pixels of a picture to share, as the Open Graph protocol's readers show it."""
+_ROOM, _MOST = WIDTH - 2 * 64, 19
+"""Pixels of a line, and boxes beside each other."""
 _DECIDED = ("holds", "falls short", "known shortfall", "undecided")
 
 
@@ -149,12 +151,15 @@ def _drawn(paper: "Paper", claims: Sequence[ClaimView]) -> "Figure":
     figure = Figure(figsize=(WIDTH / 100, HEIGHT / 100), dpi=100, facecolor="#fbfaf7")
 
     def write(x: float, y: float, text: str, size: float, colour: str = "#1d1d1f", **more: Any) -> None:
-        figure.text(
+        drawn = figure.text(
             x / WIDTH, 1 - y / HEIGHT, text, fontsize=0.72 * size, color=colour, va="top", parse_math=False, **more
         )
+        if (wide := drawn.get_window_extent().width) > _ROOM:  # such as capitals, or another script
+            drawn.set_fontsize(0.72 * size * _ROOM / wide)
 
     figure.add_artist(Rectangle((0, 0), 14 / WIDTH, 1, color="#9a3412", transform=figure.transFigure))
-    write(64, 44, f"Paperworks · {paper.field}", 24, "#5a5a62")
+    elsewhere = f" · a record of {paper.origin}" if paper.origin else ""
+    write(64, 44, f"Paperworks · {paper.field}{elsewhere}", 24, "#5a5a62")
     y = 86.0
     for line in _wrapped(paper.title, 46, 3):
         write(64, y, line, 40, weight="bold")
@@ -164,13 +169,16 @@ def _drawn(paper: "Paper", claims: Sequence[ClaimView]) -> "Figure":
         write(64, y, line, 27)
         y += 38
     side, gap = 46, 10
-    for number, view in enumerate(claims[:19]):
+    shown = claims if len(claims) <= _MOST else claims[: _MOST - 1]
+    for number, view in enumerate(shown):
         mark = _MARKS.get(view.verdict, _NONE)
         x = 64 + number * (side + gap)
         corner = (x / WIDTH, 1 - (480 + side) / HEIGHT)
         box = Rectangle(corner, side / WIDTH, side / HEIGHT, color=mark.colour, transform=figure.transFigure)
         figure.add_artist(box)
         write(x + side / 2, 488, mark.sign, 28, "#ffffff", ha="center", weight="bold")
+    if len(shown) < len(claims):
+        write(64 + len(shown) * (side + gap), 488, f"+{len(claims) - len(shown)}", 28, "#5a5a62")
     measured = max((view.date[:10] for view in claims if view.date), default="")
     source = f"arXiv {paper.arxiv}" if paper.arxiv else f"doi {paper.doi}"
     facts = [source, *([f"measured {measured}"] if measured else []), f"paperworks run {paper.slug}"]
@@ -179,6 +187,7 @@ def _drawn(paper: "Paper", claims: Sequence[ClaimView]) -> "Figure":
 
 
 def _wrapped(text: str, width: int, most: int) -> list[str]:
+    text = "".join(sign if sign.isprintable() else " " for sign in text)  # an SVG file holds no control characters
     return textwrap.wrap(text, width, max_lines=most, placeholder=" …")
 
 

@@ -80,13 +80,15 @@ class ApiTokens:
         Raises
         ------
         ValueError
-            For no name or a long one, and where someone has twenty tokens.
+            For no name, a long one or one that can't be shown, and where someone has twenty tokens.
         LookupError
             For nobody.
         """
         name = " ".join(name.split())
         if not 1 <= len(name) <= 60:
             raise ValueError(f"name has {len(name)} characters; it takes 1 to 60")
+        if not name.isprintable():
+            raise ValueError(f"name is {name!r}, which holds characters that can't be shown")
         token = _PREFIX + secrets.token_urlsafe(32)
         try:
             with self.store.session() as session:

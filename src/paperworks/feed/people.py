@@ -4,7 +4,7 @@ import re
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Select, delete, select
+from sqlalchemy import Select, delete, func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -220,21 +220,29 @@ class People:
             As `parse_query`.
         ValueError
             For an empty search, or more than 50.
+        LookupError
+            For nobody.
         """
         query = " ".join(query.split())
         if not parse_query(query).clauses:
             raise ValueError("the search is empty; it takes words to look for")
-        with self.store.session() as session:
-            mine = session.scalars(select(SavedSearch).where(SavedSearch.person_id == person)).all()
-            for search in mine:
-                if search.query == query:
-                    return search.id
-            if len(mine) >= MAX_SEARCHES:
-                raise ValueError(f"there are {len(mine)} saved searches; it takes at most {MAX_SEARCHES}")
-            search = SavedSearch(person_id=person, query=query, created=datetime.now(UTC))
-            session.add(search)
-            session.flush()
-            return search.id
+        same = select(SavedSearch.id).where(SavedSearch.person_id == person, SavedSearch.query == query)
+        try:
+            with self.store.session() as session:
+                if found := session.scalar(same):
+                    return found
+                mine = select(func.count()).select_from(SavedSearch).where(SavedSearch.person_id == person)
+                if (count := session.scalar(mine) or 0) >= MAX_SEARCHES:
+                    raise ValueError(f"there are {count} saved searches; it takes at most {MAX_SEARCHES}")
+                search = SavedSearch(person_id=person, query=query, created=datetime.now(UTC))
+                session.add(search)
+                session.flush()
+                return search.id
+        except IntegrityError:  # saved by a second click in between, or the person is gone
+            with self.store.session() as session:
+                if found := session.scalar(same):
+                    return found
+            raise LookupError(f"there is no person {person}") from None
 
     def drop_search(self, person: int, search: int) -> None:
         """Forget a saved search of someone's own.

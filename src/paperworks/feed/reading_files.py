@@ -16,7 +16,7 @@ from paperworks.feed.ingest.bibliography import kind_of, read_bibtex, read_ris
 from paperworks.feed.ingest.names import arxiv_of, date_of, doi_of, people, ris_name
 from paperworks.feed.ingest.text import decode
 from paperworks.feed.people import People
-from paperworks.feed.schema import FeedPaper
+from paperworks.feed.schema import FeedPaper, ReadingItem
 from paperworks.feed.store import row_of
 
 MOST = 5000
@@ -29,7 +29,7 @@ _COLUMNS = {  # of our CSV, which are Zotero's, and what others call them
     "Url": ("url", "link", "links", "urls"),
     "Extra": ("extra", "notes", "arxiv", "arxiv id", "archive id", "arxivid", "number", "report number"),
 }
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = (*"=+-@\t\r\n", *"\uff1d\uff0b\uff0d\uff20")  # the last ones of full width, as East Asian keyboards type
 
 
 @dataclass(frozen=True)
@@ -163,11 +163,11 @@ def export_reading_list(people: People, person: int, kind: str) -> str:
     """
     if kind not in ("bib", "ris", "csv"):
         raise ValueError(f"kind is {kind!r}; it takes bib, ris or csv")
-    ids = people.reading_list(person)
+    kept = select(FeedPaper).join(ReadingItem, ReadingItem.paper_id == FeedPaper.id)
+    kept = kept.where(ReadingItem.person_id == person).order_by(ReadingItem.at.desc(), ReadingItem.paper_id.desc())
     with people.store.session() as session:
         session.expire_on_commit = False
-        found = {p.id: p for p in session.scalars(select(FeedPaper).where(FeedPaper.id.in_(ids)))}
-    papers = [found[i] for i in ids if i in found]
+        papers = list(session.scalars(kept))
     if kind == "csv":
         return to_csv(papers)
     return "\n".join(map(to_bibtex if kind == "bib" else to_ris, papers))

@@ -94,7 +94,7 @@ class FeedStore:
     """
 
     def __init__(self, url: str | Path | None = None) -> None:
-        self.url = _database_url(url)
+        self.url = database_url(url)
         self.engine = _engine(self.url)
         _bring_up_to_date(self.engine)
 
@@ -173,7 +173,8 @@ class FeedStore:
         self.engine.dispose()
 
 
-def _database_url(url: str | Path | None) -> str:
+def database_url(url: str | Path | None) -> str:
+    """Return the URL of a feed as SQLAlchemy takes it, from what `FeedStore` takes."""
     given = str(url or os.environ.get("PAPERWORKS_FEED") or Path(platformdirs.user_data_dir("paperworks"), "feed.db"))
     if "://" not in given:
         given = f"sqlite:///{given}"

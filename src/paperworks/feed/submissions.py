@@ -3,20 +3,31 @@
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+)
 from sqlalchemy import delete, func, select
+from sqlalchemy.exc import IntegrityError
 
 from paperworks.core.validation import check_choice
-from paperworks.evidence.digests import reached
+from paperworks.evidence.digests import reached, unchanging
 from paperworks.evidence.entry import KINDS, Entry, Kind, Value
-from paperworks.evidence.record import Paper
+from paperworks.evidence.record import SCALES, Paper
 from paperworks.evidence.store import Evidence
-from paperworks.evidence.verdicts import items_of, judge
+from paperworks.evidence.verdicts import EACH, items_of, judge
 from paperworks.evidence.views import ClaimView, view
 from paperworks.feed.schema import Person, Submission
 from paperworks.feed.store import FeedStore
@@ -26,10 +37,21 @@ SCHEMA = 1
 MAX_BYTES = 256 * 1024
 MOST_ENTRIES, MOST_OF_ONE = 100, 1000
 """Entries of one file, and of one person."""
-_SHOWN = 50
-_Short = Annotated[str, StringConstraints(max_length=120)]
-_Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{0,80}$")]
-_Version = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.+!-]{0,80}$")]
+_SHOWN, _OF_ONE = 50, 5
+"""Machines shown of a claim, and of these one person's: whoever names many machines doesn't outvote the others."""
+_DECIDED = ("holds", "falls short", "known shortfall", "undecided")
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():  # neither control characters nor marks that turn the direction of what follows
+        raise ValueError("it holds characters that can't be shown")
+    return text
+
+
+_Short = Annotated[str, StringConstraints(max_length=120), AfterValidator(_printable)]
+_NAME, _VERSION = r"^[A-Za-z0-9_.-]{0,80}$", r"^[A-Za-z0-9_.+!-]{0,80}$"
+_Name = Annotated[str, StringConstraints(pattern=_NAME)]
+_Version = Annotated[str, StringConstraints(pattern=_VERSION)]
 _Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e300, le=1e300)]
 
 
@@ -38,7 +60,7 @@ class BadSubmission(ValueError):
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
 
 class _Value(_Strict):
@@ -46,6 +68,7 @@ class _Value(_Strict):
     low: _Finite | None = None
     high: _Finite | None = None
     method: _Short = ""
+    samples: Annotated[list[_Finite], Field(max_length=1000)] = []
 
     @field_validator("high")
     @classmethod
@@ -58,6 +81,16 @@ class _Value(_Strict):
         if low is not None and high is not None and not low <= float(value) <= high:
             raise ValueError("the value lies outside of its interval")
         return high
+
+    @field_validator("samples")
+    @classmethod
+    def _inside(cls, samples: list[float], info: Any) -> list[float]:
+        low, high = info.data.get("low"), info.data.get("high")
+        if info.data.get("method", "").startswith(EACH) and not samples:
+            raise ValueError("a range takes its samples, each of which is judged")
+        if samples and (low is None or high is None or min(samples) < low or max(samples) > high):
+            raise ValueError("the samples lie outside of their interval")
+        return samples
 
 
 class _Machine(_Strict):
@@ -72,11 +105,11 @@ class _Entry(_Strict):
     scale: Literal["smoke", "desk", "full"]
     seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**63)]], Field(max_length=256)]
     values: Annotated[dict[_Name, _Value], Field(min_length=1, max_length=40)]
-    unit: Annotated[str, StringConstraints(max_length=40)] = ""
+    unit: Annotated[str, StringConstraints(max_length=40), AfterValidator(_printable)] = ""
     level: Annotated[float, Field(ge=0.5, lt=1.0)] = 0.95
     digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8,128}$")]
     revision: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{0,64}(\+dirty)?$")] = ""
-    date: Annotated[AwareDatetime, Field(strict=False)]
+    date: AwareDatetime
     versions: Annotated[dict[_Name, _Version], Field(max_length=300)]
     machine: _Machine
     python: _Short = ""
@@ -86,6 +119,8 @@ class _Entry(_Strict):
     def _past(cls, date: datetime) -> datetime:
         if date > datetime.now(UTC) + timedelta(days=1):
             raise ValueError("the date is to come")
+        if date.year < 2020:  # before there was any of it
+            raise ValueError("the date is too early")
         return date
 
 
@@ -103,9 +138,9 @@ class Elsewhere:
     Parameters
     ----------
     views
-        Views of the newest measurement of each machine, the newest first.
+        Views of the newest measurement at the largest scale of each machine, the newest first.
     held, machines
-        On how many machines it held, and on how many it was measured with the code at hand, ours among them.
+        On how many machines it held, and on how many it was decided with the code at hand, ours among them.
     """
 
     views: tuple[ClaimView, ...]
@@ -114,7 +149,9 @@ class Elsewhere:
 
 
 def submission(slug: str, evidence: Evidence) -> bytes:
-    """Write a person's own evidence of a paper as the file that a site takes: no paths, no traces, no samples.
+    """Write a person's own evidence of a paper as the file that a site takes: no paths, no traces.
+
+    Samples are in it where each of them is judged.
 
     Parameters
     ----------
@@ -176,7 +213,8 @@ def read_submission(data: bytes) -> tuple[Paper, list[dict[str, Any]]]:
         raise BadSubmission("the file isn't JSON; it takes what paperworks compare --submit FILE writes") from None
     schema = head.get("schema") if isinstance(head, dict) else None
     if isinstance(schema, int) and schema > SCHEMA:
-        raise BadSubmission(f"the file was written by a newer Paperworks: schema {schema}, this one reads {SCHEMA}")
+        newer = f"schema {str(schema)[:20]}, this one reads {SCHEMA}"
+        raise BadSubmission(f"the file was written by a newer Paperworks: {newer}")
     if schema != SCHEMA or isinstance(schema, bool):
         raise BadSubmission("the file isn't evidence; it takes what paperworks compare --submit FILE writes")
     try:
@@ -237,19 +275,22 @@ class Submissions:
         """
         paper, entries = read_submission(data)
         now = now or datetime.now(UTC)
-        with self.store.session() as session:
-            if session.get(Person, person) is None:
-                raise LookupError(f"there is no person {person}")
-            for entry in entries:
-                machine = _hash(person, sorted(entry["machine"].items()))
-                key = _hash(paper.slug, entry["kind"], entry["id"], entry["scale"], machine)
-                session.execute(delete(Submission).where(Submission.person_id == person, Submission.key == key))
-                kept = {"person_id": person, "slug": paper.slug, "key": key, "machine": machine}
-                session.add(Submission(**kept, entry=entry, created=now))
-                session.flush()
-            mine = select(func.count()).select_from(Submission).where(Submission.person_id == person)
-            if (session.scalar(mine) or 0) > MOST_OF_ONE:
-                raise BadSubmission(f"you have sent {MOST_OF_ONE} measurements, which is all that is kept")
+        try:
+            with self.store.session() as session:
+                if session.get(Person, person, with_for_update=True) is None:  # two files of one person take turns
+                    raise LookupError(f"there is no person {person}")
+                for entry in entries:
+                    machine = _hash(person, sorted(entry["machine"].items()))
+                    key = _hash(paper.slug, entry["kind"], entry["id"], entry["scale"], machine)
+                    session.execute(delete(Submission).where(Submission.person_id == person, Submission.key == key))
+                    kept = {"person_id": person, "slug": paper.slug, "key": key, "machine": machine}
+                    session.add(Submission(**kept, entry=entry, created=now))
+                    session.flush()
+                mine = select(func.count()).select_from(Submission).where(Submission.person_id == person)
+                if (session.scalar(mine) or 0) > MOST_OF_ONE:
+                    raise BadSubmission(f"you have sent {MOST_OF_ONE} measurements, which is all that is kept")
+        except IntegrityError:  # deleted in between
+            raise LookupError(f"there is no person {person}") from None
         return paper.slug, len(entries)
 
     def of(self, paper: Paper, committed: Sequence[ClaimView]) -> Mapping[tuple[Kind, str], Elsewhere]:
@@ -267,27 +308,41 @@ class Submissions:
         Mapping[tuple[Kind, str], Elsewhere]
             What was measured elsewhere, by kind and id; those of which nothing was are left out.
         """
-        with self.store.session() as session:
-            newest = select(Submission.machine, Submission.entry).where(Submission.slug == paper.slug)
-            rows = session.execute(newest.order_by(Submission.id.desc()).limit(20 * _SHOWN)).all()
+        best = self._best(paper.slug)
         items = {(kind, item.id): item for kind in KINDS for item in items_of(paper, kind)}
-        found: dict[tuple[Kind, str], dict[str, ClaimView]] = {}
-        current: dict[tuple[Kind, str], set[str]] = {}
-        for machine, data in rows:
-            entry = _entry(data)
-            name = (entry.kind, entry.id)
-            if name not in items or machine in found.setdefault(name, {}) or len(found[name]) >= _SHOWN:
-                continue
-            found[name][machine] = view(paper, entry.kind, items[name], entry)
-            if entry.provenance.digest == reached(paper.folder, *name).digest:
-                current.setdefault(name, set()).add(machine)
         ours = {(v.kind, v.id): v for v in committed if v.measured and not v.outdated}
-        counted = {}
-        for name, views in found.items():
-            decided = [views[machine] for machine in current.get(name, ())] + [ours[name]] * (name in ours)
-            held = sum(v.verdict == "holds" for v in decided)
-            counted[name] = Elsewhere(tuple(views.values()), held, len(decided))
-        return counted
+        found = {}
+        with unchanging():
+            for name in best.keys() & items.keys():
+                views = [(entry, view(paper, name[0], items[name], entry)) for entry in best[name]]
+                digest = reached(paper.folder, *name).digest
+                counted = [seen for entry, seen in views if entry.provenance.digest == digest]
+                counted = [seen for seen in (*counted, *([ours[name]] if name in ours else [])) if _decides(seen)]
+                held = sum(seen.verdict == "holds" for seen in counted)
+                found[name] = Elsewhere(tuple(seen for _, seen in views), held, len(counted))
+        return found
+
+    def _best(self, slug: str) -> dict[tuple[Kind, str], list[Entry]]:
+        """Return one entry of each machine, the newest at the largest scale, from the last of each person."""
+        turn = func.row_number().over(partition_by=Submission.person_id, order_by=Submission.id.desc())
+        columns = select(Submission.id, Submission.person_id, Submission.machine, Submission.entry)
+        last = columns.where(Submission.slug == slug).order_by(turn, Submission.id.desc()).limit(20 * _SHOWN)
+        with self.store.session() as session:
+            rows = session.execute(last).all()
+        kept: dict[tuple[Kind, str], dict[str, tuple[int, int, Entry]]] = {}
+        people: dict[tuple[Kind, str, int], set[str]] = {}
+        for number, person, machine, data in rows:
+            entry = _entry(data)
+            machines = kept.setdefault((entry.kind, entry.id), {})
+            theirs = people.setdefault((entry.kind, entry.id, person), set())
+            if machine not in machines and (len(machines) >= _SHOWN or len(theirs) >= _OF_ONE):
+                continue
+            theirs.add(machine)
+            fresh = (SCALES.index(entry.scale), number, entry)
+            if machine not in machines or fresh[:2] > machines[machine][:2]:
+                machines[machine] = fresh
+        newest = {name: sorted(of.values(), key=lambda one: -one[1]) for name, of in kept.items()}
+        return {name: [entry for _, _, entry in of] for name, of in newest.items()}
 
     def papers(self, person: int) -> list[str]:
         """Return the names of the papers of which someone sent measurements.
@@ -339,8 +394,11 @@ class Submissions:
 def _plain(entry: Entry) -> dict[str, Any]:
     origin = entry.provenance
     machine = {name: origin.machine[name] for name in ("cpu", "cores", "system") if name in origin.machine}
+    machine = {name: _short(value) if isinstance(value, str) else value for name, value in machine.items()}
+    versions = {n: v for n, v in origin.versions.items() if re.fullmatch(_NAME, n) and re.fullmatch(_VERSION, v)}
     values = {
         name: {"value": v.value, "low": v.low, "high": v.high, "method": v.method[:120]}
+        | ({"samples": list(v.samples)} if v.method.startswith(EACH) else {})
         for name, v in entry.values.items()
     }
     return {
@@ -354,10 +412,19 @@ def _plain(entry: Entry) -> dict[str, Any]:
         "digest": origin.digest,
         "revision": origin.revision,
         "date": origin.date,
-        "versions": dict(origin.versions),
+        "versions": dict(list(versions.items())[:300]),
         "machine": machine,
-        "python": origin.python,
+        "python": _short(origin.python),
     }
+
+
+def _decides(view: ClaimView) -> bool:
+    return view.verdict in _DECIDED
+
+
+def _short(text: str) -> str:
+    """Return what a site takes of a text that the system said of itself."""
+    return "".join(filter(str.isprintable, text))[:120]
 
 
 def _finite(value: Value) -> bool:

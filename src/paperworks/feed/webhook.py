@@ -6,8 +6,9 @@ import ipaddress
 import json
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,7 +23,7 @@ from paperworks.feed.store import FeedStore
 MAX_ATTEMPTS = 5
 LEAST_SECRET = 16
 _FIRST_PAUSE = timedelta(minutes=5)
-_BLOCK, _TITLE = 2900, 200  # characters; Slack takes 3000 in a block
+_BLOCK, _TITLE = 2700, 200  # characters; Slack takes 3000 in a block, in which there is a link to the rest
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,15 @@ class Webhook:
     ValueError: url is 'http://example.org'; it takes an address with https, since posts hold a signature
     """
 
-    url: str
-    secret: str
+    url: str = field(repr=False)
+    secret: str = field(repr=False)
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
+        try:
+            parts = urlsplit(self.url)
+            _ = parts.port, httpx.URL(self.url)
+        except (ValueError, httpx.InvalidURL) as error:
+            raise ValueError(f"url is no address: {error}") from None
         shown = f"{parts.scheme}://{parts.hostname}"  # the path of a hook is a secret itself
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"url is {shown!r}; it takes an address such as https://hooks.example.org/...")
@@ -215,10 +220,12 @@ def message(title: str, sections: list[Section]) -> dict[str, Any]:
     for section in sections:
         lines = [f"*{_escape(section.title)}*"]
         lines += [f"• <{link}|{_escape(text)}>" if link else f"• {_escape(text)}" for text, link in section.lines]
-        if section.more:
-            lines.append(f"<{section.link}|and {section.more} more>")
+        more = section.more
         while len("\n".join(lines)) > _BLOCK:
             lines.pop()
+            more += 1
+        if more:
+            lines.append(f"<{section.link}|and {more} more>")
         blocks.append({"type": "section", "text": {"type": "mrkdwn", "text": "\n".join(lines)}})
     return {"text": f"{title}: {sections[0].link}" if sections else title, "blocks": blocks}
 
@@ -237,8 +244,18 @@ def _post(webhook: Webhook, body: bytes, delivery: str, client: httpx.Client | N
             own.close()
     if 200 <= status < 300:
         return "sent", "", timedelta()
-    pause = timedelta(seconds=min(int(later), 86400)) if re.fullmatch(r"\d{1,6}", later) else timedelta()
+    pause = min(_pause(later), timedelta(days=1))
     return ("retry" if status in (408, 425, 429) or status >= 500 else "failed"), f"status {status}", pause
+
+
+def _pause(later: str) -> timedelta:
+    """Return how long a server wants to be left alone, which it says in seconds or as a date (RFC 9110, 10.2.3)."""
+    if re.fullmatch(r"[0-9]{1,6}", later):
+        return timedelta(seconds=int(later))
+    try:
+        return max(timedelta(), parsedate_to_datetime(later) - datetime.now(UTC))
+    except (ValueError, TypeError):  # no date, or one without a zone
+        return timedelta()
 
 
 def _signature(secret: str, moment: str, body: bytes) -> str:

@@ -164,8 +164,7 @@ def save_search(request: Request, q: Text = "", next: Text = "", form_token: Tex
 def drop_search(request: Request, search: int, form_token: Text = "") -> Response:
     """Forget a saved search."""
     site, person = writer(request, form_token, "/account")
-    if search < 2**62:
-        site.people.drop_search(person, search)
+    site.people.drop_search(person, search)
     return RedirectResponse("/account#searches", 303)
 
 

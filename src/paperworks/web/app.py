@@ -8,6 +8,7 @@ from http import HTTPStatus
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse
+from sqlalchemy.exc import DataError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -38,6 +39,8 @@ _STATUS: dict[type[Exception], int] = {
     TooOften: 429,
     Busy: 503,
     RequestValidationError: 422,
+    DataError: 400,  # PostgreSQL's: a number or a character that no column of ours can hold
+    OverflowError: 400,  # SQLite's
     Exception: 500,
 }
 
@@ -126,6 +129,8 @@ def _explain(request: Request, error: Exception) -> Response:
         problem = str(error.args[0]) if error.args else ""
     if isinstance(error, RequestValidationError):
         problem = "; ".join(f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in error.errors())
+    if isinstance(error, DataError | OverflowError):
+        problem = "This holds a number or a character that nothing here has."
     if isinstance(error, TooOften | Busy):
         headers["Retry-After"] = str(error.seconds)
     if status == 500:

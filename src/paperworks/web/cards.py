@@ -95,7 +95,7 @@ def find_paper(store: FeedStore, key: str) -> FeedPaper:
     LookupError
         Where there is none.
     """
-    if re.fullmatch(r"[0-9]{1,15}", key, re.ASCII):
+    if re.fullmatch(r"[0-9]{1,9}", key, re.ASCII):
         found = FeedPaper.id == int(key)
     elif re.fullmatch(r"[a-z0-9-]{1,80}", key):
         found = FeedPaper.slug == key

@@ -92,7 +92,7 @@ def hot(store: FeedStore, period: str, page: int = 1, field: str = "") -> Listin
         _check_field(field)
     hottest = trending(store, cast(Period, period), field=field, limit=page * PER_PAGE + 1)
     title = f"Trending this {period}" if period != "day" else "Trending today"
-    return _page(f"{title} in {field}" if field else title, [paper_id for paper_id, _ in hottest], page)
+    return page_of(f"{title} in {field}" if field else title, [paper_id for paper_id, _ in hottest], page)
 
 
 def found(
@@ -105,7 +105,7 @@ def found(
     BadQuery
         As `parse_query`.
     """
-    return _page(f"Search: {text}", search(store, text, meaning, as_typed=as_typed).ids, page)
+    return page_of(f"Search: {text}", search(store, text, meaning, as_typed=as_typed).ids, page)
 
 
 def of_field(store: FeedStore, field: str, page: int = 1) -> Listing:
@@ -123,7 +123,7 @@ def of_field(store: FeedStore, field: str, page: int = 1) -> Listing:
         ids = list(session.scalars(columns.order_by(*NEWEST)))
     if not ids:
         raise UnknownList(f"there is no paper of a field {field!r}")
-    return _page(field[:1].upper() + field[1:] if "." not in field else field, ids, page)
+    return page_of(field[:1].upper() + field[1:] if "." not in field else field, ids, page)
 
 
 def _check_field(name: str) -> None:
@@ -131,7 +131,8 @@ def _check_field(name: str) -> None:
         raise UnknownList(f"there is no field {name[:40]!r}")
 
 
-def _page(title: str, ids: list[int], page: int) -> Listing:
+def page_of(title: str, ids: list[int], page: int) -> Listing:
+    """Return one page of a list that is known as a whole."""
     start = (page - 1) * PER_PAGE
     return Listing(title, ids[start : start + PER_PAGE], page, len(ids) > start + PER_PAGE)
 

@@ -9,7 +9,8 @@ from paperworks.feed.reading_files import Imported, export_reading_list, import_
 from paperworks.feed.search.fused import fuse
 from paperworks.web.account import download, me, writer
 from paperworks.web.cards import cards
-from paperworks.web.pages import marks, site_of
+from paperworks.web.lists import page_of
+from paperworks.web.pages import PageNumber, marks, site_of
 from paperworks.web.protection import UPLOADS
 from paperworks.web.site import Page, Site
 
@@ -24,9 +25,9 @@ _MEDIA = {"bib": "application/x-bibtex", "ris": "application/x-research-info-sys
 
 
 @router.get("/reading-list")
-def reading_list(request: Request) -> Response:
-    """Show someone's reading list."""
-    return _shown(request, site_of(request), me(request))
+def reading_list(request: Request, page: PageNumber = 1) -> Response:
+    """Show someone's reading list, page by page: an import may bring thousands of papers."""
+    return _shown(request, site_of(request), me(request), page=page)
 
 
 @router.post(PATH)
@@ -56,13 +57,16 @@ def _shown(
     site: Site,
     person: int,
     *,
+    page: int = 1,
     imported: Imported | None = None,
     problem: str = "",
     status: int = 200,
 ) -> Response:
     kept = site.people.reading_list(person)
+    listing = page_of("Reading list", kept, page)
     values = {
-        "cards": cards(site.store, kept),
+        "listing": listing,
+        "cards": cards(site.store, listing.ids),
         "similar": cards(site.store, more_like(site, kept)),
         "imported": imported,
         "problem": problem,

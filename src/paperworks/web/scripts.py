@@ -119,8 +119,7 @@ def follow(acting: Acting, q: Annotated[str, Query(max_length=MAX_LENGTH)]) -> R
 def unfollow(acting: Acting, search: int) -> Response:
     """Follow a search no more."""
     site, person = acting
-    if abs(search) < 2**62:
-        site.people.drop_search(person, search)
+    site.people.drop_search(person, search)
     return Response(status_code=204)
 
 
@@ -148,6 +147,5 @@ def make_token(
 def end_token(request: Request, token: int, form_token: Annotated[str, Form()] = "") -> Response:
     """End a token."""
     site, person = writer(request, form_token, "/account")
-    if abs(token) < 2**62:
-        ApiTokens(site.store).end(person, token)
+    ApiTokens(site.store).end(person, token)
     return RedirectResponse("/account#tokens", 303)

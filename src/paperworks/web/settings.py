@@ -51,11 +51,11 @@ class Settings:
 
     base_url: str = "http://127.0.0.1:8000"
     feed: str | None = None
-    smtp: str = ""
+    smtp: str = field(default="", repr=False)
     sender: str = "Daily Papers <daily-papers@localhost>"
     meaning: bool = True
     digests: bool = True
-    webhook: str = ""
+    webhook: str = field(default="", repr=False)
     webhook_secret: str = field(default="", repr=False)
     webhook_frequency: Frequency = "weekly"
     trusted_proxies: tuple[str, ...] = ()

@@ -20,15 +20,13 @@ _KEPT = {"Cache-Control": "public, max-age=300"}
 @router.get("/cards/{slug}.{kind}")
 async def card(request: Request, slug: str, kind: Literal["svg", "png"]) -> Response:
     """Give the verdict card of a paper of ours."""
-    record = _record(slug)
-    return await _picture(request, kind, lambda: _card(record, kind))
+    return await _picture(request, kind, lambda: _card(_record(slug), kind))
 
 
 @router.get("/badges/{slug}.svg")
 async def badge_of(request: Request, slug: str) -> Response:
     """Give the badge of a paper of ours, which pages elsewhere may show."""
-    record = _record(slug)
-    response = await _picture(request, "svg", lambda: badge(record.claims))
+    response = await _picture(request, "svg", lambda: badge(_record(slug).claims))
     response.headers["Cross-Origin-Resource-Policy"] = "cross-origin"
     return response
 
