@@ -1,7 +1,6 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given, settings
@@ -77,7 +76,7 @@ EVIL = "<script>alert(1)</script>"
         (["entries", 0, "revision"], EVIL, "revision"),
         (["entries", 0, "digest"], EVIL, "digest"),
         (["entries", 0, "date"], "yesterday", "date"),
-        (["entries", 0, "date"], (datetime.now(UTC) + timedelta(days=9)).isoformat(), "to come"),
+        (["entries", 0, "date"], "2126-01-01T00:00:00+00:00", "to come"),
         (["entries", 0, "date"], "2026-01-01T00:00:00", "date"),
         (["entries", 0, "date"], "0001-01-01T00:00:00+23:00", "too early"),
         (["entries", 0, "date"], 1.7e9, "date"),
