@@ -37,7 +37,7 @@ def ints(name, *values):
     return numpy_helper.from_array(np.array(values, dtype=np.int64), name)
 
 
-def model(nodes, shape, weights=(), *, opset=13, kind=TensorProto.FLOAT, listed=False, out="y"):
+def model(nodes, shape, weights=(), *, opset=15, kind=TensorProto.FLOAT, listed=False, out="y"):
     x = helper.make_tensor_value_info("x", kind, shape)
     inputs = [x]
     if listed:  # weights stand among the inputs, as in old files
