@@ -41,6 +41,7 @@ from paperworks.papers.auto_lirpa.training import (
     train,
     train_over_weights,
 )
+from paperworks.papers.auto_lirpa.verification import decided
 from paperworks.robustness import (
     BoundedModule,
     BoundedTensor,
@@ -398,3 +399,9 @@ def flatness(run: Run, ball: float, seed: int) -> dict[str, float]:
 def against_auto_lirpa(run: Run) -> Measurement:
     """Wrap the same networks, bound the same margins, and compare times, values and memory."""
     return against_official(run)
+
+
+@measures("l7-verify")
+def verification(run: Run) -> Measurement:
+    """Verify test images of two small networks, at radii where CROWN proves half of other, training images."""
+    return decided(run)

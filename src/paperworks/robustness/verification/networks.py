@@ -75,18 +75,18 @@ class ONNXNetwork(nn.Module):
     @torch.no_grad()
     def _takes_batches(self) -> bool:
         """Return whether a batch gives what its samples give: where a reshape is written for one, it doesn't."""
-        x = self.samples()
+        x = self._samples()
         alone = torch.cat([self.network(x[i : i + 1]) for i in range(len(x))])
-        return self.agrees(x, alone)
+        return self._agrees(x, alone)
 
-    def samples(self) -> Tensor:
+    def _samples(self) -> Tensor:
         """Return a few random samples, in the network's precision."""
         tensors = (*self.parameters(), *self.buffers())
         dtype = next((t.dtype for t in tensors if t.is_floating_point()), torch.float32)
         return torch.randn((3, *self.input_shape), generator=torch.Generator().manual_seed(0), dtype=dtype)
 
     @torch.no_grad()
-    def agrees(self, x: Tensor, outputs: Tensor) -> bool:
+    def _agrees(self, x: Tensor, outputs: Tensor) -> bool:
         """Return whether the network gives these outputs for a batch as a whole."""
         try:
             found = self.network(x)
@@ -205,10 +205,10 @@ def _loaded(path: Path) -> ONNXNetwork:
     network = ONNXNetwork(_converted(model), shape, has_batch)
     if has_batch and not network.takes_batches and _free_reshapes(model):
         free = ONNXNetwork(_converted(model), shape, has_batch)
-        x = network.samples()
+        x = network._samples()
         with torch.no_grad():
             expected = torch.cat([network(x[i : i + 1]) for i in range(len(x))])
-        if free.takes_batches and free.agrees(x, expected):
+        if free.takes_batches and free._agrees(x, expected):
             return free
     return network
 

@@ -83,7 +83,7 @@ def verify(
 ) -> Verdict:
     r"""Decide whether no input of a box has an unsafe output.
 
-    The stages, each for what the ones before leave open: CROWN's bounds, an attack, alpha-CROWN's bounds, and branch
+    All runs on the CPU. The stages, each for what the ones before leave open: CROWN's bounds, an attack, alpha-CROWN's bounds, and branch
     and bound with what the attack left out. The network is taken as the function of real numbers that it stands for,
     and bounded in double precision with all rounding outward; a counterexample lies in the box, and is unsafe when the
     network is run on it in double precision.
