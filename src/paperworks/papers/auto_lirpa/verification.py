@@ -90,7 +90,7 @@ def classifier(run: Run, name: str) -> tuple[nn.Module, Data, Data]:
         epochs *= 5
     else:
         few = run.at(smoke=512, desk=20_000, full=60_000)
-        pair = (fashion_mnist(split) for split in ("train", "test"))  # type: ignore[arg-type]
+        pair = (fashion_mnist(split) for split in ("train", "test"))
         data, test = (((images[:few] + 1) / 2, images.labels[:few]) for images in pair)
     with seeded(seed):
         model = NETWORKS[name]()

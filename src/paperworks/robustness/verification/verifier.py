@@ -83,10 +83,10 @@ def verify(
 ) -> Verdict:
     r"""Decide whether no input of a box has an unsafe output.
 
-    All runs on the CPU. The stages, each for what the ones before leave open: CROWN's bounds, an attack, alpha-CROWN's bounds, and branch
+    The stages, each for what the ones before leave open: CROWN's bounds, an attack, alpha-CROWN's bounds, and branch
     and bound with what the attack left out. The network is taken as the function of real numbers that it stands for,
-    and bounded in double precision with all rounding outward; a counterexample lies in the box, and is unsafe when the
-    network is run on it in double precision.
+    and bounded in double precision, on the CPU, with all rounding outward; a counterexample lies in the box, and is
+    unsafe when the network is run on it in double precision.
 
     Parameters
     ----------
@@ -155,7 +155,7 @@ def verify(
     bounds = PartBounds(_bounded(network, properties, shape))
     branches, low, high, stage, answer = 0, math.inf, math.inf, "bounds", "holds"
     for one in properties:
-        task = _Task(network, bounds, one, shape, until, method)
+        task = Task(network, bounds, one, shape, until, method)
         found = task.run(attack, restarts, random_state)
         branches += task.branches
         low, high = min(low, task.proved), min(high, task.witness.margin)
@@ -185,7 +185,7 @@ def verify_robustness(
     model
         A classifier of logits.
     images
-        Inputs.
+        The inputs, of the shape that the model takes.
     labels
         Their classes; an image that is classified otherwise is its own counterexample.
     eps
@@ -228,7 +228,7 @@ def verify_robustness(
     return found
 
 
-class _Task:
+class Task:
     """One property of a network, and what is known of it."""
 
     def __init__(
