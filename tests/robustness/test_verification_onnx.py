@@ -241,6 +241,14 @@ def _branch(made):
     made.graph.node.append(helper.make_node("If", ["d"], ["q"], then_branch=inner, else_branch=inner))
 
 
+def _enormous(made):
+    made.graph.initializer.append(ints("size", 1 << 40, 1 << 12))
+    made.graph.node[5].input[0] = "huge"
+    made.graph.node.insert(5, node("Expand", "e size", "huge"))
+    made.graph.node[6].op_type = "Add"
+    made.graph.node[6].input[1] = "huge"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -258,6 +266,7 @@ def _branch(made):
         (lambda m: m.graph.input[0].type.tensor_type.shape.dim[3].ClearField("dim_value"), "fixed ones"),
         (lambda m: setattr(m.graph.input[0].type.tensor_type, "elem_type", TensorProto.INT64), "INT64"),
         (lambda m: m.graph.node.append(node("Det", "y", "z")), "an operator can't be converted: .*Det"),
+        (_enormous, "it can't be run"),
     ],
 )  # fmt: skip
 def test_files_that_are_not_sound_are_refused(tmp_path, change, message):

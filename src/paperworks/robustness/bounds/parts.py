@@ -190,12 +190,14 @@ class PartBounds:
                 call.splits.multipliers = {relu.inputs[0]: m[None] for relu, m in multipliers.items()}
                 weights, constant = backward.propagate(call, output, rows)
                 reached = backward.concretize(call, weights, constant).T
+                # What overflows is no bound.
+                reached = torch.where(reached.isfinite(), reached, -torch.finfo(call.dtype).max)
                 margins = reached - offsets
                 objective = margins.amax(1).sum()
             found = margins.detach().amax(1)
             if bounds is None:
                 bounds, best = reached.detach(), torch.full_like(found, -math.inf)
-            bounds = torch.maximum(bounds, reached.detach().nan_to_num(nan=-math.inf))
+            bounds = torch.maximum(bounds, reached.detach())
             better = found > best
             best = torch.where(better, found, best)
             with torch.no_grad():

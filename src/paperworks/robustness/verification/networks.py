@@ -202,14 +202,25 @@ def _loaded(path: Path) -> ONNXNetwork:
         raise ValueError(f"it is damaged: {str(error).strip().splitlines()[0]}") from None
     shape, has_batch = _input_shape(model)
     _rename(model)
-    network = ONNXNetwork(_converted(model), shape, has_batch)
+    network = _network(model, shape, has_batch)
     if has_batch and not network.takes_batches and _free_reshapes(model):
-        free = ONNXNetwork(_converted(model), shape, has_batch)
+        free = _network(model, shape, has_batch)
         x = network._samples()
         with torch.no_grad():
             expected = torch.cat([network(x[i : i + 1]) for i in range(len(x))])
         if free.takes_batches and free._agrees(x, expected):
             return free
+    return network
+
+
+def _network(model: Any, shape: tuple[int, ...], has_batch: bool) -> ONNXNetwork:
+    """Convert a model, and run it once: a file may be whole, and ask for what can't be done."""
+    try:
+        network = ONNXNetwork(_converted(model), shape, has_batch)
+        with torch.no_grad():
+            network(network._samples()[:1])
+    except (RuntimeError, TypeError, IndexError, AttributeError, NotImplementedError) as error:
+        raise ValueError(f"it can't be run: {str(error).strip().splitlines()[0][:200]}") from None
     return network
 
 

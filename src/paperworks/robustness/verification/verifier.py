@@ -25,6 +25,7 @@ Method = Literal["auto", "CROWN", "alpha-CROWN", "input-split", "relu-split"]
 METHODS: tuple[Method, ...] = get_args(Method)
 _FEW_INPUTS = 16  # up to as many, boxes are cut rather than neurons
 _STEPS = 40  # of an attack
+_TARGETS = 16  # polytopes that are attacked, those of the lowest bounds
 
 
 @dataclass(frozen=True)
@@ -273,7 +274,8 @@ class Task:
             return self._violated("attack")
         if attack is not None and self._left():
             self.stage = "attack"
-            if self.witness.attack(attack, self.open, _STEPS, restarts, random_state):
+            nearest = self.open[self.margins[self.open].argsort()[:_TARGETS]]
+            if self.witness.attack(attack, nearest, _STEPS, restarts, random_state):
                 return self._violated("attack")
         if self.method == "CROWN" or not self._left():
             return "unknown"
