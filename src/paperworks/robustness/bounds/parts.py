@@ -173,6 +173,8 @@ class PartBounds:
         with torch.no_grad():
             intermediate(call, output, "CROWN")
         parts.below, parts.above = self._ends(call)
+        if refine and not steps:  # slopes fit for the ends there are now
+            parts.alpha = (parts.above > -parts.below).to(parts.above)
         freedom = call.freedom = Freedom(shared=True)
         alpha, beta = self._pieces(call, parts.alpha.clone()), parts.beta.clone()
         for relu, piece in alpha.items():
