@@ -138,5 +138,17 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "two_sided_p_value",
             "update_target",
         ],
+        "verification": [
+            "ONNXNetwork",
+            "Property",
+            "Verdict",
+            "bounds_from_onnx",
+            "load_onnx",
+            "read_vnnlib",
+            "robustness_property",
+            "verify",
+            "verify_robustness",
+            "write_vnnlib",
+        ],
     },
 )

@@ -31,6 +31,7 @@ from paperworks.papers.auto_lirpa.memory import peak_bytes
 from paperworks.papers.auto_lirpa.networks import natural_networks
 from paperworks.papers.auto_lirpa.points import attacked, extreme_point
 from paperworks.papers.auto_lirpa.race import against_official
+from paperworks.papers.auto_lirpa.search_race import against_their_bounds
 from paperworks.papers.auto_lirpa.training import (
     Data,
     Loss,
@@ -41,6 +42,7 @@ from paperworks.papers.auto_lirpa.training import (
     train,
     train_over_weights,
 )
+from paperworks.papers.auto_lirpa.verification import decided
 from paperworks.robustness import (
     BoundedModule,
     BoundedTensor,
@@ -398,3 +400,15 @@ def flatness(run: Run, ball: float, seed: int) -> dict[str, float]:
 def against_auto_lirpa(run: Run) -> Measurement:
     """Wrap the same networks, bound the same margins, and compare times, values and memory."""
     return against_official(run)
+
+
+@measures("l7-verify")
+def verification(run: Run) -> Measurement:
+    """Verify test images of two small networks, at radii where CROWN proves half of other, training images."""
+    return decided(run)
+
+
+@races("auto-lirpa-search")
+def against_auto_lirpa_in_a_search(run: Run) -> Measurement:
+    """Decide the same instances by the same search, once with our bounds and once with theirs."""
+    return against_their_bounds(run)

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from paperworks.robustness import BoundedModule, BoundedTensor, PerturbationLpNorm, margin_spec
+from paperworks.robustness import BoundedModule, BoundedTensor, PerturbationLpNorm, margin_spec, verify_robustness
 from paperworks.testbeds import digits
 
 torch.manual_seed(0)
@@ -21,3 +21,6 @@ ball = BoundedTensor(x, PerturbationLpNorm(eps=0.02))
 for method in ("IBP", "CROWN-IBP", "CROWN"):
     margins, _ = bounded.compute_bounds(ball, method, C=margin_spec(y, 10), bound_upper=False)
     print(f"{method}: {(margins > 0).all(1).sum()} of {len(x)} images certified")
+
+verdicts = verify_robustness(network, x[:20], y[:20], eps=0.05, timeout=5)  # branch and bound decides the others
+print([verdict.answer for verdict in verdicts])

@@ -12,6 +12,7 @@ from paperworks.robustness.bounds.graph import Graph, Node
 from paperworks.robustness.bounds.options import Options
 from paperworks.robustness.bounds.perturbations import Perturbation
 from paperworks.robustness.bounds.rounding import gap, quantum
+from paperworks.robustness.bounds.splits import Splits
 from paperworks.robustness.bounds.values import Interval, LinearBounds
 
 _HELD = ("clean_mean", "clean_var")  # taken from the clean batch and held constant
@@ -68,6 +69,8 @@ class Call:
         Which coordinates of each root the forward mode's columns stand for, and which columns.
     freedom
         Parameters of the relaxations that α-CROWN optimises, if it is at work.
+    splits
+        What is known of parts of the set besides their boxes, if it is bounded by parts.
     fixed, first
         Intermediate bounds to be taken as they are, and ones to keep where they are better.
     refined
@@ -120,6 +123,7 @@ class Call:
         self.bends: dict[Node, Any] = {}
         self.columns: dict[Node, tuple[Tensor, slice]] = {}
         self.freedom: Freedom | None = None
+        self.splits: Splits | None = None
         self.fixed: dict[Node, Interval] = {}
         self.first: dict[Node, Interval] = {}
         self.refined: dict[Node, Tensor | None] = {}

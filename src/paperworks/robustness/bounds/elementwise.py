@@ -282,3 +282,22 @@ class ReLURule(ElementwiseRule):
         (alpha,) = call.freedom.of((call.start, call.part), node, rows, start)
         alpha = torch.where(lower >= 0, 1.0, torch.where(upper <= 0, 0.0, alpha[:, 0].clamp(0, 1)))
         return Lines(alpha, None, slope, intercept)
+
+    def backward(self, node: Node, rows: Any, call: Call) -> Backward:
+        """Take the lines, and off what constraints of split neurons add: multipliers times what is no less than 0."""
+        found = super().backward(node, rows, call)
+        source, start = node.inputs[0], call.start
+        if call.splits is None or start is not call.graph.output or not isinstance(rows, Tensor):
+            return found
+        call.splits.arrived[node] = rows.detach()
+        multipliers = call.splits.multipliers.get(source)
+        if multipliers is None:
+            return found
+        ((_, arrived),) = found.coefficients
+        coefficients = arrived - multipliers
+        if not call.sound:
+            return Backward([(source, coefficients)], found.constant)
+        # The sum rounds, and the module's own value at the source lies off by its margin.
+        away = 2 * unit(call.dtype) * row_dot(coefficients.abs(), call.size(source))
+        off = _OWN * unit(call.dtype) * call.size(source) + call.margins.get(source, 0.0)
+        return Backward([(source, coefficients)], found.constant - away - row_dot(multipliers.abs(), off))

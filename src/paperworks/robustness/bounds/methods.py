@@ -34,6 +34,8 @@ def intermediate(call: Call, target: Node, method: Method) -> None:
             call.ends[node] = call.fixed[node]
             continue
         call.ends[node] = interval(call, node)
+        if call.splits is not None and node in call.splits.ends:
+            call.ends[node] = meet(call.ends[node], call.splits.ends[node])
         if method.startswith("forward"):
             forward.propagate(call, node)
             ends = forward.concretize(call, call.linear[node], node)
