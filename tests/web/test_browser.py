@@ -117,7 +117,7 @@ def test_a_vote_and_the_reading_list(page, post, url):
     page.get_by_role("link", name="Reading list").click()
     expect(page.locator("#kept article")).to_have_count(1)
     page.get_by_role("button", name="✓ Kept").click()
-    expect(page.get_by_role("button", name="+ Keep")).to_be_visible()
+    expect(page.locator("#kept").get_by_role("button", name="+ Keep")).to_be_visible()
     page.reload()
     expect(page.locator("#kept article")).to_have_count(0)
 
