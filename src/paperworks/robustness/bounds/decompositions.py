@@ -14,6 +14,7 @@ from paperworks.robustness.bounds.options import Options
 from paperworks.robustness.bounds.ordering import ORDERING
 from paperworks.robustness.bounds.placing import PLACING
 from paperworks.robustness.bounds.reductions import log_softmax_ends, logsumexp_ends, mean_square_ends, softmax_ends
+from paperworks.robustness.bounds.rounding import unit
 from paperworks.robustness.bounds.steps import COMPARISONS
 
 aten = torch.ops.aten
@@ -147,7 +148,13 @@ def _power(x: Tensor, exponent: Any) -> Tensor:
         return simpler(x)
     if exponent == int(exponent) and exponent < 0:
         return emit("power", lambda: x**-exponent, x, float(-exponent)).reciprocal()
-    return emit("power", lambda: x**exponent, x, float(exponent))
+    # Torch has the exponent in the type of x, which for x far from 1 counts by more than the rounding of the value.
+    info, stored = torch.finfo(x.dtype), float(torch.tensor(float(exponent), dtype=x.dtype))
+    if stored != exponent and x.dtype in (torch.float16, torch.bfloat16):
+        return (x.log() * exponent).exp()  # whose product gives way for as much
+    farthest = max(math.log(info.max), -math.log(info.smallest_normal * info.eps))
+    rounds = math.ceil(abs(stored - exponent) * farthest / unit(x.dtype))
+    return emit("power", lambda: x**exponent, x, float(exponent), rounds)
 
 
 def _power_of_both(x: Tensor, y: Tensor) -> Tensor:

@@ -217,8 +217,8 @@ def erfc() -> Curve:
     )
 
 
-def power(n: float) -> Curve:
-    """X to a power: a whole one >= 2, or a real one of what isn't negative."""
+def power(n: float, more_rounds: int = 0) -> Curve:
+    """X to a power: a whole one >= 2, or a real one of what isn't negative, whose implementation rounds the power."""
     if n == int(n):
         return _whole_power(int(n))
     return Curve(
@@ -229,7 +229,7 @@ def power(n: float) -> Curve:
         decreasing=n < 0,
         domain=(0, math.inf),
         closed=n > 0,
-        rounds=8,
+        rounds=8 + more_rounds,
     )
 
 
