@@ -55,7 +55,7 @@ def _sorted(x: Tensor, dim: int, descending: bool = False) -> Tensor:
 
 
 def _sort(x: Tensor, dim: int = -1, descending: bool = False) -> tuple[Tensor, Tensor]:
-    return _sorted(x, dim, descending), _index(x, lambda: x.argsort(dim, descending))
+    return _sorted(x, dim, descending), _order(x, dim, descending)
 
 
 def _stable_sort(
@@ -65,16 +65,21 @@ def _stable_sort(
 
 
 def _top(x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> tuple[Tensor, Tensor]:
-    return _sorted(x, dim, largest).narrow(dim, 0, k), _index(x, lambda: x.topk(k, dim, largest).indices)
+    return _sorted(x, dim, largest).narrow(dim, 0, k), _order(x, dim, largest).narrow(dim, 0, k)
 
 
 def _kth(x: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> tuple[Tensor, Tensor]:
-    out = _sorted(x, dim).narrow(dim, k - 1, 1)
-    return out if keepdim else out.squeeze(dim), _index(x, lambda: x.kthvalue(k, dim, keepdim).indices)
+    out, at = (found.narrow(dim, k - 1, 1) for found in (_sorted(x, dim), _order(x, dim, False)))
+    return (out, at) if keepdim else (out.squeeze(dim), at.squeeze(dim))
 
 
 def _median(x: Tensor, dim: int = -1, keepdim: bool = False) -> tuple[Tensor, Tensor]:
     return _kth(x, (x.shape[dim] + 1) // 2, dim, keepdim)  # torch takes the lower one of two
+
+
+def _order(x: Tensor, dim: int, descending: bool) -> Tensor:
+    """Return the places of what is sorted, which are known where x is a clean input."""
+    return emit("index_of_maximum", lambda: x.argsort(dim, descending), x, dim, descending)
 
 
 def _index(x: Tensor, compute: Any) -> Tensor:
