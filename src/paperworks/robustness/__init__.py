@@ -138,6 +138,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
             "two_sided_p_value",
             "update_target",
         ],
+        "bounds.parts": ["PartBounds"],
         "verification": [
             "ONNXNetwork",
             "Property",

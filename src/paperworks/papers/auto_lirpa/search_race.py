@@ -1,8 +1,8 @@
 """The same search with the bounds of the authors' own library."""
 
 import copy
+import functools
 import math
-import time
 from typing import Any
 
 import torch
@@ -11,9 +11,7 @@ from torch import Tensor, nn
 from paperworks.evidence import Measurement, Run, Table, exact
 from paperworks.papers.auto_lirpa.race import official
 from paperworks.papers.auto_lirpa.verification import classifier, radius_of_half, right
-from paperworks.robustness import APGD, BoundedModule, robustness_property
-from paperworks.robustness.bounds.parts import Found, PartBounds, Parts
-from paperworks.robustness.verification.verifier import Task
+from paperworks.robustness import BoundedModule, PartBounds, robustness_property, verify
 
 NAME = "perceptron, digits"
 
@@ -24,8 +22,8 @@ class TheirBounds(PartBounds):
     Which neuron is split, and what a split says of the ends, is as in ours.
     """
 
-    def __init__(self, theirs: Any, model: nn.Module, x: Tensor) -> None:
-        super().__init__(BoundedModule(model, x, {"sound": False}))
+    def __init__(self, bounded: BoundedModule, theirs: Any, model: nn.Module, x: Tensor) -> None:
+        super().__init__(bounded)
         # In single precision, in which alone it optimises.
         self.theirs, self.model, self.x = theirs, copy.deepcopy(model).float(), x.float()
         self.peer = self._wrapped()
@@ -44,7 +42,7 @@ class TheirBounds(PartBounds):
 
     def root(
         self, lower: Tensor, upper: Tensor, C: Tensor, optimize: bool, seconds: float = math.inf
-    ) -> tuple[Tensor, Parts]:
+    ) -> tuple[Tensor, Any]:
         """Bound rows on a whole box."""
         _, parts = super().root(lower, upper, C, False, seconds)
         self.peer = self._wrapped()  # it keeps what it optimised last
@@ -56,9 +54,7 @@ class TheirBounds(PartBounds):
         return found.detach().double(), parts
 
     @torch.no_grad()
-    def bound(
-        self, parts: Parts, C: Tensor, offsets: Tensor, refine: bool, steps: int, until: float = math.inf
-    ) -> Found:
+    def bound(self, parts: Any, C: Tensor, offsets: Tensor, refine: bool, steps: int, until: float = math.inf) -> Any:
         """Bound specifications on parts, without multipliers."""
         ours = super().bound(parts, C, offsets, refine, 0, until)
         ball = self._ball(parts.lower, parts.upper)
@@ -71,7 +67,7 @@ class TheirBounds(PartBounds):
         found = self.peer.compute_bounds(
             x=(ball,), C=C.float(), method="CROWN", bound_upper=False, interm_bounds=known
         )[0]
-        return Found(found.double(), ours.coefficients, ours.arrived)
+        return ours._replace(bounds=found.double())
 
 
 def against_their_bounds(run: Run) -> Measurement:
@@ -81,23 +77,18 @@ def against_their_bounds(run: Run) -> Measurement:
     model, (train_x, train_y), test = classifier(run, NAME)
     eps = radius_of_half(model, *right(model, train_x, train_y, run.at(smoke=20, desk=200, full=500)))
     x, y = right(model, *test, few)
-    network = copy.deepcopy(model).double().eval().requires_grad_(False)
-    start = x[:1].double()
-    sides = {
-        "ours": PartBounds(BoundedModule(network, start, {"sound": True, "lr": 0.25})),
-        "theirs": TheirBounds(theirs, network, start),
-    }
+    by_theirs = functools.partial(TheirBounds, theirs=theirs, model=model.eval(), x=x[:1])
+    sides: dict[str, Any] = {"ours": PartBounds, "theirs": by_theirs}
     decided: dict[str, list[float]] = {side: [] for side in sides}
     branches: dict[str, list[float]] = {side: [] for side in sides}
     spent = dict.fromkeys(sides, 0.0)
     for i in run.progress(range(len(x)), label="images"):
         prop = robustness_property(x[i], eps, int(y[i]), 10, clip=(0, 1))
         for side, bounds in sides.items():
-            began = time.monotonic()
-            task = Task(network, bounds, prop, tuple(x.shape[1:]), began + seconds, "relu-split")
-            decided[side].append(float(task.run(APGD, 10, 0) != "unknown"))
-            branches[side].append(task.branches)
-            spent[side] += time.monotonic() - began
+            found = verify(model, prop, timeout=seconds, method="relu-split", bounds=bounds)
+            decided[side].append(float(found.decided))
+            branches[side].append(found.branches)
+            spent[side] += found.seconds
     both = [i for i in range(len(x)) if decided["ours"][i] and decided["theirs"][i]]
     used = {side: sum(branches[side][i] for i in both) + 1 for side in sides}
     rows = [[side, sum(decided[side]), used[side] - 1, spent[side]] for side in sides]

@@ -102,6 +102,16 @@ class PartBounds:
     ----------
     bounded
         The module, of one input.
+
+    Examples
+    --------
+    >>> from paperworks.robustness import BoundedModule
+    >>> torch.manual_seed(0) and None
+    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1)).double()
+    >>> low, high = torch.zeros(1, 2).double(), torch.ones(1, 2).double()
+    >>> found, parts = PartBounds(BoundedModule(net, low)).root(low, high, torch.ones(1, 1, 1).double(), optimize=False)
+    >>> bool(found <= net(low)), parts.signs.shape
+    (True, torch.Size([1, 8]))
     """
 
     def __init__(self, bounded: BoundedModule) -> None:

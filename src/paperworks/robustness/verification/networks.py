@@ -42,6 +42,12 @@ class ONNXNetwork(nn.Module):
         Shape of one sample.
     takes_batches
         Whether the converted network takes batches itself; else each sample is run by itself.
+
+    Examples
+    --------
+    >>> network = ONNXNetwork(nn.Linear(3, 2), input_shape=(3,), has_batch=True)  # as `load_onnx` makes it
+    >>> network(torch.zeros(5, 3)).shape
+    torch.Size([5, 2])
     """
 
     def __init__(self, network: nn.Module, input_shape: tuple[int, ...], has_batch: bool) -> None:

@@ -80,6 +80,7 @@ def verify(
     attack: type[Attack] | None = APGD,
     restarts: int = 10,
     input_shape: Sequence[int] | None = None,
+    bounds: Callable[[BoundedModule], PartBounds] = PartBounds,
     random_state: int = 0,
 ) -> Verdict:
     r"""Decide whether no input of a box has an unsafe output.
@@ -107,6 +108,9 @@ def verify(
         Searches of the attack, from the middle of the box and from random points.
     input_shape
         Shape of one input; by default that of the model, if it has an attribute of this name, or of the property's box.
+    bounds
+        Makes, of the wrapped network, what bounds parts of the box; a class derived from `PartBounds` brings bounds of
+        another library into the same search.
     random_state
         Seed of the attack's starts.
 
@@ -153,10 +157,10 @@ def verify(
     until = began + timeout
     network = copy.deepcopy(model).to("cpu", torch.float64).eval().requires_grad_(False)
     shape = tuple(input_shape or getattr(model, "input_shape", None) or properties[0].lower.shape)
-    bounds = PartBounds(_bounded(network, properties, shape))
+    parts = bounds(_bounded(network, properties, shape))
     branches, low, high, stage, answer = 0, math.inf, math.inf, "bounds", "holds"
     for one in properties:
-        task = Task(network, bounds, one, shape, until, method)
+        task = Task(network, parts, one, shape, until, method)
         found = task.run(attack, restarts, random_state)
         branches += task.branches
         low, high = min(low, task.proved), min(high, task.witness.margin)
