@@ -207,6 +207,7 @@ SINGLE = {
         "MaskedTensor2d",
         "Oracle",
         "OracleConstrainedPerturber",
+        "PartBounds",
         "Smooth",
     },
     "inference": {

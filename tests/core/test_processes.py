@@ -77,7 +77,7 @@ def test_processor_time_of_children_that_ended_is_counted():
         "print(1, flush=True)\nimport time; time.sleep(600)"
     )
     try:
-        assert tree.processor_seconds() >= 0.3
+        assert tree.processor_seconds() >= 0.25  # the system counts whole ticks, of user and system time each
     finally:
         tree.kill()
 
