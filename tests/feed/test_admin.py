@@ -201,6 +201,15 @@ class TestDoctor:
             for finding in examine(feed, now=datetime.now(UTC) - timedelta(minutes=10))
         }
 
+    def test_it_changes_nothing_and_makes_nothing(self, feed, tmp_path):
+        with feed.engine.begin() as connection:
+            connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+        feed.close()
+        run = lambda name: CliRunner().invoke(app, ["feed", "doctor", "--feed", str(tmp_path / name)])  # noqa: E731
+        assert "revision 0001" in run("feed.db").output
+        assert "revision 0001" in run("feed.db").output
+        assert (run("none.db").exit_code, (tmp_path / "none.db").exists()) == (2, False)
+
     def test_mail_is_tried_and_none_is_sent(self, feed, post):
         (mail,) = [f for f in examine(feed, mailer=Mailer(post.url, "papers@example.org")) if f.part == "mail"]
         assert (mail.state, post.got) == ("look", []), "without TLS"

@@ -248,6 +248,15 @@ def test_usage_is_copied_by_a_button(page):
     assert copied.strip() == load("dpm-solver").usage.strip()
 
 
+def test_usage_is_selected_where_copying_is_refused(page):
+    page.goto("/paper/dpm-solver")
+    refuse = "Promise.reject(new DOMException('no', 'NotAllowedError'))"
+    page.evaluate(f"() => {{ navigator.clipboard.writeText = () => {refuse}; }}")
+    page.locator("#usage").get_by_role("button", name="Copy").click()
+    expect(page.locator("#usage").get_by_role("button", name="Selected")).to_be_visible()
+    assert page.evaluate("getSelection().toString()").strip() == load("dpm-solver").usage.strip()
+
+
 def test_dark_mode_is_kept(page):
     page.goto("/")
     light = page.evaluate("getComputedStyle(document.body).backgroundColor")

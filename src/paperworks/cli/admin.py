@@ -67,7 +67,7 @@ def doctor(feed: Feed = None, smtp: Smtp = None, sender: Sender = None, as_json:
 
         settings = settings_from_environment(feed=feed, smtp=smtp, sender=sender)
         mailer = Mailer(settings.smtp, settings.sender, timeout=10) if settings.smtp else None
-        found = list(examine(FeedStore(settings.feed), mailer=mailer))
+        found = list(examine(FeedStore(settings.feed, upgrade=False), mailer=mailer))
         if as_json:
             typer.echo(json.dumps([asdict(finding) for finding in found], indent=1))
         else:

@@ -76,11 +76,14 @@ class FeedStore:
     url
         A path to an SQLite file, or an SQLAlchemy URL of SQLite or PostgreSQL. By default
         ``$PAPERWORKS_FEED``, or ``feed.db`` in the user's data folder.
+    upgrade
+        Whether to make what is missing and to bring an older schema up to date, the default; else the database is taken
+        as it is.
 
     Raises
     ------
     ValueError
-        For a URL of another kind.
+        For a URL of another kind, and a file that isn't there where nothing is to be made.
     FutureSchema
         Where a newer version made the database.
 
@@ -93,10 +96,14 @@ class FeedStore:
     Added(new=0, changed=1, same=0)
     """
 
-    def __init__(self, url: str | Path | None = None) -> None:
+    def __init__(self, url: str | Path | None = None, *, upgrade: bool = True) -> None:
         self.url = database_url(url)
+        file = make_url(self.url).database if self.url.startswith("sqlite") else None
+        if not upgrade and file and file != ":memory:" and not Path(file).exists():
+            raise ValueError(f"url is {file}, where there is no feed; it takes that of one that was made")
         self.engine = _engine(self.url)
-        _bring_up_to_date(self.engine)
+        if upgrade:
+            _bring_up_to_date(self.engine)
 
     @property
     def on_sqlite(self) -> bool:

@@ -28,8 +28,13 @@
       const button = Object.assign(document.createElement("button"), { type: "button", className: "copy", textContent: "Copy" });
       button.setAttribute("aria-live", "polite");
       button.addEventListener("click", async () => {
-        await navigator.clipboard.writeText(text.textContent.trimEnd() + "\n");
-        button.textContent = "Copied";
+        try {
+          await navigator.clipboard.writeText(text.textContent.trimEnd() + "\n");
+          button.textContent = "Copied";
+        } catch {  // refused: what a person would copy by hand is chosen for them
+          getSelection().selectAllChildren(text);
+          button.textContent = "Selected: copy it by keyboard";
+        }
         setTimeout(() => { button.textContent = "Copy"; }, 2000);
       });
       (text.closest(".code") || text).before(button);
