@@ -25,6 +25,7 @@ extensions = [
     "sphinx_llm_friendly",
     # Ours, in _ext.
     "api_pages",
+    "docstrings",
     "references",
     "markup",
     "methods",
@@ -45,6 +46,7 @@ autodoc_typehints = "both"
 autodoc_typehints_description_target = "documented"
 autodoc_preserve_defaults = True
 napoleon_google_docstring = False
+napoleon_use_ivar = True
 napoleon_attr_annotations = False  # autodoc adds the types
 
 html_theme = "pydata_sphinx_theme"

@@ -3,10 +3,10 @@
 import ast
 import importlib
 import inspect
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from docstrings import marked_up
 from exports import PACKAGES, SOURCES, rooms, thing_of
 from pages import title, write_pages
 from sphinx.application import Sphinx
@@ -20,13 +20,13 @@ def pages() -> Iterator[tuple[str, str]]:
     """Yield the name and the text of each page of the reference, but for its front page, which is written by hand."""
     for package in PACKAGES:
         home = importlib.import_module(f"paperworks.{package}")
-        intro = f".. py:module:: paperworks.{package}\n\n{home.__doc__}\n"
+        intro = f".. py:module:: paperworks.{package}\n\n{marked_up(home.__doc__ or '')}\n"
         if package in FIELDS:
             listed = "\n".join(f"   {package}/{room}" for room in rooms(package))
             yield package, f"{title(f'paperworks.{package}')}{intro}\n.. toctree::\n   :maxdepth: 1\n\n{listed}\n"
             for room, names in rooms(package).items():
-                doc = importlib.import_module(f"paperworks.{package}.{room}").__doc__ or ""
-                head = f"{title(f'{package}.{room}')}.. py:currentmodule:: paperworks.{package}\n\n{inspect.cleandoc(doc)}\n"
+                doc = marked_up(inspect.getdoc(importlib.import_module(f"paperworks.{package}.{room}")) or "")
+                head = f"{title(f'{package}.{room}')}.. py:currentmodule:: paperworks.{package}\n\n{doc}\n"
                 yield f"{package}/{room}", f"{head}\n{contents(package, names)}"
         else:
             names = sorted((name for found in rooms(package).values() for name in found), key=str.casefold)
@@ -44,7 +44,7 @@ def first_line(package: str, name: str) -> str:
     thing = thing_of(package, name)
     is_code = inspect.isclass(thing) or inspect.isfunction(inspect.unwrap(thing))  # type: ignore[arg-type]
     doc = inspect.getdoc(thing) if is_code else said(package, name)
-    return (doc or "A constant or a type.").split("\n\n")[0].replace("\n", " ")
+    return marked_up((doc or "A constant or a type.").split("\n\n")[0].replace("\n", " "))
 
 
 def entry(package: str, name: str) -> str:
@@ -66,6 +66,7 @@ def members(kind: type) -> list[str]:
         if not found.name.startswith("_")
         and found.kind != "data"
         and found.defining_class.__module__.startswith("paperworks.")
+        and (getattr(inspect.unwrap(found.object), "__module__", None) or "paperworks.").startswith("paperworks.")
         and inspect.getdoc(getattr(kind, found.name))
     ]
 
@@ -75,7 +76,7 @@ def told_of(package: str, name: str) -> str:
     value = thing_of(package, name)
     shown = repr(value).replace("typing.", "").replace("collections.abc.", "").replace("torch.Tensor", "Tensor")
     code = f"\n\n.. code-block:: python\n\n   {name} = {shown}\n" if len(shown) <= 300 and " at 0x" not in shown else ""
-    return inspect.cleandoc(said(package, name) or f"One of the names of `paperworks.{package}`.") + code
+    return marked_up(said(package, name) or f"One of the names of `paperworks.{package}`.") + code
 
 
 def said(package: str, name: str) -> str:
@@ -97,18 +98,7 @@ def write(app: Sphinx) -> None:
     write_pages(Path(app.srcdir, FOLDER), dict(pages()), keep={"index.md"})
 
 
-def escape_types(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
-    """Let a star in the type of what is returned, as in `Float[Tensor, "*batch dim"]`, begin no emphasis."""
-    inside = False
-    for number, line in enumerate(lines):
-        if number and re.fullmatch(r"-{3,}", line):
-            inside = lines[number - 1] in ("Returns", "Yields")
-        elif inside and line[:1].strip():
-            lines[number] = line.replace("*", r"\*")
-
-
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register the extension."""
     app.connect("builder-inited", write)
-    app.connect("autodoc-process-docstring", escape_types, priority=400)  # before napoleon
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -100,10 +100,9 @@ def function(folder: Path, view: ClaimView) -> str:
     for file in sorted(folder.rglob("*.py")):
         text = file.read_text(encoding="utf-8")
         for node in ast.parse(text).body:
-            if isinstance(node, ast.FunctionDef) and any(
-                names(item, decorator, view.id) for item in node.decorator_list
-            ):
-                first = min(item.lineno for item in node.decorator_list)
+            marks = node.decorator_list if isinstance(node, ast.FunctionDef) else []
+            if any(names(mark, decorator, view.id) for mark in marks):
+                first = min(mark.lineno for mark in marks)
                 return "\n".join(text.splitlines()[first - 1 : node.end_lineno])
     raise LookupError(f"no function of {view.paper} is decorated with @{decorator}({view.id!r})")
 

@@ -58,7 +58,7 @@ def visit_math(self: HTML5Translator, node: nodes.Element) -> None:
 
 
 def without_copy_button(app: Sphinx, page: str, template: str, context: dict[str, Any], tree: Any) -> None:
-    """Leave out a button that fetches the page's Markdown: from a file there is nothing to fetch, and a link does it."""
+    """Leave out a button that fetches the page's Markdown, which fails from a file; there is a link to it instead."""
     button = "scrapy-copy-as-markdown"
     scripts = context.get("script_files", [])
     context["script_files"] = [s for s in scripts if button not in (getattr(s, "attributes", {}).get("body") or "")]

@@ -14,7 +14,7 @@ from paperworks.papers import FIELDS, UnknownPaper, load
 
 
 class Methods(SphinxDirective):
-    """Shows the methods of a field, in a Markdown page: of which paper, how its claims fare, and the ratios to its peers."""
+    """Shows in a Markdown page the methods of a field, their papers, verdicts of claims, and ratios to peers."""
 
     required_arguments = 1
 

@@ -1,0 +1,133 @@
+"""Builds the documentation strictly, without running the tutorials, and holds its pages to what a reader needs."""
+
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from paperworks.papers import FIELDS, load_all
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+GENERATED = ("_build", "gallery", "auto_tutorials", "__pycache__", "*.rst")
+NAVIGATION = {"genindex.html", "search.html", "py-modindex.html"}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """Build a copy of the documentation, so that nothing is left in the checkout."""
+    folder = tmp_path_factory.mktemp("docs")
+    shutil.copytree(DOCS, folder / "docs", ignore=shutil.ignore_patterns(*GENERATED))
+    shutil.copytree(DOCS / "tutorials", folder / "docs/tutorials", dirs_exist_ok=True)
+    options = ["-b", "html", "-W", "--keep-going", "-q", "-D", "plot_gallery=0", "-d", str(folder / "doctrees")]
+    command = [sys.executable, "-m", "sphinx", *options, str(folder / "docs"), str(folder / "html")]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=540, check=False)
+    assert built.returncode == 0, built.stderr[-5000:]
+    return folder / "html"
+
+
+class Page(HTMLParser):
+    """What the tests ask of a page: its headings, ids, links and images."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.headings, self.ids, self.links, self.images = [], set(), [], []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        self.ids.add(attributes.get("id"))
+        if tag in ("h1", "h2", "h3", "h4", "h5", "h6"):
+            self.headings.append(int(tag[1]))
+        if tag == "img":
+            self.images.append(attributes)
+        self.links += [attributes[name] for name in ("href", "src") if attributes.get(name)]
+
+
+@pytest.fixture(scope="module")
+def pages(site):
+    return {path: Page(path) for path in site.rglob("*.html") if "_modules" not in path.parts}
+
+
+def written(pages):
+    """Leave out the pages that only list others."""
+    return {path: page for path, page in pages.items() if path.name not in NAVIGATION}
+
+
+def test_each_link_leads_to_a_page_and_a_place_on_it(site, pages):
+    for path, page in pages.items():
+        for link in page.links:
+            address = urlsplit(link)
+            if address.scheme or link.startswith("//"):
+                continue
+            target = (path.parent / unquote(address.path)).resolve() if address.path else path
+            assert target.is_file(), f"{path.relative_to(site)}: {link}"
+            if address.fragment and target in pages:
+                assert unquote(address.fragment) in pages[target].ids, f"{path.relative_to(site)}: {link}"
+
+
+def test_headings_are_in_order_below_one(pages):
+    for path, page in written(pages).items():
+        assert page.headings.count(1) == 1, path
+        steps = zip(page.headings, page.headings[1:], strict=False)
+        assert all(after <= before + 1 for before, after in steps), f"{path}: {page.headings}"
+
+
+def test_each_image_says_what_it_shows(pages):
+    images = [(path, image) for path, page in pages.items() for image in page.images]
+    assert len(images) > 100
+    assert [path for path, image in images if not image.get("alt")] == []
+
+
+def test_nothing_is_fetched_from_elsewhere(pages):
+    fetched = {link for page in pages.values() for link in page.links if urlsplit(link).scheme in ("http", "https")}
+    assert {link for link in fetched if link.endswith((".js", ".css", ".woff2", ".svg", ".png"))} == set()
+
+
+def test_each_page_is_there_in_markdown_too(site, pages):
+    for path in written(pages):
+        text = path.with_suffix(".md").read_text(encoding="utf-8")
+        assert text.startswith("# "), path
+    index = (site / "llms.txt").read_text(encoding="utf-8")
+    assert index.startswith("# Paperworks\n\n> ")
+    for name in ("start.md", "methods/diffusion.md", "api/diffusion/dpm_solver.md", "gallery/audio.md"):
+        assert f"({name})" in index
+
+
+def test_every_public_name_is_documented_where_it_is_imported(site):
+    from sphinx.util.inventory import InventoryFile
+
+    with (site / "objects.inv").open("rb") as file:
+        known = {name for kind in InventoryFile.load(file, "", "/".join).values() for name in kind}
+    from test_public_api import PUBLIC
+
+    of_pages = [f"{package}.{name}" for package, name in PUBLIC if not package.endswith((".papers", ".cli"))]
+    assert [name for name in of_pages if name not in known] == []
+
+
+def test_every_paper_has_a_section_and_a_row(site):
+    for field in FIELDS:
+        gallery = (site / f"gallery/{field}.html").read_text(encoding="utf-8")
+        methods = (site / f"methods/{field}.html").read_text(encoding="utf-8")
+        for paper in load_all():
+            if paper.field == field and not paper.planned:
+                assert f'id="paper-{paper.slug}"' in gallery
+                assert f"gallery/{field}.html#paper-{paper.slug}" in methods
+
+
+def test_types_say_shapes_and_lead_to_what_is_public(site):
+    page = (site / "api/diffusion/dpm_solver.md").read_text(encoding="utf-8")
+    assert r"[Float](../index.md)[Tensor, 'batch \*shape']" in page
+    assert "[NoiseSchedule](schedules.md)" in page
+    assert "[arXiv 2206.00927](https://arxiv.org/abs/2206.00927)" in page
+    assert "~" not in page
+
+
+def test_words_are_spelled_right():
+    command = [sys.executable, "-m", "codespell_lib", "docs", "src", *(path.name for path in ROOT.glob("*.md"))]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stdout
