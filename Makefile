@@ -15,8 +15,8 @@ test: setup-test lint  ## Lint, types, layers, then every test
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations 20 --papers "$(PAPERS)"
 
 lint: setup-test
-	@$(BIN)/ruff check src tests scripts
-	@$(BIN)/ruff format --check src tests scripts
+	@$(BIN)/ruff check src tests scripts docs
+	@$(BIN)/ruff format --check src tests scripts docs
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 

@@ -1,5 +1,6 @@
 """Builds the documentation strictly, without running the tutorials, and holds its pages to what a reader needs."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -8,26 +9,40 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from filelock import FileLock
+from playwright.sync_api import expect, sync_playwright
 
+from contrast import LOW_CONTRAST
 from paperworks.papers import FIELDS, load_all
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 GENERATED = ("_build", "gallery", "auto_tutorials", "__pycache__", "*.rst")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian: apt install chromium)")
+pytestmark = pytest.mark.timeout(1800)  # the first test builds the site, and the others wait for it
 NAVIGATION = {"genindex.html", "search.html", "py-modindex.html"}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def site(tmp_path_factory):
-    """Build a copy of the documentation, so that nothing is left in the checkout."""
-    folder = tmp_path_factory.mktemp("docs")
-    shutil.copytree(DOCS, folder / "docs", ignore=shutil.ignore_patterns(*GENERATED))
+    """Build a copy of the documentation, once for all workers, so that nothing is left in the checkout."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "site"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "built").exists():
+            build(folder)
+            (folder / "built").touch()
+    return folder / "html"
+
+
+def build(folder):
+    shutil.copytree(DOCS, folder / "docs", ignore=shutil.ignore_patterns(*GENERATED), dirs_exist_ok=True)
     shutil.copytree(DOCS / "tutorials", folder / "docs/tutorials", dirs_exist_ok=True)
     options = ["-b", "html", "-W", "--keep-going", "-q", "-D", "plot_gallery=0", "-d", str(folder / "doctrees")]
     command = [sys.executable, "-m", "sphinx", *options, str(folder / "docs"), str(folder / "html")]
-    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=540, check=False)
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr[-5000:]
-    return folder / "html"
 
 
 class Page(HTMLParser):
@@ -125,6 +140,52 @@ def test_types_say_shapes_and_lead_to_what_is_public(site):
     assert "[NoiseSchedule](schedules.md)" in page
     assert "[arXiv 2206.00927](https://arxiv.org/abs/2206.00927)" in page
     assert "~" not in page
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@needs_browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pages_fit_every_width_and_text_stands_out_from_files_alone(browser, site, scheme):
+    context = browser.new_context(color_scheme=scheme)
+    page = context.new_page()
+    elsewhere, problems = [], []
+    page.on("request", lambda request: elsewhere.append(request.url))
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    for name in ("index", "methods/diffusion", "gallery/audio", "api/diffusion/dpm_solver", "api/operators/multigrid"):
+        for width in (360, 768, 1440):
+            page.set_viewport_size({"width": width, "height": 800})
+            page.goto((site / f"{name}.html").as_uri())
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (name, width)
+        assert page.evaluate(LOW_CONTRAST) == [], name
+    assert page.locator(".math .katex").count() > 0, "formulas are typeset"
+    assert [url for url in elsewhere if not url.startswith(("file:", "data:"))] == []
+    assert problems == []
+    context.close()
+
+
+@needs_browser
+def test_the_search_finds_a_method_from_files_alone(browser, site):
+    page = browser.new_page()
+    page.goto(f"{(site / 'search.html').as_uri()}?q=DPMSolver")
+    expect(page.locator("#search-results a").first).to_contain_text("DPMSolver", timeout=30_000)
+    page.close()
+
+
+@needs_browser
+def test_sounds_play(browser, site):
+    page = browser.new_page()
+    page.goto((site / "gallery/audio.html").as_uri())
+    script = "e => new Promise((done) => { e.onloadedmetadata = () => done(e.duration); e.onerror = done; e.load(); })"
+    assert page.locator("audio").count() > 0
+    assert page.locator("audio").first.evaluate(script) > 0
+    page.close()
 
 
 def test_words_are_spelled_right():
