@@ -27,6 +27,7 @@ extensions = [
     "api_pages",
     "docstrings",
     "references",
+    "markdown",
     "markup",
     "methods",
     "figures",
