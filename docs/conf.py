@@ -33,7 +33,7 @@ extensions = [
     "figures",
 ]
 templates_path = ["_templates"]
-exclude_patterns = ["_build", "tutorials", "**/README.rst"]
+exclude_patterns = ["_build", "tutorials", "**/README.rst", "sg_execution_times.rst", "**/sg_execution_times.rst"]
 suppress_warnings = ["config.cache"]  # the gallery's configuration has a function
 nitpicky = True
 default_role = "name"

@@ -10,7 +10,8 @@ MARKS = re.compile(
     r"(?P<kept>``.+?``|:\w+:`[^`]*`|`[^`]+`)"  # code and roles stay as they are
     r"|(?<![\\$])\$(?=[^\s$])(?P<tex>(?:[^$\\]|\\.)*?[^\s\\$])\$(?![\d$])"
     r"|(?P<star>\*{1,2})(?=\w+[,)\]])"  # (batch, *grid)
-    r"|(?P<bar>\|)",
+    r"|(?P<bar>\|)"
+    r"|(?<=\w)(?P<end>_)(?!\w)",  # n_modes_
     re.DOTALL,
 )
 

@@ -65,7 +65,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def pages(site):
-    return {path: Page(path) for path in site.rglob("*.html") if "_modules" not in path.parts}
+    return {path: Page(path) for path in site.rglob("*.html") if not {"_modules", "_static"} & set(path.parts)}
 
 
 def written(pages):
