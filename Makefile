@@ -5,7 +5,7 @@ WORKERS ?= auto
 # make test PAPERS="dpm-solver pndm": only what tests these papers.
 PAPERS  ?=
 
-.PHONY: run test lint evidence race serve setup setup-test data lock clean
+.PHONY: run test lint docs evidence race serve setup setup-test data lock clean
 
 run: setup  ## Re-measure the claims of the first two papers, without more seeds for what is undecided
 	@$(BIN)/paperworks run dpm-solver pndm --budget 40
@@ -15,10 +15,13 @@ test: setup-test lint  ## Lint, types, layers, then every test
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations 20 --papers "$(PAPERS)"
 
 lint: setup-test
-	@$(BIN)/ruff check src tests scripts
-	@$(BIN)/ruff format --check src tests scripts
+	@$(BIN)/ruff check src tests scripts docs
+	@$(BIN)/ruff format --check src tests scripts docs
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
+
+docs: setup-test  ## Run the tutorials and write the documentation's site to docs/_build/html
+	@OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -b html -W --keep-going -q docs docs/_build/html
 
 evidence: setup-test data  ## Measure again, at desk scale, exactly what is outdated or missing; write the results pages
 	@$(BIN)/paperworks renew --all

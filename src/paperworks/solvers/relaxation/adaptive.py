@@ -14,7 +14,7 @@ class AdaptiveSolver:
     Parameters
     ----------
     solver
-        Called as solver(A, b, x0, **{parameter: value}, **options); its result is a pair (x, info) of SciPy's kind.
+        Called as ``solver(A, b, x0, **{parameter: value}, **options)``; its result is a pair (x, info) of SciPy's kind.
     bandit
         Chooses the value: `TsallisINF`, or `BinnedBandit` or `ChebCB` where each system comes with a context.
     parameter
