@@ -7,8 +7,8 @@ want to know for which images *no* change of any pixel up to a given size change
 image where one does.
 
 This tutorial trains a small network, bounds its outputs over all changes at once, lets branch and bound decide what
-the bounds leave open, and checks the proofs with an attack of another kind. At the end the question is written as a file
-that other verifiers read.
+the bounds leave open, and checks the proofs with an attack of another kind. At the end the question is written as a
+file that other verifiers read.
 """
 
 import tempfile
@@ -68,7 +68,8 @@ radii = np.linspace(0.005, 0.12, 12)
 certified = {"IBP": [], "CROWN": []}
 for method, shares in certified.items():
     for eps in radii:
-        ball = BoundedTensor(x, PerturbationLpNorm(eps=float(eps), x_L=(x - eps).clamp(0, 1), x_U=(x + eps).clamp(0, 1)))
+        allowed = PerturbationLpNorm(eps=float(eps), x_L=(x - eps).clamp(0, 1), x_U=(x + eps).clamp(0, 1))
+        ball = BoundedTensor(x, allowed)
         margins, _ = bounded.compute_bounds(ball, method, C=margin_spec(y, 10), bound_upper=False)
         shares.append(float((margins > 0).all(1).float().mean()))
 
@@ -99,8 +100,9 @@ axis.legend()
 # %%
 # Decide what is open
 # -------------------
-# In between neither side knows. :func:`~paperworks.robustness.verify_robustness` goes on to tighter bounds and to branch
-# and bound, which splits the question until each part is decided or the time is up. Here for 30 images at one radius.
+# In between neither side knows. :func:`~paperworks.robustness.verify_robustness` goes on to tighter bounds and to
+# branch and bound, which splits the question until each part is decided or the time is up. Here for 30 images at one
+# radius.
 
 eps = 0.08
 began = time.perf_counter()
@@ -137,23 +139,24 @@ print(f"{fooled} of {int(proved.sum())} proved images are broken by a stronger a
 # Ask another verifier
 # --------------------
 # The property of one image as a VNN-LIB file, the language of the verification competition. Together with the network
-# in ONNX (``torch.onnx.export``; :func:`~paperworks.robustness.load_onnx` reads it back) any of its verifiers can be asked
-# the same, and files of others are decided here.
+# in ONNX (``torch.onnx.export``; :func:`~paperworks.robustness.load_onnx` reads it back) any of its verifiers can be
+# asked the same, and files of others are decided here.
 
 with tempfile.TemporaryDirectory() as folder:
     path = Path(folder, "digit.vnnlib")
     write_vnnlib(path, robustness_property(x[0], eps, int(y[0]), 10, clip=(0, 1)))
-    print("".join(path.read_text().splitlines(keepends=True)[-3:]))
+    print(*path.read_text().splitlines()[-11:-8], "...", sep="\n")
     again = verify(network, read_vnnlib(path), input_shape=(1, 8, 8), timeout=20)
 print(f"read from the file: {again.answer}; before: {verdicts[0].answer}")
 
 # %%
 # What it costs, and when not to use it
 # -------------------------------------
-# CROWN costs some dozens of passes through the network for a batch, branch and bound up to its time limit for each image.
+# CROWN costs some dozens of passes through the network for a batch, branch and bound up to its time limit for each
+# image.
 #
-# * A network that was trained for accuracy alone is seldom provable at changes that an eye would notice. Train it on the
-#   bounds (:func:`~paperworks.robustness.robust_cross_entropy`), or take a smoothed classifier
+# * A network that was trained for accuracy alone is seldom provable at changes that an eye would notice. Train it on
+#   the bounds (:func:`~paperworks.robustness.robust_cross_entropy`), or take a smoothed classifier
 #   (:class:`~paperworks.robustness.Smooth`), whose proofs scale to large networks but hold with a probability.
 # * Bounds loosen with depth. For a ResNet of ImageNet they say nothing.
 # * The proof is about changes of pixels within a box: not about rotations, other handwriting or other cameras.

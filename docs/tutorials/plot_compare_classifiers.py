@@ -6,9 +6,9 @@ You have two classifiers, one a point better than the other on your test set. Yo
 difference or luck, and how good either will be on new data.
 
 Two questions hide in this, and they take different tests. *These two fitted models, on this test set*: McNemar's test.
-*These two ways of learning, on data of this kind*: tests on many refits. This tutorial asks both for the breast cancer data
-of scikit-learn, checks each answer against statsmodels or against a case whose answer is known, and puts an interval on
-the accuracy.
+*These two ways of learning, on data of this kind*: tests on many refits. This tutorial asks both for the breast cancer
+data of scikit-learn, checks each answer against statsmodels or against a case whose answer is known, and puts an
+interval on the accuracy.
 """
 
 import matplotlib.pyplot as plt
@@ -57,8 +57,8 @@ assert np.allclose(accuracy_interval(hits / len(y_test), len(y_test)), reference
 # %%
 # Two fitted models: McNemar's test
 # ---------------------------------
-# Intervals that overlap prove nothing: both models saw the same samples. What counts is where they differ, and how often
-# each alone is right there.
+# Intervals that overlap prove nothing: both models saw the same samples. What counts is where they differ, and how
+# often each alone is right there.
 
 first, second = (predictions[name] == y_test for name in ("logistic", "naive Bayes"))
 print(f"only logistic right: {(first & ~second).sum()}, only naive Bayes right: {(~first & second).sum()}")
@@ -73,9 +73,9 @@ assert np.isclose(found.pvalue, reference.pvalue)
 # %%
 # Two ways of learning: refit both
 # --------------------------------
-# Another training set would give other models. :func:`~paperworks.inference.compare_algorithms` refits all algorithms on
-# 30 random splits and tests each pair, with two corrections: Nadeau and Bengio's, because the training sets overlap, and
-# Holm's, because we ask three questions at once.
+# Another training set would give other models. :func:`~paperworks.inference.compare_algorithms` refits all algorithms
+# on 30 random splits and tests each pair, with two corrections: Nadeau and Bengio's, because the training sets
+# overlap, and Holm's, because we ask three questions at once.
 
 report = compare_algorithms(algorithms, X, y, test="resampled-t", random_state=0)
 print(report)
@@ -84,9 +84,10 @@ print(report)
 # Does the test lie?
 # ------------------
 # A test should seldom say *different* where there is no difference. So ask it where you know that there is none: two
-# classifiers of the same kind, one of which sees ten noisy features and the other one ten more of the same law. Neither is
-# better. At level 0.05 a test may reject in one data set of twenty; the plain t-test over random splits, which takes
-# overlapping training sets for independent ones, is still in many articles; the 5x2cv F-test is often recommended.
+# classifiers of the same kind, one of which sees ten noisy features and the other one ten more of the same law.
+# Neither is better. At level 0.05 a test may reject in one data set of twenty; the plain t-test over random splits,
+# which takes overlapping training sets for independent ones, is still in many articles; the 5x2cv F-test is often
+# recommended.
 
 columns = [FunctionTransformer(lambda X: X[:, :10]), FunctionTransformer(lambda X: X[:, 10:])]
 equal = [make_pipeline(select, GaussianNB()) for select in columns]
@@ -97,8 +98,9 @@ sets = 200
 for _ in range(sets):
     labels = rng.permutation(np.repeat([0, 1], 60))
     samples = rng.standard_normal((120, 20)) + 0.35 * labels[:, None]
-    many = list(StratifiedShuffleSplit(30, test_size=1 / 3, random_state=int(rng.integers(2**31))).split(samples, labels))
-    halves = list(RepeatedStratifiedKFold(n_splits=2, n_repeats=5, random_state=int(rng.integers(2**31))).split(samples, labels))
+    seed = int(rng.integers(2**31))
+    many = list(StratifiedShuffleSplit(30, test_size=1 / 3, random_state=seed).split(samples, labels))
+    halves = list(RepeatedStratifiedKFold(n_splits=2, n_repeats=5, random_state=seed).split(samples, labels))
     for name, test in tests.items():
         splits = halves if test == "5x2cv-f" else many
         scores = [split_scores(model, samples, labels, splits) for model in equal]
@@ -125,11 +127,12 @@ axis.legend()
 # %%
 # How good will it be?
 # --------------------
-# Report the winner's accuracy with an interval that doesn't spend a test set: the .632+ bootstrap refits the model on 200
+# Report an accuracy with an interval that doesn't spend a test set: the .632+ bootstrap refits the model on 200
 # resamples.
 
 found = bootstrap_score(algorithms["naive Bayes"], X, y, random_state=0)
-print(f"naive Bayes trained on all: {found.score:.3f}, 95 % interval [{found.interval.low:.3f}, {found.interval.high:.3f}]")
+low, high = found.interval
+print(f"naive Bayes trained on all: {found.score:.3f}, 95 % interval [{low:.3f}, {high:.3f}]")
 
 # %%
 # What it costs, and when not to use it
@@ -139,7 +142,8 @@ print(f"naive Bayes trained on all: {found.score:.3f}, 95 % interval [{found.int
 #
 # * Samples of one patient or one day are not independent: give them as ``groups``.
 # * A data set this small seldom proves that two good classifiers differ. That is an answer too.
-# * Networks that take a day to train can't be refitted thirty times. Compare fitted models on a large test set, and say so.
+# * Networks that take a day to train can't be refitted thirty times. Compare fitted models on a large test set, and
+#   say so.
 
 differ = {(pair.first, pair.second): pair.adjusted for pair in report.pairs}
 assert differ["logistic", "naive Bayes"] < 0.05

@@ -2,13 +2,13 @@
 Tell how long a warm spell will last
 ====================================
 
-The sea off Peru has become warmer than usual. How long until it is back to normal? In the record you find some dozens of
-such spells, too few to tell how often one lasts two years. You want the whole law of their lengths from what the record
-tells well: how this month resembles the months after.
+The sea off Peru has become warmer than usual. How long until it is back to normal? In the record you find some dozens
+of such spells, too few to tell how often one lasts two years. You want the whole law of their lengths from what the
+record tells well: how this month resembles the months after.
 
-:class:`~paperworks.dynamics.SlepianIIA` computes that law from a correlation function, without simulating anything. This
-tutorial fits a correlation to 61 years of temperatures, predicts the lengths of spells, and checks the prediction against
-simulation, an independent numerical method, and the spells of the record, none of which it has seen.
+:class:`~paperworks.dynamics.SlepianIIA` computes that law from a correlation function, without simulating anything.
+This tutorial fits a correlation to 61 years of temperatures, predicts the lengths of spells, and checks the prediction
+against simulation, an independent numerical method, and the spells of the record, none of which it has seen.
 """
 
 import time
@@ -36,7 +36,8 @@ print(f"{len(anomaly)} months, standard deviation {anomaly.std():.2f} °C")
 # Fit a correlation
 # -----------------
 # A Matérn correlation has two numbers, a smoothness and a length. They are fitted to the autocorrelations of the first
-# year; the process has to be smooth enough to cross its mean a finite number of times a year, that is a smoothness over 1.
+# year; the process has to be smooth enough to cross its mean a finite number of times a year, that is a smoothness
+# over 1.
 
 lags = np.arange(1, 13)
 empirical = acf(anomaly, nlags=24, fft=True)
@@ -55,8 +56,8 @@ print(f"smoothness {1 + smoothness:.2f}, length {length:.1f} months")
 # %%
 # The law of a spell
 # ------------------
-# From an up-crossing on: how long the anomaly stays above 0. ``sf`` is the probability of more than so many months. First
-# ask whether the approximation is a probability law for this correlation at all; for some it isn't, and says so.
+# From an up-crossing on: how long the anomaly stays above 0. ``sf`` is the probability of more than so many months.
+# First ask whether the approximation is a probability law for this correlation at all; for some it isn't, and says so.
 
 law = SlepianIIA(correlation)
 began = time.perf_counter()
@@ -85,7 +86,8 @@ def spells(x):
 observed = np.concatenate([spells(anomaly), spells(-anomaly)])
 simulated = simulate_excursions(correlation, n=20_000, dt=0.25, t_max=60.0, random_state=0)
 grid = persistence_probability(correlation, t=24.0, n_grid=48, n_qmc=2**13, seen_from="up-crossing", random_state=0)
-print(f"{len(observed)} spells in the record, median {np.median(observed):.1f} months; simulated {np.median(simulated):.1f}")
+print(f"{len(observed)} spells in the record, median {np.median(observed):.1f} months")
+print(f"simulated median {np.median(simulated):.1f} months")
 for months in (6, 12, 24):
     share, error = (observed > months).mean(), np.sqrt(law.sf(months) * law.cdf(months) / len(observed))
     print(
@@ -112,9 +114,11 @@ axes[1].legend()
 # Milliseconds a law, where the grid takes seconds and reaches as far as its points do, and rare long spells ask a
 # simulation for millions of paths.
 #
-# * It is for stationary Gaussian processes, and crossings of their mean. Rain isn't one; take its logarithm or its rank.
+# * It is for stationary Gaussian processes, and crossings of their mean. Rain isn't one; take its logarithm or its
+#   rank.
 # * Where the trend matters, as in temperatures of the last decades, take it out first or see spells without end.
-# * Correlations that swing, such as that of a pure swell, have laws that the approximation can't give: see ``validity``.
+# * Correlations that swing, such as that of a pure swell, have laws that the approximation can't give: see
+#   ``validity``.
 
 for months in (6, 12, 24):
     chance = float(law.sf(months))

@@ -2,8 +2,8 @@
 Find out why your network generalises late, or never
 ====================================================
 
-Your network fits its training data after some dozens of steps. Its test accuracy stays at chance for thousands of steps
-more, and sometimes for ever. This is called *grokking*. The usual advice is weight decay and patience.
+Your network fits its training data after some dozens of steps. Its test accuracy stays at chance for thousands of
+steps more, and sometimes for ever. This is called *grokking*. The usual advice is weight decay and patience.
 
 This tutorial looks at what happens in between, finds that training has silently stopped, and takes the cause away by
 one line: :class:`~paperworks.training.OrthoGrad` round the optimiser.
@@ -21,8 +21,8 @@ from paperworks.training import ModularArithmetic, NumericalStabilityMonitor, Or
 # %%
 # A task with the symptom
 # -----------------------
-# Given two numbers below 59, name their sum modulo 59. Half of the pairs are for training. There is a rule to find, and
-# the table can be learnt by heart too: that is what makes generalisation late.
+# Given two numbers below 59, name their sum modulo 59. Half of the pairs are for training. There is a rule to find,
+# and the table can be learnt by heart too: that is what makes generalisation late.
 
 task = ModularArithmetic("+", p=59, train_fraction=0.5)
 (x, y), (x_test, y_test) = task.train, task.test
@@ -31,8 +31,8 @@ print(f"{len(y)} pairs to train on, {len(y_test)} to test on; chance is {1 / 59:
 # %%
 # Watch the training
 # ------------------
-# :class:`~paperworks.training.NumericalStabilityMonitor` takes logits and targets between ``backward`` and ``step`` and
-# looks at what goes wrong in floating point. It asks nothing of the model or the loop.
+# :class:`~paperworks.training.NumericalStabilityMonitor` takes logits and targets between ``backward`` and ``step``
+# and looks at what goes wrong in floating point. It asks nothing of the model or the loop.
 #
 # The three runs begin with the same weights and see the same data.
 
@@ -84,17 +84,19 @@ for (name, (monitor, accuracy)), style in zip(runs.items(), ("C1-", "C2--", "C0-
     steps = [record.step for record in monitor.history]
     axes[0].plot(steps, accuracy, style, label=name)
     axes[1].plot(steps, [record.alignment for record in monitor.history], style, label=name)
-axes[0].set(ylabel="test accuracy", ylim=(-0.03, 1.03), title="Test accuracy, and how far gradients point along weights")
+axes[0].set(
+    ylabel="test accuracy", ylim=(-0.03, 1.03), title="Test accuracy, and how far gradients point along weights"
+)
 axes[0].legend()
 axes[1].set(xlabel="step of training", ylabel="cosine of descent and weights")
 
 # %%
 # Take the cause away
 # -------------------
-# Past the point where all is fitted, the gradient of plain AdamW turns along the weights. ``OrthoGrad(AdamW(...))`` removes
-# that part of each gradient, so what remains has to change predictions. It keeps the groups, the state and the schedulers
-# of the wrapped optimiser. The curves above show what it makes of the same weights and data; here is when each run first
-# had nine test pairs in ten right.
+# Past the point where all is fitted, the gradient of plain AdamW turns along the weights. ``OrthoGrad(AdamW(...))``
+# removes that part of each gradient, so what remains has to change predictions. It keeps the groups, the state and the
+# schedulers of the wrapped optimiser. The curves above show what it makes of the same weights and data; here is when
+# each run first had nine test pairs in ten right.
 
 for name, (monitor, accuracy) in runs.items():
     reached = next((r.step for r, a in zip(monitor.history, accuracy, strict=True) if a >= 0.9), None)
@@ -103,14 +105,14 @@ for name, (monitor, accuracy) in runs.items():
 # %%
 # What it costs, and when not to use it
 # -------------------------------------
-# A step of OrthoGrad costs one more pass over the parameters; its time is in the table. The monitor costs less than a step
-# each time that it looks.
+# A step of OrthoGrad costs one more pass over the parameters; its time is in the table. The monitor costs less than a
+# step each time that it looks.
 #
 # * Where test accuracy rises along with training accuracy there is no such delay, and nothing to gain.
-# * The report is the first thing to ask for. If it finds neither collapse nor alignment, the cause is another one: too few
-#   data, a learning rate too high, a task without a rule.
-# * Where the loss itself collapses in low precision, :class:`~paperworks.training.StableMaxCrossEntropyLoss` is the other
-#   remedy: a head whose gradient doesn't vanish.
+# * The report is the first thing to ask for. If it finds neither collapse nor alignment, the cause is another one: too
+#   few data, a learning rate too high, a task without a rule.
+# * Where the loss itself collapses in low precision, :class:`~paperworks.training.StableMaxCrossEntropyLoss` is the
+#   other remedy: a head whose gradient doesn't vanish.
 
 final = {name: accuracy[-1] for name, (_, accuracy) in runs.items()}
 assert final["AdamW"] < 0.1

@@ -2,12 +2,12 @@
 Predict a simulation's answer with a network, and make it obey the law
 ======================================================================
 
-You solve the same equation for thousands of inputs: the pressure of ground water, for one map of permeability after the
-other. A network that has seen some hundred solutions gives the next one without solving. Two questions decide whether it is
-of use: is it better than a cheap guess, and does what it predicts conserve what must be conserved?
+You solve the same equation for thousands of inputs: the pressure of ground water, for one map of permeability after
+the other. A network that has seen some hundred solutions gives the next one without solving. Two questions decide
+whether it is of use: is it better than a cheap guess, and does what it predicts conserve what must be conserved?
 
-This tutorial trains a small :class:`~paperworks.operators.MgNO`, sets it beside two baselines, and then asks its answers for
-their water balance. They don't have one; :func:`~paperworks.operators.condition_linear` gives it to them.
+This tutorial trains a small :class:`~paperworks.operators.MgNO`, sets it beside two baselines, and then asks its
+answers for their water balance. They don't have one; :func:`~paperworks.operators.condition_linear` gives it to them.
 """
 
 import time
@@ -37,8 +37,8 @@ solving = (time.perf_counter() - began) / len(test.inputs)
 # %%
 # Train
 # -----
-# The layers of MgNO are multigrid cycles with learned weights. Inputs and outputs are scaled by what the training set shows;
-# the loss sees gradients of the pressure too, as they carry the flow.
+# The layers of MgNO are multigrid cycles with learned weights. Inputs and outputs are scaled by what the training set
+# shows; the loss sees gradients of the pressure too, as they carry the flow.
 
 torch.manual_seed(0)
 scale_a, scale_u = FieldNormalizer.of(train.inputs, pointwise=False), FieldNormalizer.of(train.outputs)
@@ -73,7 +73,7 @@ def predict(a: torch.Tensor) -> torch.Tensor:
 ridge = RidgeCV(np.logspace(-2, 4, 13)).fit(train.inputs.flatten(1).numpy(), train.outputs.flatten(1).numpy())
 guesses = {
     "mean of the training": train.outputs.mean(0, keepdim=True).expand_as(test.outputs),
-    "ridge regression": torch.as_tensor(ridge.predict(test.inputs.flatten(1).numpy())).reshape(test.outputs.shape).float(),
+    "ridge regression": torch.tensor(ridge.predict(test.inputs.flatten(1).numpy())).float().reshape(test.outputs.shape),
     "MgNO": predict(test.inputs),
 }
 relative = RelativeL2Loss("mean")
@@ -88,8 +88,9 @@ print(f"time for one: network {1e3 * asking:.2f} ms, direct solver {1e3 * solvin
 # %%
 # Does it conserve water?
 # -----------------------
-# What the source brings in has to leave through the boundary. The outflow is linear in the pressure: the sum over all edges
-# to the boundary of the edge's permeability times the pressure inside. Row by row that is a matrix G with G u = outflow.
+# What the source brings in has to leave through the boundary. The outflow is linear in the pressure: the sum over all
+# edges to the boundary of the edge's permeability times the pressure inside. Row by row that is a matrix G with G u =
+# outflow.
 
 
 def outflow_rows(a: torch.Tensor) -> torch.Tensor:
@@ -97,31 +98,32 @@ def outflow_rows(a: torch.Tensor) -> torch.Tensor:
     a = a[:, 0].double()
     rows = torch.zeros_like(a)
     inner = slice(1, -1)
-    for here, beyond in (((1, inner), (0, inner)), ((-2, inner), (-1, inner)), ((inner, 1), (inner, 0)), ((inner, -2), (inner, -1))):
-        rows[(slice(None), *here)] += 2 / (1 / a[(slice(None), *here)] + 1 / a[(slice(None), *beyond)])
+    for grid, weights in ((a, rows), (a.mT, rows.mT)):  # along both axes
+        for here, beyond in ((1, 0), (-2, -1)):
+            weights[:, here, inner] += 2 / (1 / grid[:, here, inner] + 1 / grid[:, beyond, inner])
     return rows.flatten(1)
 
 
 rows = outflow_rows(test.inputs)
 source = torch.tensor(((n - 2) / (n - 1)) ** 2, dtype=torch.float64)
-balance = {
-    name: (rows * u.flatten(1)).sum(1) / source - 1 for name, u in {"solver": test.outputs, "MgNO": guesses["MgNO"]}.items()
-}
+fields = {"solver": test.outputs, "MgNO": guesses["MgNO"]}
+balance = {name: (rows * u.flatten(1)).sum(1) / source - 1 for name, u in fields.items()}
 for name, off in balance.items():
     print(f"water balance of the {name}: off by {100 * off.abs().mean():.3f} % on average")
 
 # %%
 # Give it the law
 # ---------------
-# Take the prediction as the mean of a Gaussian whose variances say where the network errs, learnt on the training set, and
-# condition it on the balance. The field then moves as little as the law asks for, and where it is least certain.
+# Take the prediction as the mean of a Gaussian whose variances say where the network errs, learnt on the training set,
+# and condition it on the balance. The field then moves as little as the law asks for, and where it is least certain.
 
 residual = (predict(train.inputs) - train.outputs).flatten(1)
 variance = residual.square().mean(0).double().expand(len(rows), -1)
 kept = condition_linear(guesses["MgNO"].flatten(1).double(), variance, rows[:, None], source.expand(len(rows), 1)).mean
 balance["MgNO with the law"] = (rows * kept).sum(1) / source - 1
 errors["MgNO with the law"] = float(relative(kept.reshape(test.outputs.shape).float(), test.outputs))
-print(f"off by {100 * balance['MgNO with the law'].abs().max():.0e} % at most; relative error {errors['MgNO with the law']:.3f}")
+print(f"off by {100 * balance['MgNO with the law'].abs().max():.0e} % at most", end="; ")
+print(f"relative error {errors['MgNO with the law']:.3f}")
 
 figure, axes = plt.subplots(1, 4, figsize=(12, 3.2), layout="constrained")
 shown = {
@@ -132,8 +134,10 @@ shown = {
 }
 top = float(test.outputs[0].max())
 for axis, (name, field) in zip(axes, shown.items(), strict=True):
+    widest = float(field.abs().max())
     limits = {"vmin": 0, "vmax": top} if name.startswith("pressure") else {}
-    image = axis.imshow(field, extent=(0, 1, 0, 1), origin="lower", cmap="RdBu" if "error" in name else "viridis", **limits)
+    limits = {"vmin": -widest, "vmax": widest, "cmap": "RdBu"} if name.startswith("error") else limits
+    image = axis.imshow(field, extent=(0, 1, 0, 1), origin="lower", **limits)
     axis.set(title=name, xlabel="x")
     figure.colorbar(image, ax=axis, shrink=0.8)
 figure.suptitle("A map that the network hasn't seen, and its answer")

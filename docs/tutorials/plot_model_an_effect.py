@@ -2,13 +2,13 @@
 Find the settings of a compressor from recordings
 =================================================
 
-You have a recording before and after a compressor, and the engineer who set its knobs isn't there any more. You want the
-same effect for other sounds, and the settings themselves.
+You have a recording before and after a compressor, and the engineer who set its knobs isn't there any more. You want
+the same effect for other sounds, and the settings themselves.
 
 A compressor is a recursion with four numbers: threshold, ratio, attack and release.
 :class:`~paperworks.audio.GreyBoxCompressor` learns them through that recursion. Here the device is
-:class:`~paperworks.audio.Compressor4C` with settings that the training doesn't see, so that we can check what it finds; the
-sounds are plucked strings. You can listen to all of them below.
+:class:`~paperworks.audio.Compressor4C` with settings that the training doesn't see, so that we can check what it
+finds; the sounds are plucked strings. You can listen to all of them below.
 """
 
 import base64
@@ -26,8 +26,8 @@ from paperworks.testbeds import plucked_strings
 # %%
 # Recordings
 # ----------
-# Six seconds before the device and after, the latter with a little hiss, as recordings have. The first four seconds are for
-# training, the last two for testing.
+# Six seconds before the device and after, the latter with a little hiss, as recordings have. The first four seconds
+# are for training, the last two for testing.
 
 sr = 16_000
 secret = {"threshold": -24.0, "ratio": 3.5, "attack": 0.004, "release": 0.025}  # dB, 1, seconds, seconds
@@ -64,8 +64,8 @@ Player(wet[test])
 # %%
 # Learn the settings
 # ------------------
-# The model gets chunks of half a second and returns the last three quarters of each, since the compressor's state at the
-# beginning of a chunk isn't known. Adam turns its four numbers until the sound is right.
+# The model gets chunks of half a second and returns the last three quarters of each, since the compressor's state at
+# the beginning of a chunk isn't known. Adam turns its four numbers until the sound is right.
 
 chunk, kept = sr // 2, 3 * sr // 8
 torch.manual_seed(0)
@@ -92,8 +92,8 @@ print(f"trained in {time.perf_counter() - began:.0f} s")
 # %%
 # Is it right?
 # ------------
-# The settings are known here, and the sound of the last two seconds wasn't trained on. The least that a model must do is
-# to beat the best constant gain, that is: turning down the volume. The best that it can do is to leave the hiss.
+# The settings are known here, and the sound of the last two seconds wasn't trained on. The least that a model must do
+# is to beat the best constant gain, that is: turning down the volume. The best that it can do is to leave the hiss.
 
 for name, true in secret.items():
     print(f"{name:10} found {history[name][-1]:8.4f}, true {true:8.4f}")
@@ -131,7 +131,7 @@ def level(sound: np.ndarray) -> np.ndarray:
 axes[1].plot(t, level(dry[test]), "0.6", label="before")
 axes[1].plot(t, level(target), "C1", linewidth=3, alpha=0.6, label="after the compressor")
 axes[1].plot(t, level(modelled), "C0--", label="after the model")
-axes[1].set(xlabel="time (s)", ylabel="level (dB of full scale)", ylim=(-50, 0))
+axes[1].set(xlabel="time (s)", ylabel="level (dB of full scale)", ylim=(-45, 0))
 axes[1].legend()
 
 # %%

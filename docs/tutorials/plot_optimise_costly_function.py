@@ -2,12 +2,12 @@
 Tune a model when each trial is costly
 ======================================
 
-You have a model with two numbers to choose, and each choice costs a cross-validation: some minutes for your data. A fine
-grid takes a night. You want a good choice in some twenty trials, and to know how near to the best it is.
+You have a model with two numbers to choose, and each choice costs a cross-validation: some minutes for your data. A
+fine grid takes a night. You want a good choice in some twenty trials, and to know how near to the best it is.
 
 Bayesian optimisation fits a Gaussian process to the trials so far and asks where an improvement is likeliest. This
-tutorial runs it on a regression that is small enough to know the whole grid, so that we can check the answer, and
-sets it beside random search with the same number of trials.
+tutorial runs it on a regression that is small enough to know the whole grid, so that we can check the answer, and sets
+it beside random search with the same number of trials.
 """
 
 import time
@@ -23,9 +23,9 @@ from paperworks.optimization import BayesianOptimizer, Continuous, minimize
 # %%
 # The costly function
 # -------------------
-# Kernel ridge regression of the course of diabetes from ten measurements of 442 patients. The folds are always the same, so
-# that a point has one value. ``alpha`` and ``gamma`` go over decades, which is said by ``log=True``: the search then takes
-# a factor of ten for the same step everywhere.
+# Kernel ridge regression of the course of diabetes from ten measurements of 442 patients. The folds are always the
+# same, so that a point has one value. ``alpha`` and ``gamma`` go over decades, which is said by ``log=True``: the
+# search then takes a factor of ten for the same step everywhere.
 
 X, y = load_diabetes(return_X_y=True)
 X, y = X / X.std(axis=0), y - y.mean()
@@ -42,7 +42,8 @@ def error(point) -> float:
 # %%
 # Twenty trials
 # -------------
-# :func:`~paperworks.optimization.minimize` has SciPy's result: the best point ``x``, its value ``fun``, and all trials.
+# :func:`~paperworks.optimization.minimize` has SciPy's result: the best point ``x``, its value ``fun``, and all
+# trials.
 
 trials = 20
 began = time.perf_counter()
@@ -65,8 +66,9 @@ chance = np.minimum.accumulate(rng.choice(table.ravel(), (2000, trials)), axis=1
 best = table.min()
 print(f"best of the grid's {table.size} points: {best:.2f}")
 for k in (10, 15, 20):
-    print(f"after {k} trials, above that: ours {ours[:, k - 1].mean() - best:.2f} (worst of 3: {ours[:, k - 1].max() - best:.2f})", end="")
-    print(f", random search {chance[:, k - 1].mean() - best:.2f} (nine in ten below {np.quantile(chance[:, k - 1], 0.9) - best:.2f})")
+    above, random = ours[:, k - 1] - best, chance[:, k - 1] - best
+    print(f"after {k} trials, above that: ours {above.mean():.2f} (worst of 3: {above.max():.2f}),", end=" ")
+    print(f"random search {random.mean():.2f} (nine in ten below {np.quantile(random, 0.9):.2f})")
 
 figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
 mesh = axes[0].pcolormesh(gammas, alphas, table, shading="nearest", cmap="viridis_r", vmax=best + 30)
@@ -89,8 +91,8 @@ axes[1].legend()
 # %%
 # When trials run elsewhere
 # -------------------------
-# Where a trial is a job on a cluster or a day in a laboratory there is no function to call. Ask for points and tell what
-# came out, in any order; here for two at once. :class:`~paperworks.optimization.BayesianOptimizer` *maximises*.
+# Where a trial is a job on a cluster or a day in a laboratory there is no function to call. Ask for points and tell
+# what came out, in any order; here for two at once. :class:`~paperworks.optimization.BayesianOptimizer` *maximises*.
 
 optimizer = BayesianOptimizer(space, batch_size=2, noise=0.0, random_state=0)
 for _ in range(5):
@@ -105,8 +107,8 @@ print(f"ten trials in five rounds of two: error {-optimizer.best.y:.2f}")
 #
 # * Trials that take less than that are cheaper to make at random.
 # * With more than some twenty numbers to choose, a Gaussian process of a few dozen trials knows too little.
-# * Cross-validation on few samples is noisy between folds. The winner's error is a little too good by having been chosen:
-#   measure it again on data that the search hasn't seen (:func:`~paperworks.inference.nested_cv`).
+# * Cross-validation on few samples is noisy between folds. The winner's error is a little too good by having been
+#   chosen: measure it again on data that the search hasn't seen (:func:`~paperworks.inference.nested_cv`).
 
 assert (ours[:, -1] <= best + 0.5).all()
 assert ours[:, -1].mean() < chance[:, -1].mean()

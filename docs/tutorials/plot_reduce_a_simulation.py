@@ -2,13 +2,13 @@
 Replace a simulation by a reduced model that knows when it is wrong
 ===================================================================
 
-You simulate a part that creeps under load and heat, again and again, for one temperature field after the other. A reduced
-model computes each in a fraction of the work: a few modes instead of all unknowns. But the next temperature field may
-be one that it was never trained for, and a wrong answer looks like a right one.
+You simulate a part that creeps under load and heat, again and again, for one temperature field after the other. A
+reduced model computes each in a fraction of the work: a few modes instead of all unknowns. But the next temperature
+field may be one that it was never trained for, and a wrong answer looks like a right one.
 
-This tutorial reduces a plate with a hole, trained on two temperature fields, gives it an indicator of its own error, and
-meets a third field. :class:`~paperworks.reduction.AdaptiveROM` notices, asks the full model for those steps alone, and
-goes on. We also run the full model, to see whether the indicator told the truth.
+This tutorial reduces a plate with a hole, trained on two temperature fields, gives it an indicator of its own error,
+and meets a third field. :class:`~paperworks.reduction.AdaptiveROM` notices, asks the full model for those steps alone,
+and goes on. We also run the full model, to see whether the indicator told the truth.
 """
 
 import time
@@ -23,8 +23,9 @@ from paperworks.testbeds import heated_plate, hot_spot, plate_with_hole
 # %%
 # The full model
 # --------------
-# A quarter of a plate with a hole, in scikit-fem: it is pulled and heated in cycles of two seconds, and its material is
-# elasto-viscoplastic. Two places of a hot spot are known beforehand, a third comes as a surprise, hotter and elsewhere.
+# A quarter of a plate with a hole, in scikit-fem: it is pulled and heated in cycles of two seconds, and its material
+# is elasto-viscoplastic. Two places of a hot spot are known beforehand, a third comes as a surprise, hotter and
+# elsewhere.
 
 mesh, times = plate_with_hole(10), np.linspace(0, 4, 21)
 spots = {"known, 100 K": (100.0, (4.0, 0.0)), "known, 300 K": (300.0, (7.0, 7.0)), "new, 600 K": (600.0, (3.0, 9.0))}
@@ -32,13 +33,14 @@ problems = [heated_plate(mesh, hot_spot(mesh.p, kelvin, place, width=2.0))[0] fo
 problem, new = problems[0], problems[0].with_loads(problems[2].loads)
 began = time.perf_counter()
 training = [problem.solve(times), problem.with_loads(problems[1].loads).solve(times)]
-print(f"{problem.elements.n_points} integration points; {len(times) - 1} steps took {(time.perf_counter() - began) / 2:.2f} s")
+seconds = (time.perf_counter() - began) / 2
+print(f"{problem.elements.n_points} integration points; {len(times) - 1} steps took {seconds:.2f} s")
 
 # %%
 # Reduce it
 # ---------
-# ``fit`` finds modes of the displacement and a few integration points with weights that replace all others: the material
-# law is evaluated at these alone.
+# ``fit`` finds modes of the displacement and a few integration points with weights that replace all others: the
+# material law is evaluated at these alone.
 
 rom = HyperReducedModel(problem).fit(training)
 print(f"{len(rom.modes_)} modes, {len(rom.points_)} integration points")
@@ -60,7 +62,9 @@ print(f"on a field that it knows: error {100 * error(again, training[0]).max():.
 
 plain = rom.reconstruct(rom.solve(new.loads, times))
 indicator = GappyErrorIndicator().calibrate(*calibration_pairs(rom, training))
+began = time.perf_counter()
 adaptive = AdaptiveROM(rom, new, indicator, rtol=0.05).solve(times)
+print(f"took {time.perf_counter() - began:.2f} s")
 print(f"full steps: {adaptive.n_hf_steps} of {len(times) - 1}, at {times[list(adaptive.enrichments)].round(1)} s")
 
 # %%
@@ -107,13 +111,15 @@ figure.suptitle("Plastic strain at the end")
 # %%
 # What it costs, and when not to use it
 # -------------------------------------
-# Training costs the full simulations that it learns from, and a reduced step as much as its few points and modes. On this
-# mesh of a schoolbook little is saved, since the full model is small itself; the work of the reduced one doesn't grow with
-# the mesh.
+# Training costs the full simulations that it learns from, and a reduced step as much as its few points and modes. On
+# this mesh of a schoolbook little is saved, since the full model is small itself; the work of the reduced one doesn't
+# grow with the mesh.
 #
 # * One simulation is never worth a reduced model; dozens of the same part are.
-# * Cracks and contacts that move have no few modes. See :func:`~paperworks.reduction.kolmogorov_width` before you begin.
-# * Where the indicator calls the full model in most steps the training fields were the wrong ones: add that one to them.
+# * Cracks and contacts that move have no few modes. See :func:`~paperworks.reduction.kolmogorov_width` before you
+#   begin.
+# * Where the indicator calls the full model in most steps the training fields were the wrong ones: add that one to
+#   them.
 
 assert errors["adaptive"].max() < 0.05 < errors["reduced"].max()
 assert 0 < adaptive.n_hf_steps < len(times) - 1

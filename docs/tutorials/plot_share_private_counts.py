@@ -2,13 +2,13 @@
 Publish running counts without giving anybody away
 ==================================================
 
-You keep a count that many want to see each year or each evening: cases of a disease, visits, sunspots. Each event in it
-belongs to somebody, and whoever compares today's count with yesterday's may learn about one of them. You want to publish
-the running count all the same, with a guarantee that holds however long you go on and whatever else is known.
+You keep a count that many want to see each year or each evening: cases of a disease, visits, sunspots. Each event in
+it belongs to somebody, and whoever compares today's count with yesterday's may learn about one of them. You want to
+publish the running count all the same, with a guarantee that holds however long you go on and whatever else is known.
 
-This tutorial publishes a count of 309 periods by
-:class:`~paperworks.inference.TreeCounter`, compares its error with the two obvious ways, and checks the promised bound.
-The data are the yearly sunspots from 1700 to 2008 that come with statsmodels; read them as the cases of 309 weeks.
+This tutorial publishes a count of 309 periods by :class:`~paperworks.inference.TreeCounter`, compares its error with
+the two obvious ways, and checks the promised bound. The data are the yearly sunspots from 1700 to 2008 that come with
+statsmodels; read them as the cases of 309 weeks.
 """
 
 import matplotlib.pyplot as plt
@@ -25,8 +25,8 @@ print(f"{T} periods, {truth[-1]} cases in all, {cases.max()} in one at most")
 # %%
 # Say what is protected
 # ---------------------
-# ``epsilon=1`` promises that with one case more or less every possible publication of all 309 numbers becomes at most e
-# times likelier or less likely. One *case* is protected; where one person may have three, say ``sensitivity=3``.
+# ``epsilon=1`` promises that with one case more or less every possible publication of all 309 numbers becomes at most
+# e times likelier or less likely. One *case* is protected; where one person may have three, say ``sensitivity=3``.
 #
 # ``random_state`` is here so that this page looks the same each time. Leave it out in earnest: noise that somebody can
 # compute protects nobody, and without a seed it comes from the operating system's source for cryptography.
@@ -50,9 +50,9 @@ except ValueError as error:
 # %%
 # What the obvious ways make of it
 # --------------------------------
-# *Noise on each running count*: a case is in up to T of them, so that each gets noise of T times the scale. *Noise on each
-# period's cases*, summed up: errors add up like a random walk. All three keep the same promise, and none of their errors
-# depends on the cases, so we can measure them on zeros for any number of periods.
+# *Noise on each running count*: a case is in up to T of them, so that each gets noise of T times the scale. *Noise on
+# each period's cases*, summed up: errors add up like a random walk. All three keep the same promise, and none of their
+# errors depends on the cases, so we can measure them on zeros for any number of periods.
 
 horizons, rounds = [100, 309, 1000, 3000, 10_000, 30_000], 20
 rng = np.random.default_rng(1)
@@ -74,19 +74,21 @@ axes[0].set(xlabel="period", ylabel="thousand cases so far", title="A running co
 axes[0].legend()
 for (name, errors), style in zip(medians.items(), ("C1s--", "C2^--", "C0o-"), strict=True):
     axes[1].loglog(horizons, errors, style, label=name)
-axes[1].set(xlabel="published counts", ylabel="largest error (cases)", title="Error of three ways with the same promise")
+axes[1].set(
+    xlabel="published counts", ylabel="largest error (cases)", title="Error of three ways with the same promise"
+)
 axes[1].legend()
 
 # %%
-# For some hundred periods the sum of noisy periods is as good as the tree, and simpler. The tree's error grows with a power
-# of the logarithm only: it is for counts that go on.
+# For some hundred periods the sum of noisy periods is as good as the tree, and simpler. The tree's error grows with a
+# power of the logarithm only: it is for counts that go on.
 
 # %%
 # Does it keep its promises?
 # --------------------------
-# *Accuracy*: the bound was to be exceeded in one publication of twenty at most. *Privacy*: no test can prove it, but one
-# can fail to refute it. We publish two data sets that differ by one case, in the first period, many times each, and look
-# at how often the first number exceeds any threshold: the ratio of the two frequencies must stay below e.
+# *Accuracy*: the bound was to be exceeded in one publication of twenty at most. *Privacy*: no test can prove it, but
+# one can fail to refute it. We publish two data sets that differ by one case, in the first period, many times each,
+# and look at how often the first number exceeds any threshold: the ratio of the two frequencies must stay below e.
 
 bounds = [TreeCounter(T=T, epsilon=epsilon).error_bound(0.05) for T in horizons]
 exceeded = np.mean(np.array(largest["TreeCounter"]) > np.array(bounds)[:, None])

@@ -2,12 +2,12 @@
 Let your simulation tune its own linear solver
 ==============================================
 
-Your simulation solves a linear system in every step, and its solver has a parameter that nobody knows: the relaxation of
-symmetric sweeps, ``omega``. The best value changes while the simulation runs, and searching for it costs solves.
+Your simulation solves a linear system in every step, and its solver has a parameter that nobody knows: the relaxation
+of symmetric sweeps, ``omega``. The best value changes while the simulation runs, and searching for it costs solves.
 
-:class:`~paperworks.solvers.AdaptiveSolver` learns it from the iterations that the steps cost anyway. This tutorial wraps the
-solver of a diffusion whose strength changes in time, checks that the solution stays the same, and compares the
-iterations with the usual value and with the best one in hindsight.
+:class:`~paperworks.solvers.AdaptiveSolver` learns it from the iterations that the steps cost anyway. This tutorial
+wraps the solver of a diffusion whose strength changes in time, checks that the solution stays the same, and compares
+the iterations with the usual value and with the best one in hindsight.
 """
 
 import matplotlib.pyplot as plt
@@ -20,8 +20,8 @@ from paperworks.solvers import AdaptiveSolver, ChebCB, laplacian, ssor_pcg
 # %%
 # The simulation
 # --------------
-# Heat spreads on a plate of 30 by 30 points, by implicit Euler steps; its diffusivity swings between 0 and 10. Each step
-# solves ``(1 + dt kappa L) u = u_before + dt``, with the solution before as the start.
+# Heat spreads on a plate of 30 by 30 points, by implicit Euler steps; its diffusivity swings between 0 and 10. Each
+# step solves ``(1 + dt kappa L) u = u_before + dt``, with the solution before as the start.
 
 grid, dt, steps = laplacian((30, 30), 1 / 31), 1e-3, 900
 identity = sparse.eye_array(900, format="csr")
@@ -54,8 +54,8 @@ for kappa in (0.1, 5.0, 10.0):
 # %%
 # Is it right?
 # ------------
-# The parameter changes how fast a solver is, not what it solves: each solve ends by the same tolerance. So the field has
-# to be that of a direct solver.
+# The parameter changes how fast a solver is, not what it solves: each solve ends by the same tolerance. So the field
+# has to be that of a direct solver.
 
 exact = start
 for kappa in kappas:
@@ -73,7 +73,9 @@ fixed = {w: simulate(lambda A, b, x0, kappa, w=w: ssor_pcg(A, b, x0, omega=w))[1
 usual, best = fixed[1.0], min(fixed, key=lambda w: fixed[w].sum())
 print(f"usual, omega = 1:             {usual.sum()} iterations")
 print(f"best fixed, omega = {best:.2f}:     {fixed[best].sum()}")
-print(f"learnt:                       {learnt.sum()}, of which the first third of the steps {learnt[: steps // 3].sum()}")
+print(
+    f"learnt:                       {learnt.sum()}, of which {learnt[: steps // 3].sum()} in the first third of steps"
+)
 late = slice(2 * steps // 3, None)
 print(
     f"in the last third: usual {usual[late].mean():.1f} a step, best fixed {fixed[best][late].mean():.1f}, "
@@ -104,7 +106,8 @@ figure.colorbar(mesh, ax=axes[1], label="probability")
 # * In a simulation of fifty steps there is no time to learn. Take :func:`~paperworks.solvers.optimal_omega` where its
 #   theory fits, or one value.
 # * Without anything known of a system beforehand take :class:`~paperworks.solvers.TsallisINF`, which needs no context.
-# * A multigrid solver needs a few iterations whatever its parameters: for large elliptic problems that is the better change.
+# * A multigrid solver needs a few iterations whatever its parameters: for large elliptic problems that is the better
+#   change.
 
 assert difference < 1e-5
 assert learnt[late].sum() < usual[late].sum()
