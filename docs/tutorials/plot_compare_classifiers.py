@@ -120,8 +120,8 @@ axis.invert_yaxis()
 axis.legend()
 
 # %%
-# That is why we took the corrected test above. The plain one finds differences in every other data set where there are
-# none. The 5x2cv F-test too is not safe here: its ten differences come from one small data set, on which one group of
+# That is why we took the corrected test above. The plain one finds differences in most data sets where there are none.
+# The 5x2cv F-test too is not safe here: its ten differences come from one small data set, on which one group of
 # features happens to do better, and all ten see that.
 
 # %%

@@ -89,11 +89,10 @@ grid = persistence_probability(correlation, t=24.0, n_grid=48, n_qmc=2**13, seen
 print(f"{len(observed)} spells in the record, median {np.median(observed):.1f} months")
 print(f"simulated median {np.median(simulated):.1f} months")
 for months in (6, 12, 24):
-    share, error = (observed > months).mean(), np.sqrt(law.sf(months) * law.cdf(months) / len(observed))
-    print(
-        f"longer than {months:2d} months: law {float(law.sf(months)):.3f}, simulated {(simulated > months).mean():.3f}, "
-        f"on the grid {np.interp(months, grid.t, grid.probability):.3f}, record {share:.2f} +- {error:.2f}"
-    )
+    chance, among = float(law.sf(months)), (simulated > months).mean()
+    share, error = (observed > months).mean(), np.sqrt(chance * (1 - chance) / len(observed))
+    print(f"longer than {months:2d} months: law {chance:.3f}, simulated {among:.3f},", end=" ")
+    print(f"on the grid {np.interp(months, grid.t, grid.probability):.3f}, record {share:.2f} +- {error:.2f}")
 
 figure, axes = plt.subplots(2, 1, figsize=(7, 6.5), layout="constrained")
 month = years.index[0] + (np.arange(len(anomaly)) + 1.5) / 12
