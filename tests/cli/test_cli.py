@@ -424,3 +424,13 @@ def test_list_imports_little_more_than_typer_and_rich(tmp_path, monkeypatch):
     foreign = sorted(name for name in more if name.partition(".")[0] not in ALLOWED)
     assert foreign == []
     assert len(more) <= 50, f"{len(more)} modules beyond Typer's and Rich's: {sorted(more)}"
+
+
+def test_a_paper_of_ones_own_is_shown_without_what_it_lacks_yet(tmp_path, monkeypatch):
+    monkeypatch.delenv("PAPERWORKS_PAPERS", raising=False)
+    assert invoke("new", "1509.05845", "--field", "biology", "--slug", "own", "--into", tmp_path).exit_code == 0
+    monkeypatch.setenv("PAPERWORKS_PAPERS", str(tmp_path / "own"))
+    assert "\n1 paper; " in invoke("list", "--field", "biology").output
+    assert "\n2015 · biology" in invoke("show", "own").output
+    ran = invoke("run", "own", "--scale", "smoke", "--evidence", tmp_path / "evidence").output
+    assert "Next: paperworks show own · paperworks race own\n" in ran, "nothing is committed that one could compare"

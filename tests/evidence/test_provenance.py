@@ -71,6 +71,12 @@ def test_major_and_minor_versions_count(before, changed):
     assert changed_versions({"not-installed-here": before}) == []
 
 
+def test_versions_of_what_installs_packages_do_not_count(monkeypatch):
+    monkeypatch.setattr(provenance, "version_of", lambda name: "65.5")
+    before = {"numpy": "1.0", "pip": "1.0", "setuptools": "84.2", "wheel": "1.0"}
+    assert changed_versions(before) == ["numpy 1.0 → 65.5"]
+
+
 def test_the_machine_is_described_without_its_name():
     found = provenance.machine()
     assert set(found) == {"cpu", "cores", "system"}

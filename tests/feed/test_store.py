@@ -303,3 +303,9 @@ def test_what_was_committed_survives_a_kill(tmp_path):
     with store.session() as session:
         done = session.get(Harvest, "s").state["done"]
     assert store.count() == 100 * done >= 600
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files have no such modes there")
+def test_a_new_database_is_for_its_owner_alone(tmp_path):
+    FeedStore(tmp_path / "new" / "feed.db").close()
+    assert {path.stat().st_mode & 0o077 for path in (tmp_path / "new").glob("feed.db*")} == {0}

@@ -151,7 +151,8 @@ def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
         table.add_row(row["slug"], row["field"], held, escape(row["title"]) + whose)
     console = console_for_output()
     console.print(table)
-    console.print(f"{len(rows)} papers; `paperworks show PAPER` tells more", style="dim", highlight=False)
+    count = f"{len(rows)} {'paper' if len(rows) == 1 else 'papers'}"
+    console.print(f"{count}; `paperworks show PAPER` tells more", style="dim", highlight=False)
 
 
 def _print_paper(paper: Paper, found: list[ClaimView]) -> None:
@@ -169,7 +170,8 @@ def _print_paper(paper: Paper, found: list[ClaimView]) -> None:
             console.print(Padding(block, (0, 0, 0, 2)))
 
     console.print(f"[bold cyan]{paper.slug}[/bold cyan]  [bold]{escape(paper.title)}[/bold]", highlight=False)
-    console.print(f"{escape(', '.join(paper.authors))} · {paper.year} · {paper.field}", style="dim", highlight=False)
+    facts = [escape(", ".join(paper.authors)), str(paper.year), paper.field]
+    console.print(" · ".join(filter(None, facts)), style="dim", highlight=False)
     if paper.origin:
         place = f"from {escape(paper.origin)}: {escape(str(paper.folder))}"
         console.print(place, style="dim", highlight=False, soft_wrap=True)

@@ -257,9 +257,11 @@ def _print_report(console: "Console", report: "RunReport", papers: Sequence[Pape
         for found in of_paper:
             if figure := found.figure(".png"):
                 console.print(f"  figure  {figure}", highlight=False, soft_wrap=True)
-    slug = papers[0].slug
+    first = papers[0]
     console.print(f"\nEvidence is in {report.folder}", highlight=False, soft_wrap=True)
-    console.print(f"Next: paperworks compare {slug} · paperworks show {slug} · paperworks race {slug}", highlight=False)
+    # Nothing is committed of somebody else's paper that one's own evidence could be compared with.
+    steps = ("show", "race") if first.origin else ("compare", "show", "race")
+    console.print(f"Next: {' · '.join(f'paperworks {step} {first.slug}' for step in steps)}", highlight=False)
 
 
 def _say_unwritten(report: "RunReport") -> None:

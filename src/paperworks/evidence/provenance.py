@@ -15,6 +15,8 @@ from pathlib import Path
 
 from paperworks.core.code import PACKAGE
 
+_INSTALLERS = ("pip", "setuptools", "wheel")  # some libraries import them, and none computes with them
+
 
 def checkout() -> Path | None:
     """Return the checkout that the package runs from, or None where it was installed."""
@@ -82,7 +84,8 @@ def version_of(distribution: str) -> str:
 def changed_versions(measured: Mapping[str, str]) -> list[str]:
     """Say which libraries have another major or minor version here than when something was measured.
 
-    Libraries that are not installed here are left out, and so is this package, whose code has a digest.
+    Libraries that are not installed here are left out, and so are what installs them and this package, whose code has
+    a digest.
 
     Examples
     --------
@@ -91,7 +94,7 @@ def changed_versions(measured: Mapping[str, str]) -> list[str]:
     """
     changed = []
     for name, before in sorted(measured.items()):
-        now = version_of(name) if name.lower() != "paperworks" else ""
+        now = version_of(name) if name.lower() not in ("paperworks", *_INSTALLERS) else ""
         if now and _minor(now) != _minor(before):
             changed.append(f"{name} {_minor(before)} → {_minor(now)}")
     return changed

@@ -165,7 +165,7 @@ def _ingest(store: FeedStore, now: datetime) -> tuple[State, str]:
     with store.engine.connect() as connection:
         newest = connection.scalar(select(func.max(Harvest.changed)))
     if newest is None:
-        return "look", "no papers were taken in yet; paperworks ingest --help says from where"
+        return "look", "no source was read yet that goes on, such as arxiv; paperworks ingest --help lists them"
     says = f"papers were last taken in on {newest:%Y-%m-%d %H:%M} UTC"
     return ("well", says) if now - newest < _AGO else ("look", f"{says}; a timer should call paperworks ingest")
 

@@ -200,7 +200,10 @@ def _engine(url: str) -> Engine:
     if not url.startswith("sqlite"):
         return create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20)
     if database and database != ":memory:":
-        Path(database).parent.mkdir(parents=True, exist_ok=True)
+        path = Path(database)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not database.startswith("file:") and not path.exists():
+            os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))  # it will hold people's addresses
         engine = create_engine(url, pool_size=20, max_overflow=40)
     else:
         from sqlalchemy.pool import StaticPool  # one connection, or each would be a database of its own
