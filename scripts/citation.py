@@ -26,7 +26,7 @@ keywords:
   - machine learning
   - scientific computing
 """
-_FAMILY = re.compile(r"((?:(?:[Vv]an|[Vv]on|[Dd]e|[Dd]er|[Dd]en|[Dd]i|[Dd]a|[Dd]el|[Ll]a|[Ll]e|[Tt]er) )*\S+)$")
+_FAMILY = re.compile(r"(?<!\S)((?:(?:[Vv]an|[Vv]on|[Dd]e|[Dd]er|[Dd]en|[Dd]i|[Dd]a|[Dd]el|[Ll]a|[Ll]e|[Tt]er) )*\S+)$")
 
 
 def person(name: str) -> str:

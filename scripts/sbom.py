@@ -23,6 +23,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
+_UNSAID = {"torch": "BSD-3-Clause"}  # builds whose metadata name no licence
 _FOR_PEOPLE = ("dev", "peers")  # extras of those who work on Paperworks, not of those who run it
 
 
@@ -121,7 +122,7 @@ def _licence(licences: LicenseFactory, data: metadata.PackageMetadata) -> object
     named = data.get("License-Expression") or data.get("License") or ""
     if not named or "\n" in named or len(named) > 80:  # the whole text, or nothing
         classifiers = [c.rpartition(" :: ")[2] for c in data.get_all("Classifier", []) if c.startswith("License ::")]
-        named = classifiers[0] if classifiers else ""
+        named = classifiers[0] if classifiers else _UNSAID.get(data["Name"], "")
     return licences.make_from_string(named) if named else None
 
 

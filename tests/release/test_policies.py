@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import tomllib
 from importlib import metadata
-from importlib.resources import files
 from pathlib import Path
 
 import jsonschema
@@ -29,6 +28,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 CITATION, MATRIX, RELEASE, SBOM = (
     runpy.run_path(str(ROOT / "scripts" / f"{name}.py")) for name in ("citation", "matrix", "release", "sbom")
 )
+CFF_SCHEMA = Path(metadata.distribution("cffconvert").locate_file("cffconvert/schemas/1.2.0/schema.json"))
 KINDS = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
 
 
@@ -87,7 +87,7 @@ class TestCitation:
 
     def test_it_is_valid_and_cites_the_authors_of_every_paper(self):
         found = yaml.load(CITATION["CITATION"].read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
-        schema = json.loads(files("cffconvert").joinpath("schemas/1.2.0/schema.json").read_text(encoding="utf-8"))
+        schema = json.loads(CFF_SCHEMA.read_text(encoding="utf-8"))
         typed = {**found, "references": [{**r, "year": int(r["year"])} for r in found["references"]]}
         jsonschema.validate(typed, schema)
         ours = [paper for paper in load_all() if not paper.origin]
@@ -112,12 +112,13 @@ class TestCitation:
         assert yaml.safe_load(CITATION["person"]("DeepMind")) == [{"name": "DeepMind"}]
 
 
-class TestBillsOfMaterials:
-    @pytest.fixture(scope="class")
-    def bills(self, tmp_path_factory):
-        written = SBOM["write"](tmp_path_factory.mktemp("bills"), "1.2.3")
-        return {path.name.split("-")[2].partition(".")[0]: path.read_text(encoding="utf-8") for path in written}
+@pytest.fixture(scope="module")
+def bills(tmp_path_factory):
+    written = SBOM["write"](tmp_path_factory.mktemp("bills"), "1.2.3")
+    return {path.name.split("-")[2].partition(".")[0]: path.read_text(encoding="utf-8") for path in written}
 
+
+class TestBillsOfMaterials:
     def test_there_is_one_for_the_core_and_for_each_extra_of_users(self, bills):
         assert bills.keys() == {"core", *PROJECT["project"]["optional-dependencies"]} - {"dev", "peers"}
 

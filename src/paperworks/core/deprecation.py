@@ -133,7 +133,7 @@ def release(version: str) -> tuple[int, ...]:
     >>> release("0.10.0") > release("0.9.1")
     True
     """
-    if not (isinstance(version, str) and re.fullmatch(r"\d+\.\d+\.\d+", version)):
+    if not re.fullmatch(r"\d+\.\d+\.\d+", version):
         raise ValueError(f"version is {version!r}; it takes a release such as '0.2.0'")
     return tuple(map(int, version.split(".")))
 

@@ -19,6 +19,7 @@ def to_bibtex(paper: "FeedPaper") -> str:
     Examples
     --------
     >>> from datetime import UTC, datetime
+    >>> from paperworks.feed.schema import FeedPaper
     >>> day = datetime(2022, 6, 1, tzinfo=UTC)
     >>> paper = FeedPaper(
     ...     title="Cost & $L_{2}$ noise", authors="Ann Lee", arxiv_id="2206.00927", published=day, categories="cs.LG"
