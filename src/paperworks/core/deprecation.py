@@ -54,7 +54,7 @@ def renamed(new: T, old: str, *, since: str, removed: str) -> T:
             warnings.warn(message, FutureWarning, stacklevel=2)
             new.__init__(self, *arguments, **named)  # type: ignore[misc]
 
-        return type(new)(old, (new,), {"__init__": __init__, "__doc__": message, "__module__": new.__module__})  # type: ignore[return-value]
+        return type(new)(old, (new,), {"__init__": __init__, "__doc__": message, "__module__": new.__module__})
 
     @functools.wraps(new)
     def call(*arguments: Any, **named: Any) -> Any:
