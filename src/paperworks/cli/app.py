@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from paperworks import __version__
-
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -90,6 +88,8 @@ def complete_slug(incomplete: str) -> list[str]:
 
 def _version(wanted: bool) -> bool:
     if wanted:
+        from paperworks import __version__
+
         typer.echo(f"paperworks {__version__}")
         raise typer.Exit
     return wanted

@@ -1,4 +1,4 @@
-"""`paperworks card`."""
+"""`paperworks card` and `paperworks cite`."""
 
 from pathlib import Path
 from typing import Annotated
@@ -32,3 +32,15 @@ def card(
             write_atomically(into / name, content)
             typer.echo(f"Wrote {into / name}")
     typer.echo(f"For a README:  ![{tally(claims).rstrip('.')}]({paper.slug}-badge.svg)")
+
+
+@app.command()
+def cite(
+    slug: Annotated[str, typer.Argument(metavar="PAPER", help="Short name.", autocompletion=complete_slug)],
+) -> None:
+    """Print the BibTeX of a paper, to cite it beside Paperworks (CITATION.cff) where its method is used."""
+    from paperworks.feed.bibtex import record_to_bibtex
+    from paperworks.papers import load
+
+    with errors_of_use():
+        typer.echo(record_to_bibtex(load(slug)), nl=False)

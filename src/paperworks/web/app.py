@@ -22,7 +22,7 @@ from paperworks.feed.people import BadAddress
 from paperworks.feed.search.meaning import Embed
 from paperworks.feed.search.query import BadQuery
 from paperworks.feed.tokens import BadToken
-from paperworks.web import account, api, measured, pages, reading, scripts, sharing
+from paperworks.web import account, api, health, measured, pages, reading, scripts, sharing
 from paperworks.web.account import SignInFirst
 from paperworks.web.display import STATIC, query
 from paperworks.web.protection import HEADERS, Protection
@@ -94,6 +94,7 @@ def create_app(settings: Settings | None = None, *, embed: Embed | None = None) 
         app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=list(settings.trusted_proxies))
     app.mount("/static", _Static(directory=STATIC))
     for router in (
+        health.router,
         scripts.router,  # before the others of the API, one of which takes any path
         api.router,
         sharing.router,
