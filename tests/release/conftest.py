@@ -92,6 +92,7 @@ def core(place, wheel):
     environment.ours = ours
     environment.brought = closure(required(ours))
     environment.link(environment.brought.values())
+    environment.listed = environment.run("list")  # takes the digests of all claims, for every test that shows verdicts
     return environment
 
 
