@@ -253,7 +253,7 @@ def test_complex_specifications_and_whole_numbers_that_are_perturbed_are_refused
     ball, x = PerturbationLpNorm(0.1), torch.ones(1, 2)
     bounded = BoundedModule(nn.ReLU(), x)
     call, _ = bounded._call(BoundedTensor(x, ball))
-    with pytest.raises(TypeError, match="C is torch.complex64; it takes real numbers"):
+    with pytest.raises(TypeError, match=r"C is torch\.complex64"):
         bounded._specification(1j * torch.ones(1, 1, 2), call, (2,))
     whole = torch.ones(1, 2, dtype=torch.long).as_subclass(BoundedTensor)
     whole.ptb = ball
