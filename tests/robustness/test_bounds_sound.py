@@ -107,10 +107,6 @@ def test_layer_norm_round_an_offset_holds(method):
 @pytest.mark.parametrize("method", METHODS)
 def test_denormals_have_inverse_roots(method):
     x = torch.tensor([[3e-40, 2e-39, 1e-38, 7e-45]])
-    if method == "alpha-CROWN":  # whose margin of a few quanta reaches 0 from an input that has no more of them itself
-        with pytest.raises(ValueError, match="rsqrt_0"):
-            bounds(torch.rsqrt, x, (x / 2, x * 2), method)
-        x = x[:, :3]
     lower, upper = bounds(torch.rsqrt, x, (x / 2, x * 2), method)
     assert ((lower <= x.double().rsqrt()) & (x.double().rsqrt() <= upper)).all()
     assert (upper / lower < 3).all()

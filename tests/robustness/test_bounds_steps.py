@@ -46,7 +46,7 @@ def holds(function, lower, upper, x=X, eps=0.1, n=3000):
         (torch.round, [0, -1, 2, 0], [1, -1, 2, 0]),
         (torch.trunc, [0, -1, 1, 0], [0, -1, 2, 0]),
         (lambda x: (x > 0).double(), [1, 0, 1, 0], [1, 0, 1, 1]),
-        (lambda x: (x <= 0) * 2.0, [0, 2, 0, 0], [0, 2, 0, 2]),
+        (lambda x: (x <= 0).double() * 2, [0, 2, 0, 0], [0, 2, 0, 2]),
         (lambda x: (x == 2).double() - (x != 0).double(), [-1, -1, -1, -1], [-1, -1, 0, 0]),
         (lambda x: ((x > 0) & (x < 1)).double() + (~((x < 0) | (x > 1))).double(), [2, 0, 0, 0], [2, 0, 0, 2]),
         (lambda x: torch.where(x > 0, x, 0.1 * x), [0.4, -0.135, 1.9, -0.05], [0.6, -0.115, 2.1, 0.15]),

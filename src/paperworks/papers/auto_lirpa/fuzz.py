@@ -186,7 +186,7 @@ CASES |= {
 ELSEWHERE = {
     "aten.embedding.default": "its indices aren't perturbed; a perturbed table is a weight",
     **dict.fromkeys(("clean_mean", "clean_var"), "held constant"),
-    **dict.fromkeys(("index_of_maximum", "index_of_minimum"), "no bound is given"),
+    "index": "no bound is given",
     **dict.fromkeys(
         (
             *("aten.reshape.default", "aten._reshape_alias.default", "aten.contiguous.default", "aten.squeeze.default"),

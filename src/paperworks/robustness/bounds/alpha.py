@@ -84,7 +84,7 @@ def _keep(best: list[Any], bounds: Any) -> None:
     """Put each element's best in place."""
     for i, (b, better) in enumerate(zip(bounds, (torch.maximum, torch.minimum), strict=True)):
         if b is not None:
-            best[i] = better(best[i], b.detach().nan_to_num(nan=(-math.inf, math.inf)[i]))
+            best[i] = better(best[i], torch.where(b.isnan(), (-math.inf, math.inf)[i], b).detach())
 
 
 def _decided(best: list[Any]) -> bool:

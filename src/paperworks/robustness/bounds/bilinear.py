@@ -67,6 +67,10 @@ class BilinearRule(LinearRule):
             return self.product(node, size(first), plain(second), 1)
         return self.product(node, plain(first), size(second), 1)
 
+    def signs_kept(self, node: Node, call: Call) -> tuple[bool, bool]:
+        """Return False twice: products of either sign are added up."""
+        return False, False
+
     def rounding_of_ends(self, node: Node, call: Call, ends: Interval, most: Tensor | None) -> Any:
         """Return the greatest error: ends are made of middles and radii."""
         return None if most is None else (most, most)
@@ -100,7 +104,8 @@ class BilinearRule(LinearRule):
         other = node.args[1 - side]
         moving = node.args[side]
         if isinstance(other, Node):
-            return side, moving, call.value(other)
+            value = call.value(other)
+            return side, moving, value if value.is_floating_point() else call.constant(other)
         reference = call.graph.inputs[0]
         return side, moving, torch.as_tensor(other, dtype=call.value(reference).dtype)[None]
 
@@ -248,6 +253,11 @@ class MultiplyRule(BilinearRule):
         rows, box = opened(rows)
         found, shape = rows * crop(other, box), node.args[side].shape
         return closed(found if shape == node.shape else unbroadcast(found, shape, 2), box)
+
+    def signs_kept(self, node: Node, call: Call) -> tuple[bool, bool]:
+        """Return twice whether an end is one product, which is rounded to a number of its own sign."""
+        alone = not self._both(node, call) or node.args[0] is node.args[1]
+        return alone, alone
 
     def rounding_of_ends(self, node: Node, call: Call, ends: Interval, most: Tensor | None) -> Any:
         """Return the error of one product."""

@@ -106,12 +106,13 @@ class Call:
         self.graph, self.perturbations, self.batch, self.options = graph, perturbations, batch, options
         types = [torch.float32, *(n.dtype for n in graph if n.dtype is not None and n.dtype.is_floating_point)]
         self.dtype = functools.reduce(torch.promote_types, types)
-        self.sound = options.sound if options.sound is not None else self.dtype.itemsize < 8
         self._values: dict[Node, Any] = {node: self._cast(value) for node, value in leaves.items()}
         self.perturbed: set[Node] = set()
         for node in graph:
             if node in perturbations or (node.op not in _HELD and any(n in self.perturbed for n in node.inputs)):
                 self.perturbed.add(node)
+        rounded = [n.dtype.itemsize for n in self.perturbed if n.dtype is not None and n.dtype.is_floating_point]
+        self.sound = options.sound if options.sound is not None else min(rounded, default=8) < 8
         self.roots = [node for node in graph if node in perturbations]
         self.ends: dict[Node, Interval] = {}
         self.linear: dict[Node, LinearBounds] = {}

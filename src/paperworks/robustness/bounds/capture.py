@@ -344,11 +344,13 @@ def capture(
     placed = [recorder.add(x, "input", f"input_{i}") for i, x in enumerate(inputs)]
     for name, tensor in state.items():
         recorder.add(tensor, "parameter", name)
+    state = _in_every_place(module, state)
 
     made: list[Any] = []
 
     def run(state: dict[str, Tensor], *inputs: Tensor) -> Any:
-        made.append(Outputs.of(out := functional_call(module, state, inputs)))
+        # Ties are in the state already: torch's own put a module that stands in two places back once, and so wrongly.
+        made.append(Outputs.of(out := functional_call(module, state, inputs, tie_weights=False)))
         return made[0].joined(out)
 
     with _alone, warnings.catch_warnings(action="ignore"), _plain_kernels(), recorder, _Rewritten():
@@ -363,6 +365,18 @@ def capture(
     if output is None or output not in recorder._moving:
         raise ValueError("module: its output does not depend on its inputs")
     return _pruned(recorder, placed, output), made[0]
+
+
+def _in_every_place(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors by all names that they have in distinct parts of a module, given one name for each."""
+    held = {
+        f"{part_name}.{name}" if part_name else name: tensor
+        for part_name, part in module.named_modules()
+        for name, tensor in (*part._parameters.items(), *part._buffers.items())
+        if tensor is not None
+    }
+    by_id = {id(held[name]): tensor for name, tensor in state.items()}
+    return {name: by_id[id(tensor)] for name, tensor in held.items()}
 
 
 def _pruned(recorder: _Recorder, inputs: list[Node], output: Node) -> Graph:

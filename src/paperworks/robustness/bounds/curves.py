@@ -171,7 +171,14 @@ class Curve:
         if piece.critical is not None:
             at = piece.critical(slope)
             return torch.where(at.isnan(), low, at)
-        return _bisect(lambda x: (self.df(x) < slope) == piece.convex, *torch.broadcast_tensors(low, high + 0 * slope))
+
+        def before(x: Tensor) -> Tensor:
+            return (self.df(x) < slope) == piece.convex
+
+        at = _bisect(before, *torch.broadcast_tensors(low, high + 0 * slope))
+        # Beyond an end of the interval, for the point to move with that, and not just short of it.
+        at = torch.where(before(high), torch.where(high == upper, math.inf, high), at)
+        return torch.where(before(low), at, torch.where(low == lower, -math.inf, low))
 
     def _tangent(self, piece: Piece, through: Tensor, lower: Tensor, upper: Tensor, steps: int = _ROUGH) -> Tensor:
         """Return the point of a piece inside [lower, upper] whose tangent passes through f(through), if any does."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from paperworks.robustness.bounds.capture import Decomposition, emit, is_moving, tighten
 from paperworks.robustness.bounds.norms import normalized_ends
 from paperworks.robustness.bounds.options import Options
-from paperworks.robustness.bounds.ordering import ORDERING
+from paperworks.robustness.bounds.ordering import ORDERING, index
 from paperworks.robustness.bounds.placing import PLACING
 from paperworks.robustness.bounds.reductions import log_softmax_ends, logsumexp_ends, mean_square_ends, softmax_ends
 from paperworks.robustness.bounds.rounding import unit
@@ -136,7 +136,8 @@ def _matrix_vector(a: Tensor, b: Tensor) -> Tensor:
 
 def _divide(a: Tensor, b: Any, *, rounding_mode: str | None = None) -> Tensor:
     if rounding_mode is not None:
-        rounded = (a / b).floor() if rounding_mode == "floor" else (a / b).trunc()
+        quotient = (a if a.is_floating_point() else a.double()) / b
+        rounded = quotient.floor() if rounding_mode == "floor" else quotient.trunc()
         return rounded if a.is_floating_point() else rounded.to(a.dtype)
     return a * b.reciprocal() if isinstance(b, Tensor) else a * (1 / b)
 
@@ -146,6 +147,8 @@ def _power(x: Tensor, exponent: Any) -> Tensor:
     if exponent in plain:
         simpler: Any = plain[exponent]
         return simpler(x)
+    if not math.isfinite(exponent):
+        raise NotImplementedError(f"a power of exponent {exponent} has no rule to bound it; finite exponents have")
     if exponent == int(exponent) and exponent < 0:
         return emit("power", lambda: x**-exponent, x, float(-exponent)).reciprocal()
     # Torch has the exponent in the type of x, which for x far from 1 counts by more than the rounding of the value.
@@ -155,6 +158,12 @@ def _power(x: Tensor, exponent: Any) -> Tensor:
     farthest = max(math.log(info.max), -math.log(info.smallest_normal * info.eps))
     rounds = math.ceil(abs(stored - exponent) * farthest / unit(x.dtype))
     return emit("power", lambda: x**exponent, x, float(exponent), rounds)
+
+
+def _power_of_number(base: float, x: Tensor) -> Tensor:
+    if not 0 < base < math.inf:
+        raise NotImplementedError(f"powers of {base} have no rule to bound them; those of finite numbers above 0 have")
+    return (x * math.log(base)).exp()
 
 
 def _power_of_both(x: Tensor, y: Tensor) -> Tensor:
@@ -208,18 +217,18 @@ def _clamp_numbers(x: Tensor, min: Any = None, max: Any = None) -> Tensor:
 
 
 def _greatest(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
-    return x.amax(dim, keepdim), emit("index_of_maximum", lambda: x.argmax(dim, keepdim), x)
+    return x.amax(dim, keepdim), index(x, lambda x: aten.max(x, dim, keepdim)[1])
 
 
 def _least(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
-    return -(-x).amax(dim, keepdim), emit("index_of_minimum", lambda: x.argmin(dim, keepdim), x)
+    return -(-x).amax(dim, keepdim), index(x, lambda x: aten.min(x, dim, keepdim)[1])
 
 
 def _pooled(kernel: Any) -> Decomposition:
     def decomposed(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
         return (
             emit("max_pool", lambda: kernel(x, *rest)[0], x, *rest),
-            emit("index_of_maximum", lambda: kernel(x, *rest)[1], x),
+            index(x, lambda x: kernel(x, *rest)[1]),
         )
 
     return decomposed
@@ -251,6 +260,7 @@ def _variance(x: Tensor, dim: Any = None, *, correction: Any = None, keepdim: bo
 
 
 def _norm(x: Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+    x = x if dtype is None else x.to(dtype)
     axes = list(range(x.ndim)) if dim is None else [dim] if isinstance(dim, int) else list(dim)
     match ord:
         case 2:
@@ -281,8 +291,11 @@ def _trilinear(a: Tensor, b: Tensor, c: Tensor, *places: Any) -> Tensor:
 
 
 def _product(x: Tensor, dim: int | None = None, keepdim: bool = False, *, dtype: Any = None) -> Tensor:
+    x = x if dtype is None else x.to(dtype)
     if dim is None:
         x, dim = x.reshape(-1), 0
+    if not x.shape[dim]:
+        return x.sum(dim, keepdim) + 1
     out = functools.reduce(torch.mul, x.split(1, dim))
     return out if keepdim else out.squeeze(dim)
 
@@ -312,14 +325,14 @@ _TABLE: dict[Any, Decomposition] = {
     aten.addcdiv.default: lambda x, a, b, *, value=1: x + a / b * value,
     aten.lerp.Scalar: lambda a, b, weight: a + (b - a) * weight,
     aten.lerp.Tensor: lambda a, b, weight: a + (b - a) * weight,
-    aten.rsub.Scalar: lambda x, other, alpha=1: x * -alpha + other,
+    aten.rsub.Scalar: lambda x, other, alpha=1: (-x if alpha == 1 else x * -alpha) + other,
     aten.rsub.Tensor: lambda x, other, *, alpha=1: torch.sub(other, x, alpha=alpha),
     aten.div.Tensor: _divide,
     aten.div.Scalar: _divide,
     aten.div.Tensor_mode: _divide,
     aten.pow.Tensor_Scalar: _power,
     aten.pow.Tensor_Tensor: _power_of_both,
-    aten.pow.Scalar: lambda base, x: (x * math.log(base)).exp(),
+    aten.pow.Scalar: _power_of_number,
     aten.xlogy.Tensor: lambda x, y: x * y.log(),
     aten.hypot.default: lambda x, y: (x.square() + y.square()).sqrt(),
     aten.atan2.default: _angle,

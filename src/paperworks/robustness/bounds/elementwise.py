@@ -57,7 +57,7 @@ class ElementwiseRule(Rule):
 
     def value(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         """Return the operator's value: it needs no mapping over samples."""
-        return node.op(*args, **kwargs) if callable(node.op) else self.curve(node).f(args[0])
+        return node.op(*args, **kwargs) if callable(node.op) else self.curve(node).f(args[0]).to(node.dtype)
 
     def undecided(self, node: Node, bounds: Interval, call: Call) -> Tensor | None:
         """Return where the function can bend: nowhere if its lines are exact."""
@@ -83,6 +83,12 @@ class ElementwiseRule(Rule):
     def rounding_of_ends(self, node: Node, call: Call, ends: Interval, most: Tensor | None) -> Any:
         """Return the errors of the function at its ends."""
         return None if most is None else tuple(self._error(node, call, end.detach().abs()) for end in ends)
+
+    def signs_kept(self, node: Node, call: Call) -> tuple[bool, bool]:
+        """Return twice whether errors are to the value alone."""
+        curve = self.curve(node)
+        kept = not (curve.absolute or curve.cancels or curve.slack)
+        return kept, kept
 
     def _error(self, node: Node, call: Call, size: Tensor) -> Tensor:
         curve = self.curve(node)

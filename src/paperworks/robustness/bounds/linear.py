@@ -82,8 +82,9 @@ class LinearRule(Rule):
         return max(n.numel() for n in (node.shape, *(n.shape for n in self.data_nodes(node))))
 
     def handed(self, node: Node, margin: Tensor, call: Call) -> Tensor | None:
-        """Return the margin where elements are moved, or their signs are, and nothing else."""
-        return margin if self.diagonal and not self.terms(node) else None
+        """Return the margin in shape where elements are moved, or their signs are, and nothing else."""
+        moves = self.diagonal and not self.terms(node)
+        return margin.reshape(*margin.shape[:1], *node.shape) if moves else None
 
     def rounding(self, node: Node, call: Call, size: Lookup, ends: Interval) -> Tensor | None:
         """Return the error of the sums, from the sizes of what is added up."""
@@ -102,6 +103,14 @@ class LinearRule(Rule):
         return tuple(
             self.rounding(node, call, lambda n, i=i: call.bounds(n)[i].detach().abs(), ends)  # type: ignore[misc]
             for i in (0, 1)
+        )
+
+    def signs_kept(self, node: Node, call: Call) -> tuple[bool, bool]:
+        """Return whether all that is added up is of one sign."""
+        ends = [call.bounds(n) for n in self.data_nodes(node)] if self.nonnegative else []
+        return (
+            bool(ends) and all(bool((lower >= 0).all()) for lower, _ in ends),
+            bool(ends) and all(bool((upper <= 0).all()) for _, upper in ends),
         )
 
     def sizes(self, node: Node, call: Call, size: Lookup, gap: float) -> Tensor:
@@ -373,6 +382,11 @@ class AddRule(LinearRule):
             self.rounding(node, call, lambda n, i=i: call.bounds(n)[i].detach().abs(), ends)  # type: ignore[misc]
             for i in (0, 1)
         )
+
+    def signs_kept(self, node: Node, call: Call) -> tuple[bool, bool]:
+        """Return twice whether it is one sum, which is rounded to a number of its own sign."""
+        alone = abs(self._scale(node, node.kwargs)) == 1
+        return alone, alone
 
     def handed(self, node: Node, margin: Tensor, call: Call) -> Tensor | None:
         """Return the margin where data are multiplied by nothing but a sign."""

@@ -63,7 +63,7 @@ def interval(call: Call, node: Node) -> Interval:
         with torch.no_grad():
             away = rule_of(node).rounding_of_ends(node, call, ends, margin)
         if away is not None:
-            ends = Interval(ends.lower - away[0], ends.upper + away[1])
+            ends = _apart(call, node, ends, away)
     if node in call.graph.intervals:
         rule, sources, terms, relative = call.graph.intervals[node]
         tight = rule(*(end for n in sources for end in double(*call.bounds(n))))
@@ -73,6 +73,16 @@ def interval(call: Call, node: Node) -> Interval:
             tight = widened(Interval(*tight), call.gap(node, terms) * size + least(call.type_of(node)) + rest)
         ends = meet(ends, Interval(*(end.to(call.dtype) for end in tight)))
     return ends
+
+
+def _apart(call: Call, node: Node, ends: Interval, away: tuple[Tensor, Tensor]) -> Interval:
+    """Return ends moved apart, and not past 0 where the operator's rounding can't and a domain may begin there."""
+    lower, upper = ends.lower - away[0], ends.upper + away[1]
+    below, above = rule_of(node).signs_kept(node, call) if call.delicate else (False, False)
+    return Interval(  # by the sign of a 0 as well, which tells on what side of it a result was lost
+        torch.where(ends.lower.signbit(), lower, lower.clamp(min=0)) if below else lower,
+        torch.where(ends.upper.signbit(), upper.clamp(max=0), upper) if above else upper,
+    )
 
 
 def widened(ends: Interval, margin: Tensor) -> Interval:

@@ -76,7 +76,7 @@ class BoundedModule(nn.Module):
         self.options = Options.of(bound_opts)
         self._examples = [x.detach().clone() for x in _as_inputs(example_inputs)]
         self._graphs: dict[bool, tuple[Graph, Outputs]] = {}
-        self.train(module.training)
+        self.training = module.training
         self._graph()
 
     def forward(self, *inputs: Tensor) -> Any:
@@ -117,7 +117,8 @@ class BoundedModule(nn.Module):
         if expected.ndim == 0 or len(expected) != len(batch[0]) or expected.numel() != found.numel():
             raise ValueError(f"module returns shape {tuple(expected.shape)} for a batch of {len(batch[0])}: {trouble}")
         found = found.reshape(expected.shape)
-        tolerance = {2: 5e-2, 4: 1e-3}.get(expected.dtype.itemsize, 1e-8)
+        types = [n.dtype for n in graph if n.dtype is not None and n.dtype.is_floating_point]
+        tolerance = {2: 5e-2, 4: 1e-3}.get(min((t.itemsize for t in types), default=8), 1e-8)
         found, expected = found.double(), expected.double()
         scale = found.nan_to_num(0, 0, 0).abs().amax().clamp(min=1e-6)
         if not torch.allclose(found / scale, expected / scale, rtol=tolerance, atol=tolerance, equal_nan=True):
@@ -229,6 +230,8 @@ class BoundedModule(nn.Module):
                 owner = inputs[graph.inputs.index(node)]
             ptb = owner.ptb if isinstance(owner, (BoundedTensor, BoundedParameter)) else None
             if ptb is not None:
+                if node.dtype is None or not node.dtype.is_floating_point:
+                    raise TypeError(f"{node.name} is {node.dtype}; what is perturbed takes floating-point numbers")
                 clean = leaves[node] if node.kind == "parameter" else leaves[node].squeeze(1)
                 ptb.check(clean)
                 sets[node] = _Behind(ptb) if node.kind == "input" else ptb
@@ -241,6 +244,8 @@ class BoundedModule(nn.Module):
 
     @staticmethod
     def _specification(C: Tensor, call: Call, shape: tuple[int, ...]) -> Tensor:
+        if not isinstance(C, Tensor) or C.is_complex():
+            raise TypeError(f"C is {C.dtype if isinstance(C, Tensor) else type(C).__name__}; it takes real numbers")
         output = call.graph.output
         size = output.shape.numel()
         fits = C.ndim >= 3 and C.shape[1] > 0 and C.shape[0] in (1, call.batch) and C.shape[2:].numel() == size

@@ -43,7 +43,7 @@ from paperworks.robustness.bounds.selections import (
     window,
 )
 from paperworks.robustness.bounds.steps import STEPS
-from paperworks.robustness.bounds.values import Backward, Interval, LinearBounds
+from paperworks.robustness.bounds.values import Backward, Interval, LinearBounds, batched
 
 aten = torch.ops.aten
 
@@ -88,6 +88,16 @@ class ReciprocalRule(ElementwiseRule):
     def free_lines(self, node: Node, bounds: Interval, call: Call, rows: Tensor) -> Any:
         """Return lines of free slopes."""
         return _AtCurve(self._signed(node, bounds)).free_lines(node, bounds, call, rows)
+
+
+class ClampRule(ElementwiseRule):
+    """A cut at limits, which rounds nothing but these, where the module's type doesn't hold them."""
+
+    def rounding(self, node: Node, call: Call, size: Callable[[Node], Tensor], ends: Interval) -> Tensor | None:
+        """Return the error of the limits."""
+        dtype = call.type_of(node)
+        exact = all(float(torch.tensor(limit, dtype=dtype)) == limit for limit in self.curve(node).kinks)
+        return None if exact else super().rounding(node, call, size, ends)
 
 
 class LogOfSumRule(ElementwiseRule):
@@ -165,14 +175,12 @@ class BatchStatistic(Unsupported):
 
 
 class IndexOfExtreme(Unsupported):
-    """Places of maxima, or of all elements by their order: defined for clean values alone."""
+    """Places of maxima, or of all elements by their order: defined for clean values alone. Arguments (x, function)."""
 
     def value(self, node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        """Return the order along an axis; refuse what nothing may read."""
-        if len(args) != 3:
-            return self._refuse(node)
-        x, dim, descending = args
-        return x.argsort(dim % len(node.shape) + 1, descending=descending)
+        """Return the places that the operator itself finds in each sample: of equal elements, it chooses its own."""
+        x, find = args
+        return batched(find, 1, (x,), {})
 
 
 def _transposed(rank: int, *dims: int) -> Sequence[int]:
@@ -247,12 +255,12 @@ def _register_all() -> None:
     _register(LogOfSumRule(), "log_of_sum")
     _register(BatchStatistic(variance=False), "clean_mean")
     _register(BatchStatistic(variance=True), "clean_var")
-    _register(IndexOfExtreme(), "index_of_maximum", "index_of_minimum")
+    _register(IndexOfExtreme(), "index")
     _register(ReLURule(), aten.relu.default)
+    _register(ClampRule(functions.hardtanh), aten.hardtanh.default)
     _register(ReciprocalRule(), aten.reciprocal.default)
     curves: dict[Any, Callable[..., Curve]] = {
         aten.leaky_relu.default: functions.leaky_relu,
-        aten.hardtanh.default: functions.hardtanh,
         aten.hardsigmoid.default: functions.hardsigmoid,
         aten.hardswish.default: functions.hardswish,
         aten.softshrink.default: functions.softshrink,

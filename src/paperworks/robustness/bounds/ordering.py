@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -55,41 +55,44 @@ def _sorted(x: Tensor, dim: int, descending: bool = False) -> Tensor:
 
 
 def _sort(x: Tensor, dim: int = -1, descending: bool = False) -> tuple[Tensor, Tensor]:
-    return _sorted(x, dim, descending), _order(x, dim, descending)
+    return _sorted(x, dim, descending), index(x, lambda x: aten.sort(x, dim, descending)[1])
 
 
 def _stable_sort(
     x: Tensor, *, stable: bool | None = None, dim: int = -1, descending: bool = False
 ) -> tuple[Tensor, Tensor]:
-    return _sort(x, dim, descending)
+    at = index(x, lambda x: aten.sort(x, stable=stable, dim=dim, descending=descending)[1])
+    return _sorted(x, dim, descending), at
 
 
 def _top(x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> tuple[Tensor, Tensor]:
-    return _sorted(x, dim, largest).narrow(dim, 0, k), _order(x, dim, largest).narrow(dim, 0, k)
+    return _sorted(x, dim, largest).narrow(dim, 0, k), index(x, lambda x: aten.topk(x, k, dim, largest, sorted)[1])
+
+
+def _nth(x: Tensor, k: int, dim: int, keepdim: bool) -> Tensor:
+    found = _sorted(x, dim).narrow(dim, k - 1, 1)
+    return found if keepdim else found.squeeze(dim)
 
 
 def _kth(x: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> tuple[Tensor, Tensor]:
-    out, at = (found.narrow(dim, k - 1, 1) for found in (_sorted(x, dim), _order(x, dim, False)))
-    return (out, at) if keepdim else (out.squeeze(dim), at.squeeze(dim))
+    return _nth(x, k, dim, keepdim), index(x, lambda x: aten.kthvalue(x, k, dim, keepdim)[1])
 
 
 def _median(x: Tensor, dim: int = -1, keepdim: bool = False) -> tuple[Tensor, Tensor]:
-    return _kth(x, (x.shape[dim] + 1) // 2, dim, keepdim)  # torch takes the lower one of two
+    found = _nth(x, (x.shape[dim] + 1) // 2, dim, keepdim)  # torch takes the lower one of two
+    return found, index(x, lambda x: aten.median(x, dim, keepdim)[1])
 
 
-def _order(x: Tensor, dim: int, descending: bool) -> Tensor:
-    """Return the places of what is sorted, which are known where x is a clean input."""
-    return emit("index_of_maximum", lambda: x.argsort(dim, descending), x, dim, descending)
-
-
-def _index(x: Tensor, compute: Any) -> Tensor:
-    return emit("index_of_maximum", compute, x)
+def index(x: Tensor, find: Callable[[Tensor], Tensor]) -> Tensor:
+    """Record what finds places in a sample, which are known where x is a clean input."""
+    return emit("index", lambda: find(x), x, find)
 
 
 def _running(combine: Any) -> Any:
     """Return what combines all elements up to each along an axis."""
 
     def decomposed(x: Tensor, dim: int, *, dtype: Any = None) -> Tensor:
+        x = x if dtype is None else x.to(dtype)
         return torch.cat(list(itertools.accumulate(x.split(1, dim), combine)), dim)
 
     return decomposed
@@ -97,7 +100,7 @@ def _running(combine: Any) -> Any:
 
 def _running_extreme(op: Any, combine: Any) -> Decomposition:
     run = _running(combine)
-    return lambda x, dim: (run(x, dim), _index(x, lambda: op(x, dim)[1]))
+    return lambda x, dim: (run(x, dim), index(x, lambda x: op(x, dim)[1]))
 
 
 def _adaptive_max_pool(x: Tensor, size: Any) -> tuple[Tensor, Tensor]:
@@ -105,15 +108,16 @@ def _adaptive_max_pool(x: Tensor, size: Any) -> tuple[Tensor, Tensor]:
     rank = len(size)
     space = x.shape[-rank:]
     size = [n if s is None else s for s, n in zip(size, space, strict=True)]
-    index = _index(x, lambda: torch.zeros(*x.shape[:-rank], *size, dtype=torch.long))
+    whole = aten.adaptive_max_pool2d if rank == 2 else aten.adaptive_max_pool3d
+    at = index(x, lambda x: whole(x, size)[1])
     if all(n % s == 0 for s, n in zip(size, space, strict=True)):
         kernel = [n // s for s, n in zip(size, space, strict=True)]
         pool = aten.max_pool2d_with_indices if rank == 2 else aten.max_pool3d_with_indices
-        return pool(x, kernel, kernel)[0], index
+        return pool(x, kernel, kernel)[0], at
     for axis, (s, n) in enumerate(zip(size, space, strict=True), start=-rank):
         windows = [(i * n // s, -((i + 1) * n // -s)) for i in range(s)]
         x = torch.cat([x.narrow(axis, a, b - a).amax(axis, keepdim=True) for a, b in windows], axis)
-    return x, index
+    return x, at
 
 
 ORDERING: dict[Any, Decomposition] = {

@@ -43,7 +43,8 @@ def bounds_of(
     found = _backward(call, base, identity(call, base), wanted)
     kept = call.ends[base]
     ends = Interval(*(k if f is None else f.reshape(-1, *base.shape) for k, f in zip(kept, found, strict=True)))
-    call.ends[base] = meet(ends, kept) if call.options.intersect else ends
+    inside = any(rule_of(node).partial(node) for node in chain)  # of a domain, which linear functions may leave
+    call.ends[base] = meet(ends, kept) if call.options.intersect or inside else ends
     for node in chain:
         call.ends[node] = interval(call, node)
     return tuple(end if side else None for end, side in zip(call.ends[output], sides, strict=True))  # type: ignore[return-value]

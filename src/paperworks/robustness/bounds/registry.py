@@ -65,6 +65,10 @@ class Rule(ABC):
         """Return how far rounding can move each of the two ends, which is `most` or less; None for not at all."""
         return None if most is None else (most, most)
 
+    def signs_kept(self, node: Node, call: Call) -> tuple[bool, bool]:
+        """Return whether rounding leaves a value no less than 0 so, and one no greater, for ends of domains."""
+        return False, False
+
     def rounding_of_lines(self, node: Node, call: Call) -> Tensor | None:
         """Return how far rounding can move the linear bounds of the forward mode; `rounding` by default."""
         return self.rounding(node, call, lambda n: call.reach[n] if n in call.reach else call.size(n), call.ends[node])
@@ -157,4 +161,9 @@ def is_partial(node: Node) -> bool:
 def evaluate(node: Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Return what a node's operator returns, by its rule where it has one; arguments have the batch (or 1) in front."""
     rule = find_rule(node.op)
-    return rule.value(node, args, kwargs) if rule is not None else batched(node.op, 1, args, kwargs)
+    if rule is not None:
+        return rule.value(node, args, kwargs)
+    try:
+        return batched(node.op, 1, args, kwargs)
+    except RuntimeError as error:  # what has no batching rule, such as shapes that depend on values
+        raise NotImplementedError(f"operator {node.op} (node {node.name!r}) has no rule ({error})") from error

@@ -104,11 +104,33 @@ def _boolean(a: Tensor) -> Any:
     return _not(a) if a.dtype == torch.bool else NotImplemented
 
 
+def _any(x: Tensor, dim: Any = (), keepdim: bool = False) -> Tensor:
+    return _truth(x).amax(dim, keepdim)
+
+
+def _all(x: Tensor, dim: Any = (), keepdim: bool = False) -> Tensor:
+    return _not(_not(_truth(x)).amax(dim, keepdim))
+
+
 def _chosen(x: Tensor, mask: Tensor, number: Any) -> Any:
     """Fill by a mask that is perturbed, as a choice; by another one there is a rule."""
     if not is_moving(mask):
         return NotImplemented
     return torch.where(mask, torch.as_tensor(number, dtype=x.dtype, device=x.device).expand(x.shape), x)
+
+
+def _truth(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.bool else _not(_equal(x, 0))
+
+
+def _of_truths(combine: Decomposition) -> Decomposition:
+    """Take numbers that aren't 0 for true."""
+    return lambda a, *rest: combine(_truth(a), *(_truth(b) if isinstance(b, Tensor) else b for b in rest))
+
+
+def _of_booleans(combine: Decomposition) -> Decomposition:
+    """Leave whole numbers, whose bits are combined, without a rule."""
+    return lambda a, b: combine(a, b) if a.dtype == b.dtype == torch.bool else NotImplemented
 
 
 def _both(a: Tensor, b: Tensor) -> Tensor:
@@ -120,10 +142,12 @@ def _one(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _cast(x: Tensor, *, dtype: Any = None, **rest: Any) -> Any:
+    if dtype == torch.bool != x.dtype:
+        return _truth(x)
     if dtype is None or dtype.is_floating_point or not x.is_floating_point():
         return NotImplemented
     limits = torch.iinfo(dtype)
-    return emit("whole", lambda: x.to(dtype), x, float(limits.min), float(limits.max))
+    return emit("whole", lambda: x.to(dtype), x, float(limits.min) - 1, float(limits.max) + 1)
 
 
 def _remainder(x: Tensor, m: float) -> Any:
@@ -143,16 +167,14 @@ COMPARISONS: dict[Any, Decomposition] = {
     **dict.fromkeys((aten.le.Scalar, aten.le.Tensor), lambda a, b: _at_least(b, a)),
     **dict.fromkeys((aten.eq.Scalar, aten.eq.Tensor), _equal),
     **dict.fromkeys((aten.ne.Scalar, aten.ne.Tensor), lambda a, b: _not(_equal(a, b))),
-    aten.logical_not.default: _boolean,
+    aten.logical_not.default: _of_truths(_not),
     aten.bitwise_not.default: _boolean,
-    aten.logical_and.default: _both,
-    aten.bitwise_and.Tensor: _both,
-    aten.logical_or.default: _one,
-    aten.bitwise_or.Tensor: _one,
-    aten.any.dim: lambda x, dim, keepdim=False: x.amax(dim, keepdim),
-    aten.any.default: lambda x: x.amax(),
-    aten.all.dim: lambda x, dim, keepdim=False: _not(_not(x).amax(dim, keepdim)),
-    aten.all.default: lambda x: _not(_not(x).amax()),
+    aten.logical_and.default: _of_truths(_both),
+    aten.bitwise_and.Tensor: _of_booleans(_both),
+    aten.logical_or.default: _of_truths(_one),
+    aten.bitwise_or.Tensor: _of_booleans(_one),
+    **dict.fromkeys((aten.any.default, aten.any.dim, aten.any.dims), _any),
+    **dict.fromkeys((aten.all.default, aten.all.dim, aten.all.dims), _all),
     aten.masked_fill.Scalar: _chosen,
     aten.masked_fill.Tensor: _chosen,
     aten._to_copy.default: _cast,
