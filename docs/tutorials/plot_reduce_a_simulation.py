@@ -112,8 +112,8 @@ figure.suptitle("Plastic strain at the end")
 # What it costs, and when not to use it
 # -------------------------------------
 # Training costs the full simulations that it learns from, and a reduced step as much as its few points and modes. On
-# this mesh of a schoolbook little is saved, since the full model is small itself; the work of the reduced one doesn't
-# grow with the mesh.
+# this small mesh nothing is saved, as the times above show, since the full model is small itself; the work of the
+# reduced one doesn't grow with the mesh.
 #
 # * One simulation is never worth a reduced model; dozens of the same part are.
 # * Cracks and contacts that move have no few modes. See :func:`~paperworks.reduction.kolmogorov_width` before you

@@ -163,7 +163,9 @@ rows = {
 }
 figure, axes = plt.subplots(len(rows), 1, figsize=(7, 4.2), layout="constrained")
 for axis, (name, found) in zip(axes, rows.items(), strict=True):
-    axis.imshow(np.hstack(found[:10]), cmap="gray", vmin=0, vmax=1)
+    axis.imshow(
+        np.hstack(np.pad(found[:10], [(0, 0), (0, 0), (0, 1)], constant_values=0.5)), cmap="gray", vmin=0, vmax=1
+    )
     axis.set_title(name, loc="left", fontsize=10)
     axis.axis("off")
 figure.suptitle("Ten digits from the same noise")
