@@ -128,6 +128,8 @@ def stubs(sources: Path) -> dict[str, bytes]:
             if isinstance(value, ast.Call) and getattr(value.func, "id", "") == "lazy_exports":
                 for module, names in ast.literal_eval(value.args[1]).items():
                     lines += [f"from {package}.{module} import {name} as {name}" for name in names]
+        if lines and package == "paperworks":
+            lines.append("__version__: str")
         if lines:
             name = path.with_suffix(".pyi").relative_to(sources).as_posix()
             found[name] = "\n".join([*lines, "", "__all__: list[str]", ""]).encode()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 LOCKS = ROOT / "locks"
-TEST_EXTRAS = "dev,peers,cluster,mechanics,imaging,sound,verification,vision,rl,site,meaning,postgres,docs"
+TEST_EXTRAS = "dev,peers,cluster,mechanics,imaging,sound,verification,vision,rl,site,meaning,agents,postgres,docs"
 # What builds Paperworks itself, so that the set-up needs no isolated environment.
 BUILD = ["hatchling", "hatch-vcs", "editables"]
 PIP = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet"]

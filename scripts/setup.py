@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 EXTRAS = {
     "core": "",
-    "test": "[dev,peers,cluster,mechanics,imaging,sound,verification,vision,rl,site,meaning,postgres,docs]",
+    "test": "[dev,peers,cluster,mechanics,imaging,sound,verification,vision,rl,site,meaning,agents,postgres,docs]",
 }
 
 

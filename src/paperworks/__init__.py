@@ -2,14 +2,24 @@
 
 from typing import TYPE_CHECKING
 
+from paperworks.core.lazy import lazy_exports
+
 if TYPE_CHECKING:
     __version__: str
 
+_exported, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "papers": ["paper"],
+        "evidence": ["load_ipython_extension"],
+    },
+)
 
-def __getattr__(name: str) -> str:
-    """Look the version up when it is first asked for, as the installed package says it: tags of git decide it."""
+
+def __getattr__(name: str) -> object:
+    """Look up what is exported; and the version when it is first asked for, which tags of git decide, as installed."""
     if name != "__version__":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return _exported(name)
     from importlib.metadata import PackageNotFoundError, version
 
     try:

@@ -122,7 +122,7 @@ def _register(*, reading_alone: bool = False) -> None:
     from paperworks.cli import reading  # noqa: F401
 
     if not reading_alone:
-        from paperworks.cli import admin, comparing, feed, making, running, sharing  # noqa: F401
+        from paperworks.cli import admin, agents, comparing, feed, making, running, sharing  # noqa: F401
 
 
 def _built() -> dict[str, Any]:

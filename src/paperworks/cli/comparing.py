@@ -126,26 +126,15 @@ def _write_submission(papers: list[Paper], folder: Path | None, file: Path) -> N
 
 
 def _compared(paper: Paper, folder: Path | None) -> list[dict[str, Any]]:
-    from paperworks.evidence.entry import KINDS
-    from paperworks.evidence.same import compare
-    from paperworks.evidence.store import own_folder, read_evidence
-    from paperworks.evidence.verdicts import items_of
+    from paperworks.evidence.comparison import compare_paper
 
-    committed, own = read_evidence(paper.slug), read_evidence(paper.slug, folder or own_folder())
-    for evidence in (committed, own):
-        if evidence.problem:
-            typer.echo(evidence.problem, err=True)
-    rows = []
-    for kind in KINDS:
-        for item in items_of(paper, kind):
-            mine = own.newest(kind, item.id)
-            theirs = committed.newest(kind, item.id, mine.scale if mine else None)
-            theirs = theirs or committed.newest(kind, item.id)
-            found = compare(theirs, mine)
-            rows.append(
-                {"paper": paper.slug, "kind": kind, "id": item.id, "result": found.result, "detail": found.detail}
-            )
-    return rows
+    found = compare_paper(paper, folder)
+    for problem in found.problems:
+        typer.echo(problem, err=True)
+    return [
+        {"paper": paper.slug, "kind": kind, "id": id, "result": compared.result, "detail": compared.detail}
+        for (kind, id), compared in found.items.items()
+    ]
 
 
 def _report(rows: list[dict[str, Any]], as_json: bool) -> None:

@@ -9,6 +9,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
         "bars": ["Bar"],
+        "comparison": ["ComparedPaper", "compare_paper"],
         "display": ["open_display"],
         "entry": ["Entry", "Provenance", "Value"],
         "errors": ["EvidenceError", "UsageError"],
@@ -20,6 +21,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "figures": ["reported_line"],
         "measurement": ["Measurement", "NotAtThisScale", "Table"],
         "recordings": ["AudibleMeasurement", "Recording"],
+        "notebook_results": ["load_ipython_extension"],
         "record": ["Claim", "Paper", "Peer", "RecordError", "read_paper"],
         "report": ["write_reports"],
         "results": ["PaperResults", "results_of"],

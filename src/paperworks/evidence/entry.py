@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, NamedTuple
 
 from paperworks.core.validation import check_choice
+from paperworks.evidence import notebook
 from paperworks.evidence.record import SCALES, Scale
 
 Kind = Literal["claim", "peer"]
@@ -192,6 +193,16 @@ class Entry:
         """What tells this entry from others."""
         machine = tuple(str(self.provenance.machine.get(name, "")) for name in ("cpu", "cores", "system"))
         return EntryKey(self.kind, self.id, self.scale, self.seeds, self.provenance.digest, machine, self.measured)
+
+    def _repr_html_(self) -> str:
+        rows = []
+        for name, value in self.values.items():
+            low, high = ("–" if end is None else f"{end:.4g}" for end in (value.low, value.high))
+            rows.append((name or "value", f"{value.value:.4g} {self.unit}".strip(), low, high, value.method))
+        caption = f"{self.kind} {self.id}, {self.scale} scale: {self.outcome}"
+        origin = f"{self.provenance.date} · {self.provenance.revision} · {len(self.seeds)} seeds"
+        values = notebook.table(caption, ("value", "measured", "low", "high", "interval by"), rows)
+        return notebook.lines(values if rows else caption, self.reason, self.remark, origin)
 
     def to_json(self) -> dict[str, Any]:
         """Give the entry as JSON values, without what is empty; infinite numbers become text.

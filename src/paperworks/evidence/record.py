@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from paperworks.evidence import notebook
 from paperworks.evidence.bars import Bar
 from paperworks.evidence.measurement import SINGLE
 
@@ -61,6 +62,11 @@ class Claim:
     where: str = ""
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
+    def _repr_html_(self) -> str:
+        star = "★ " if self.headline else ""
+        told = {"says": self.says, "reported": self.reported, "where": self.where, "measured": self.measure}
+        return notebook.facts(f"{star}{self.id}", {**told, "bar": _bar_text(self), "note": self.note})
+
 
 @dataclass(frozen=True)
 class Peer:
@@ -91,6 +97,10 @@ class Peer:
     scale: Scale = "desk"
     note: str = ""
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def _repr_html_(self) -> str:
+        told = {"package": self.package, "says": self.says, "bar": _bar_text(self), "note": self.note}
+        return notebook.facts(self.id, told)
 
 
 @dataclass(frozen=True)
@@ -164,6 +174,24 @@ class Paper:
         """The source of `usage.py`, empty for a planned paper."""
         path = self.folder / "usage.py"
         return path.read_text(encoding="utf-8") if path.exists() else ""
+
+    def _repr_html_(self) -> str:
+        return notebook.lines(
+            self._head_html(),
+            notebook.listed(self.methods),
+            notebook.table(
+                "Claims",
+                ("claim", "says", "reported", "bar"),
+                [(c.id, c.says, c.reported, _bar_text(c)) for c in self.claims],
+            ),
+            notebook.folded("Usage", notebook.code(self.usage)) if self.usage else "",
+        )
+
+    def _head_html(self) -> notebook.Html:
+        """Return what heads whatever a notebook shows of the paper."""
+        address = self.links.get("paper", "")
+        by = f"{', '.join(self.authors)} · {self.year} · {self.field}"
+        return notebook.lines(notebook.link(address, self.title), by, self.summary, self.note)
 
 
 _TEXT = {"title", "field", "summary", "arxiv", "doi", "note"}
@@ -245,6 +273,10 @@ def _paper(folder: Path, data: dict[str, Any], origin: str) -> Paper:
         origin=origin,
         **texts,
     )
+
+
+def _bar_text(item: Claim | Peer) -> str:
+    return "; ".join(f"{item.labels.get(name, name)}: {bar}" if name else str(bar) for name, bar in item.bars.items())
 
 
 def _tables(data: dict[str, Any], key: str) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from paperworks.evidence.benchmark import Benchmark, read_benchmarks
 from paperworks.evidence.files import write_atomically
@@ -21,6 +22,8 @@ from paperworks.evidence.results import (
 from paperworks.evidence.store import committed_folder
 from paperworks.evidence.verdicts import count_verdicts
 from paperworks.evidence.views import ClaimView
+
+_KEPT = "%/:?#@!$&'*+,;=~"  # what an address in Markdown may hold as it is: no bracket and no space
 
 
 def write_reports(
@@ -99,14 +102,41 @@ def paper_page(found: PaperResults) -> str:
     lines += [escape(paper.summary), "", f"`paperworks run {paper.slug}` measures it again.", ""]
     if paper.note:
         lines += [escape(paper.note), ""]
-    if found.problem:
-        lines += [f"**{escape(found.problem)}**", ""]
-    for title, group in (("Claims", found.claims), ("Races", found.races)):
-        if group:
-            lines += [f"## {title}", ""]
-            for view in group:
-                lines += _claim(view)
-    return "\n".join(lines)
+    return "\n".join(lines + _evidence(found, ""))
+
+
+def paper_document(paper: Paper, found: PaperResults | None = None, figures: str = "") -> str:
+    """Write all of a paper as Markdown: its record, its methods, its usage, and what was measured.
+
+    Parameters
+    ----------
+    paper
+        The paper to write of.
+    found
+        Its results; None for a planned paper, which has none.
+    figures
+        What the names of figures and recordings come after, such as the address of their folder.
+    """
+    lines = [f"# {escape(paper.title)}", "", f"{escape(', '.join(paper.authors))} · {paper.year} · {paper.field}", ""]
+    lines += [escape(paper.summary), ""]
+    if paper.origin:
+        lines += [f"This record comes from {escape(paper.origin)}, not from Paperworks itself.", ""]
+    if paper.note:
+        lines += [escape(paper.note), ""]
+    name, address = source(paper)
+    links = {name: address, **{what: link for what, link in paper.links.items() if link != address}}
+    lines += [*(link_line(what, link) for what, link in links.items() if _leads(link)), ""]
+    if paper.questions:
+        lines += ["## Answers", "", *(f"- {escape(question)}" for question in paper.questions), ""]
+    if paper.planned:
+        return "\n".join([*lines, "Planned: nothing of this paper can be imported or measured yet.", ""])
+    imports = [f"from {package} import {last}" for package, _, last in (m.rpartition(".") for m in paper.methods)]
+    for title, code in (("Methods", "\n".join(imports)), ("Usage", paper.usage.strip())):
+        if code:
+            fence = "`" * max(3, 1 + max(map(len, re.findall("`+", code)), default=0))
+            lines += [f"## {title}", "", f"{fence}python", code, fence, ""]
+    run = f"`paperworks run {paper.slug}` measures the claims again, `paperworks race {paper.slug}` runs the races."
+    return "\n".join([*lines, run, "", *(_evidence(found, figures) if found else ())])
 
 
 def escape(text: str) -> str:
@@ -114,7 +144,26 @@ def escape(text: str) -> str:
     return re.sub(r"([\\`*_\[\]|<>#$~])", r"\\\1", " ".join(text.split()))
 
 
-def _claim(view: ClaimView) -> list[str]:
+def _evidence(found: PaperResults, figures: str) -> list[str]:
+    lines = [f"**{escape(found.problem)}**", ""] if found.problem else []
+    for title, group in (("Claims", found.claims), ("Races", found.races)):
+        if group:
+            lines += [f"## {title}", ""]
+            for view in group:
+                lines += _claim(view, figures)
+    return lines
+
+
+def link_line(name: str, address: str) -> str:
+    """Write an item of a list that leads to an address."""
+    return f"- [{escape(name)}]({quote(address, _KEPT)})"
+
+
+def _leads(link: str) -> bool:
+    return link.startswith(("https://", "http://"))
+
+
+def _claim(view: ClaimView, figures: str) -> list[str]:
     where = f", {view.where}" if view.where else ""
     lines = [f"### {'★ ' if view.headline else ''}`{view.id}` {escape(view.says)}", ""]
     lines += [f"*{'Peer' if view.kind == 'peer' else 'Reported'}*: {escape(view.reported + where)}", ""]
@@ -129,9 +178,9 @@ def _claim(view: ClaimView) -> list[str]:
         lines.append(f"| {escape(value.label or 'value')} | {escape(value.text or '–')} | {bar} |")
     lines.append("")
     if figure := view.figure(".svg"):
-        lines += [f"![Figure of {view.id}]({figure.name})", ""]
+        lines += [f"![Figure of {view.id}]({figures}{figure.name})", ""]
     if sounds := view.sounds():
-        lines += ["Listen: " + " · ".join(f"[{escape(says)}]({path.name})" for path, says in sounds), ""]
+        lines += ["Listen: " + " · ".join(f"[{escape(says)}]({figures}{path.name})" for path, says in sounds), ""]
     lines += [f"- {escape(fact)}" for fact in told_of(view)]
     lines += ["", f"<sub>{escape(provenance_of(view))}</sub>", ""] if view.date else [""]
     return lines

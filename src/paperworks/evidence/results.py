@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from paperworks.evidence import formatting
+from paperworks.evidence import formatting, notebook
 from paperworks.evidence.digests import unchanging
 from paperworks.evidence.record import Paper
 from paperworks.evidence.store import evidence_of
 from paperworks.evidence.verdicts import count_verdicts
-from paperworks.evidence.views import ClaimView, paper_views
+from paperworks.evidence.views import COLUMNS, ClaimView, paper_views, rows_html
 
 INTRODUCTION = (
     "What each paper reports, and what its claims measured when they were run here. Every value has an interval, in "
@@ -49,6 +49,18 @@ class PaperResults:
     def outdated(self) -> int:
         """How many claims and races are outdated."""
         return sum(bool(found.outdated) for found in self.all)
+
+    def _repr_html_(self) -> str:
+        return notebook.lines(
+            self.paper._head_html(),
+            self.problem,
+            *(
+                notebook.table(title, COLUMNS, rows_html(group))
+                for title, group in (("Claims", self.claims), ("Races", self.races))
+                if group
+            ),
+            notebook.folded("Usage", notebook.code(self.paper.usage)) if self.paper.usage else "",
+        )
 
 
 def results_of(papers: Sequence[Paper], folder: Path | None = None) -> list[PaperResults]:

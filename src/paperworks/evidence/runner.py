@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 
 from paperworks.core.validation import check_choice, check_count, check_number
+from paperworks.evidence import notebook
 from paperworks.evidence.digests import reached
 from paperworks.evidence.engines import Engine, open_engine
 from paperworks.evidence.entry import KINDS, Carried, Entry, Kind
@@ -34,7 +35,7 @@ from paperworks.evidence.store import (
 )
 from paperworks.evidence.supervisor import entry_of
 from paperworks.evidence.verdicts import items_of, outdated
-from paperworks.evidence.views import ClaimView, view
+from paperworks.evidence.views import COLUMNS, ClaimView, rows_html, view
 
 DEFAULT_SEEDS: dict[Scale, int] = {"smoke": 1, "desk": 3, "full": 5}
 MOST_SEEDS = 1000
@@ -95,6 +96,11 @@ class RunReport:
             return 1
         nothing_ran = bool(self.views) and all(found.verdict == "not run" for found in self.views)
         return 2 if failed or nothing_ran or self.unwritten else 0
+
+    def _repr_html_(self) -> str:
+        caption = f"Run at {self.scale} scale" + (", interrupted" if self.interrupted else "")
+        found = notebook.table(caption, COLUMNS, rows_html(self.views))
+        return notebook.lines(found, *self.unwritten, f"Evidence is in {self.folder}")
 
 
 def run_papers(

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from paperworks.evidence import formatting
+from paperworks.evidence import formatting, notebook
 from paperworks.evidence.entry import Entry, Smoke, Value
 
 _ROUNDING = 1e-6  # other orders of summation, on the same seeds
@@ -31,6 +31,9 @@ class Compared:
 
     result: Comparison
     detail: str = ""
+
+    def _repr_html_(self) -> str:
+        return notebook.facts("", {self.result: self.detail or "–"})
 
 
 def compare(committed: Entry | None, own: Entry | None) -> Compared:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from paperworks.core.code import PACKAGE
+from paperworks.evidence import notebook
 from paperworks.evidence.entry import Entry, Kind, plain
 from paperworks.evidence.errors import EvidenceError, UsageError
 from paperworks.evidence.files import write_atomically
@@ -89,6 +90,14 @@ class Evidence:
         later = of_item[next(i for i, entry in enumerate(of_item) if entry is shown) + 1 :]
         failures = [entry for entry in later if not entry.measured]
         return failures[-1] if failures else None
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (e.id, e.kind, e.scale, e.outcome, e.provenance.date, e.provenance.revision, len(e.seeds))
+            for e in reversed(self.entries)
+        ]
+        columns = ("id", "kind", "scale", "outcome", "date", "revision", "seeds")
+        return notebook.lines(self.problem, notebook.table(f"Evidence of {self.slug}", columns, rows))
 
     def figure_paths(self, entry: Entry) -> list[Path]:
         """Return where the entry's figures are.

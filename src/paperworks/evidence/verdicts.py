@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from paperworks.evidence import formatting
+from paperworks.evidence import formatting, notebook
 from paperworks.evidence.bars import Bar
 from paperworks.evidence.digests import reached
 from paperworks.evidence.entry import Entry, Kind, Value
@@ -83,6 +83,12 @@ class Verdict:
 
     def __str__(self) -> str:
         return f"{self.name}: {self.detail}" if self.detail else self.name
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (d.name or "value", formatting.value(d.value), f"{d.bar} {notebook.MARKS[d.holds]}") for d in self.decisions
+        ]
+        return notebook.table(str(self), ("value", "measured", "bar"), rows) if rows else notebook.lines(str(self))
 
 
 def judge(item: Claim | Peer, entry: Entry | None) -> Verdict:

@@ -1,18 +1,21 @@
 """One view of a claim or a race, made once and shown alike by terminal, site, JSON and results page."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from paperworks.evidence import formatting
+from paperworks.evidence import formatting, notebook
 from paperworks.evidence.digests import unchanging
 from paperworks.evidence.entry import KINDS, Entry, Kind
 from paperworks.evidence.measurement import SINGLE
 from paperworks.evidence.record import Claim, Paper, Peer, Scale
 from paperworks.evidence.store import Evidence
 from paperworks.evidence.verdicts import VerdictName, items_of, judge, outdated
+
+COLUMNS = ("claim", "reported", "value", "measured", "bar", "verdict")
+"""Of a table of claims in a notebook."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +164,18 @@ class ClaimView:
         named = ((paths.get(str(number)), says) for number, says in enumerate(self.recordings, start=1))
         return [(path, says) for path, says in named if path]
 
+    def _repr_html_(self) -> str:
+        return notebook.lines(
+            notebook.table(f"{self.paper} {self.id}: {self.says}", COLUMNS, rows_html([self])),
+            f"{self.verdict}: {self.detail}" if self.detail else "",
+            self.note,
+            self.remark,
+            self.origin,
+            notebook.picture(self.figure(".png") or self.figure(".svg"), f"Figure of {self.id}: {self.says}"),
+            notebook.folded("Table", _table_html(self.table)) if self.table else "",
+            notebook.folded("Traceback", notebook.code(self.traceback)) if self.traceback else "",
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Return the view as strict JSON values: figures by name, infinite numbers and NaN as null.
 
@@ -293,6 +308,29 @@ def paper_views(
                     )
                 )
     return found
+
+
+def rows_html(views: Iterable[ClaimView]) -> list[tuple[object, ...]]:
+    """Return the rows of a table of claims, with the columns of `COLUMNS`: one for each value."""
+    rows: list[tuple[object, ...]] = []
+    for found in views:
+        name = ("★ " if found.headline else "") + found.id
+        for value in found.values:
+            mark = notebook.MARKS[value.holds] if found.measured and value.bar else ""
+            told = (value.label, value.text or "–", f"{value.bar} {mark}".strip())
+            rows.append((name, found.reported, *told, found.verdict + (", outdated" if found.outdated else "")))
+        if found.own is not None:
+            rows += [(f"{found.id}, yours", *row[1:]) for row in rows_html([found.own])]
+    return rows
+
+
+def _table_html(table: Mapping[str, Any]) -> notebook.Html:
+    rows = [["–" if cell is None else _cell(cell) for cell in row] for row in table["rows"] if row]
+    return notebook.table("", [str(column) for column in table["columns"]], rows)
+
+
+def _cell(cell: Any) -> str:
+    return formatting.number(cell) if isinstance(cell, (bool, float)) else str(cell)
 
 
 def _finite(value: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from paperworks.evidence.record import Paper, RecordError, read_paper
 
 if TYPE_CHECKING:
+    from paperworks.evidence.results import PaperResults
     from paperworks.papers.shelf import Place
 
 ROOT = Path(__file__).parent
@@ -56,6 +57,42 @@ def load(slug: str) -> Paper:
     paper = _read(places[slug])
     recordcache.save()
     return paper
+
+
+def paper(slug: str) -> "PaperResults":
+    """Return a paper with what was measured of it, for a notebook to show.
+
+    Parameters
+    ----------
+    slug
+        Its short name.
+
+    Returns
+    -------
+    PaperResults
+        Its record in `paper`, its `claims` and `races` with their verdicts, one's own evidence beside them.
+
+    Raises
+    ------
+    UnknownPaper
+        Where no paper has that slug.
+
+    Examples
+    --------
+    >>> import paperworks
+    >>> found = paperworks.paper("dpm-solver")
+    >>> found.claims[0].id, found.paper.field
+    ('c1-orders', 'diffusion')
+    """
+    from paperworks.evidence.results import PaperResults
+    from paperworks.evidence.store import evidence_of
+    from paperworks.evidence.views import paper_views
+
+    found = load(slug)
+    evidence, own = evidence_of(found)
+    views = paper_views(found, evidence, own)
+    claims, races = (tuple(view for view in views if view.kind == kind) for kind in ("claim", "peer"))
+    return PaperResults(found, claims, races, evidence.problem)
 
 
 def load_all() -> list[Paper]:
@@ -110,6 +147,7 @@ __all__ = [
     "fields",
     "load",
     "load_all",
+    "paper",
     "read_all",
     "slugs",
 ]

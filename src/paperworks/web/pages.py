@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any, cast
+from urllib.parse import quote
 
 from fastapi import APIRouter, HTTPException, Path, Query, Request, Response
 from fastapi.responses import FileResponse, RedirectResponse
@@ -23,8 +24,9 @@ from paperworks.web import lists
 from paperworks.web.cards import cards, find_paper, href
 from paperworks.web.display import STATIC
 from paperworks.web.lists import MAX_PAGE, Listing
+from paperworks.web.markdown import MARKDOWN, paper_as_markdown, prefers_markdown, write_llms
 from paperworks.web.records import record_of
-from paperworks.web.site import Made, Page, Site, by_script
+from paperworks.web.site import PUBLIC, Made, Page, Site, by_script
 from paperworks.web.sitemap import XML, write_sitemap, write_sitemap_index
 from paperworks.web.syndication import Format, as_feed
 
@@ -177,10 +179,20 @@ async def bibtex(request: Request, key: str) -> Response:
     return await site.alike(request, make)
 
 
+@router.get("/paper/{key:path}.md")
+async def paper_markdown(request: Request, key: str) -> Response:
+    """Give a paper as Markdown."""
+    site = site_of(request)
+    headers = {**PUBLIC, "Link": f'<{site.settings.base_url}/paper/{quote(key)}>; rel="canonical"'}
+    return await site.alike(request, lambda: Made(paper_as_markdown(site, key), MARKDOWN), headers)
+
+
 @router.get("/paper/{key:path}")
 async def paper(request: Request, key: str) -> Response:
-    """Show a paper."""
+    """Show a paper; whoever would rather have Markdown is led to that."""
     site = site_of(request)
+    if prefers_markdown(request.headers.get("accept", "")):
+        return RedirectResponse(f"/paper/{quote(key)}.md", 307, {"Vary": "Accept"})
 
     def make(person: int | None) -> Page:
         paper = find_paper(site.store, key)
@@ -292,6 +304,13 @@ def abstract(request: Request, key: str) -> Response:
 def favicon() -> Response:
     """Give the site's icon where browsers look for it."""
     return FileResponse(STATIC / "favicon.ico", headers={"Cache-Control": "public, max-age=86400"})
+
+
+@router.get("/llms.txt")
+async def llms(request: Request) -> Response:
+    """Tell language models what is here, and where it is as Markdown."""
+    site = site_of(request)
+    return await site.alike(request, lambda: Made(write_llms(site), "text/plain; charset=utf-8"))
 
 
 @router.get("/robots.txt")

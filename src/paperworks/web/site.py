@@ -149,7 +149,7 @@ class Site:
         Busy
             Where there is too much to do.
         """
-        private = {"Cache-Control": "private, no-cache", "Vary": "Cookie, HX-Request"}
+        private = {"Cache-Control": "private, no-cache", "Vary": "Accept, Cookie, HX-Request"}
         person = await run_in_threadpool(self.person, request) if self.session_cookie in request.cookies else None
         if person is None:
             return await self.alike(request, lambda: self._body(request, make, None), private, searching=searching)

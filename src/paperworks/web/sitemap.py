@@ -10,7 +10,7 @@ from paperworks.feed.store import FeedStore
 from paperworks.web.cards import href
 
 XML = "application/xml; charset=utf-8"
-PAGES = ("/", "/trending/week", "/fields", "/results", "/about", "/api", "/privacy")
+PAGES = ("/", "/trending/week", "/fields", "/results", "/about", "/api", "/privacy", "/llms.txt")
 PER_PART = 10_000
 _NAMESPACE = "http://www.sitemaps.org/schemas/sitemap/0.9"
 
