@@ -10,7 +10,7 @@ import paperworks
 from paperworks.papers import FIELDS
 
 SOURCES = Path(paperworks.__file__).parent
-PACKAGES = (*FIELDS, "evidence", "testbeds", "numerics", "feed", "web")
+PACKAGES = (*FIELDS, "evidence", "testbeds", "numerics", "feed", "web", "agents")
 
 
 @functools.cache
