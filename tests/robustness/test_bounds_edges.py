@@ -259,3 +259,16 @@ def test_complex_specifications_and_whole_numbers_that_are_perturbed_are_refused
     whole.ptb = ball
     with pytest.raises(TypeError, match=r"input_0 is torch\.int64"):
         BoundedModule(Lambda(lambda x: x * 0.5), torch.ones(1, 2, dtype=torch.long)).compute_bounds(whole)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_intervals_of_the_greater_and_the_lesser_are_those_of_the_ends(dtype):
+    x = torch.tensor([[-1.0, 0.3, 0.5], [2.0, 0.0, -2.0]], dtype=dtype)
+    ball = BoundedTensor(x, PerturbationLpNorm(0.4))
+    for f in (torch.maximum, torch.minimum):
+        for other in (lambda x: x.flip(1), lambda x: torch.full_like(x, 0.2), lambda x: x[:, :1]):
+            module = Lambda(lambda x, f=f, other=other: f(x, other(x)))
+            lower, upper = BoundedModule(module, x).compute_bounds(ball, "IBP")
+            low, high = x - 0.4, x + 0.4
+            torch.testing.assert_close(lower, f(low, other(low)))
+            torch.testing.assert_close(upper, f(high, other(high)))

@@ -173,6 +173,8 @@ def _power_of_both(x: Tensor, y: Tensor) -> Tensor:
 
 def _angle(y: Tensor, x: Tensor) -> Tensor:
     """atan2 by the half angle, away from where it jumps: from the left half of the axis of x."""
+    if x.ndim != y.ndim:  # to have their ends line up behind the batch
+        x, y = torch.broadcast_tensors(x, y)
     reach = torch.hypot(x, y) + x
     return 2 * torch.atan(y * tighten(reach, _reach_ends, x, y, terms=4, relative=True).reciprocal())
 
@@ -189,11 +191,22 @@ def _reach_ends(left: Tensor, right: Tensor, low: Tensor, high: Tensor) -> tuple
 
 
 def _maximum(a: Tensor, b: Tensor) -> Tensor:
-    return _unlimited(a, b, -math.inf, lambda a, b: b + torch.relu(a - b))
+    return _unlimited(a, b, -math.inf, lambda a, b: _of_both(b + torch.relu(a - b), a, b, torch.maximum))
 
 
 def _minimum(a: Tensor, b: Tensor) -> Tensor:
-    return _unlimited(a, b, math.inf, lambda a, b: b - torch.relu(b - a))
+    return _unlimited(a, b, math.inf, lambda a, b: _of_both(b - torch.relu(b - a), a, b, torch.minimum))
+
+
+def _of_both(value: Tensor, a: Tensor, b: Tensor, choose: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Tell that the ends of what is chosen are chosen from the ends, where these line up behind the batch."""
+    if a.ndim != b.ndim and is_moving(a) and is_moving(b):
+        return value
+
+    def ends(low: Tensor, high: Tensor, low_too: Tensor, high_too: Tensor) -> tuple[Tensor, Tensor]:
+        return choose(low, low_too), choose(high, high_too)
+
+    return tighten(value, ends, a, b, terms=1, relative=True)
 
 
 def _unlimited(a: Tensor, b: Tensor, none: float, between: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
