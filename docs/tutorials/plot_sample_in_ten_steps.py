@@ -10,6 +10,13 @@ small pipeline on handwritten digits, replaces its scheduler by :class:`~paperwo
 checks the images that come out against those of a thousand steps.
 """
 
+# sphinx_gallery_start_ignore
+import logging  # what optional parts of diffusers are missing is not for the page
+import os
+
+os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+logging.getLogger("torchao").setLevel(logging.ERROR)
+# sphinx_gallery_end_ignore
 import time
 
 import matplotlib.pyplot as plt
