@@ -197,8 +197,8 @@ def test_networks_without_relu_are_cut_by_their_inputs():
     grid = torch.cartesian_prod(*[torch.linspace(-1, 1, 201)] * 2)
     prop = robustness_property(torch.zeros(2), 1.0, 0, 2)
     margin = prop.margin(model(grid)).min().item()
-    assert verify(model, moved(prop, margin - 0.02), method="relu-split", timeout=10).answer == "holds"
-    assert verify(model, moved(prop, margin + 0.02), timeout=10).answer == "violated"
+    assert verify(model, moved(prop, margin - 0.02), method="relu-split", timeout=60).answer == "holds"
+    assert verify(model, moved(prop, margin + 0.02), timeout=60).answer == "violated"
 
 
 def test_stages_end_where_they_are_told_to():
@@ -233,6 +233,41 @@ def test_several_properties_all_have_to_hold():
     unsafe = Property(torch.zeros(1), torch.ones(1), [(torch.ones(1, 1), torch.tensor([0.5]))])
     assert verify(model, [safe, safe]).answer == "holds"
     assert verify(model, [safe, unsafe]).answer == "violated"
+
+
+def test_what_takes_long_leaves_time_for_the_others():
+    model = perceptron(8, 60, 60, 60, 4, seed=6)
+    hard = robustness_property(torch.zeros(8), 1.0, 0, 4)
+    hard = moved(hard, verify(model, hard, method="CROWN").bounds[1] - 0.05)
+    x = torch.rand(2000, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    unsafe = [(-torch.eye(4)[:1], -model(x)[:, 0].max().detach()[None])]
+    assert verify(model, [hard, Property(hard.lower, hard.upper, unsafe)], timeout=5).answer == "violated"
+
+
+def test_time_that_is_over_is_no_error():
+    model = perceptron(3, 8, 2)
+    prop = robustness_property(torch.zeros(3), 1.0, 0, 2)
+    found = verify(model, moved(prop, -100.0), timeout=1e-9)
+    assert (found.answer, found.bounds[0]) == ("unknown", -math.inf)
+    bounds = PartBounds(BoundedModule(model, torch.zeros(1, 3)))
+    bounds.until = 0.0
+    with pytest.raises(TimeoutError):
+        bounds.root(-torch.ones(1, 3), torch.ones(1, 3), torch.eye(2)[None], optimize=False)
+
+
+def test_counterexamples_are_ones_of_the_networks_own_type():
+    checked = 0
+    for seed in range(6):
+        model = perceptron(4, 12, 3, seed=seed)
+        prop = robustness_property(torch.rand(4), 0.7, 0, 3)  # its ends are no numbers of single precision
+        found = verify(model, prop, timeout=10)
+        if found.answer == "violated":
+            x = found.counterexample.float()
+            assert torch.equal(x.double(), found.counterexample)
+            assert bool(prop.holds_input(x[None]))
+            assert float(prop.margin(model(x[None]).detach())) <= 0
+            checked += 1
+    assert checked >= 3
 
 
 def test_images_in_one_call():

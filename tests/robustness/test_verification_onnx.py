@@ -127,6 +127,62 @@ def test_every_operator_agrees_with_the_reference(tmp_path, name):
     check(saved(tmp_path, made), made)
 
 
+WEIGHTS = [weight("w", 8, 4), weight("b", 8)]
+NORM = [*(weight(name, 4) for name in "smc"), weight("v", 4, positive=True)]
+VERSIONS = {
+    "Gemm 7": (7, [node("Gemm", "x w b", transB=1)], ROW, WEIGHTS),
+    "BatchNormalization 9, of rows": (9, [node("BatchNormalization", "x s m c v")], ROW, NORM),
+    "Slice 9": (9, [node("Slice", "x", starts=[1], ends=[3], axes=[1])], ROW, []),
+    "Slice 9, all axes": (9, [node("Slice", "x", starts=[0, 1], ends=[1, 3])], ROW, []),
+    "Upsample 9": (9, [node("Upsample", "x s")], IMAGE, [numpy_helper.from_array(np.float32([1, 1, 2, 2]), "s")]),
+    "Constant, Reshape 21": (
+        21, [node("Constant", "", "c", value=ints("c", 1, 72)), node("Reshape", "x c")], IMAGE, [],
+    ),
+    "Flatten, Transpose 21": (21, [node("Transpose", "x", "h", perm=[0, 2, 3, 1]), node("Flatten", "h")], IMAGE, []),
+    "Conv, MaxPool 22": (
+        22, [node("Conv", "x w", "h"), node("MaxPool", "h", kernel_shape=[2, 2])], IMAGE, [weight("w", 3, 2, 3, 3)],
+    ),
+    "ReduceMean 18": (18, [node("ReduceMean", "x a", keepdims=0)], IMAGE, [ints("a", 2, 3)]),
+    "ReduceMax 18": (18, [node("ReduceMax", "x a")], IMAGE, [ints("a", 3)]),
+    "ReduceMin 18, of nothing": (18, [node("ReduceMin", "x a", noop_with_empty_axes=1)], IMAGE, [ints("a")]),
+    "Pad 19, computed": (
+        19, [node("Concat", "n e n e", "p", axis=0), node("Pad", "x p")], IMAGE, [ints("n", 0, 0), ints("e", 1, 2)],
+    ),
+    "Clip from above": (15, [helper.make_node("Clip", ["x", "", "c"], ["y"])], ROW, [number("c", 0.5)]),
+    "Pow of 2": (15, [node("Pow", "x c")], ROW, [number("c", 2.0)]),
+    "Dropout, its mask unread": (15, [node("Dropout", "x", "h m"), node("Relu", "h")], ROW, []),
+    "MaxPool, its indices unread": (
+        15, [node("MaxPool", "x", "h i", kernel_shape=[2, 2]), node("Relu", "h")], IMAGE, [],
+    ),
+    "the last of Split": (15, [node("Split", "x", "a y", axis=1)], ROW, []),
+    "weights from weights": (15, [node("Transpose", "w", "t"), node("MatMul", "x t")], ROW, WEIGHTS),
+    "an output without a batch": (15, [node("Relu", "x", "h"), node("Reshape", "h s")], ROW, [ints("s", -1)]),
+    "an output of a column": (15, [node("Transpose", "x", "t"), node("MatMul", "w t")], ROW, WEIGHTS),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(VERSIONS))
+def test_every_version_agrees_with_the_reference(tmp_path, name):
+    opset, nodes, shape, weights = VERSIONS[name]
+    made = model(nodes, shape, weights, opset=opset)
+    if name.startswith("Upsample"):  # which the reference can't run
+        x = torch.rand(2, *shape[1:])
+        found = load_onnx(saved(tmp_path, made))(x)
+        assert torch.equal(found, x.repeat_interleave(2, 2).repeat_interleave(2, 3))
+    elif name.startswith("Batch"):  # which the reference trains
+        network, x = load_onnx(saved(tmp_path, made)), torch.rand(3, 4)
+        s, m, c, v = (torch.from_numpy(numpy_helper.to_array(w).copy()) for w in weights)
+        torch.testing.assert_close(network(x), (x - c) / (v + 1e-5).sqrt() * s + m)
+    else:
+        check(saved(tmp_path, made), made)
+
+
+def test_what_is_converted_to_something_else_is_refused(tmp_path):
+    axis = numpy_helper.from_array(np.array(1), "a")  # onnx2torch adds up from the end
+    with pytest.raises(ValueError, match="other outputs than ONNX's own"):
+        load_onnx(saved(tmp_path, model([node("CumSum", "x a")], ROW, [axis])))
+
+
 def residual(dtype=np.float32, batch=1):
     weights = [weight("w1", 4, 2, 3, 3, dtype=dtype), weight("w2", 4, 4, 3, 3, dtype=dtype)]
     weights += [weight("w3", 3, 144, dtype=dtype), weight("b3", 3, dtype=dtype)]
@@ -266,7 +322,10 @@ def _enormous(made):
         (lambda m: m.graph.input[0].type.tensor_type.shape.dim[3].ClearField("dim_value"), "fixed ones"),
         (lambda m: setattr(m.graph.input[0].type.tensor_type, "elem_type", TensorProto.INT64), "INT64"),
         (lambda m: m.graph.node.append(node("Det", "y", "z")), "an operator can't be converted: .*Det"),
-        (_enormous, "it can't be run"),
+        (_enormous, "elements; it takes 268435456 at most|it can't be run"),
+        (lambda m: setattr(m.graph.input[0].type.tensor_type.shape.dim[3], "dim_value", 1 << 40), "damaged|elements"),
+        (lambda m: m.graph.node.extend([node("Relu", "x", f"q{i}") for i in range(10_001)]), "10000 at most"),
+        (lambda m: m.graph.node[4].input.__setitem__(0, "f"), "it is damaged"),
     ],
 )  # fmt: skip
 def test_files_that_are_not_sound_are_refused(tmp_path, change, message):

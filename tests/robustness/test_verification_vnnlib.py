@@ -159,6 +159,19 @@ def test_hostile_files_are_refused(tmp_path, text, message):
     assert str(error.value).startswith("p.vnnlib: ")
 
 
+def test_disjuncts_that_fill_the_memory_are_refused(tmp_path):
+    outputs = "".join(f"(declare-const Y_{j} Real)" for j in range(1, 20_000))
+    text = f"(declare-const X_0 Real)(declare-const Y_0 Real){outputs}(assert (<= X_0 1))(assert (>= X_0 0))"
+    with pytest.raises(ValueError, match="more than 134217728 numbers"):
+        read(tmp_path, text + "(assert (or " + "(<= Y_0 0)" * 10_000 + "))")
+
+
+def test_a_byte_order_mark_and_line_ends_of_windows_are_read(tmp_path):
+    text = "\ufeff" + (HEAD + BOX + "; no more\n(assert (<= Y_0 0)) ; (or\n").replace("\n", "\r\n")
+    (prop,) = read(tmp_path, text)
+    assert prop.upper.tolist() == [1, 0.25]
+
+
 def test_files_that_are_no_text_are_refused(tmp_path):
     path = tmp_path / "p.vnnlib"
     path.write_bytes(b"\xff\xfe\x00")

@@ -1,14 +1,16 @@
 """Lower bounds on the parts of a set: boxes within it, and sides of ReLUs, many parts at once."""
 
+import contextlib
 import dataclasses
 import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from paperworks.robustness.bounds import backward
 from paperworks.robustness.bounds.alpha import optimized
@@ -26,6 +28,7 @@ from paperworks.robustness.bounds.splits import Splits
 from paperworks.robustness.bounds.tensors import BoundedTensor
 from paperworks.robustness.bounds.values import Interval
 
+_SLOW = 0.1  # seconds
 _LR_ALPHA, _LR_BETA, _DECAY = 0.1, 0.1, 0.97  # of Adam, as beta-CROWN's authors have them, to a factor of two
 
 
@@ -95,6 +98,19 @@ class Found(NamedTuple):
     arrived: Tensor
 
 
+class Deadline(TorchDispatchMode):
+    """Within it, no operator begins after a time by `time.monotonic`: it raises TimeoutError."""
+
+    def __init__(self, until: float) -> None:
+        super().__init__()
+        self.until = until
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if time.monotonic() > self.until:
+            raise TimeoutError("the time is over")
+        return func(*args, **(kwargs or {}))
+
+
 class PartBounds:
     """Bounds of linear functions of a module's output, on parts of a box.
 
@@ -102,6 +118,13 @@ class PartBounds:
     ----------
     bounded
         The module, of one input.
+
+    Attributes
+    ----------
+    until
+        The time, by `time.monotonic`, after which bounding raises TimeoutError; none by default.
+    seconds
+        How long CROWN took on the last whole box.
 
     Examples
     --------
@@ -116,6 +139,7 @@ class PartBounds:
 
     def __init__(self, bounded: BoundedModule) -> None:
         self.bounded = bounded
+        self.until = self.seconds = math.inf
         self._relus: list[Node] | None = None
 
     def root(
@@ -139,10 +163,13 @@ class PartBounds:
         tuple[Tensor, Parts]
             Lower bounds (boxes, specs), and the boxes as parts, of the slopes of the first specification.
         """
-        call, rows = self._call(lower, upper, C)
-        call.options = dataclasses.replace(call.options, seconds=seconds)
-        sides = (True, False)
-        found, _ = optimized(call, rows, sides) if optimize else bounds_of(call, "CROWN", rows, sides)
+        began = time.monotonic()
+        with self._in_time():
+            call, rows = self._call(lower, upper, C)
+            call.options = dataclasses.replace(call.options, seconds=seconds)
+            sides = (True, False)
+            found, _ = optimized(call, rows, sides) if optimize else bounds_of(call, "CROWN", rows, sides)
+        self.seconds = self.seconds if optimize else time.monotonic() - began
         check_bounds(call, (found, None))
         assert found is not None
         below, above = self._ends(call)
@@ -175,6 +202,14 @@ class PartBounds:
         Found
             The best bounds met, with the coefficients of the last one.
         """
+        with self._in_time():
+            return self._bound(parts, C, offsets, refine, steps, until)
+
+    def _in_time(self) -> contextlib.AbstractContextManager[Any]:
+        # To look at the time before every operator is dear where they are small.
+        return Deadline(self.until) if self.seconds > _SLOW else contextlib.nullcontext()
+
+    def _bound(self, parts: Parts, C: Tensor, offsets: Tensor, refine: bool, steps: int, until: float) -> Found:
         call, rows = self._call(parts.lower, parts.upper, C)
         call.splits = Splits(self._interval_at(call, parts))
         if not refine:

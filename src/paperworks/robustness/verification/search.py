@@ -43,7 +43,7 @@ class Search:
         self.bounds, self.witness, self.C, self.offsets, self.split = bounds, witness, C, offsets, split
         self.branches = 0
         self.least = math.inf
-        self.size = 16
+        self.size = int(max(1, min(16, _SECONDS / max(bounds.seconds, 1e-9))))
         self._stuck = False
 
     def begin(self, parts: Parts, polytope: Tensor, proved: Tensor) -> None:
@@ -63,19 +63,13 @@ class Search:
             began = time.monotonic()
             if began >= until or self._stuck:
                 return False
-            children, polytope, known = self._children(*self._taken())
-            if not len(children):
-                continue
-            offsets = self.offsets[polytope]
-            by_neuron = self.split == "relu"
-            steps = _STEPS if by_neuron else 0
-            found = self.bounds.bound(children, self.C[polytope], offsets, True, steps, until)
-            self.branches += len(children)
-            proved = torch.maximum(found.bounds, known)  # a part is no worse than the whole it was cut from
-            settled = (proved > offsets).any(1)
-            self._settle(proved[settled], polytope[settled])
-            self._wait(children[~settled], polytope[~settled], proved[~settled])
-            if self._tried(children[~settled], found.coefficients[~settled], proved[~settled] - offsets[~settled]):
+            taken = self._taken()
+            try:
+                over = self._round(taken, until)
+            except TimeoutError:
+                self._wait(*taken)
+                return False
+            if over:
                 return False
             spent = time.monotonic() - began
             if spent < _SECONDS / 2:
@@ -83,6 +77,22 @@ class Search:
             elif spent > _SECONDS:
                 self.size = max(self.size // 2, 1)
         return True
+
+    def _round(self, taken: tuple[Parts, Tensor, Tensor], until: float) -> bool:
+        """Cut parts, bound and settle what they are cut into; return whether an input of them is unsafe."""
+        children, polytope, known = self._children(*taken)
+        if not len(children):
+            return False
+        offsets = self.offsets[polytope]
+        steps = _STEPS if self.split == "relu" else 0
+        found = self.bounds.bound(children, self.C[polytope], offsets, True, steps, until)
+        self.branches += len(children)
+        proved = torch.maximum(found.bounds, known)  # a part is no worse than the whole it was cut from
+        settled = (proved > offsets).any(1)
+        over = self._tried(children[~settled], found.coefficients[~settled], proved[~settled] - offsets[~settled])
+        self._settle(proved[settled], polytope[settled])
+        self._wait(children[~settled], polytope[~settled], proved[~settled])
+        return over
 
     def _margins(self, proved: Tensor, polytope: Tensor) -> Tensor:
         return (proved - self.offsets[polytope]).amax(1)

@@ -1,6 +1,5 @@
 """Deciding properties: bounds, attacks, optimised bounds, and then branch and bound."""
 
-import copy
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ from paperworks.robustness.attacks.attack import Attack
 from paperworks.robustness.attacks.auto_step import APGD
 from paperworks.robustness.bounds.module import BoundedModule
 from paperworks.robustness.bounds.parts import PartBounds, Parts
-from paperworks.robustness.verification.counterexamples import Witness
+from paperworks.robustness.verification.counterexamples import Networks, Witness
 from paperworks.robustness.verification.properties import Property, robustness_property
 from paperworks.robustness.verification.search import Search, Split
 
@@ -88,7 +87,8 @@ def verify(
     The stages, each for what the ones before leave open: CROWN's bounds, an attack, alpha-CROWN's bounds, and branch
     and bound with what the attack left out. The network is taken as the function of real numbers that it stands for,
     and bounded in double precision, on the CPU, with all rounding outward; a counterexample lies in the box, and is
-    unsafe when the network is run on it in double precision.
+    unsafe when the network is run on it in double precision. It is of numbers of the model's own type, and unsafe in it
+    too, unless it is only the last digits that decide.
 
     Parameters
     ----------
@@ -97,7 +97,8 @@ def verify(
     property
         One property, or several that all are to hold, such as `read_vnnlib` returns.
     timeout
-        Seconds, after which the answer is *unknown*; they are looked at between steps.
+        Seconds, after which the answer is *unknown*; several properties share what is left evenly, after what is quick
+        has been tried for all.
     method
         How far to go: ``"CROWN"`` and ``"alpha-CROWN"`` end with these bounds; ``"input-split"`` cuts boxes,
         ``"relu-split"`` cuts by the signs of neurons, with a Lagrange multiplier for each cut (and the box where no
@@ -155,21 +156,22 @@ def verify(
         raise TypeError("property takes a Property, or a sequence of one or more")
     began = time.monotonic()
     until = began + timeout
-    network = copy.deepcopy(model).to("cpu", torch.float64).eval().requires_grad_(False)
     shape = tuple(input_shape or getattr(model, "input_shape", None) or properties[0].lower.shape)
-    parts = bounds(_bounded(network, properties, shape))
-    branches, low, high, stage, answer = 0, math.inf, math.inf, "bounds", "holds"
-    for one in properties:
-        task = Task(network, parts, one, shape, until, method)
-        found = task.run(attack, restarts, random_state)
-        branches += task.branches
-        low, high = min(low, task.proved), min(high, task.witness.margin)
-        if found == "violated":
-            x, output = task.witness.x, task.witness.output
-            return Verdict("violated", x, output, (low, high), branches, time.monotonic() - began, task.stage)
-        stage = task.stage if found == "unknown" or answer == "holds" else stage
-        answer = "unknown" if found == "unknown" else answer
-    return Verdict(answer, None, None, (low, high), branches, time.monotonic() - began, stage)  # type: ignore[arg-type]
+    networks, bounded = _prepared(model, properties, shape)
+    parts = bounds(bounded)
+    tasks = [Task(networks, parts, one, shape, until, method) for one in properties]
+    # What is quick for all, before what takes long for one.
+    for run in (lambda task: task.quick(attack, restarts, random_state), Task.thorough):
+        for i, task in enumerate(tasks):
+            if task.answer == "unknown":
+                now = time.monotonic()
+                waiting = sum(t.answer == "unknown" for t in tasks[i:])
+                task.until = now + max(0.0, until - now) / waiting
+                run(task)
+            if task.answer == "violated":
+                return _verdict(tasks, task, time.monotonic() - began)
+    undecided = [task for task in tasks if task.answer == "unknown"]
+    return _verdict(tasks, (undecided or tasks)[-1], time.monotonic() - began)
 
 
 def verify_robustness(
@@ -238,7 +240,7 @@ class Task:
 
     def __init__(
         self,
-        network: nn.Module,
+        networks: Networks,
         bounds: PartBounds,
         property: Property,
         shape: tuple[int, ...],
@@ -246,7 +248,7 @@ class Task:
         method: Method,
     ) -> None:
         self.bounds, self.property, self.until, self.method = bounds, property, until, method
-        self.witness = Witness(network, property, shape)
+        self.witness = Witness(networks, property, shape)
         most = max(len(b) for _, b in property.unsafe)
         # Rows of the shorter polytopes come twice, so that all have as many.
         index = [torch.arange(most).clamp(max=len(b) - 1) for _, b in property.unsafe]
@@ -254,6 +256,7 @@ class Task:
         self.offsets = torch.stack([b[i] for (_, b), i in zip(property.unsafe, index, strict=True)])
         self.margins = torch.full((len(self.C),), -math.inf, dtype=torch.float64)
         self.branches, self.stage, self._searched = 0, "bounds", math.inf
+        self.answer: Answer = "unknown"
 
     @property
     def proved(self) -> float:
@@ -269,30 +272,28 @@ class Task:
         """The numbers of the polytopes that are not settled."""
         return (~(self.margins > 0)).nonzero().flatten()
 
-    def run(self, attack: type[Attack] | None, restarts: int, random_state: int) -> Answer:
-        """Go through the stages."""
-        parts, rows = self._root(optimize=False)
-        if not len(self.open):
-            return "holds"
-        if self.witness.consider((self.witness.lower / 2 + self.witness.upper / 2)[None]):
-            return self._violated("attack")
+    def quick(self, attack: type[Attack] | None, restarts: int, random_state: int) -> None:
+        """Bound by CROWN, and attack."""
+        self._root(optimize=False)
+        if self.answer == "holds":
+            return
+        if self._violated(self.witness.consider((self.witness.lower / 2 + self.witness.upper / 2)[None]), "attack"):
+            return
         if attack is not None and self._left():
             self.stage = "attack"
             nearest = self.open[self.margins[self.open].argsort()[:_TARGETS]]
-            if self.witness.attack(attack, nearest, _STEPS, restarts, random_state):
-                return self._violated("attack")
-        if self.method == "CROWN" or not self._left():
-            return "unknown"
-        self.stage = "alpha-CROWN"
-        parts, rows = self._root(optimize=True)
-        if not len(self.open):
-            return "holds"
-        if self.method == "alpha-CROWN" or not self._left():
-            return "unknown"
-        self.stage = "branch and bound"
-        return self._search(parts, rows)
+            self._violated(self.witness.attack(attack, nearest, _STEPS, restarts, random_state, self.until), "attack")
 
-    def _search(self, parts: Parts, rows: Tensor) -> Answer:
+    def thorough(self) -> None:
+        """Bound by alpha-CROWN, and search."""
+        if self.method == "CROWN" or not self._left():
+            return
+        self.stage = "alpha-CROWN"
+        found = self._root(optimize=True)
+        if self.answer == "holds" or self.method == "alpha-CROWN" or found is None or not self._left():
+            return
+        self.stage = "branch and bound"
+        parts, rows = found
         open_ = self.open
         neurons = parts.below.shape[1]
         few = self.method == "auto" and parts.lower[0].numel() <= _FEW_INPUTS
@@ -301,16 +302,19 @@ class Task:
         search.begin(parts[torch.zeros_like(open_)], open_, rows[open_])
         done = search.run(self.until)
         self.branches, self._searched = search.branches, search.margin
-        if self.witness.found:
-            return self._violated("branch and bound")
-        return "holds" if done else "unknown"
+        if not self._violated(self.witness.found, self.stage) and done:
+            self.answer = "holds"
 
-    def _root(self, optimize: bool) -> tuple[Parts, Tensor]:
-        """Bound the rows of all open polytopes on the whole box; return it, and the bounds by polytope."""
+    def _root(self, optimize: bool) -> tuple[Parts, Tensor] | None:
+        """Bound the rows of all open polytopes on the whole box; return it, and the bounds by polytope, in time."""
         open_ = self.open
-        C, seconds = self.C[open_].flatten(0, 1), max(0.0, self._left() / 3)
+        C, seconds = self.C[open_].flatten(0, 1), self._left() / 3
         lower, upper = self.witness.lower[None], self.witness.upper[None]
-        found, parts = self.bounds.root(lower, upper, C[None], optimize, seconds)
+        self.bounds.until = self.until
+        try:
+            found, parts = self.bounds.root(lower, upper, C[None], optimize, seconds)
+        except TimeoutError:
+            return None
         rows = torch.full_like(self.offsets, math.inf)
         rows[open_] = found.reshape(len(open_), -1)
         above = rows[open_] > self.offsets[open_]
@@ -318,26 +322,40 @@ class Task:
         # A difference that rounds to 0 is one above it, where the bound is above.
         margins = torch.where(above.any(1), margins.clamp(min=5e-324), margins.clamp(max=0.0))
         self.margins[open_] = torch.maximum(self.margins[open_], margins)
+        self.answer = "unknown" if len(self.open) else "holds"
         return parts, rows
 
     def _left(self) -> float:
         return max(0.0, self.until - time.monotonic())
 
-    def _violated(self, stage: str) -> Answer:
-        self.stage = stage
-        return "violated"
+    def _violated(self, found: bool, stage: str) -> bool:
+        if found:
+            self.stage, self.answer = stage, "violated"
+        return found
 
 
-def _bounded(network: nn.Module, properties: Sequence[Property], shape: tuple[int, ...]) -> BoundedModule:
+def _verdict(tasks: Sequence[Task], decisive: Task, seconds: float) -> Verdict:
+    witness = decisive.witness
+    violated = decisive.answer == "violated"
+    low, high = min(t.proved for t in tasks), min(t.witness.margin for t in tasks)
+    x, output = (witness.x, witness.output) if violated else (None, None)
+    branches = sum(t.branches for t in tasks)
+    return Verdict(decisive.answer, x, output, (low, high), branches, seconds, decisive.stage)
+
+
+def _prepared(
+    model: nn.Module, properties: Sequence[Property], shape: tuple[int, ...]
+) -> tuple[Networks, BoundedModule]:
     for p in properties:
         if p.lower.numel() != torch.Size(shape).numel():
             raise ValueError(f"property has a box of {p.lower.numel()} inputs; this model takes shape {shape}")
     x = (properties[0].lower / 2 + properties[0].upper / 2).reshape(1, *shape)
+    networks = Networks(model, x)
     with torch.no_grad():
-        out = network(x)
+        out = networks.exact(x)
     if not isinstance(out, Tensor) or not out.is_floating_point():
         raise TypeError(f"model returns {type(out).__name__}; it takes one that returns a tensor of real numbers")
     for p in properties:
         if out[0].numel() != p.n_outputs:
             raise ValueError(f"property speaks of {p.n_outputs} outputs; this model has {out[0].numel()}")
-    return BoundedModule(network, x, {"sound": True, "memory": 256e6, "lr": 0.25})
+    return networks, BoundedModule(networks.exact, x, {"sound": True, "memory": 256e6, "lr": 0.25})

@@ -1,6 +1,7 @@
 """Properties in VNN-LIB 1.0, the files of the verification competition."""
 
 import gzip
+import math
 import os
 import re
 import tempfile
@@ -16,14 +17,15 @@ from torch import Tensor
 from paperworks.core.validation import check_count
 from paperworks.robustness.verification.properties import Polytope, Property
 
-_TOKEN = re.compile(r"\s+|;[^\n]*|([()])|([^\s();]+)|", re.ASCII)
+_WORD = re.compile(r"[()]|[^\s();]+", re.ASCII)
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _VARIABLE = re.compile(r"([XY])_(0|[1-9]\d{0,8})", re.ASCII)
 _IGNORED = {"set-logic", "set-info", "set-option", "check-sat", "get-model", "exit"}
 _DEEPEST = 64  # parentheses in each other
-_LARGEST = 256 << 20  # bytes, unpacked
+_LARGEST = 64 << 20  # bytes, unpacked
 _MOST_VARIABLES = 1 << 22
 _MOST_ATOMS = 20_000_000  # comparisons in all disjuncts together
+_MOST_ELEMENTS = 1 << 27  # of boxes and of rows over all outputs
 
 
 class _Word(NamedTuple):
@@ -160,44 +162,32 @@ def read_bytes(path: Path, largest: int) -> bytes:
 
 def _text(path: Path) -> str:
     try:
-        return read_bytes(path, _LARGEST).decode("utf-8")
+        return read_bytes(path, _LARGEST).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"byte {error.start} is no text; it takes UTF-8") from None
-
-
-def _words(text: str) -> Iterator[_Word]:
-    line = 1
-    place = 0
-    while place < len(text):
-        match = _TOKEN.match(text, place)
-        assert match is not None
-        word = match.group(1) or match.group(2)
-        if word:
-            yield _Word(word, line)
-        line += match.group(0).count("\n")
-        place = match.end()
 
 
 def _terms(text: str) -> Iterator[_List]:
     """Yield the lists of the file, one after the other."""
     open_: list[_List] = []
-    for word in _words(text):
-        if word.text == "(":
-            if len(open_) == _DEEPEST:
-                raise ValueError(f"line {word.line}: more than {_DEEPEST} parentheses are open")
-            open_.append(_List([], word.line))
-        elif word.text == ")":
-            if not open_:
-                raise ValueError(f"line {word.line}: ')' closes nothing")
-            done = open_.pop()
-            if open_:
-                open_[-1].items.append(done)
+    for line, content in enumerate(text.split("\n"), 1):
+        for word in _WORD.findall(content.partition(";")[0]):
+            if word == "(":
+                if len(open_) == _DEEPEST:
+                    raise ValueError(f"line {line}: more than {_DEEPEST} parentheses are open")
+                open_.append(_List([], line))
+            elif word == ")":
+                if not open_:
+                    raise ValueError(f"line {line}: ')' closes nothing")
+                done = open_.pop()
+                if open_:
+                    open_[-1].items.append(done)
+                else:
+                    yield done
+            elif open_:
+                open_[-1].items.append(_Word(word, line))
             else:
-                yield done
-        elif open_:
-            open_[-1].items.append(word)
-        else:
-            raise ValueError(f"line {word.line}: {_shown(word)} stands outside of parentheses")
+                raise ValueError(f"line {line}: {_shown(_Word(word, line))} stands outside of parentheses")
     if open_:
         raise ValueError(f"line {open_[-1].line}: '(' is not closed")
 
@@ -347,31 +337,40 @@ class _Reader:
 
     def _properties(self, always: _Conjunct, options: list[_Conjunct]) -> list[Property]:
         count, outputs = len(self.declared["X"]), len(self.declared["Y"])
-        base = _Box(torch.full((count,), -torch.inf).double(), torch.full((count,), torch.inf).double())
+        base = _Box([-math.inf] * count, [math.inf] * count)
         shared = base.cut(always)
-        boxes: dict[bytes, tuple[_Box, list[Polytope]]] = {}
+        boxes: dict[bytes, tuple[Tensor, list[Polytope]]] = {}
+        elements, ends, never = 0, base.ends(), any(map(_is_false, always))
         for option in options:
-            box = _Box(base.lower.clone(), base.upper.clone()) if any(a.inputs for a in option) else base
-            rows = shared + box.cut(option)
-            false = any(not a.inputs and not a.outputs and a.bound < 0 for a in (*always, *option))
-            if false or bool((box.lower > box.upper).any()):
+            if any(a.inputs for a in option):
+                box = _Box(base.lower.copy(), base.upper.copy())
+                rows, found = shared + box.cut(option), box.ends()
+                elements += 2 * count
+            else:
+                rows, found = shared + [a for a in option if a.outputs], ends
+            elements += len(rows) * outputs
+            if elements > _MOST_ELEMENTS:
+                raise ValueError(f"the assertions make more than {_MOST_ELEMENTS} numbers of boxes and rows")
+            if never or any(map(_is_false, option)) or bool((found[0] > found[1]).any()):
                 continue  # nothing satisfies it
-            for name, end in (("lower", box.lower), ("upper", box.upper)):
+            for name, end in zip(("lower", "upper"), found, strict=True):
                 if not bool(end.isfinite().all()):
                     raise ValueError(f"X_{int((~end.isfinite()).nonzero()[0])} has no {name} bound; it takes a box")
             if not rows:
                 raise ValueError("nothing is asserted of outputs; it takes one constraint in each disjunct or more")
-            key = box.lower.numpy().tobytes() + box.upper.numpy().tobytes()
-            boxes.setdefault(key, (box, []))[1].append(_polytope(rows, outputs))
+            boxes.setdefault(found.numpy().tobytes(), (found, []))[1].append(_polytope(rows, outputs))
         if not boxes:
             raise ValueError("no input satisfies the assertions; it takes a box that is not empty")
-        return [Property(box.lower, box.upper, unsafe) for box, unsafe in boxes.values()]
+        return [Property(found[0], found[1], unsafe) for found, unsafe in boxes.values()]
 
 
 @dataclass
 class _Box:
-    lower: Tensor
-    upper: Tensor
+    lower: list[float]
+    upper: list[float]
+
+    def ends(self) -> Tensor:
+        return torch.tensor([self.lower, self.upper], dtype=torch.float64)
 
     def cut(self, atoms: _Conjunct) -> _Conjunct:
         """Cut the box by the atoms of inputs, and return those of outputs."""
@@ -382,12 +381,16 @@ class _Box:
                 if not _finite(end):
                     raise ValueError(f"line {atom.line}: the bound of X_{number} is no finite number")
                 if factor > 0:
-                    self.upper[number] = min(float(self.upper[number]), end)
+                    self.upper[number] = min(self.upper[number], end)
                 else:
-                    self.lower[number] = max(float(self.lower[number]), end)
+                    self.lower[number] = max(self.lower[number], end)
             if atom.outputs:
                 rows.append(atom)
         return rows
+
+
+def _is_false(atom: _Atom) -> bool:
+    return not atom.inputs and not atom.outputs and atom.bound < 0
 
 
 def _finite(number: float) -> bool:
