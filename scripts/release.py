@@ -36,6 +36,9 @@ def problems(version: str) -> list[str]:
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     if not re.search(rf"^## {re.escape(version)} - \d{{4}}-\d\d-\d\d$", changelog, re.MULTILINE):
         found.append(f"CHANGELOG.md has no section `## {version} - YYYY-MM-DD`")
+    dirty = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if dirty.returncode or dirty.stdout.strip():
+        found.append("the checkout has changes that aren't committed")
     if (ROOT / "CITATION.cff").read_text(encoding="utf-8") != CITATION["written"]():
         found.append("CITATION.cff is out of date: make citation")
     fallback = re.search(r'^fallback-version = "([\d.]+)\.dev0"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
