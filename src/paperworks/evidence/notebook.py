@@ -3,9 +3,7 @@
 It uses no style sheet, no script and no other file, which a notebook may not load, and says nothing by colour alone.
 """
 
-import base64
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 from pathlib import Path
 
 MARKS = {True: "✓", False: "✗", None: "?"}
@@ -28,7 +26,7 @@ def text(value: object) -> Html:
     >>> text("<b>"), text(Html("<b>"))
     ('&lt;b&gt;', '<b>')
     """
-    return value if isinstance(value, Html) else Html(escape(str(value)))
+    return value if isinstance(value, Html) else Html(_escape(str(value)))
 
 
 def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Html:
@@ -69,14 +67,14 @@ def folded(summary: str, inside: Html) -> Html:
 
 def code(source: str) -> Html:
     """Return source code."""
-    return Html(f"<pre><code>{escape(source)}</code></pre>")
+    return Html(f"<pre><code>{_escape(source)}</code></pre>")
 
 
 def link(address: str, name: str) -> Html:
     """Return a link where the address leads to the web, else the name."""
     if not address.startswith(("https://", "http://")):
         return text(name)
-    return Html(f'<a href="{escape(address)}" rel="noopener noreferrer" target="_blank">{text(name)}</a>')
+    return Html(f'<a href="{_escape(address)}" rel="noopener noreferrer" target="_blank">{text(name)}</a>')
 
 
 def picture(path: Path | None, says: str) -> Html:
@@ -84,9 +82,11 @@ def picture(path: Path | None, says: str) -> Html:
     kind = _KINDS.get(path.suffix) if path else None
     if path is None or kind is None or not path.is_file() or path.stat().st_size > _MOST:
         return Html("")
+    import base64
+
     content = base64.b64encode(path.read_bytes()).decode()
     return Html(
-        f'<img src="data:{kind};base64,{content}" alt="{escape(says)}" style="max-width:100%;background:white">'
+        f'<img src="data:{kind};base64,{content}" alt="{_escape(says)}" style="max-width:100%;background:white">'
     )
 
 
@@ -94,3 +94,9 @@ def _row(row: Sequence[object]) -> str:
     first, *others = row
     cells = "".join(f"<td {_LEFT}>{text(cell)}</td>" for cell in others)
     return f'<th scope="row" {_LEFT}>{text(first)}</th>{cells}'
+
+
+def _escape(words: str) -> str:
+    from html import escape  # not before something is shown: `paperworks list` starts without it
+
+    return escape(words)
