@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from paperworks.robustness.verification.reference import evaluated, first_line
 from paperworks.robustness.verification.vnnlib import read_bytes
 
 _LARGEST = (1 << 31) - 1  # bytes of a protocol buffer
@@ -120,11 +121,6 @@ def free_reshapes(model: Any) -> bool:
     return changed
 
 
-def first_line(error: Exception) -> str:
-    """Return what an error says, in a line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-
-
 def _check_contents(model: Any) -> None:
     """Refuse what is not one plain graph."""
     if not model.graph.node:
@@ -200,8 +196,6 @@ def _rename(model: Any) -> None:
 def _fold(model: Any) -> None:
     """Make weights of what operators make of weights alone, such as the pads and shapes that exports add up."""
     from onnx import helper, numpy_helper
-
-    from paperworks.robustness.verification.reference import evaluated
 
     graph = model.graph
     known = {t.name for t in graph.initializer}

@@ -20,8 +20,8 @@ from paperworks.robustness.bounds.methods import Method
 from paperworks.robustness.bounds.module import BoundedModule
 from paperworks.robustness.bounds.perturbations import PerturbationLpNorm
 from paperworks.robustness.bounds.tensors import BoundedTensor
-from paperworks.robustness.verification.graphs import first_line, free_reshapes, input_shape, read_graph, simplify
-from paperworks.robustness.verification.reference import evaluated
+from paperworks.robustness.verification.graphs import free_reshapes, input_shape, read_graph, simplify
+from paperworks.robustness.verification.reference import evaluated, first_line
 
 _alone = threading.Lock()  # sys.modules is of the process
 

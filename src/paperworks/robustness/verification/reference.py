@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from paperworks.robustness.verification.graphs import first_line
-
 
 def evaluated(model: Any, inputs: Mapping[str, Any], outputs: Sequence[str] | None = None) -> list[Any]:
     """Return a model's outputs, or the values of these names.
@@ -26,6 +24,11 @@ def evaluated(model: Any, inputs: Mapping[str, Any], outputs: Sequence[str] | No
     except Exception as error:  # whatever an operator raises
         raise ValueError(f"ONNX's own evaluation of it fails: {first_line(error)}") from None
     return list(found)
+
+
+def first_line(error: Exception) -> str:
+    """Return what an error says, in a line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 @functools.cache
