@@ -30,7 +30,7 @@ for module in pkgutil.walk_packages(paperworks.__path__, "paperworks.", onerror=
         missing[module.name] = error.name
 print(json.dumps(missing))
 """
-SITE = ("paperworks.web", "paperworks.feed")
+EXTRA = ("paperworks.web", "paperworks.feed", "paperworks.agents")
 RL = ("paperworks.robustness.attacks.", "paperworks.papers.bifurcation_attack.")
 
 
@@ -84,7 +84,7 @@ def test_the_core_imports_what_it_declares(core):
     run = core.run("-W", "ignore", "-c", IMPORTS, command="python")
     assert run.returncode == 0, run.stderr
     missing = json.loads(run.stdout.splitlines()[-1])
-    others = {module: name for module, name in missing.items() if not module.startswith(SITE)}
+    others = {module: name for module, name in missing.items() if not module.startswith(EXTRA)}
     assert {module: n for module, n in others.items() if not module.startswith(RL)} == {}
     assert set(others.values()) <= {"gymnasium", "stable_baselines3"}, "the extra `rl` says so of environments"
 
@@ -95,6 +95,15 @@ def test_what_needs_the_site_says_so_in_a_sentence(core, command):
     assert run.returncode == 2
     assert re.fullmatch(
         r"Error: this needs the package \w+; install it:  pip install 'paperworks\[site\]'\n", run.stderr
+    )
+
+
+def test_what_serves_agents_says_so_in_a_sentence(core):
+    run = core.run("mcp")
+    assert run.returncode == 2
+    assert re.fullmatch(
+        r"Error: agents need the package \w+; install what serves them:  pip install 'paperworks\[agents\]'\n",
+        run.stderr,
     )
 
 
