@@ -8,8 +8,12 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import jaxtyping
 import pytest
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # a busy machine is no fault of an example
+hypothesis.settings.load_profile("untimed")
 
 collect_ignore = ["papers/third_party"]  # a package of its own, which test_third_party.py installs
 
