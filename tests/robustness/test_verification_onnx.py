@@ -322,9 +322,9 @@ def _enormous(made):
         (lambda m: m.graph.input[0].type.tensor_type.shape.dim[3].ClearField("dim_value"), "fixed ones"),
         (lambda m: setattr(m.graph.input[0].type.tensor_type, "elem_type", TensorProto.INT64), "INT64"),
         (lambda m: m.graph.node.append(node("Det", "y", "z")), "an operator can't be converted: .*Det"),
-        (_enormous, "elements; it takes 268435456 at most|it can't be run"),
+        (_enormous, "elements; it takes 134217728 at most|it can't be run"),
         (lambda m: setattr(m.graph.input[0].type.tensor_type.shape.dim[3], "dim_value", 1 << 40), "damaged|elements"),
-        (lambda m: m.graph.node.extend([node("Relu", "x", f"q{i}") for i in range(10_001)]), "10000 at most"),
+        (lambda m: m.graph.node.extend([node("Relu", "x", f"q{i}") for i in range(5_001)]), "5000 at most"),
         (lambda m: m.graph.node[4].input.__setitem__(0, "f"), "it is damaged"),
     ],
 )  # fmt: skip

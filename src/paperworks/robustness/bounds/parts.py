@@ -124,7 +124,7 @@ class PartBounds:
     until
         The time, by `time.monotonic`, after which bounding raises TimeoutError; none by default.
     seconds
-        How long CROWN took on the last whole box.
+        How long CROWN took on the last whole box, in time of the processor: other work is no reason to be careful.
 
     Examples
     --------
@@ -163,13 +163,13 @@ class PartBounds:
         tuple[Tensor, Parts]
             Lower bounds (boxes, specs), and the boxes as parts, of the slopes of the first specification.
         """
-        began = time.monotonic()
+        began = time.thread_time()
         with self._in_time():
             call, rows = self._call(lower, upper, C)
             call.options = dataclasses.replace(call.options, seconds=seconds)
             sides = (True, False)
             found, _ = optimized(call, rows, sides) if optimize else bounds_of(call, "CROWN", rows, sides)
-        self.seconds = self.seconds if optimize else time.monotonic() - began
+        self.seconds = self.seconds if optimize else time.thread_time() - began
         check_bounds(call, (found, None))
         assert found is not None
         below, above = self._ends(call)

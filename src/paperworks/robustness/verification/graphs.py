@@ -10,8 +10,8 @@ from paperworks.robustness.verification.reference import evaluated, first_line
 from paperworks.robustness.verification.vnnlib import read_bytes
 
 _LARGEST = (1 << 31) - 1  # bytes of a protocol buffer
-_MOST_NODES = 10_000
-_MOST_ELEMENTS = 1 << 28  # of one value
+_MOST_NODES = 5_000
+_MOST_ELEMENTS = 1 << 27  # of one value
 _RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 _SIDE_OUTPUTS = {"Dropout", "MaxPool", "LayerNormalization"}  # have outputs that say nothing of the first
 

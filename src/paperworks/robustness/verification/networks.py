@@ -129,7 +129,7 @@ def load_onnx(path: str | os.PathLike[str]) -> ONNXNetwork:
     ValueError
         For a file that is damaged, has several inputs or outputs, inputs that are no real numbers or have free axes
         besides the batch, operators that can't be converted or are converted to something else, functions of its own,
-        more than 10 000 operators and weights or 2^28 elements of a value, or weights outside of its folder.
+        more than 5000 operators and weights or 2^27 elements of a value, or weights outside of its folder.
 
     Examples
     --------
