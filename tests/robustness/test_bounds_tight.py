@@ -63,6 +63,7 @@ def test_alpha_crown_ends_when_every_margin_is_decided_or_its_time_is_over():
 
     def steps_taken(eps, **options):
         seen.clear()
+        options = {"seconds": math.inf} | options
         width(module, x, PerturbationLpNorm(eps), "alpha-CROWN", C=C, progress=shown, **options)
         return len(seen)
 
