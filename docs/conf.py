@@ -26,6 +26,7 @@ extensions = [
     # Ours, in _ext.
     "api_pages",
     "docstrings",
+    "downloads",
     "references",
     "markdown",
     "markup",
