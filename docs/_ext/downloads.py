@@ -1,4 +1,4 @@
-"""The place at a tutorial's end, which the link at its top leads to: Sphinx loses the label in front of the downloads."""
+"""The place at a tutorial's end, where the link at its top leads: Sphinx loses the label before the downloads."""
 
 from typing import Any
 
