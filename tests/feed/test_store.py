@@ -288,7 +288,7 @@ def test_what_was_committed_survives_a_kill(tmp_path):
     code = (
         "import sys; from paperworks.feed import Entry, FeedStore; store = FeedStore(sys.argv[1])\n"
         "for k in range(10**6):\n"
-        "    store.add([Entry(title=f'T {k} {i}') for i in range(100)], state=('s', {'done': k + 1}))\n"
+        "    store.add([Entry(title=f'T {k} of {i}') for i in range(100)], state=('s', {'done': k + 1}))\n"
         "    print(k, flush=True)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
