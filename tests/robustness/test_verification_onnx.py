@@ -169,6 +169,8 @@ def test_every_version_agrees_with_the_reference(tmp_path, name):
         x = torch.rand(2, *shape[1:])
         found = load_onnx(saved(tmp_path, made))(x)
         assert torch.equal(found, x.repeat_interleave(2, 2).repeat_interleave(2, 3))
+        lower, upper = bounds_from_onnx(saved(tmp_path, made), x - 0.1, x + 0.1)
+        assert bool(((lower <= found) & (found <= upper)).all())
     elif name.startswith("Batch"):  # which the reference trains
         network, x = load_onnx(saved(tmp_path, made)), torch.rand(3, 4)
         s, m, c, v = (torch.from_numpy(numpy_helper.to_array(w).copy()) for w in weights)
@@ -258,6 +260,17 @@ def test_no_placeholder_is_left_behind(tmp_path):
     assert module is None or hasattr(module, "__file__")
 
 
+def test_an_output_without_the_input_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="does not depend on its input"):
+        load_onnx(saved(tmp_path, model([node("Relu", "w")], ROW, [weight("w", 4)])))
+
+
+def test_both_names_of_the_standard_domain_are_read(tmp_path):
+    made = acas()
+    made.opset_import[0].domain = made.graph.node[2].domain = "ai.onnx"
+    assert load_onnx(saved(tmp_path, made)).input_shape == (1, 1, 5)
+
+
 def test_names_are_never_code(tmp_path):
     """A module made of a graph is written as source code, in which an unchecked name would be run."""
     made = acas()
@@ -285,6 +298,16 @@ def _external(place):
         tensor.external_data.add(key="location", value=place)
 
     return change
+
+
+def _filled(made):
+    """What is added is as large as a product of weights says."""
+    made.graph.initializer.extend([ints("p", 1 << 20), ints("q", 1 << 14)])
+    made.graph.node[6].output[0] = "last"
+    made.graph.node.extend(
+        [node("Mul", "p q", "size"), node("ConstantOfShape", "size", "full"), node("ReduceMax", "full", "one")]
+    )
+    made.graph.node.append(node("Add", "last one", "y"))
 
 
 def _custom(made):
@@ -322,7 +345,10 @@ def _enormous(made):
         (lambda m: m.graph.input[0].type.tensor_type.shape.dim[3].ClearField("dim_value"), "fixed ones"),
         (lambda m: setattr(m.graph.input[0].type.tensor_type, "elem_type", TensorProto.INT64), "INT64"),
         (lambda m: m.graph.node.append(node("Det", "y", "z")), "an operator can't be converted: .*Det"),
-        (_enormous, "elements; it takes 134217728 at most|it can't be run"),
+        (_enormous, "elements; it takes 268435456 at most|it can't be run"),
+        (lambda m: setattr(m.opset_import[0], "version", 999), r"operator sets \[999\]; it takes one"),
+        (lambda m: m.opset_import.append(helper.make_opsetid("ai.onnx", 13)), r"operator sets \[15, 13\]"),
+        (_filled, "17179869.* elements; it takes 268435456 at most"),
         (lambda m: setattr(m.graph.input[0].type.tensor_type.shape.dim[3], "dim_value", 1 << 40), "damaged|elements"),
         (lambda m: m.graph.node.extend([node("Relu", "x", f"q{i}") for i in range(5_001)]), "5000 at most"),
         (lambda m: m.graph.node[4].input.__setitem__(0, "f"), "it is damaged"),

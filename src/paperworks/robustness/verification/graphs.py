@@ -11,7 +11,8 @@ from paperworks.robustness.verification.vnnlib import read_bytes
 
 _LARGEST = (1 << 31) - 1  # bytes of a protocol buffer
 _MOST_NODES = 5_000
-_MOST_ELEMENTS = 1 << 27  # of one value
+_MOST_ELEMENTS = 1 << 28  # of all values of one sample
+_ROUNDS = 50  # of evaluating what depends on no input
 _RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 _SIDE_OUTPUTS = {"Dropout", "MaxPool", "LayerNormalization"}  # have outputs that say nothing of the first
 
@@ -28,13 +29,17 @@ def read_graph(path: Path) -> Any:
             raise
         raise ValueError(f"it is no network in ONNX ({type(error).__name__})") from None
     _check_contents(model)
+    for named in (*model.graph.node, *model.opset_import):  # the two names of one domain
+        named.domain = "" if named.domain == "ai.onnx" else named.domain
+    versions = [o.version for o in model.opset_import if not o.domain]
+    newest = onnx.defs.onnx_opset_version()
+    if len(versions) != 1 or versions[0] > newest:
+        raise ValueError(f"it is of the operator sets {versions}; it takes one, {newest} at most")
     _add_external(model, path)
     try:
         onnx.checker.check_model(model)
-        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError) as error:
+    except (onnx.checker.ValidationError, RuntimeError) as error:
         raise ValueError(f"it is damaged: {first_line(error)}") from None
-    _check_sizes(inferred.graph)
     return model
 
 
@@ -98,6 +103,8 @@ def simplify(model: Any) -> None:
     if opset.version >= 7:
         opset.version = min(max(opset.version, 10), 17)
     output = graph.output[0]
+    if all(output.name not in n.output for n in graph.node):
+        raise ValueError("its output does not depend on its input")
     if any(len(n.output) > 1 and output.name in n.output for n in graph.node):  # the converter would return all
         graph.node.add(op_type="Identity", name="last", input=[output.name], output=["last"])
         output.name = "last"
@@ -139,12 +146,21 @@ def _check_contents(model: Any) -> None:
             raise ValueError(f"operator {node.op_type!r} has a graph of its own; its path would depend on values")
 
 
-def _check_sizes(graph: Any) -> None:
-    """Refuse values that are declared, or inferred, to be too large."""
-    for value in (*graph.input, *graph.value_info, *graph.output):
-        elements = math.prod(a.dim_value or 1 for a in value.type.tensor_type.shape.dim)
-        if elements > _MOST_ELEMENTS:
-            raise ValueError(f"value {value.name!r} has {elements} elements; it takes {_MOST_ELEMENTS} at most")
+def _sized(model: Any) -> set[str]:
+    """Return the values whose shapes are known from those of the input and the weights, if all are not too large."""
+    import onnx
+
+    try:
+        # What is in shapes is not followed: a vector of 2^33 numbers would be made of an operator that asks for it.
+        graph = onnx.shape_inference.infer_shapes(model).graph
+    except (onnx.shape_inference.InferenceError, RuntimeError) as error:
+        raise ValueError(f"it is damaged: {first_line(error)}") from None
+    shapes = {v.name: v.type.tensor_type.shape for v in (*graph.input, *graph.value_info, *graph.output)}
+    elements = sum(math.prod(a.dim_value or 1 for a in shape.dim) for shape in shapes.values())
+    if elements > _MOST_ELEMENTS:
+        raise ValueError(f"its values have {elements} elements; it takes {_MOST_ELEMENTS} at most")
+    known = (v for v in (*graph.value_info, *graph.output) if v.type.tensor_type.HasField("shape"))
+    return {v.name for v in known if all(a.HasField("dim_value") for a in shapes[v.name].dim)}
 
 
 def _add_external(model: Any, path: Path) -> None:
@@ -182,39 +198,42 @@ def _rename(model: Any) -> None:
 
     for i, node in enumerate(graph.node):
         node.name = f"{''.join(c for c in node.op_type if c.isalnum() and c.isascii())}_{i}"
-        node.domain = ""
         for values in (node.input, node.output):
             values[:] = [plain(v) for v in values]
     for value in (*graph.input, *graph.output, *graph.initializer):
         value.name = plain(value.name)
     del graph.value_info[:]
     graph.name = "graph"
-    for opset in model.opset_import:
-        opset.domain = "" if opset.domain == "ai.onnx" else opset.domain
 
 
 def _fold(model: Any) -> None:
-    """Make weights of what operators make of weights alone, such as the pads and shapes that exports add up."""
+    """Make weights of what operators make of weights alone, such as the pads and shapes that exports add up.
+
+    Each round evaluates what is known to be small, and so makes the sizes of more values known.
+    """
     from onnx import helper, numpy_helper
 
     graph = model.graph
-    known = {t.name for t in graph.initializer}
-    folded: list[Any] = []
-    rest: list[Any] = []
-    for node in graph.node:
-        fixed = all(v in known for v in node.input if v) and node.op_type not in _RANDOM
-        (folded if fixed else rest).append(node)
-        known.update(node.output if fixed else ())
-    if not folded:
-        return
-    read = {v for n in rest for v in n.input} | {v.name for v in graph.output}
-    wanted = [v for n in folded for v in n.output if v in read]
-    outputs = [helper.make_empty_tensor_value_info(v) for v in wanted]
-    part = helper.make_graph(folded, "graph", [], outputs, list(graph.initializer))
-    values = evaluated(helper.make_model(part, opset_imports=model.opset_import), {}, wanted)
-    del graph.node[:]
-    graph.node.extend(rest)
-    graph.initializer.extend(numpy_helper.from_array(v, name) for v, name in zip(values, wanted, strict=True))
+    for _ in range(_ROUNDS):
+        sized = _sized(model)
+        known = {t.name for t in graph.initializer}
+        folded: list[Any] = []
+        rest: list[Any] = []
+        for node in graph.node:
+            fixed = node.op_type not in _RANDOM and all(v in known for v in node.input if v)
+            fixed = fixed and all(v in sized for v in node.output if v)
+            (folded if fixed else rest).append(node)
+            known.update(node.output if fixed else ())
+        if not folded:
+            return
+        read = {v for n in rest for v in n.input} | {v.name for v in graph.output}
+        wanted = [v for n in folded for v in n.output if v in read]
+        outputs = [helper.make_empty_tensor_value_info(v) for v in wanted]
+        part = helper.make_graph(folded, "graph", [], outputs, list(graph.initializer))
+        values = evaluated(helper.make_model(part, opset_imports=model.opset_import), {}, wanted)
+        del graph.node[:]
+        graph.node.extend(rest)
+        graph.initializer.extend(numpy_helper.from_array(v, name) for v, name in zip(values, wanted, strict=True))
 
 
 def _attributes_to_inputs(node: Any, weight: Any) -> None:

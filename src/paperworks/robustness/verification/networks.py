@@ -129,7 +129,7 @@ def load_onnx(path: str | os.PathLike[str]) -> ONNXNetwork:
     ValueError
         For a file that is damaged, has several inputs or outputs, inputs that are no real numbers or have free axes
         besides the batch, operators that can't be converted or are converted to something else, functions of its own,
-        more than 5000 operators and weights or 2^27 elements of a value, or weights outside of its folder.
+        more than 5000 operators and weights or 2^28 elements of its values, or weights outside of its folder.
 
     Examples
     --------
@@ -256,8 +256,9 @@ def _with_plain_numbers(network: Any) -> nn.Module:
     weights: Any = getattr(network, "initializers", None)  # that are no part of a module
     for node in list(network.graph.nodes):
         kind = type(network.get_submodule(node.target)).__name__ if node.op == "call_module" else ""
-        known = [a.target.rpartition(".")[2] for a in node.args[1:] if getattr(a, "op", None) == "get_attr"]
-        if kind == "OnnxResize":
+        more = (*node.args[1:], *node.kwargs.values())
+        known = [a.target.rpartition(".")[2] for a in more if getattr(a, "op", None) == "get_attr"]
+        if kind.startswith("OnnxResize"):
             for name in known:
                 _make_plain(weights, name)
         elif kind == "OnnxPow" and known and getattr(weights, known[0]).shape in ((), (1,)):
