@@ -344,8 +344,9 @@ def _enormous(made):
         (lambda m: m.graph.output.append(m.graph.output[0]), "1 inputs and 2 outputs"),
         (lambda m: m.graph.input[0].type.tensor_type.shape.dim[3].ClearField("dim_value"), "fixed ones"),
         (lambda m: setattr(m.graph.input[0].type.tensor_type, "elem_type", TensorProto.INT64), "INT64"),
-        (lambda m: m.graph.node.append(node("Det", "y", "z")), "an operator can't be converted: .*Det"),
-        (_enormous, "elements; it takes 268435456 at most|it can't be run"),
+        (lambda m: m.graph.node.append(node("Det", "y", "z")), "the size of what 'Det' makes doesn't follow"),
+        (lambda m: m.graph.node.append(node("Hardmax", "y", "z")), "an operator can't be converted: .*Hardmax"),
+        (_enormous, "the size of what 'Expand' makes doesn't follow"),
         (lambda m: setattr(m.opset_import[0], "version", 999), r"operator sets \[999\]; it takes one"),
         (lambda m: m.opset_import.append(helper.make_opsetid("ai.onnx", 13)), r"operator sets \[15, 13\]"),
         (_filled, "17179869.* elements; it takes 268435456 at most"),
@@ -359,6 +360,57 @@ def test_files_that_are_not_sound_are_refused(tmp_path, change, message):
         load_onnx(saved(tmp_path, broken(change)))
     assert str(error.value).startswith("net.onnx: ")
     assert "\n" not in str(error.value)
+
+
+def _sized_by_the_input():
+    nodes = [node("ReduceMax", "x", "m", keepdims=0), node("Mul", "m big", "s"), node("Abs", "s", "t")]
+    nodes += [node("Cast", "t", "c", to=TensorProto.INT64), node("Reshape", "c one", "size")]
+    nodes += [node("ConstantOfShape", "size", "full"), node("ReduceMax", "full", "r", keepdims=0)]
+    return [*nodes, node("Add", "x r")], [number("big", 1e11), ints("one", 1)]
+
+
+def _sized_by_a_chain():
+    value = helper.make_tensor("value", TensorProto.INT64, [1], [1])
+    nodes = [
+        made
+        for k in range(60)
+        for made in (node("ConstantOfShape", f"n{k}", f"a{k}", value=value), node("Shape", f"a{k}", f"n{k + 1}"))
+    ]
+    nodes += [node("Mul", "n60 q", "size"), node("ConstantOfShape", "size", "full")]
+    nodes += [node("ReduceMax", "full", "r", keepdims=0), node("Add", "x r")]
+    return nodes, [ints("n0", 1), ints("q", 1 << 34)]
+
+
+def _expanded():
+    nodes = [node("Shape", "x", "s"), node("Mul", "s q", "t"), node("Expand", "w t", "e")]
+    return [*nodes, node("ReduceMax", "e", "r", keepdims=0), node("Add", "x r")], [ints("q", 1 << 17, 1 << 17), _ONE]
+
+
+def _ranged():
+    nodes = [node("Range", "a b c", "v"), node("ReduceMax", "v", "r", keepdims=0), node("Add", "x r")]
+    return nodes, [number("a", 0), number("b", 1e10), number("c", 1)]
+
+
+def _tiled():
+    nodes = [node("Tile", "x q", "t"), node("ReduceMax", "t", "r", keepdims=0), node("Add", "x r")]
+    return nodes, [ints("q", 1 << 17, 1 << 17)]
+
+
+_ONE = numpy_helper.from_array(np.ones((1, 1), dtype=np.float32), "w")
+
+
+@pytest.mark.parametrize("made", [_sized_by_the_input, _sized_by_a_chain, _expanded, _ranged, _tiled])
+def test_sizes_that_are_too_large_or_not_known_are_refused_before_they_are_made(tmp_path, made):
+    nodes, weights = made()
+    with pytest.raises(ValueError, match=r"elements; it takes 268435456 at most|the size of what '\w+' makes"):
+        load_onnx(saved(tmp_path, model(nodes, ROW, weights)))
+
+
+def test_sizes_that_follow_from_the_input_s_are_taken(tmp_path):
+    nodes = [node("Shape", "x", "s"), node("Mul", "s two", "t"), node("Expand", "w t", "e")]
+    nodes += [node("ReduceMax", "e", "r", keepdims=0), node("Add", "x r")]
+    loaded = load_onnx(saved(tmp_path, model(nodes, ROW, [ints("two", 2, 2), _ONE])))
+    assert loaded(torch.zeros(3, 4)).tolist() == [[1.0] * 4] * 3
 
 
 def test_links_out_of_the_folder_are_refused(tmp_path):

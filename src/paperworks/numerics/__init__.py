@@ -8,6 +8,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "curvature": ["Curvature"],
         "distances": ["energy_distance"],
         "frozen": ["FrozenCurvature"],
+        "functional": ["functional_call"],
         "integration": ["Sums", "Tolerance", "adapt", "advance", "follow", "odeint", "runge_kutta_step"],
         "eigenvalues": ["LanczosResult", "extreme_eigenvalues", "lanczos"],
         "plans": ["Step", "fixed_plan", "multistep_weights", "runge_kutta"],

@@ -9,10 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.backends import mha
-from torch.func import functional_call, grad, jvp, vjp, vmap
+from torch.func import grad, jvp, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from paperworks.core.validation import check_choice
+from paperworks.numerics.functional import functional_call
 
 Kind = Literal["hessian", "gauss_newton", "empirical_fisher"]
 Reduction = Literal["mean", "sum"]

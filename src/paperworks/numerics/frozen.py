@@ -7,11 +7,11 @@ from typing import Any, Literal, get_args
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from paperworks.core.validation import check_choice
 from paperworks.numerics.curvature import Curvature, Loss, Reduction
+from paperworks.numerics.functional import functional_call
 
 FrozenKind = Literal["hessian", "gauss_newton"]
 BatchNormMode = Literal["eval", "train"]

@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call, grad, hessian, jacrev, vjp, vmap
+from torch.func import grad, hessian, jacrev, vjp, vmap
 
 from paperworks.numerics.curvature import Loss, check_mode, parameter_names, plainly, selected
+from paperworks.numerics.functional import functional_call
 
 Batches = Iterable[tuple[Any, Any]]
 

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from paperworks.dynamics.martingales.trajectories import Trajectories
+from paperworks.numerics import functional_call
 
 Array = Float[np.ndarray, "..."]
 
@@ -198,7 +199,7 @@ class TorchValue:
         t, x
             Times and states as tensors.
         parameters
-            Parameters by name that stand for the module's, as `torch.func.functional_call` takes them.
+            Parameters by name that stand for the module's, as `paperworks.numerics.functional_call` takes them.
 
         Returns
         -------
@@ -206,9 +207,7 @@ class TorchValue:
             Values, (n,), with their graph.
         """
         inputs = (torch.cat([t[:, None], x.reshape(len(t), -1)], 1),) if self.stacked else (t, x)
-        out = (
-            self.module(*inputs) if parameters is None else torch.func.functional_call(self.module, parameters, inputs)
-        )
+        out = self.module(*inputs) if parameters is None else functional_call(self.module, parameters, inputs)
         out = out.reshape(len(t))
         if self.terminal is None or self.horizon is None:
             return out

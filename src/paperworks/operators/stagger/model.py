@@ -7,10 +7,11 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 from torch.nn import functional
 
 from paperworks.core.validation import check_choice, check_count, check_number
+from paperworks.numerics import functional_call
 from paperworks.operators.refiner import RolloutDiverged
 from paperworks.operators.stagger.splitting import (
     check_divisible,

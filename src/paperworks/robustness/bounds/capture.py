@@ -17,12 +17,13 @@ import torch
 import torch._decomp
 from torch import Tensor, nn
 from torch._functorch.utils import enable_single_level_autograd_function
-from torch.func import functional_call, functionalize
+from torch.func import functionalize
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from paperworks.numerics import functional_call
 from paperworks.robustness.bounds.graph import Graph, IntervalRule, Node, nodes_in
 from paperworks.robustness.bounds.registry import find_rule
 from paperworks.robustness.bounds.structure import Outputs
@@ -344,13 +345,11 @@ def capture(
     placed = [recorder.add(x, "input", f"input_{i}") for i, x in enumerate(inputs)]
     for name, tensor in state.items():
         recorder.add(tensor, "parameter", name)
-    state = _in_every_place(module, state)
 
     made: list[Any] = []
 
     def run(state: dict[str, Tensor], *inputs: Tensor) -> Any:
-        # Ties are in the state already: torch's own put a module that stands in two places back once, and so wrongly.
-        made.append(Outputs.of(out := functional_call(module, state, inputs, tie_weights=False)))
+        made.append(Outputs.of(out := functional_call(module, state, inputs)))
         return made[0].joined(out)
 
     with _alone, warnings.catch_warnings(action="ignore"), _plain_kernels(), recorder, _Rewritten():
@@ -365,18 +364,6 @@ def capture(
     if output is None or output not in recorder._moving:
         raise ValueError("module: its output does not depend on its inputs")
     return _pruned(recorder, placed, output), made[0]
-
-
-def _in_every_place(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return tensors by all names that they have in distinct parts of a module, given one name for each."""
-    held = {
-        f"{part_name}.{name}" if part_name else name: tensor
-        for part_name, part in module.named_modules()
-        for name, tensor in (*part._parameters.items(), *part._buffers.items())
-        if tensor is not None
-    }
-    by_id = {id(held[name]): tensor for name, tensor in state.items()}
-    return {name: by_id[id(tensor)] for name, tensor in held.items()}
 
 
 def _pruned(recorder: _Recorder, inputs: list[Node], output: Node) -> Graph:

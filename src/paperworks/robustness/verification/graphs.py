@@ -1,10 +1,13 @@
 """Graphs in ONNX: read from files that may be hostile, checked, and brought to the operators that a converter knows."""
 
+import copy
 import itertools
 import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from paperworks.robustness.verification.reference import evaluated, first_line
 from paperworks.robustness.verification.vnnlib import read_bytes
@@ -75,6 +78,7 @@ def simplify(model: Any) -> None:
     from onnx import numpy_helper
 
     _rename(model)
+    _check_sizes(model)
     _fold(model)
     graph = model.graph
     (opset,) = (o for o in model.opset_import if not o.domain)
@@ -146,8 +150,24 @@ def _check_contents(model: Any) -> None:
             raise ValueError(f"operator {node.op_type!r} has a graph of its own; its path would depend on values")
 
 
-def _sized(model: Any) -> set[str]:
-    """Return the values whose shapes are known from those of the input and the weights, if all are not too large."""
+def _check_sizes(model: Any) -> None:
+    """Refuse values that are too large, or whose sizes don't follow from the weights and the shape of the input.
+
+    What is declared of sizes in the file is not believed.
+    """
+    alone = copy.deepcopy(model)
+    axes = alone.graph.input[0].type.tensor_type.shape.dim
+    if axes[0].dim_value <= 0:
+        axes[0].dim_value = 1
+    alone.graph.output[0].type.tensor_type.ClearField("shape")
+    sizes = _fold(alone, shapes=True)
+    for node in alone.graph.node:
+        if any(v and v not in sizes for v in node.output):
+            raise ValueError(f"the size of what {node.op_type!r} makes doesn't follow from sizes; it may be any")
+
+
+def _sizes(model: Any) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of values that are known from those of the input and the weights, if all are not too large."""
     import onnx
 
     try:
@@ -155,12 +175,15 @@ def _sized(model: Any) -> set[str]:
         graph = onnx.shape_inference.infer_shapes(model).graph
     except (onnx.shape_inference.InferenceError, RuntimeError) as error:
         raise ValueError(f"it is damaged: {first_line(error)}") from None
-    shapes = {v.name: v.type.tensor_type.shape for v in (*graph.input, *graph.value_info, *graph.output)}
-    elements = sum(math.prod(a.dim_value or 1 for a in shape.dim) for shape in shapes.values())
+    found = {v.name: v.type.tensor_type for v in (*graph.input, *graph.value_info, *graph.output)}
+    elements = sum(math.prod(a.dim_value or 1 for a in kind.shape.dim) for kind in found.values())
     if elements > _MOST_ELEMENTS:
         raise ValueError(f"its values have {elements} elements; it takes {_MOST_ELEMENTS} at most")
-    known = (v for v in (*graph.value_info, *graph.output) if v.type.tensor_type.HasField("shape"))
-    return {v.name for v in known if all(a.HasField("dim_value") for a in shapes[v.name].dim)}
+    return {
+        name: tuple(a.dim_value for a in kind.shape.dim)
+        for name, kind in found.items()
+        if kind.HasField("shape") and all(a.HasField("dim_value") for a in kind.shape.dim)
+    }
 
 
 def _add_external(model: Any, path: Path) -> None:
@@ -206,39 +229,47 @@ def _rename(model: Any) -> None:
     graph.name = "graph"
 
 
-def _fold(model: Any) -> None:
+def _fold(model: Any, shapes: bool = False) -> dict[str, tuple[int, ...]]:
     """Make weights of what operators make of weights alone, such as the pads and shapes that exports add up.
 
-    Each round evaluates what is known to be small, and so makes the sizes of more values known.
+    Each round evaluates what is known to be small, and so makes the sizes of more values known, which are returned.
+    With `shapes`, known shapes are weights too.
     """
     from onnx import helper, numpy_helper
 
     graph = model.graph
     for _ in range(_ROUNDS):
-        sized = _sized(model)
+        sizes = _sizes(model)
         known = {t.name for t in graph.initializer}
         folded: list[Any] = []
         rest: list[Any] = []
         for node in graph.node:
+            if shapes and node.op_type == "Shape" and node.input[0] in sizes:
+                part = slice(*(next((a.i for a in node.attribute if a.name == n), None) for n in ("start", "end")))
+                shape = np.array(sizes[node.input[0]][part], dtype=np.int64)
+                graph.initializer.append(numpy_helper.from_array(shape, node.output[0]))
+                known.add(node.output[0])
+                continue
             fixed = node.op_type not in _RANDOM and all(v in known for v in node.input if v)
-            fixed = fixed and all(v in sized for v in node.output if v)
+            fixed = fixed and all(v in sizes for v in node.output if v)
             (folded if fixed else rest).append(node)
             known.update(node.output if fixed else ())
-        if not folded:
-            return
+        if len(rest) == len(graph.node):
+            break
         read = {v for n in rest for v in n.input} | {v.name for v in graph.output}
         wanted = [v for n in folded for v in n.output if v in read]
-        outputs = [helper.make_empty_tensor_value_info(v) for v in wanted]
-        part = helper.make_graph(folded, "graph", [], outputs, list(graph.initializer))
-        values = evaluated(helper.make_model(part, opset_imports=model.opset_import), {}, wanted)
+        values = []
+        if wanted:
+            outputs = [helper.make_empty_tensor_value_info(v) for v in wanted]
+            part_of_it = helper.make_graph(folded, "graph", [], outputs, list(graph.initializer))
+            values = evaluated(helper.make_model(part_of_it, opset_imports=model.opset_import), {}, wanted)
         del graph.node[:]
         graph.node.extend(rest)
         graph.initializer.extend(numpy_helper.from_array(v, name) for v, name in zip(values, wanted, strict=True))
+    return _sizes(model)
 
 
 def _attributes_to_inputs(node: Any, weight: Any) -> None:
-    import numpy as np
-
     given = {a.name: np.array(a.ints, dtype=np.int64) for a in node.attribute}
     given.setdefault("axes", np.arange(len(given["starts"])))
     del node.attribute[:]

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from paperworks.core.validation import check_count, check_finite, check_number
+from paperworks.numerics import functional_call
 
 Parameters = nn.Module | Mapping[str, Tensor] | Iterable[Tensor]
 
@@ -295,7 +296,7 @@ def homogeneity_degree(model: nn.Module, x: Any, factor: float = 1.01) -> Homoge
 
     def outputs(c: float) -> Tensor:
         scaled = {name: p.detach() * c for name, p in weights.items()}
-        found = torch.func.functional_call(model, {**scaled, **buffers}, inputs, tie_weights=True)
+        found = functional_call(model, {**scaled, **buffers}, inputs)
         if not isinstance(found, Tensor):
             raise TypeError(f"model returns a {type(found).__name__}; it takes a network that returns a tensor")
         return _real(found).double()
