@@ -157,7 +157,7 @@ def solve_ode(
     h = first_step(func, u, slope, _times(t, control), t1, method, atol, rtol, control)
     counts = np.zeros((2, groups), dtype=np.int64)  # rejected, accepted
     before = np.ones(groups)  # the last accepted step's error
-    found: list[Tensor | None] = [u0 if time == t0 else None for time in times]
+    found = _DenseOutput([time for time in times if time not in (t0, t1)], sign, control)
     steps: list[TakenStep] = []
     trial: Trial | None = None
     while (left := t1 - t).any():
@@ -179,7 +179,7 @@ def solve_ode(
         counts[accepted.astype(int), np.arange(groups)] += active
         there = np.where(arrives, t1, t + length)
         if accepted.any():
-            _record(found, times, trial, t, there, accepted, sign, control)
+            found.record(trial, t, there, accepted)
             taken = np.where(accepted, length, 0.0)
             estimate = None if estimates is None else trial.estimate(estimates, atol, rtol, control)
             steps.append(TakenStep(t, taken, np.sqrt(errors), estimate, u if keep_states else None))
@@ -197,7 +197,8 @@ def solve_ode(
         most = np.where(accepted, _MOST, 1.0)
         factor = np.where(lost & (error <= 1), 1.0, np.clip(factor, _LEAST, most))
         h = np.where(active, length * factor, h)
-    states = torch.stack([u if time == t1 else x for time, x in zip(times, found, strict=True)])  # type: ignore[misc]
+    first, last = ([x[None]] if time in times else [] for time, x in ((t0, u0), (t1, u)))
+    states = torch.cat([*first, *found.states(), *last])
     nfe = 2 + len(method.b) * counts.sum(0)
     return Solution(states, nfe, counts[1], counts[0], steps)
 
@@ -351,28 +352,31 @@ def check_tolerance(name: str, value: "float | Tensor", u0: Tensor) -> "float | 
     return column(value.to(u0), u0)
 
 
-def _record(
-    found: list[Tensor | None],
-    times: list[float],
-    trial: Trial,
-    t: np.ndarray,
-    there: np.ndarray,
-    accepted: np.ndarray,
-    sign: float,
-    control: Control,
-) -> None:
-    """Take the dense output at the times that an accepted step passes."""
-    for i, time in enumerate(times):
-        passes = accepted & (sign * t < sign * time) & (sign * time <= sign * there)
-        if not passes.any():
-            continue
-        share = np.where(passes, (time - t) / np.where(passes, there - t, 1.0), 1.0)
-        if control == "batch":
-            found[i] = trial.inside(float(share[0]))
-            continue
-        state, known = trial.inside(torch.as_tensor(share, device=trial.start.device)), found[i]
-        mask = column(torch.as_tensor(passes, device=state.device), state)
-        found[i] = state if known is None else torch.where(mask, state, known)
+class _DenseOutput:
+    """States at the times that accepted steps pass."""
+
+    def __init__(self, times: list[float], sign: float, control: Control) -> None:
+        self._times, self._sign, self._control = np.array(times), sign, control
+        self._found: list[Tensor] = []
+        self._places: list[np.ndarray] = []  # of what was found: the number of the time, then of the sample
+
+    def record(self, trial: Trial, t: np.ndarray, there: np.ndarray, accepted: np.ndarray) -> None:
+        times = self._sign * self._times[:, None]
+        rows, samples = np.nonzero(accepted & (self._sign * t < times) & (times <= self._sign * there))
+        shares = (self._times[rows] - t[samples]) / (there - t)[samples]
+        if self._control == "batch":
+            self._found.extend(trial.inside(float(share))[None] for share in shares)
+        elif len(rows):
+            self._found.append(trial.inside(torch.as_tensor(shares, device=trial.start.device), samples))
+            self._places.append(rows * len(t) + samples)
+
+    def states(self) -> list[Tensor]:
+        """Return parts that make (times, batch, ...) one after another."""
+        if not self._places:
+            return self._found
+        found = torch.cat(self._found)
+        order = torch.as_tensor(np.concatenate(self._places).argsort(), device=found.device)
+        return [found[order].unflatten(0, (len(self._times), -1))]
 
 
 def _gave_up(

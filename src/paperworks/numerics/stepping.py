@@ -192,29 +192,31 @@ class Trial:
         error = error * (abs(self.length) if isinstance(self.length, float) else self.length.reshape(-1).abs())
         return error if kind == "error_estimate" else error + _MIXED * self.stiffness_estimate(control)
 
-    def inside(self, share: "float | Tensor") -> Tensor:
+    def inside(self, share: "float | Tensor", samples: np.ndarray | None = None) -> Tensor:
         """Return the state at a share of the step, by the pair's dense output.
 
         Parameters
         ----------
         share
-            From 0 at the start to 1 at the end: a number, or one for each sample.
+            From 0 at the start to 1 at the end: a number, or several.
+        samples
+            Number of the sample that each of several shares is of.
 
         Returns
         -------
         Tensor
-            The state there.
+            The states there, of all samples for a number, else one for each share.
         """
         dense = self.start.new_tensor(self.pair.dense)
         powers = torch.arange(1, dense.shape[1] + 1, device=self.start.device)
-        if isinstance(share, float):
-            moved = self.slopes.sum(dense @ share ** powers.to(dense))
-        else:
-            weights = dense @ torch.pow(share.to(dense), powers[:, None])  # (slopes, batch)
-            moved = (torch.stack(self.slopes.kept) * weights.reshape(*weights.shape, *[1] * (self.start.ndim - 1))).sum(
-                0
-            )
-        return self.start + self.length * moved
+        if samples is None:
+            return self.start + self.length * self.slopes.sum(dense @ share ** powers.to(dense))
+        chosen = torch.as_tensor(samples, device=self.start.device)
+        weights = (dense[..., None] * torch.as_tensor(share).to(dense) ** powers[:, None]).sum(1)  # (slopes, shares)
+        slopes = torch.stack([k[chosen] for k in self.slopes.kept])
+        moved = (slopes * weights.reshape(*weights.shape, *[1] * (self.start.ndim - 1))).sum(0)
+        length = self.length[chosen] if isinstance(self.length, Tensor) else self.length
+        return self.start[chosen] + length * moved
 
 
 def take_step(
