@@ -12,6 +12,7 @@ from mcp import MCPError
 
 from paperworks import papers
 from paperworks.evidence import store
+from paperworks.papers import recordcache
 
 MOST = 60_000  # characters of an answer
 
@@ -226,6 +227,32 @@ def test_calls_at_once_answer_each_as_alone(ask):
 
     found = ask.do(all_at_once)
     assert found == {slug: slug for slug in papers.slugs()[:12]}
+
+
+def test_a_call_that_comes_while_the_cache_of_records_is_read_finds_it_whole(monkeypatch, tmp_path):
+    monkeypatch.setenv("PAPERWORKS_CACHE", str(tmp_path))
+    (tmp_path / "records.json").write_text("{}")
+    cache, read, found = recordcache._Cache(), json.loads, []
+
+    def loads(content):
+        if not found:
+            found.append("asked")
+            found.append(sorted(cache.open()))  # what another thread does meanwhile
+        return read(content)
+
+    monkeypatch.setattr(recordcache.json, "loads", loads)
+    assert sorted(cache.open()) == found[1] == ["entry points", "form", "records"]
+
+
+def test_a_defect_that_is_a_key_error_shows_nothing_of_itself_either(ask, told, monkeypatch):
+    monkeypatch.setattr("paperworks.agents.reading.show_paper", lambda slug: {}["secret"])
+    (result,) = ask(("show_paper", {"paper": "dpm-solver"}))
+    assert told(result) == "Error executing tool show_paper"
+
+
+def test_what_is_missing_is_told_with_what_it_takes(ask, told):
+    (result,) = ask(("run_claim", {"paper": "dpm-solver"}))
+    assert told(result).startswith("claim is missing; it takes this: Id of a claim or race, such as c1-orders")
 
 
 class TestResourcesAndPrompts:
