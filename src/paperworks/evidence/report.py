@@ -117,7 +117,8 @@ def paper_document(paper: Paper, found: PaperResults | None = None, figures: str
     figures
         What the names of figures and recordings come after, such as the address of their folder.
     """
-    lines = [f"# {escape(paper.title)}", "", f"{escape(', '.join(paper.authors))} · {paper.year} · {paper.field}", ""]
+    by = f"{escape(', '.join(paper.authors))} · {paper.year} · {escape(paper.field)}"
+    lines = [f"# {escape(paper.title)}", "", by, ""]
     lines += [escape(paper.summary), ""]
     if paper.origin:
         lines += [f"This record comes from {escape(paper.origin)}, not from Paperworks itself.", ""]
@@ -141,7 +142,14 @@ def paper_document(paper: Paper, found: PaperResults | None = None, figures: str
 
 def escape(text: str) -> str:
     """Take from characters that Markdown gives a meaning to that meaning."""
-    return re.sub(r"([\\`*_\[\]|<>#$~])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_\[\]|<>#$~]|&(?=#?\w+;))", r"\\\1", " ".join(text.split()))
+
+
+def _code(text: str) -> str:
+    """Write a text as code, which stands between more backticks than it has anywhere."""
+    text = " ".join(text.split())
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence} {text} {fence}" if "`" in text else f"{fence}{text}{fence}"
 
 
 def _evidence(found: PaperResults, figures: str) -> list[str]:
@@ -165,7 +173,7 @@ def _leads(link: str) -> bool:
 
 def _claim(view: ClaimView, figures: str) -> list[str]:
     where = f", {view.where}" if view.where else ""
-    lines = [f"### {'★ ' if view.headline else ''}`{view.id}` {escape(view.says)}", ""]
+    lines = [f"### {'★ ' if view.headline else ''}{_code(view.id)} {escape(view.says)}", ""]
     lines += [f"*{'Peer' if view.kind == 'peer' else 'Reported'}*: {escape(view.reported + where)}", ""]
     if view.measure:
         lines += [f"*Measured*: {escape(view.measure)}", ""]
@@ -178,9 +186,12 @@ def _claim(view: ClaimView, figures: str) -> list[str]:
         lines.append(f"| {escape(value.label or 'value')} | {escape(value.text or '–')} | {bar} |")
     lines.append("")
     if figure := view.figure(".svg"):
-        lines += [f"![Figure of {view.id}]({figures}{figure.name})", ""]
+        lines += [f"![Figure of {escape(view.id)}]({quote(figures + figure.name, _KEPT)})", ""]
     if sounds := view.sounds():
-        lines += ["Listen: " + " · ".join(f"[{escape(says)}]({figures}{path.name})" for path, says in sounds), ""]
+        lines += [
+            "Listen: " + " · ".join(f"[{escape(says)}]({quote(figures + path.name, _KEPT)})" for path, says in sounds),
+            "",
+        ]
     lines += [f"- {escape(fact)}" for fact in told_of(view)]
     lines += ["", f"<sub>{escape(provenance_of(view))}</sub>", ""] if view.date else [""]
     return lines
