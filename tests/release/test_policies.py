@@ -1,6 +1,7 @@
 """What a release promises: a changelog by version, deprecations that end, citations and tables that are current."""
 
 import ast
+import hashlib
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import tomllib
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import jsonschema
 import pytest
@@ -148,14 +150,26 @@ class TestBillsOfMaterials:
         for name, requirements in SBOM["project"]().items():
             bill = json.loads(bills[name])
             versions = {part["name"]: part["version"] for part in bill["components"]}
-            assert {canonicalize_name(r.name) for r in requirements} <= versions.keys()
+            assert {canonicalize_name(r.name) for r in requirements} - {"paperworks"} <= versions.keys()
             assert all(locked[part] == version for part, version in versions.items() if part in locked)
             assert {"katex", "htmx.org"} <= versions.keys()
             assert bill["metadata"]["component"]["version"] == "1.2.3"
 
-    def test_every_part_of_the_core_and_the_site_names_its_licence(self, bills):
-        for name in ("core", "site"):
-            assert [p["name"] for p in json.loads(bills[name])["components"] if not p.get("licenses")] == []
+    def test_every_part_names_its_licence(self, bills):
+        parts = [part for text in bills.values() for part in json.loads(text)["components"]]
+        assert {part["name"] for part in parts if "UNKNOWN" in json.dumps(part.get("licenses", "UNKNOWN"))} == set()
+
+    def test_paperworks_is_no_part_of_itself(self, bills):
+        for text in bills.values():
+            assert "paperworks" not in {part["name"] for part in json.loads(text)["components"]}
+
+    def test_files_of_others_have_their_digests(self, bills):
+        carried = [f for p in json.loads(bills["core"])["components"] for f in p.get("components", [])]
+        told = {f["name"]: f["hashes"][0]["content"] for f in carried}
+        assert {"paperworks/web/static/htmx.min.js", "paperworks/web/static/katex-0.19.1/katex.min.js"} <= told.keys()
+        assert sum(name.endswith(".woff2") for name in told) == 20
+        for name, digest in told.items():
+            assert hashlib.sha256((ROOT / "src" / name).read_bytes()).hexdigest() == digest
 
 
 class TestMatrix:
@@ -183,6 +197,41 @@ class TestMatrix:
         row = MATRIX["measure"]("python-3.14", tmp_path / "none.whl", [], None)
         assert (row["outcome"], row["reason"]) == ("not run", "there is no Python 3.14 on this machine")
         assert "| not run |" in MATRIX["table"]([row])
+
+    @pytest.fixture
+    def conform(self, monkeypatch, tmp_path):
+        """Run a job whose environment is had at once, and whose pytest ends as it is told to."""
+
+        def run(script, done=()):
+            def answer(words, **options):
+                if words[2:3] == ["pytest"]:
+                    return subprocess.CompletedProcess(words, *script)
+                told = "Python 3.11.7" if "-V" in words else '{"numpy": "2.0.0"}'
+                return subprocess.CompletedProcess(words, 0, told, "")
+
+            conformance = MATRIX["conformance"]
+            monkeypatch.setitem(conformance.__globals__, "subprocess", SimpleNamespace(run=answer, TimeoutExpired=None))
+            asked = SimpleNamespace(suites="kinds", minutes=1)
+            return conformance("oldest-numpy", "python3", tmp_path / "w.whl", tmp_path, list(done), asked)
+
+        return run
+
+    def test_what_brings_the_tests_down_has_failed(self, conform):
+        row = conform((4, "", f"ImportError while loading conftest '{ROOT}/tests/conftest.py'.\nnumpy is too old\n"))
+        assert row["outcome"] == "failed"
+        assert row["failures"] == ["pytest ended with 4 and no report: numpy is too old"]
+        assert "0 passed, 0 skipped, 1 failed" in MATRIX["table"]([{"job": "oldest-numpy", **row}])
+
+    def test_the_same_versions_are_run_once(self, conform):
+        first = {"job": "python-3.11", **conform((139, "", ""))}
+        assert conform((0, "", ""), [first])["same_as"] == "python-3.11"
+
+    def test_what_contradicts_itself_is_told(self):
+        output = (
+            "ERROR: Cannot install numpy==2.0.0 and paperworks because these package versions have conflicting "
+            "dependencies.\nERROR: ResolutionImpossible: for help visit https://pip.example.org/help\n"
+        )
+        assert MATRIX["reason_of"](output).startswith("Cannot install numpy==2.0.0 and paperworks")
 
     def test_a_report_is_counted(self, tmp_path):
         (tmp_path / "report.xml").write_text(

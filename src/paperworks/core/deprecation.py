@@ -79,7 +79,7 @@ def _renamed_class(new: type, old: str, message: str, documentation: str) -> typ
         def __subclasscheck__(cls, subclass: type) -> bool:
             return issubclass(subclass, new) if cls is alias else super().__subclasscheck__(subclass)
 
-    @functools.wraps(new.__init__ if new.__new__ is object.__new__ else new.__new__)  # type: ignore[misc]
+    @functools.wraps(new.__init__ if new.__new__ is object.__new__ else new.__new__)
     def make(cls: type, *arguments: Any, **named: Any) -> Any:
         warnings.warn(message, FutureWarning, stacklevel=2)
         if cls is alias:
