@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from paperworks.evidence.benchmark import Benchmark, read_benchmarks
 from paperworks.evidence.files import write_atomically
+from paperworks.evidence.provenance import checkout
 from paperworks.evidence.record import Paper
 from paperworks.evidence.report_html import html_report
 from paperworks.evidence.results import (
@@ -31,6 +32,8 @@ def write_reports(
 ) -> list[Path]:
     """Write the results page to `markdown` with a page for each paper beside its evidence, and to `html`.
 
+    Beside evidence that came with an installed package no pages are written.
+
     Parameters
     ----------
     papers
@@ -51,7 +54,7 @@ def write_reports(
     home = folder or committed_folder()
     if markdown is not None:
         for found in results:
-            if found.paper.origin and folder is None:
+            if not _has_pages(home) or (found.paper.origin and folder is None):
                 continue  # somebody else's paper has no page among the committed evidence
             written.append(home / found.paper.slug / "README.md")
             write_atomically(written[-1], paper_page(found).encode())
@@ -68,14 +71,17 @@ def results_page(papers: Sequence[Paper], results: Sequence[PaperResults], besid
     lines = ["# Results", "", INTRODUCTION, "", f"**{summary(results)}**", ""]
     lines += ["| paper | field | claims | races | measured |", "|---|---|---|---|---|"]
     for found in results:
-        page = Path(os.path.relpath(home / found.paper.slug / "README.md", beside)).as_posix()
+        page = home / found.paper.slug / "README.md"
         counts = [count_verdicts(v.verdict for v in group) for group in (found.claims, found.races)]
         dates = sorted({v.date[:10] for v in found.all if v.date})
         state = " to ".join(dict.fromkeys([dates[0], dates[-1]])) if dates else "never"
         state += f", {found.outdated} outdated" if found.outdated else ""
         state += f", {found.problem}" if found.problem else ""
         whose = f" (from {escape(found.paper.origin)})" if found.paper.origin else ""
-        name = f"[{found.paper.slug}]({page}): {escape(found.paper.title)}{whose}"
+        slug = found.paper.slug
+        if _has_pages(home):
+            slug = f"[{slug}]({Path(os.path.relpath(page, beside)).as_posix()})"
+        name = f"{slug}: {escape(found.paper.title)}{whose}"
         lines.append(f"| {' | '.join([name, found.paper.field, *counts, escape(state)])} |")
     lines.append("")
     for benchmark in read_benchmarks(home):
@@ -92,6 +98,11 @@ def results_page(papers: Sequence[Paper], results: Sequence[PaperResults], besid
             "",
         ]
     return "\n".join(lines)
+
+
+def _has_pages(home: Path) -> bool:
+    """Say whether pages stand beside this evidence: not beside what came with an installed package."""
+    return checkout() is not None or home != committed_folder()
 
 
 def paper_page(found: PaperResults) -> str:
