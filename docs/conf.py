@@ -78,5 +78,6 @@ sphinx_gallery_conf = {
     "show_signature": False,
     "abort_on_example_error": True,
     "copyfile_regex": "",
+    "capture_repr": ("_repr_html_",),  # not that of the legend which a cell ends with
 }
 copybutton_exclude = ".linenos, .gp, .go"

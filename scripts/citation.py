@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from paperworks.evidence.record import Paper
+from paperworks.feed.bibtex import parted
 from paperworks.papers import load_all
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,16 +27,14 @@ keywords:
   - machine learning
   - scientific computing
 """
-_FAMILY = re.compile(r"(?<!\S)((?:(?:[Vv]an|[Vv]on|[Dd]e|[Dd]er|[Dd]en|[Dd]i|[Dd]a|[Dd]el|[Ll]a|[Ll]e|[Tt]er) )*\S+)$")
 
 
 def person(name: str) -> str:
-    """Write an author: the last word is the family name, with the particles before it."""
-    family = _FAMILY.search(name.strip())
-    given = name[: family.start()].strip() if family else ""
-    if not family or not given:
+    """Write an author by given and family names; as an entity, where there is one name alone."""
+    given, family = parted(name)
+    if not given:
         return f"      - name: {json.dumps(name, ensure_ascii=False)}"
-    names = (json.dumps(part, ensure_ascii=False) for part in (given, family[1]))
+    names = (json.dumps(part, ensure_ascii=False) for part in (given, family))
     return "      - given-names: {}\n        family-names: {}".format(*names)
 
 

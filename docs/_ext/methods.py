@@ -46,7 +46,8 @@ def race(view: ClaimView) -> str:
     """Write what was measured against a peer, which the verdict judges."""
     measured = ", ".join(" ".join(filter(None, [value.label, value.text])) for value in view.values if value.text)
     old = " (outdated)" if view.outdated else ""
-    return f"{plain(view.reported)}: {plain(measured) + ' ' if measured else ''}{{verdict}}`{view.verdict}`{old}"
+    says = plain(f"{view.says}: {measured}".strip(": "))
+    return f"**{plain(view.reported)}** – {says} {{verdict}}`{view.verdict}`{old}"
 
 
 def paper_role(name: str, raw: str, text: str, line: int, inliner: Any, options: Any = None, content: Any = ()) -> Any:

@@ -60,9 +60,9 @@ for name, options in {
     "AdamW with weight decay 1": {"weight_decay": 1.0},
     "OrthoGrad of AdamW": {"wrap": OrthoGrad},
 }.items():
-    began = time.perf_counter()
+    began = time.process_time()
     runs[name] = train(**options)
-    seconds[name] = time.perf_counter() - began
+    seconds[name] = time.process_time() - began
 
 # %%
 # Read the report
@@ -102,13 +102,13 @@ axes[1].set(xlabel="step of training", ylabel="cosine of descent and weights")
 
 for name, (monitor, accuracy) in runs.items():
     reached = next((r.step for r, a in zip(monitor.history, accuracy, strict=True) if a >= 0.9), None)
-    print(f"{name:26}: step {reached or 'never'}, {seconds[name]:.0f} s for {monitor.steps} steps")
+    print(f"{name:26}: step {reached or 'never'}, {seconds[name]:.0f} s of the processor for {monitor.steps} steps")
 
 # %%
 # What it costs, and when not to use it
 # -------------------------------------
-# A step of OrthoGrad costs one more pass over the parameters; its time is in the table. The monitor costs less than a
-# step each time that it looks.
+# A step of OrthoGrad costs one more pass over the parameters; its time is above. The monitor costs less than a step
+# each time that it looks.
 #
 # * Where test accuracy rises along with training accuracy there is no such delay, and nothing to gain.
 # * The report is the first thing to ask for. If it finds neither collapse nor alignment, the cause is another one: too

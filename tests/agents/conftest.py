@@ -68,6 +68,34 @@ def broken(run):
     raise RuntimeError("a message of its own")
 
 
+@measures("c5-apart")
+def apart(run):
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            Path(os.environ["ENDLESS_PID"]).write_text(str(os.getpid()))
+            time.sleep(600)
+        os._exit(0)
+    endless_sleep()
+
+
+def endless_sleep():
+    while True:
+        time.sleep(0.01)
+
+
+@measures("c6-large-file")
+def large_file(run):
+    with open("large", "wb") as file:
+        file.truncate(2**31)
+    return Measurement(exact(1.0))
+
+
+@measures("c7-many-values")
+def many_values(run):
+    return Measurement({f"v{number}": exact(1.0) for number in range(5000)})
+
+
 @races("numpy")
 def race(run):
     return Measurement(exact(0.5), settings="as it comes")
@@ -79,7 +107,7 @@ def paper(tmp_path, monkeypatch):
     """Make a paper of a folder, `tested-paper`, beside all others; and a folder for the user's evidence."""
     folder = tmp_path / "shelf" / "tested_paper"
     folder.mkdir(parents=True)
-    ids = ("c1-quick", "c2-endless", "c3-greedy", "c4-broken")
+    ids = ("c1-quick", "c2-endless", "c3-greedy", "c4-broken", "c5-apart", "c6-large-file", "c7-many-values")
     (folder / "paper.toml").write_text(RECORD + "".join(CLAIM.format(id=id) for id in ids) + PEER)
     (folder / "claims.py").write_text(CLAIMS)
     (folder / "usage.py").write_text("print('used')\n")

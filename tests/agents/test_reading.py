@@ -1,3 +1,4 @@
+import ast
 import base64
 import io
 import json
@@ -11,6 +12,7 @@ from mcp import MCPError
 
 from paperworks import papers
 from paperworks.evidence import store
+from paperworks.papers import recordcache
 
 MOST = 60_000  # characters of an answer
 
@@ -122,26 +124,36 @@ WRONG = {
     ],
     "list_papers": [({"offset": -1}, "offset is -1"), ({"field": None}, "field is None")],
     "show_paper": [
-        ({"paper": "../../etc/passwd"}, "paper is '../../etc/passwd'"),
-        ({"paper": "dpm_solver\n"}, "paper is"),
+        ({"paper": "../../etc/passwd"}, "paper is '../../etc/passwd', which is no paper's short name"),
+        ({"paper": "dpm_solver\n"}, "did you mean dpm-solver?"),
         ({"paper": "x" * 100_000}, "paper is"),
         ({"paper": "dpm-solve"}, "did you mean dpm-solver?"),
+        ({"paper": "DPM-Solver"}, "did you mean dpm-solver?"),
+        ({"paper": "paperworks.diffusion.DPMSolver"}, "did you mean dpm-solver?"),
+        ({"paper": "2206.00927"}, "did you mean dpm-solver?"),
+        ({"paper": papers.load("dpm-solver").title}, "did you mean dpm-solver?"),
+        ({"paper": ""}, "search_papers and list_papers give the short names"),
         ({"paper": {"slug": "dpm-solver"}}, "valid string"),
     ],
     "show_method": [
         ({"name": "os.system"}, "which is no paper's method"),
         ({"name": "DPMSolve"}, "did you mean DPMSolver"),
         ({"name": "\x00"}, "which is no paper's method"),
+        ({"name": "dpm-solver"}, "did you mean paperworks.diffusion.DPMSolver or"),
+        ({"name": "paperworks.audio.DPMSolver"}, "which is no paper's method"),
+        ({"name": "ModelFn"}, "is no class or function"),
     ],
     "read_evidence": [
         ({"paper": "dpm-solver", "claim": "../history"}, "claim is '../history'"),
-        ({"paper": "dpm-solver", "claim": "c9"}, "did you mean"),
+        ({"paper": "dpm-solver", "claim": "c9"}, "it has c1-orders, "),
+        ({"paper": "dpm-solver", "claim": "c1-order"}, "did you mean c1-orders"),
+        ({"paper": "dpm-solver", "claim": ""}, "it has c1-orders, "),
         ({"paper": "dpm-solver", "claim": "c1-orders", "whose": "theirs"}, "whose is 'theirs'"),
     ],
     "run_claim": [
         ({"paper": "dpm-solver", "claim": "c1-orders", "scale": "full"}, "scale is 'full'"),
         ({"paper": "dpm-solver", "claim": "c1-orders", "seconds": 10**6}, "seconds is 1000000"),
-        ({"paper": "nothing", "claim": "c1-orders"}, "no paper 'nothing'"),
+        ({"paper": "nothing", "claim": "c1-orders"}, "paper is 'nothing'"),
         ({"paper": "dpm-solver", "claim": "nothing"}, "claim is 'nothing'"),
     ],
     "no_such_tool": [({}, "Unknown tool")],
@@ -154,6 +166,33 @@ def test_what_is_wrong_with_a_call_is_said_in_one_sentence(ask, told, tmp_path, 
     for result, (*_, says) in zip(ask(*((name, given) for name, given, _ in calls)), calls, strict=True):
         assert says in told(result)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_usage_code_imports_can_be_shown(ask):
+    names = [
+        f"{statement.module}.{alias.name}"
+        for paper in papers.load_all()
+        for statement in ast.walk(ast.parse(paper.usage))
+        if isinstance(statement, ast.ImportFrom) and (statement.module or "").startswith("paperworks.")
+        for alias in statement.names
+        if not alias.name.isupper()  # a constant, which has no signature
+    ]
+    names = sorted(set(names))
+    assert "paperworks.diffusion.NoiseScheduleVP" in names
+    for name, result in zip(names, ask(*(("show_method", {"name": name}) for name in names)), strict=True):
+        assert not result.is_error, result.content[0].text
+        package, _, last = name.rpartition(".")
+        assert result.structured_content["import_line"] == f"from {package} import {last}"
+        assert last in result.structured_content["usage"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["dpmsolver", "diffusion.DPMSolver", "paperworks.diffusion.dpm_solver.DPMSolver", "paperworks.Diffusion.dpmsolver"],
+)
+def test_a_method_is_known_however_its_name_is_written(ask, name):
+    (result,) = ask(("show_method", {"name": name}))
+    assert result.structured_content["name"] == "paperworks.diffusion.DPMSolver"
 
 
 def test_a_defect_of_ours_shows_nothing_of_itself(ask, told, monkeypatch):
@@ -190,6 +229,32 @@ def test_calls_at_once_answer_each_as_alone(ask):
 
     found = ask.do(all_at_once)
     assert found == {slug: slug for slug in papers.slugs()[:12]}
+
+
+def test_a_call_that_comes_while_the_cache_of_records_is_read_finds_it_whole(monkeypatch, tmp_path):
+    monkeypatch.setenv("PAPERWORKS_CACHE", str(tmp_path))
+    (tmp_path / "records.json").write_text("{}")
+    cache, read, found = recordcache._Cache(), json.loads, []
+
+    def loads(content):
+        if not found:
+            found.append("asked")
+            found.append(sorted(cache.open()))  # what another thread does meanwhile
+        return read(content)
+
+    monkeypatch.setattr(recordcache.json, "loads", loads)
+    assert sorted(cache.open()) == found[1] == ["entry points", "form", "records"]
+
+
+def test_a_defect_that_is_a_key_error_shows_nothing_of_itself_either(ask, told, monkeypatch):
+    monkeypatch.setattr("paperworks.agents.reading.show_paper", lambda slug: {}["secret"])
+    (result,) = ask(("show_paper", {"paper": "dpm-solver"}))
+    assert told(result) == "Error executing tool show_paper"
+
+
+def test_what_is_missing_is_told_with_what_it_takes(ask, told):
+    (result,) = ask(("run_claim", {"paper": "dpm-solver"}))
+    assert told(result).startswith("claim is missing; it takes this: Id of a claim or race, such as c1-orders")
 
 
 class TestResourcesAndPrompts:

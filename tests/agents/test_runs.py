@@ -1,18 +1,30 @@
+import json
 import os
+import re
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import anyio
+import httpx
 import pytest
 from filelock import FileLock
 from mcp import Client, StdioServerParameters
 from mcp.client.stdio import stdio_client
 
 from paperworks.agents import create_server
-from paperworks.evidence import store
+from paperworks.evidence import store, supervisor
 
 ROOT = Path(__file__).parents[2]
 RUN = {"paper": "tested-paper", "scale": "smoke"}
+FIRST = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "method": "initialize",
+    "params": {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}},
+}
 TRANSPORTS = ("memory", "stdio")
 
 
@@ -143,3 +155,67 @@ def test_a_folder_that_can_t_be_written_is_told(ask, told, paper, monkeypatch):
     monkeypatch.setenv("PAPERWORKS_EVIDENCE", str(paper / "file"))
     (result,) = ask(("run_claim", {**RUN, "claim": "c1-quick"}))
     assert "evidence can't be written to" in told(result)
+
+
+def test_a_client_that_goes_ends_its_run_over_http_too(paper, ended):
+    pid, url = paper / "pid", ""
+    command = [sys.executable, "-m", "paperworks", "mcp", "--http", "--port", "0"]
+    call = {"name": "run_claim", "arguments": {**RUN, "claim": "c2-endless"}, "_meta": {"progressToken": 1}}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        url = re.search(r"http://\S+/mcp", server.stderr.readline())[0]
+        headers = {"Accept": "application/json, text/event-stream"}
+        first = httpx.post(url, json=FIRST, headers=headers)
+        headers["mcp-session-id"] = first.headers["mcp-session-id"]
+        message = {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": call}
+        with httpx.stream("POST", url, json=message, headers=headers, timeout=300) as answer:
+            next(line for line in answer.iter_lines() if "counting" in line)
+        anyio.run(ended, int(pid.read_text()))
+        server.terminate()
+        server.communicate(timeout=60)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes elsewhere are ended by their group alone")
+@pytest.mark.parametrize("end", ["SIGKILL", "SIGTERM"])
+def test_what_a_task_moved_out_of_its_group_ends_with_the_server(paper, ended, end):
+    call = {"name": "run_claim", "arguments": {**RUN, "claim": "c5-apart"}}
+    with subprocess.Popen(
+        [sys.executable, "-m", "paperworks", "mcp"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as server:
+        for message in (FIRST, {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": call}):
+            print(json.dumps(message), file=server.stdin, flush=True)
+        pid = paper / "pid"
+        while not (pid.exists() and pid.read_text()):
+            time.sleep(0.05)
+        server.send_signal(getattr(signal, end))
+        anyio.run(ended, int(pid.read_text()))
+
+
+def test_one_that_prints_for_ever_fills_neither_disk_nor_memory(ask, paper, monkeypatch):
+    monkeypatch.setattr(supervisor, "_TAIL", 100)
+    log = paper / "output.txt"
+    with log.open("wb") as file:
+        file.truncate(2**40)  # of which nothing is on the disk
+        file.seek(0, 2)
+        file.write(b"the end")
+    assert supervisor._tail(log, {"folder": str(paper)}).endswith("the end")
+    (result,) = ask(("run_claim", {**RUN, "claim": "c6-large-file"}))
+    assert result.structured_content["claim"]["detail"].endswith("File too large")
+
+
+def test_a_record_that_is_edited_is_read_anew(ask, paper):
+    record = paper / "shelf" / "tested_paper" / "paper.toml"
+
+    async def edited(client):
+        before = await client.call_tool("show_paper", {"paper": "tested-paper"})
+        record.write_text(record.read_text().replace("says c1-quick", "says something else"))
+        return before, await client.call_tool("show_paper", {"paper": "tested-paper"})
+
+    before, after = ask.do(edited)
+    said = [result.structured_content["claims"][0]["says"] for result in (before, after)]
+    assert said == ["says c1-quick", "says something else"]
+
+
+def test_an_answer_has_room_for_any_number_of_values(ask, paper):
+    (result,) = ask(("run_claim", {**RUN, "claim": "c7-many-values"}))
+    assert len(result.structured_content["numbers"]) == 40
+    assert len(result.content[0].text) < 60_000

@@ -100,3 +100,14 @@ def test_nothing_but_messages_is_on_standard_output():
     assert run.returncode == 0
     assert said[0]["result"]["serverInfo"]["name"] == "paperworks"
     assert all(message["jsonrpc"] == "2.0" for message in said)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="others have but one such address until told so")
+def test_another_loopback_address_answers_to_its_own_name():
+    command = [sys.executable, "-m", "paperworks", "mcp", "--http", "--port", "0", "--host", "127.0.0.2"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as server:
+        address = re.search(r"http://127\.0\.0\.2:\d+/mcp", server.stderr.readline())[0]
+        assert httpx.post(address, json=FIRST, headers=ACCEPT).status_code == 200
+        assert httpx.post(address, json=FIRST, headers={**ACCEPT, "Host": "evil.example"}).status_code == 421
+        server.send_signal(signal.SIGINT)
+        server.communicate(timeout=30)

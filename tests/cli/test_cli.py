@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
 
 import bibtexparser
@@ -159,6 +160,36 @@ def test_run_measures_and_race_races(shelf, tmp_path):
     assert both["claims"][0]["own"]["verdict"] == "holds"
 
 
+def test_search_says_what_it_took_a_word_for():
+    result = invoke("search", "robustnes")
+    assert result.stderr == "No paper has 'robustnes'; searched for 'robustness' or 'robust'\n"
+    assert invoke("search", "robustness").stderr == ""
+
+
+def test_a_run_says_what_to_do_next(shelf, monkeypatch):
+    assert "Next: paperworks run fake --scale desk · " in invoke("run", "fake", "--scale", "smoke").output
+    assert (
+        "Next: paperworks compare fake · paperworks show fake · paperworks race fake\n" in invoke("run", "fake").output
+    )
+    raced = invoke("race", "fake").output
+    assert "Next: paperworks compare fake · paperworks show fake · paperworks run fake\n" in raced
+
+    from paperworks.evidence import runner
+
+    run_papers = runner.run_papers
+    monkeypatch.setattr(runner, "run_papers", lambda *a, **k: replace(run_papers(*a, **k), interrupted=True))
+    stopped = invoke("run", "fake").output
+    assert "the same command with --resume goes on from here" in stopped
+    assert "Next:" not in stopped
+
+
+def test_what_can_not_be_compared_says_how_it_could(shelf):
+    invoke("run", "fake", "--scale", "smoke")
+    result = invoke("compare", "fake")
+    assert result.exit_code == 2
+    assert "`paperworks run PAPER`" in result.stderr
+
+
 def test_own_evidence_is_compared_with_the_committed_one(shelf, tmp_path):
     assert invoke("compare", "fake").exit_code == 2, "nothing can be compared"
     invoke("run", "fake", "--scale", "smoke", "--evidence", tmp_path / "checkout" / "evidence")
@@ -210,7 +241,7 @@ def test_a_race_whose_peers_are_all_missing_is_not_silently_fine(shelf):
     )
     result = invoke("race", "fake", "--scale", "smoke")
     assert result.exit_code == 2
-    assert "every peer is missing" in result.stderr
+    assert "pip install 'paperworks[peers]'" in result.stderr
 
 
 def test_a_history_that_can_not_be_read_costs_its_own_paper_a_line(shelf, tmp_path):
@@ -454,4 +485,7 @@ def test_a_paper_of_ones_own_is_shown_without_what_it_lacks_yet(tmp_path, monkey
     assert "\n1 paper; " in invoke("list", "--field", "biology").output
     assert "\n2015 · biology" in invoke("show", "own").output
     ran = invoke("run", "own", "--scale", "smoke", "--evidence", tmp_path / "evidence").output
+    assert "Next: paperworks run own --scale desk · paperworks show own · paperworks race own\n" in ran
+    assert 'claims.py", line' in ran, "where it failed"
+    ran = invoke("run", "own", "--evidence", tmp_path / "evidence").output
     assert "Next: paperworks show own · paperworks race own\n" in ran, "nothing is committed that one could compare"

@@ -4,6 +4,7 @@ import sys
 import pytest
 
 import paperworks.evidence
+import paperworks.robustness
 
 
 def test_an_unknown_name_is_an_attribute_error():
@@ -23,3 +24,13 @@ def test_importing_packages_imports_nothing_heavy():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+def test_a_name_whose_package_is_missing_says_which_extra_brings_it(monkeypatch):
+    module = "paperworks.robustness.attacks.training"
+    for name in [name for name in sys.modules if name.startswith("paperworks.robustness.attacks")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "gymnasium", None)
+    with pytest.raises(ModuleNotFoundError, match=r"train_atla needs; `pip install 'paperworks\[rl\]'` brings it"):
+        _ = paperworks.robustness.train_atla
+    assert module not in sys.modules

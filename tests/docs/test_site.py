@@ -1,6 +1,8 @@
 """Builds the documentation strictly, without running the tutorials, and holds its pages to what a reader needs."""
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +23,8 @@ GENERATED = ("_build", "gallery", "auto_tutorials", "__pycache__", "*.rst")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed (Debian: apt install chromium)")
 pytestmark = pytest.mark.timeout(1800)  # the first test builds the site, and the others wait for it
+WIDE = ["index", "verdicts", "methods/diffusion", "gallery/audio", "auto_tutorials/index"]  # one of each kind
+WIDE += ["auto_tutorials/plot_sample_in_ten_steps", "api/diffusion/dpm_solver", "api/operators/multigrid"]
 NAVIGATION = {"genindex.html", "search.html", "py-modindex.html"}
 
 
@@ -92,12 +96,29 @@ def test_headings_are_in_order_below_one(pages):
         assert all(after <= before + 1 for before, after in steps), f"{path}: {page.headings}"
 
 
+def without_words(images):
+    """Return the images with no alternative text, or with the file's name that Sphinx puts in its place."""
+    decorative = "_thumb.png"  # beside the title of a tutorial, which says it
+    return [
+        image["src"]
+        for image in images
+        if not image["src"].endswith(decorative) and not re.sub(r"\S+\.(png|svg|jpg)", "", image.get("alt", "")).strip()
+    ]
+
+
 def test_each_image_says_what_it_shows(pages):
-    images = [(path, image) for path, page in pages.items() for image in page.images]
-    assert [path for path, image in images if "alt" not in image] == []  # an empty one is beside a title that says it
-    evidence = [(path, image) for path, image in images if "evidence" in image.get("class", "")]
+    assert {path: found for path, page in pages.items() if (found := without_words(page.images))} == {}
+    evidence = [image for page in pages.values() for image in page.images if "evidence" in image.get("class", "")]
     assert len(evidence) > 100
-    assert [path for path, image in evidence if len(image["alt"]) < 20] == []
+    assert [image["alt"] for image in evidence if len(image["alt"]) < 20] == []
+
+
+def test_what_has_no_words_is_found(tmp_path):
+    path = tmp_path / "page.html"
+    path.write_text(
+        '<img src="a.png"><img src="b.png" alt=""><img src="c.png" alt="x/c.png"><img src="d.png" alt="A d.">'
+    )
+    assert without_words(Page(path).images) == ["a.png", "b.png", "c.png"]
 
 
 def test_nothing_is_fetched_from_elsewhere(pages):
@@ -115,6 +136,19 @@ def test_each_page_is_there_in_markdown_too(site, pages):
         assert f"({name})" in index
 
 
+def test_tutorials_are_notebooks_of_code_and_markdown(site):
+    notebooks = {path.stem: json.loads(path.read_text("utf-8")) for path in site.rglob("_downloads/*/plot_*.ipynb")}
+    assert set(notebooks) == {path.stem for path in (DOCS / "tutorials").glob("plot_*.py")}
+    for name, notebook in notebooks.items():
+        assert notebook["nbformat"] == 4
+        cells = [(cell["cell_type"], "".join(cell["source"])) for cell in notebook["cells"]]
+        text = "\n".join(source for kind, source in cells if kind == "markdown")
+        assert text.lstrip().startswith("# "), name
+        assert re.findall(r":\w+:`.*?`|^\.\. |^[-=]{4,}$", text, re.MULTILINE) == [], f"{name} shows markup of Sphinx"
+        for kind, source in cells:
+            assert kind == "markdown" or compile(source, name, "exec")
+
+
 def test_every_public_name_is_documented_where_it_is_imported(site):
     from sphinx.util.inventory import InventoryFile
 
@@ -122,8 +156,9 @@ def test_every_public_name_is_documented_where_it_is_imported(site):
         known = {name for kind in InventoryFile.load(file, "", "/".join).values() for name in kind}
     from test_public_api import PUBLIC
 
-    of_pages = [f"{package}.{name}" for package, name in PUBLIC if not package.endswith((".papers", ".cli"))]
-    assert [name for name in of_pages if name not in known] == []
+    elsewhere = {"paperworks.papers.Paper", "paperworks.papers.RecordError"}  # where they are defined, in `evidence`
+    of_pages = {f"{package}.{name}" for package, name in PUBLIC} - elsewhere
+    assert sorted(of_pages - known) == []
 
 
 def test_every_paper_has_a_section_and_a_row(site):
@@ -160,13 +195,15 @@ def test_pages_fit_every_width_and_text_stands_out_from_files_alone(browser, sit
     elsewhere, problems = [], []
     page.on("request", lambda request: elsewhere.append(request.url))
     page.on("pageerror", lambda error: problems.append(str(error)))
-    for name in ("index", "methods/diffusion", "gallery/audio", "api/diffusion/dpm_solver", "api/operators/multigrid"):
+    for name in WIDE:
         for width in (360, 768, 1440):
             page.set_viewport_size({"width": width, "height": 800})
             page.goto((site / f"{name}.html").as_uri())
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), (name, width)
         assert page.evaluate(LOW_CONTRAST) == [], name
     assert page.locator(".math .katex").count() > 0, "formulas are typeset"
+    page.add_style_tag(content="p { color: #999 !important; background: #888 }")
+    assert page.evaluate(LOW_CONTRAST) != [], "what stands out too little is found"
     assert [url for url in elsewhere if not url.startswith(("file:", "data:"))] == []
     assert problems == []
     context.close()

@@ -7,7 +7,15 @@ from html.parser import HTMLParser
 import pytest
 from rich.console import Console
 
-from paperworks.evidence import claims_json, claims_table, paper_views, read_evidence, results_of, write_reports
+from paperworks.evidence import (
+    claims_json,
+    claims_table,
+    paper_views,
+    read_evidence,
+    report,
+    results_of,
+    write_reports,
+)
 from paperworks.evidence.entry import Value
 from paperworks.evidence.report import paper_page, results_page
 from paperworks.evidence.report_html import html_report
@@ -160,6 +168,14 @@ def test_reports_are_written_where_they_are_asked_for(measured, tmp_path):
     before = [path.read_bytes() for path in written]
     write_reports(papers, folder=folder, markdown=tmp_path / "RESULTS.md", html=tmp_path / "r.html")
     assert [path.read_bytes() for path in written] == before
+
+
+def test_an_installed_package_is_not_written_into(measured, tmp_path, monkeypatch):
+    papers, folder = measured
+    monkeypatch.setattr(report, "committed_folder", lambda: folder)
+    monkeypatch.setattr(report, "checkout", lambda: None)
+    assert write_reports(papers, markdown=tmp_path / "RESULTS.md") == [tmp_path / "RESULTS.md"]
+    assert "README.md" not in (tmp_path / "RESULTS.md").read_text(), "no link leads nowhere"
 
 
 def test_a_history_that_can_not_be_read_costs_its_own_paper_a_line(measured):

@@ -257,3 +257,14 @@ def test_bad_input_is_named(call, message, untyped):
 def test_truth_values_are_numbers_and_text_comes_in_any_array():
     assert mcnemar([0.0, 1.0], [False, True], [0, 1]).pvalue == 1
     assert mcnemar(["a", "b"], np.array(["a", "b"], dtype=object), ["a", "a"]).pvalue == 1
+
+
+def test_probabilities_in_place_of_labels_are_refused():
+    y, labels, probabilities = [0, 1, 1], [0, 1, 0], [0.2, 0.9, 0.4]
+    for given in ([probabilities, labels], [labels, probabilities]):
+        with pytest.raises(ValueError, match="for whole labels; it takes labels, not probabilities"):
+            mcnemar(y, *given)
+    with pytest.raises(ValueError, match=r"predictions\[1\] has 0\.2 for whole labels"):
+        cochrans_q(y, labels, probabilities)
+    assert mcnemar([0.5, 1.5], [0.5, 0.5], [1.5, 1.5]).pvalue == 1.0  # labels need not be whole
+    assert mcnemar(y, [0.0, 1.0, 1.0], labels).pvalue == 1.0

@@ -1,14 +1,20 @@
 """What a release promises: a changelog by version, deprecations that end, citations and tables that are current."""
 
 import ast
+import hashlib
 import json
+import os
 import re
 import runpy
 import shutil
 import subprocess
+import sys
+import threading
 import tomllib
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import jsonschema
 import pytest
@@ -41,6 +47,12 @@ def coming():
     return Version(PROJECT["tool"]["hatch"]["version"]["fallback-version"])
 
 
+def told_of(changelog, following):
+    """Return the release that the changelog's newest changes are of: the last one until something has changed since."""
+    first = re.search(r"^## Unreleased\n+## (\d+\.\d+\.\d+) - ", changelog, re.MULTILINE)
+    return Version(first[1]) if first else following
+
+
 class TestChangelog:
     def test_sections_are_versions_with_what_is_coming_first(self):
         titles = re.findall(r"^## (.+)$", CHANGELOG, re.MULTILINE)
@@ -56,9 +68,6 @@ class TestChangelog:
         assert coming().is_devrelease
         assert all(coming() > Version(version) for version in releases())
 
-    def test_the_installed_version_is_none_of_the_past(self):
-        assert not releases() or Version(metadata.version("paperworks")) >= Version(releases()[0])
-
 
 def deprecations(source):
     """Return the release that each deprecation in a module's text goes in."""
@@ -72,13 +81,20 @@ class TestDeprecations:
         assert deprecations("old = renamed(new, 'old', since='0.1.0', removed='0.2.0')") == ["0.2.0"]
         assert deprecations("@d.renamed_arguments({}, removed='0.3.0', since='0')\ndef f(): ...") == ["0.3.0"]
 
+    def test_they_warn_in_the_release_itself_and_go_when_the_next_one_begins(self):
+        released = "## Unreleased\n\n## 0.2.0 - 2026-12-31\n\n### Deprecated\n- old.\n"
+        assert told_of(released, Version("0.3.dev0")) == Version("0.2.0")
+        begun = released.replace("Unreleased\n", "Unreleased\n\n### Added\n- new.\n")
+        assert told_of(begun, Version("0.3.dev0")) == Version("0.3.dev0")
+        assert told_of("## Unreleased\n\n### Added\n- new.\n", Version("0.1.dev0")) == Version("0.1.dev0")
+
     def test_none_outlives_its_release(self):
-        late = {}
+        late, current = {}, told_of(CHANGELOG, coming())
         for path in (ROOT / "src" / "paperworks").rglob("*.py"):
             found = deprecations(path.read_text(encoding="utf-8"))
-            if over := [removed for removed in found if Version(removed).release[:2] <= coming().release[:2]]:
+            if over := [removed for removed in found if Version(removed).release[:2] <= current.release[:2]]:
                 late[path.relative_to(ROOT).as_posix()] = over
-        assert late == {}, f"these go in {coming().base_version} or before: take them out"
+        assert late == {}, f"these go in {current.base_version} or before: take them out"
 
 
 class TestCitation:
@@ -94,7 +110,7 @@ class TestCitation:
         assert len(found["references"]) == len(ours) == 51
         for paper, reference in zip(ours, found["references"], strict=True):
             assert reference["title"] == paper.title
-            names = (a.get("name") or f"{a['given-names']} {a['family-names']}" for a in reference["authors"])
+            names = [f"{a['given-names']} {a['family-names']}" for a in reference["authors"]]  # people, no entities
             assert tuple(names) == tuple(" ".join(name.split()) for name in paper.authors)
 
     @pytest.mark.parametrize(
@@ -103,6 +119,9 @@ class TestCitation:
             ("Ann Lee", "Ann", "Lee"),
             ("Laurens van der Maaten", "Laurens", "van der Maaten"),
             ("J. T. Springenberg", "J. T.", "Springenberg"),
+            ("Nicolas Le Roux", "Nicolas", "Le Roux"),
+            ("Da Long", "Da", "Long"),  # a given name, whatever it looks like
+            ("Eric Vanden-Eijnden", "Eric", "Vanden-Eijnden"),
         ],
     )
     def test_names_are_parted(self, name, given, family):
@@ -131,14 +150,26 @@ class TestBillsOfMaterials:
         for name, requirements in SBOM["project"]().items():
             bill = json.loads(bills[name])
             versions = {part["name"]: part["version"] for part in bill["components"]}
-            assert {canonicalize_name(r.name) for r in requirements} <= versions.keys()
+            assert {canonicalize_name(r.name) for r in requirements} - {"paperworks"} <= versions.keys()
             assert all(locked[part] == version for part, version in versions.items() if part in locked)
             assert {"katex", "htmx.org"} <= versions.keys()
             assert bill["metadata"]["component"]["version"] == "1.2.3"
 
-    def test_every_part_of_the_core_and_the_site_names_its_licence(self, bills):
-        for name in ("core", "site"):
-            assert [p["name"] for p in json.loads(bills[name])["components"] if not p.get("licenses")] == []
+    def test_every_part_names_its_licence(self, bills):
+        parts = [part for text in bills.values() for part in json.loads(text)["components"]]
+        assert {part["name"] for part in parts if "UNKNOWN" in json.dumps(part.get("licenses", "UNKNOWN"))} == set()
+
+    def test_paperworks_is_no_part_of_itself(self, bills):
+        for text in bills.values():
+            assert "paperworks" not in {part["name"] for part in json.loads(text)["components"]}
+
+    def test_files_of_others_have_their_digests(self, bills):
+        carried = [f for p in json.loads(bills["core"])["components"] for f in p.get("components", [])]
+        told = {f["name"]: f["hashes"][0]["content"] for f in carried}
+        assert {"paperworks/web/static/htmx.min.js", "paperworks/web/static/katex-0.19.1/katex.min.js"} <= told.keys()
+        assert sum(name.endswith(".woff2") for name in told) == 20
+        for name, digest in told.items():
+            assert hashlib.sha256((ROOT / "src" / name).read_bytes()).hexdigest() == digest
 
 
 class TestMatrix:
@@ -167,6 +198,41 @@ class TestMatrix:
         assert (row["outcome"], row["reason"]) == ("not run", "there is no Python 3.14 on this machine")
         assert "| not run |" in MATRIX["table"]([row])
 
+    @pytest.fixture
+    def conform(self, monkeypatch, tmp_path):
+        """Run a job whose environment is had at once, and whose pytest ends as it is told to."""
+
+        def run(script, done=()):
+            def answer(words, **options):
+                if words[2:3] == ["pytest"]:
+                    return subprocess.CompletedProcess(words, *script)
+                told = "Python 3.11.7" if "-V" in words else '{"numpy": "2.0.0"}'
+                return subprocess.CompletedProcess(words, 0, told, "")
+
+            conformance = MATRIX["conformance"]
+            monkeypatch.setitem(conformance.__globals__, "subprocess", SimpleNamespace(run=answer, TimeoutExpired=None))
+            asked = SimpleNamespace(suites="kinds", minutes=1)
+            return conformance("oldest-numpy", "python3", tmp_path / "w.whl", tmp_path, list(done), asked)
+
+        return run
+
+    def test_what_brings_the_tests_down_has_failed(self, conform):
+        row = conform((4, "", f"ImportError while loading conftest '{ROOT}/tests/conftest.py'.\nnumpy is too old\n"))
+        assert row["outcome"] == "failed"
+        assert row["failures"] == ["pytest ended with 4 and no report: numpy is too old"]
+        assert "0 passed, 0 skipped, 1 failed" in MATRIX["table"]([{"job": "oldest-numpy", **row}])
+
+    def test_the_same_versions_are_run_once(self, conform):
+        first = {"job": "python-3.11", **conform((139, "", ""))}
+        assert conform((0, "", ""), [first])["same_as"] == "python-3.11"
+
+    def test_what_contradicts_itself_is_told(self):
+        output = (
+            "ERROR: Cannot install numpy==2.0.0 and paperworks because these package versions have conflicting "
+            "dependencies.\nERROR: ResolutionImpossible: for help visit https://pip.example.org/help\n"
+        )
+        assert MATRIX["reason_of"](output).startswith("Cannot install numpy==2.0.0 and paperworks")
+
     def test_a_report_is_counted(self, tmp_path):
         (tmp_path / "report.xml").write_text(
             '<testsuite><testcase classname="a" name="b"/><testcase classname="a" name="c"><failure/></testcase>'
@@ -184,9 +250,38 @@ class TestRelease:
             assert requirement.specifier.contains(locked[requirement.name])
 
     def test_a_version_that_nothing_says_anything_of_is_no_release(self):
-        assert any("no section `## 98.7.6" in problem for problem in RELEASE["problems"]("98.7.6"))
-        assert any("fallback-version" in problem for problem in RELEASE["problems"]("98.7.6"))
+        found = RELEASE["problems"]("98.7.6", ["v98.7.6"])
+        assert any("no section `## 98.7.6" in problem for problem in found)
+        assert any("fallback-version" in problem for problem in found)
         assert RELEASE["problems"]("0.1.dev5+g1234567") == []
+        assert RELEASE["problems"]("0.1.dev5+g1234567", changed=[" M a.py"]) == []
+
+    def test_a_tag_takes_a_clean_checkout(self):
+        (found,) = RELEASE["problems"]("0.2.1.dev0+g1234567.d20261231", ["v0.2.0"], [" M docs/matrix.json", "?? new"])
+        assert found == "the checkout has changes that aren't committed: docs/matrix.json, new"
+
+    @pytest.mark.parametrize(
+        ("version", "tags"), [("0.2", ["v0.2"]), ("0.2.0rc1", ["v0.2.0rc1"]), ("9.9.9", ["v0.2.0"]), ("0.2.0", [])]
+    )
+    def test_a_tag_is_the_version_of_a_release(self, version, tags):
+        (found,) = RELEASE["problems"](version, tags)
+        assert found.startswith("it takes the tag of a release, such as v0.2.0")
+
+    def test_the_steps_of_the_page_lead_to_a_release(self, monkeypatch, tmp_path):
+        for name in ("CHANGELOG.md", "CITATION.cff", "pyproject.toml"):
+            shutil.copy(ROOT / name, tmp_path / name)
+        for place in (RELEASE["problems"], RELEASE["CITATION"]["written"]):
+            monkeypatch.setitem(place.__globals__, "ROOT", tmp_path)
+        changelog = CHANGELOG.replace("## Unreleased\n", "## Unreleased\n\n## 97.0.0 - 2026-12-31\n", 1)
+        project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+        project = re.sub('^fallback-version = ".*?"', 'fallback-version = "97.1.dev0"', project, flags=re.MULTILINE)
+        (tmp_path / "CHANGELOG.md").write_text(changelog, encoding="utf-8")
+        (tmp_path / "pyproject.toml").write_text(project, encoding="utf-8")
+        assert RELEASE["problems"]("97.0.0", ["v97.0.0"]) == ["CITATION.cff is out of date: make citation"]
+        (tmp_path / "CITATION.cff").write_text(RELEASE["CITATION"]["written"](), encoding="utf-8")
+        assert RELEASE["problems"]("97.0.0", ["v97.0.0"]) == []
+        (tmp_path / "CHANGELOG.md").write_text(changelog.replace("Unreleased\n", "Unreleased\n- x\n"), encoding="utf-8")
+        assert any("under `## Unreleased`" in problem for problem in RELEASE["problems"]("97.0.0", ["v97.0.0"]))
 
 
 class TestContainer:
@@ -202,6 +297,34 @@ class TestContainer:
         assert re.findall(r"^USER (\S+)", self.TEXT, re.MULTILINE) == ["10001"]
         assert "HEALTHCHECK" in self.TEXT
         assert "/health" in self.TEXT
+
+    def test_the_check_of_health_tells_the_site_from_its_absence(self):
+        """Run it as the image does, with a proxy in the environment, as podman passes the host's on."""
+        words = json.loads(re.search(r"^    CMD (\[.*\])$", self.TEXT, re.MULTILINE)[1])
+
+        class Site(BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send_response(self.server.status if self.path == "/health" else 404)
+                self.end_headers()
+
+            def log_message(self, *words):
+                pass
+
+        with HTTPServer(("127.0.0.1", 0), Site) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            code = words[2].replace("8000", str(server.server_port))
+            environment = {**os.environ, "http_proxy": "http://127.0.0.1:9"}
+            ended = []
+            for server.status in (200, 503):
+                ended.append(subprocess.run([sys.executable, "-c", code], env=environment).returncode)
+            server.shutdown()
+        assert words[:2] == ["python", "-c"]
+        assert ended == [0, 1]
+
+    def test_only_versions_of_the_locks_hold_pip(self):
+        """An -r in a file of constraints is installed, with all that builds and tests Paperworks."""
+        assert "grep -h == locks/core.txt locks/test.txt > /constraints.txt" in self.TEXT
+        assert set(re.findall(r"PIP_(?:BUILD_)?CONSTRAINT=(\S+)", self.TEXT)) == {"/constraints.txt"}
 
     def test_all_that_the_wheel_is_made_of_is_copied(self):
         copied = set(re.findall(r"^!(\S+)", (ROOT / ".containerignore").read_text(encoding="utf-8"), re.MULTILINE))

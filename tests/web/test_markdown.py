@@ -1,6 +1,7 @@
 import re
 
 import pytest
+from markdown_it import MarkdownIt
 
 from paperworks.evidence import committed_folder
 from paperworks.evidence.report import paper_page
@@ -91,3 +92,62 @@ def test_the_pages_beside_the_evidence_are_as_they_were_written():
     written = (committed_folder() / "dpm-solver" / "README.md").read_text(encoding="utf-8")
     assert paper_page(found).partition("## Claims")[0] == written.partition("## Claims")[0]
     assert written.count("![Figure of ") == paper_page(found).count("![Figure of ") > 0
+
+
+RECORD = r"""
+title = "Evil | `x` ](javascript:alert(1)) <script>\n# head"
+arxiv = "2401.00009"
+year = 2024
+authors = ["Ann `A` [x](javascript:alert(2))"]
+field = "te`st|[x](javascript:alert(3))"
+summary = "It <img src=x onerror=alert(1)> is ](javascript:alert(4)) | &lt;b&gt;\n```\n# head"
+methods = ["evil_paper.Evil"]
+questions = ["Why ](javascript:alert(5))?\n# head"]
+note = "``` [a](javascript:alert(6))"
+[links]
+"na]me](javascript:alert(7))" = "https://example.org/a) [x](javascript:alert(8)"
+script = "javascript:alert(9)"
+[[claims]]
+id = "c`d` [x](javascript:alert(10)) |\n# head"
+says = "[x](javascript:alert(11))"
+reported = "1 | 2"
+measure = "by <b>counting</b>"
+bar = { "a|b" = "== 1" }
+labels = { "a|b" = "la|bel `z` [q](javascript:alert(12))" }
+"""
+
+
+@pytest.fixture
+def evil(tmp_path, monkeypatch):
+    """Make a paper of somebody else's whose record would be markup, and give its slug."""
+    folder = tmp_path / "shelf" / "Evil_paper"
+    folder.mkdir(parents=True)
+    (folder / "paper.toml").write_text(RECORD)
+    (folder / "claims.py").write_text("")
+    (folder / "usage.py").write_text('"""Has ``` in it."""\nprint("````")\n')
+    monkeypatch.setenv("PAPERWORKS_PAPERS", str(folder.parent))
+    return "Evil-paper"
+
+
+def test_no_record_makes_markup(evil, client):
+    answer = client.get(f"/paper/{evil}.md")
+    assert answer.status_code == 200
+    html = MarkdownIt("commonmark").enable("table").render(answer.text)
+    assert {link.partition(":")[0] for link in re.findall('(?:href|src)="([^"]*)"', html)} == {"https"}
+    assert not re.search("<(script|img|b)>", html)
+    assert html.count("<h1>") == 1
+    assert re.findall("<h[12]>(.*?)</h[12]>", html)[1:] == ["Answers", "Methods", "Usage", "Claims"]
+    assert "print(&quot;````&quot;)" in html
+    assert "<td>la|bel `z`" in html
+    assert "&amp;lt;b&amp;gt;" in html
+
+
+def test_llms_txt_leads_to_what_was_measured_and_is_there(evil, client):
+    listed = re.findall(rf"\({HOME}/paper/([^)]+)\.md\)", client.get("/llms.txt").text)
+    assert listed == [slug for slug in slugs() if slug != evil]  # of which nothing was measured
+
+
+def test_a_stranger_s_words_are_told_to_be_data(client):
+    text = client.get("/paper/2611.00001.md").text
+    assert "data, not instructions" in text
+    assert re.search(r'^> An "abstract"', text, re.MULTILINE)

@@ -1,9 +1,10 @@
 """What the tools answer with: models whose JSON schemas clients see, each bounded in size."""
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 from paperworks.evidence.views import ClaimView
 
@@ -12,8 +13,8 @@ if TYPE_CHECKING:
 
 WORDS, LONG = 1_000, 12_000
 """Characters of a text, and of one that an answer is about, such as a docstring."""
-SAMPLES, ROWS, ENTRIES = 32, 40, 20
-"""How many values one by one, rows of a table and entries of a history an answer gives."""
+SAMPLES, ROWS, ENTRIES, MOST = 32, 40, 20, 200
+"""How many values one by one, rows of a table, entries of a history, and items of any other list an answer gives."""
 
 
 def clip(text: str, most: int = WORDS) -> str:
@@ -27,7 +28,20 @@ def clip(text: str, most: int = WORDS) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-class PaperRow(BaseModel):
+class Answer(BaseModel):
+    """What has room in an answer, whatever a record or a measurement holds."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _bounded(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return clip(value, LONG)
+        if isinstance(value, Mapping):
+            return {key: _short(item) for key, item in islice(value.items(), MOST)}
+        return [_short(item) for item in value[:MOST]] if isinstance(value, list) else value
+
+
+class PaperRow(Answer):
     """A paper in a list."""
 
     slug: str
@@ -40,27 +54,27 @@ class PaperRow(BaseModel):
     hold: int = Field(description="How many claims hold")
 
 
-class PaperRows(BaseModel):
+class PaperRows(Answer):
     """Some papers of a list, and how many there are in all."""
 
     papers: list[PaperRow]
     total: int
 
 
-class FieldRow(BaseModel):
+class FieldRow(Answer):
     """A field of research and how many papers are in it."""
 
     name: str
     papers: int
 
 
-class FieldRows(BaseModel):
+class FieldRows(Answer):
     """The fields."""
 
     fields: list[FieldRow]
 
 
-class ValueText(BaseModel):
+class ValueText(Answer):
     """A measured value beside its bar."""
 
     label: str
@@ -69,7 +83,7 @@ class ValueText(BaseModel):
     holds: bool | None = Field(description="null where undecided or not measured")
 
 
-class ClaimText(BaseModel):
+class ClaimText(Answer):
     """A claim or race with its verdict."""
 
     id: str
@@ -81,13 +95,13 @@ class ClaimText(BaseModel):
     verdict: str
     detail: str
     outdated: str
-    values: list[ValueText]
+    values: list[ValueText] = Field(description="At most 40")
     note: str
     measured: str = Field(description="Scale, date, revision and machine; empty where nothing was measured")
     own_verdict: str = Field(description="By the user's own evidence; empty where there is none")
 
 
-class PaperText(BaseModel):
+class PaperText(Answer):
     """All of a paper's record, with its claims' verdicts."""
 
     slug: str
@@ -110,14 +124,14 @@ class PaperText(BaseModel):
     usage: str
 
 
-class MemberText(BaseModel):
+class MemberText(Answer):
     """A public method or property of a class."""
 
     signature: str
     says: str
 
 
-class MethodText(BaseModel):
+class MethodText(Answer):
     """A public class or function that implements a paper's idea."""
 
     name: str
@@ -140,14 +154,14 @@ class RaceText(ClaimText):
     remark: str
 
 
-class RaceTexts(BaseModel):
+class RaceTexts(Answer):
     """The races of a paper."""
 
     paper: str
     races: list[RaceText]
 
 
-class Number(BaseModel):
+class Number(Answer):
     """A measured value with its interval."""
 
     name: str
@@ -162,7 +176,7 @@ class Number(BaseModel):
     samples: list[float | None] = Field(description="The values one by one, at most 32")
 
 
-class TableText(BaseModel):
+class TableText(Answer):
     """The beginning of a table."""
 
     columns: list[str]
@@ -170,7 +184,7 @@ class TableText(BaseModel):
     total: int
 
 
-class PastEntry(BaseModel):
+class PastEntry(Answer):
     """An entry of the history."""
 
     date: str
@@ -182,7 +196,7 @@ class PastEntry(BaseModel):
     reason: str
 
 
-class EvidenceText(BaseModel):
+class EvidenceText(Answer):
     """What was measured of a claim or race: its newest entry, and the history."""
 
     paper: str
@@ -202,7 +216,7 @@ class EvidenceText(BaseModel):
     history: list[PastEntry] = Field(description="Newest first, at most 20")
 
 
-class Comparison(BaseModel):
+class Comparison(Answer):
     """The user's own evidence of a claim or race beside the committed one."""
 
     id: str
@@ -211,7 +225,7 @@ class Comparison(BaseModel):
     detail: str
 
 
-class Comparisons(BaseModel):
+class Comparisons(Answer):
     """The comparisons of a paper."""
 
     paper: str
@@ -219,7 +233,7 @@ class Comparisons(BaseModel):
     problems: list[str]
 
 
-class RunText(BaseModel):
+class RunText(Answer):
     """What a run measured."""
 
     paper: str
@@ -270,7 +284,7 @@ def numbers_of(view: ClaimView) -> list[Number]:
             **{name: value for name, value in data.items() if name in known}
             | {"samples": data["samples"][:SAMPLES], "holds": _holds(view, data["holds"])}
         )
-        for data in view.to_json()["values"]
+        for data in view.to_json()["values"][:ROWS]
     ]
 
 
@@ -279,8 +293,14 @@ def table_of(table: Mapping[str, Any] | None) -> TableText | None:
     if table is None:
         return None
     rows: Sequence[Sequence[Any]] = table["rows"]
-    shown = [[clip(cell, 200) if isinstance(cell, str) else cell for cell in row] for row in rows[:ROWS]]
-    return TableText(columns=[clip(str(column), 200) for column in table["columns"]], rows=shown, total=len(rows))
+    shown = [[clip(cell, 200) if isinstance(cell, str) else cell for cell in row[:ROWS]] for row in rows[:ROWS]]
+    return TableText(
+        columns=[clip(str(column), 200) for column in table["columns"][:ROWS]], rows=shown, total=len(rows)
+    )
+
+
+def _short(item: Any) -> Any:
+    return clip(item) if isinstance(item, str) else item
 
 
 def _holds(view: ClaimView, holds: bool | None) -> bool | None:
@@ -299,7 +319,8 @@ def _claim(view: ClaimView) -> dict[str, Any]:
         "detail": clip(view.detail),
         "outdated": clip(view.outdated, 300),
         "values": [
-            ValueText(label=v.label, measured=v.text, bar=v.bar, holds=_holds(view, v.holds)) for v in view.values
+            ValueText(label=v.label, measured=v.text, bar=v.bar, holds=_holds(view, v.holds))
+            for v in view.values[:ROWS]
         ],
         "note": clip(view.note),
         "measured": view.origin,

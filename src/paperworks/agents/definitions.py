@@ -66,6 +66,19 @@ def definition_of(dotted: str) -> Definition | None:
     )
 
 
+def exports_of(package: str) -> list[str]:
+    """List the names that a package hands on by `lazy_exports`; none where it has no such call.
+
+    Examples
+    --------
+    >>> "NoiseScheduleVP" in exports_of("paperworks.diffusion"), exports_of("json")
+    (True, [])
+    """
+    path = _source(package)
+    body = ast.parse(path.read_bytes()).body if path else []
+    return [name for statement in _statements(body) for names in _lazy(statement).values() for name in names]
+
+
 def _find(module: str, name: str) -> tuple[str, _Defined] | None:
     """Follow a name from a package that exports it to the module that defines it."""
     for _ in range(_DEEP):
@@ -119,12 +132,15 @@ def _handed_on(statement: ast.stmt, package: str, name: str) -> tuple[str, str] 
         base = package.rsplit(".", statement.level - 1)[0] if statement.level else ""
         module = ".".join(filter(None, [base, statement.module or ""]))
         return next(((module, alias.name) for alias in statement.names if name in (alias.asname, alias.name)), None)
+    return next(((f"{package}.{module}", name) for module, names in _lazy(statement).items() if name in names), None)
+
+
+def _lazy(statement: ast.stmt) -> dict[str, list[str]]:
+    """Return the names that a statement hands on by `lazy_exports`, by the modules that have them."""
     value = getattr(statement, "value", None)
     if isinstance(value, ast.Call) and getattr(value.func, "id", "") == "lazy_exports" and len(value.args) == 2:
-        for module, names in ast.literal_eval(value.args[1]).items():
-            if name in names:
-                return f"{package}.{module}", name
-    return None
+        return dict(ast.literal_eval(value.args[1]))
+    return {}
 
 
 def _signature(module: str, node: _Defined) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -16,12 +17,11 @@ from anyio.streams.buffered import BufferedByteReceiveStream
 from filelock import FileLock, Timeout
 
 from paperworks.agents.answers import RunText
-from paperworks.agents.reading import kind_of
+from paperworks.agents.reading import find, kind_of
 from paperworks.agents.worker import Order
 from paperworks.core.code import PACKAGE
 from paperworks.evidence.errors import UsageError
 from paperworks.evidence.store import check_writable, committed_folder, own_folder
-from paperworks.papers import load
 
 Scale = Literal["smoke", "desk"]
 Report = Callable[[float, float | None, str], Awaitable[None]]
@@ -54,10 +54,12 @@ async def run_claim(slug: str, id: str, scale: Scale, seconds: int | None, repor
 
 
 def _order(slug: str, id: str, scale: Scale, seconds: int | None) -> Order:
-    paper = load(slug)
+    paper = find(slug)
     if paper.planned:
         raise UsageError(f"{slug} is planned: nothing of it can be measured yet")
     kind = kind_of(paper, id)
+    if not re.fullmatch(r"[\w.-]+", id):  # files of evidence are named by it
+        raise UsageError(f"claim is {id[:80]!r}; one whose id is more than letters, digits, . and - is not run here")
     folder, committed = own_folder().absolute(), committed_folder()
     if folder.resolve().is_relative_to(committed.resolve()):
         raise UsageError(
@@ -138,8 +140,8 @@ async def _followed(process: Process, report: Report) -> RunText:
 
 
 def _label(said: dict[str, Any]) -> str:
-    of = f" of {said['total']:g}" if said["total"] else ""
-    count = f"{said['done']:g}{of}" if said["done"] or of else ""
+    of = f" of {said['total']:,.12g}" if said["total"] else ""
+    count = f"{said['done']:,.12g}{of}" if said["done"] or of else ""
     return ": ".join(filter(None, [count, said["label"]]))[:200] or "measuring"
 
 

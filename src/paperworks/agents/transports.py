@@ -8,6 +8,7 @@ import anyio
 from mcp.server.mcpserver import MCPServer
 from mcp.server.transport_security import TransportSecuritySettings
 
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _MOST = 2**18  # bytes of a request
 
 
@@ -51,15 +52,15 @@ def serve_http(server: MCPServer, host: str = "127.0.0.1", port: int = 8765) -> 
     listening = socket.create_server((str(address), port), family=family)
     port = listening.getsockname()[1]
     app = server.streamable_http_app(
-        host=str(address), transport_security=_only_here(port), max_request_body_size=_MOST, max_sessions=32
+        host=str(address), transport_security=_only_here(address, port), max_request_body_size=_MOST
     )
-    shown = f"[{address}]" if address.version == 6 else str(address)
-    print(f"Serving http://{shown}:{port}/mcp to clients on this machine; Ctrl-C ends it", file=sys.stderr, flush=True)
+    shown = f"http://{_in_url(address)}:{port}/mcp"
+    print(f"Serving {shown} to clients on this machine; Ctrl-C ends it", file=sys.stderr, flush=True)
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5)
     anyio.run(lambda: uvicorn.Server(config).serve(sockets=[listening]))
 
 
-def loopback(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+def loopback(host: str) -> Address:
     """Return the address of a host, which has to be one of this machine that no other reaches.
 
     Examples
@@ -79,6 +80,10 @@ def loopback(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     return address
 
 
-def _only_here(port: int) -> TransportSecuritySettings:
-    hosts = [f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]")]
+def _only_here(address: Address, port: int) -> TransportSecuritySettings:
+    hosts = [f"{name}:{port}" for name in ("127.0.0.1", "localhost", "[::1]", _in_url(address))]
     return TransportSecuritySettings(allowed_hosts=hosts, allowed_origins=[f"http://{host}" for host in hosts])
+
+
+def _in_url(address: Address) -> str:
+    return f"[{address}]" if address.version == 6 else str(address)

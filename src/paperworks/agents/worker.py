@@ -17,8 +17,11 @@ from paperworks.evidence.entry import Kind
 from paperworks.evidence.errors import UsageError
 from paperworks.evidence.events import Event
 from paperworks.evidence.record import Scale
-from paperworks.evidence.runner import run_papers
+from paperworks.evidence.runner import DEFAULT_BUDGET, run_papers
 from paperworks.papers import load, shelf
+
+_FILE = 2**30  # bytes of a file that a run may write
+_GRACE = 10  # seconds to end what runs when nobody waits for it
 
 
 class Order(TypedDict):
@@ -46,6 +49,9 @@ def main(order: Order) -> None:
         tell(event.what, done=got.done, total=got.total, label=got.label, expected=event.expected)
 
     signal.signal(signal.SIGTERM, _interrupt)
+    if sys.platform == "linux":  # where it would end at once, and leave behind what the task had moved out of its group
+        signal.signal(signal.SIGIO, _orphaned)
+    _limit_files()
     if os.environ.get(shelf.VARIABLE):
         shelf.make_importable()
     try:
@@ -58,7 +64,7 @@ def main(order: Order) -> None:
             n_jobs=1,
             time_limit=order["seconds"],
             # Each look at an undecided bar may take twice as long as the one before it.
-            budget=0.0 if order["scale"] == "smoke" else order["seconds"] / 4,
+            budget=min(DEFAULT_BUDGET[order["scale"]], order["seconds"] / 4),
             on_event=follow,
         )
     except UsageError as error:
@@ -73,6 +79,21 @@ def main(order: Order) -> None:
 
 
 def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _limit_files() -> None:
+    """Have the system refuse files larger than any claim needs, such as the log of one that prints for ever."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (_FILE if hard == resource.RLIM_INFINITY else min(_FILE, hard), hard))
+
+
+def _orphaned(number: int, frame: object) -> None:
+    signal.alarm(_GRACE)  # which ends the process
     raise KeyboardInterrupt
 
 

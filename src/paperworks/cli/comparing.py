@@ -150,4 +150,6 @@ def _report(rows: list[dict[str, Any]], as_json: bool) -> None:
             detail = f": {escape(row['detail'])}" if row["detail"] else ""
             console.print(f"{name}: [{colour}]{row['result']}[/{colour}]{detail}", highlight=False, soft_wrap=True)
     results = {row["result"] for row in rows}
+    if results == {"not comparable"} and not as_json:
+        typer.echo("`paperworks run PAPER`, or `race`, measures at the scale of the committed evidence", err=True)
     raise typer.Exit(1 if "different" in results else 0 if "equal" in results else 2)

@@ -69,8 +69,12 @@ def search_papers(
     as_json: JsonOption = False,
 ) -> None:
     """Find papers by words of your problem, or of their title, summary, tags and methods, best first."""
+    from paperworks.papers.search import replaced
+
     with errors_of_use(), unchanging():
         rows = [_row(paper) for paper in _find(" ".join(words))[:limit]]
+        for word, taken in replaced(load_all(), " ".join(words)).items():
+            typer.echo(f"No paper has {word!r}; searched for {' or '.join(map(repr, taken))}", err=True)
     _print_rows(rows, as_json)
 
 

@@ -136,10 +136,10 @@ def _add_command(name: str, kind: Kind, summary: str) -> None:
 
             typer.echo(claims_json(report.views))
         else:
-            _print_report(console, report, papers)
+            _print_report(console, report, papers, kind)
         _say_unwritten(report)
-        if report.views and all(found.verdict == "not run" for found in report.views):
-            typer.echo("Nothing was raced: every peer is missing. pip install 'paperworks[peers]'", err=True)
+        if any(found.verdict == "not run" for found in report.views):
+            typer.echo("What was not run lacks its peer; most come with:  pip install 'paperworks[peers]'", err=True)
         raise typer.Exit(report.exit_code)
 
 
@@ -190,7 +190,10 @@ def report(
     html: Annotated[Path | None, typer.Option(help="Where the static HTML page goes, if it is wanted.")] = None,
     evidence: Folder = None,
 ) -> None:
-    """Write the results page of all papers, and a page for each beside its evidence."""
+    """Write the results page of all papers, and a page for each beside its evidence.
+
+    An installed Paperworks writes pages beside the evidence of --evidence alone; `paperworks run` says where yours is.
+    """
     from paperworks.evidence.report import write_reports
     from paperworks.papers import load_all
 
@@ -245,7 +248,7 @@ def _termination_as_interrupt() -> Iterator[None]:
             raise typer.Exit(_TERMINATED)
 
 
-def _print_report(console: "Console", report: "RunReport", papers: Sequence[Paper]) -> None:
+def _print_report(console: "Console", report: "RunReport", papers: Sequence[Paper], kind: Kind) -> None:
     from paperworks.evidence.tables import claims_table
 
     for paper in papers:
@@ -257,11 +260,20 @@ def _print_report(console: "Console", report: "RunReport", papers: Sequence[Pape
         for found in of_paper:
             if figure := found.figure(".png"):
                 console.print(f"  figure  {figure}", highlight=False, soft_wrap=True)
+            if found.traceback:
+                console.print(f"\n{found.id}:\n{found.traceback}", highlight=False, markup=False, soft_wrap=True)
     first = papers[0]
     console.print(f"\nEvidence is in {report.folder}", highlight=False, soft_wrap=True)
-    # Nothing is committed of somebody else's paper that one's own evidence could be compared with.
-    steps = ("show", "race") if first.origin else ("compare", "show", "race")
-    console.print(f"Next: {' · '.join(f'paperworks {step} {first.slug}' for step in steps)}", highlight=False)
+    if report.interrupted:
+        console.print("Stopped before the end; the same command with --resume goes on from here.", highlight=False)
+        return
+    this, other = ("run", "race") if kind == "claim" else ("race", "run")
+    steps = [f"show {first.slug}", f"{other} {first.slug}"]
+    if report.scale == "smoke":
+        steps.insert(0, f"{this} {first.slug} --scale desk")
+    elif report.scale == "desk" and not first.origin:  # nothing is committed of somebody else's paper to compare with
+        steps.insert(0, f"compare {first.slug}")
+    console.print(f"Next: {' · '.join(f'paperworks {step}' for step in steps)}", highlight=False, soft_wrap=True)
 
 
 def _say_unwritten(report: "RunReport") -> None:

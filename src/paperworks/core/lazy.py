@@ -1,7 +1,9 @@
 """Lazy package exports (PEP 562), so that importing a field package costs nothing until a name is used."""
 
 import importlib
+import re
 from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
 from typing import Any
 
 
@@ -29,10 +31,25 @@ def lazy_exports(
 
     def getattr_(name: str) -> Any:
         if name in home:
-            return getattr(importlib.import_module(f"{package}.{home[name]}"), name)
+            try:
+                return getattr(importlib.import_module(f"{package}.{home[name]}"), name)
+            except ModuleNotFoundError as error:
+                if extra := _extra_with(error.name or ""):
+                    error.msg += f", which {name} needs; `pip install 'paperworks[{extra}]'` brings it"
+                raise
         if name in modules:
             return importlib.import_module(f"{package}.{name}")
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
     names = sorted(home)
     return getattr_, lambda: names, names
+
+
+def _extra_with(module: str) -> str:
+    """Return the extra of Paperworks that brings a module, empty where none does."""
+    try:
+        requirements = metadata.requires("paperworks") or []
+    except metadata.PackageNotFoundError:
+        return ""
+    found = (re.match(rf"{re.escape(module)}\b.*extra == ['\"]([a-z]+)", line) for line in requirements)
+    return next((match[1] for match in found if match), "")

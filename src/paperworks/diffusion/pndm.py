@@ -35,6 +35,7 @@ from paperworks.diffusion.schedules import SKIP_TYPES, DiscreteVP, NoiseSchedule
 from paperworks.numerics.plans import multistep_weights
 
 PNDMMethod = Literal["DDIM", "improved-Euler", "S-PNDM", "F-PNDM", "PLMS", "PRK", "FON", "FON-legacy", "PF"]
+"""The methods of `PNDMSampler`, which says what each does."""
 Spacing = Literal["leading", "trailing", "linspace"]
 Variable = Literal["t", "rho"]
 

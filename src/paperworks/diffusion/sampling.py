@@ -18,6 +18,7 @@ from torch import Tensor
 from paperworks.core.validation import check_finite
 
 ModelFn = Callable[[Tensor, float | Tensor], Tensor]
+"""What a sampler calls: a function of a noisy batch and its time that returns a tensor of the batch's shape."""
 _CACHED_ELEMENTS = 1 << 18  # five blocks of this many elements fit the last cache; smaller ones cost more in calls
 _SMALL = 2 * _CACHED_ELEMENTS
 # To add to a zero takes half the time of torch.mul by a number, which goes through promotion of types.

@@ -24,7 +24,9 @@ from paperworks.core.validation import check_choice, check_count, check_number
 
 Time = TypeVar("Time", float, Float[Tensor, "..."])
 SkipType = Literal["logSNR", "time_uniform", "time_quadratic", "karras"]
+"""Where steps are placed: evenly in log-SNR, in time or in its square root, or as Karras and others do."""
 SKIP_TYPES: tuple[SkipType, ...] = get_args(SkipType)
+"""All placements of steps, for a loop over them."""
 LEAST_ALPHA = 2.0**-12  # what stands for a signal of 0: small, and still a number to divide by
 
 

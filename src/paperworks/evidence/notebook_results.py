@@ -106,8 +106,7 @@ def _shown(value: Any) -> str:
 def _array(value: Any) -> str:
     if hasattr(value, "detach"):
         value = value.detach().cpu()
-    count = math.prod(value.shape)
-    numbers = value.reshape(-1).tolist() if 0 < count <= _FEW and not getattr(value, "is_sparse", False) else []
+    numbers = _few(value) if 0 < math.prod(value.shape) <= _FEW else []
     kind = f"{' × '.join(map(str, value.shape)) or 'scalar'}, {str(value.dtype).removeprefix('torch.')}"
     if numbers:
         listed = ", ".join(_shown(number) for number in numbers)
@@ -117,6 +116,13 @@ def _array(value: Any) -> str:
     except (TypeError, ValueError, RuntimeError):  # of no numbers, of complex ones, or of text
         return kind
     return f"{kind}, from {low} to {high}"
+
+
+def _few(value: Any) -> list[Any]:
+    try:
+        return list(value.reshape(-1).tolist())
+    except (AttributeError, TypeError, ValueError, RuntimeError):  # of a sparse matrix, or a series of pandas
+        return []
 
 
 def _clip(text: str) -> str:

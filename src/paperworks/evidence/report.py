@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from paperworks.evidence.benchmark import Benchmark, read_benchmarks
 from paperworks.evidence.files import write_atomically
+from paperworks.evidence.provenance import checkout
 from paperworks.evidence.record import Paper
 from paperworks.evidence.report_html import html_report
 from paperworks.evidence.results import (
@@ -31,6 +32,8 @@ def write_reports(
 ) -> list[Path]:
     """Write the results page to `markdown` with a page for each paper beside its evidence, and to `html`.
 
+    Beside evidence that came with an installed package no pages are written.
+
     Parameters
     ----------
     papers
@@ -51,7 +54,7 @@ def write_reports(
     home = folder or committed_folder()
     if markdown is not None:
         for found in results:
-            if found.paper.origin and folder is None:
+            if not _has_pages(home) or (found.paper.origin and folder is None):
                 continue  # somebody else's paper has no page among the committed evidence
             written.append(home / found.paper.slug / "README.md")
             write_atomically(written[-1], paper_page(found).encode())
@@ -68,14 +71,17 @@ def results_page(papers: Sequence[Paper], results: Sequence[PaperResults], besid
     lines = ["# Results", "", INTRODUCTION, "", f"**{summary(results)}**", ""]
     lines += ["| paper | field | claims | races | measured |", "|---|---|---|---|---|"]
     for found in results:
-        page = Path(os.path.relpath(home / found.paper.slug / "README.md", beside)).as_posix()
+        page = home / found.paper.slug / "README.md"
         counts = [count_verdicts(v.verdict for v in group) for group in (found.claims, found.races)]
         dates = sorted({v.date[:10] for v in found.all if v.date})
         state = " to ".join(dict.fromkeys([dates[0], dates[-1]])) if dates else "never"
         state += f", {found.outdated} outdated" if found.outdated else ""
         state += f", {found.problem}" if found.problem else ""
         whose = f" (from {escape(found.paper.origin)})" if found.paper.origin else ""
-        name = f"[{found.paper.slug}]({page}): {escape(found.paper.title)}{whose}"
+        slug = found.paper.slug
+        if _has_pages(home):
+            slug = f"[{slug}]({Path(os.path.relpath(page, beside)).as_posix()})"
+        name = f"{slug}: {escape(found.paper.title)}{whose}"
         lines.append(f"| {' | '.join([name, found.paper.field, *counts, escape(state)])} |")
     lines.append("")
     for benchmark in read_benchmarks(home):
@@ -92,6 +98,11 @@ def results_page(papers: Sequence[Paper], results: Sequence[PaperResults], besid
             "",
         ]
     return "\n".join(lines)
+
+
+def _has_pages(home: Path) -> bool:
+    """Say whether pages stand beside this evidence: not beside what came with an installed package."""
+    return checkout() is not None or home != committed_folder()
 
 
 def paper_page(found: PaperResults) -> str:
@@ -117,7 +128,8 @@ def paper_document(paper: Paper, found: PaperResults | None = None, figures: str
     figures
         What the names of figures and recordings come after, such as the address of their folder.
     """
-    lines = [f"# {escape(paper.title)}", "", f"{escape(', '.join(paper.authors))} · {paper.year} · {paper.field}", ""]
+    by = f"{escape(', '.join(paper.authors))} · {paper.year} · {escape(paper.field)}"
+    lines = [f"# {escape(paper.title)}", "", by, ""]
     lines += [escape(paper.summary), ""]
     if paper.origin:
         lines += [f"This record comes from {escape(paper.origin)}, not from Paperworks itself.", ""]
@@ -141,7 +153,14 @@ def paper_document(paper: Paper, found: PaperResults | None = None, figures: str
 
 def escape(text: str) -> str:
     """Take from characters that Markdown gives a meaning to that meaning."""
-    return re.sub(r"([\\`*_\[\]|<>#$~])", r"\\\1", " ".join(text.split()))
+    return re.sub(r"([\\`*_\[\]|<>#$~]|&(?=#?\w+;))", r"\\\1", " ".join(text.split()))
+
+
+def _code(text: str) -> str:
+    """Write a text as code, which stands between more backticks than it has anywhere."""
+    text = " ".join(text.split())
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence} {text} {fence}" if "`" in text else f"{fence}{text}{fence}"
 
 
 def _evidence(found: PaperResults, figures: str) -> list[str]:
@@ -165,7 +184,7 @@ def _leads(link: str) -> bool:
 
 def _claim(view: ClaimView, figures: str) -> list[str]:
     where = f", {view.where}" if view.where else ""
-    lines = [f"### {'★ ' if view.headline else ''}`{view.id}` {escape(view.says)}", ""]
+    lines = [f"### {'★ ' if view.headline else ''}{_code(view.id)} {escape(view.says)}", ""]
     lines += [f"*{'Peer' if view.kind == 'peer' else 'Reported'}*: {escape(view.reported + where)}", ""]
     if view.measure:
         lines += [f"*Measured*: {escape(view.measure)}", ""]
@@ -178,9 +197,12 @@ def _claim(view: ClaimView, figures: str) -> list[str]:
         lines.append(f"| {escape(value.label or 'value')} | {escape(value.text or '–')} | {bar} |")
     lines.append("")
     if figure := view.figure(".svg"):
-        lines += [f"![Figure of {view.id}]({figures}{figure.name})", ""]
+        lines += [f"![Figure of {escape(view.id)}]({quote(figures + figure.name, _KEPT)})", ""]
     if sounds := view.sounds():
-        lines += ["Listen: " + " · ".join(f"[{escape(says)}]({figures}{path.name})" for path, says in sounds), ""]
+        lines += [
+            "Listen: " + " · ".join(f"[{escape(says)}]({quote(figures + path.name, _KEPT)})" for path, says in sounds),
+            "",
+        ]
     lines += [f"- {escape(fact)}" for fact in told_of(view)]
     lines += ["", f"<sub>{escape(provenance_of(view))}</sub>", ""] if view.date else [""]
     return lines

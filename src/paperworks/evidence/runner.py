@@ -452,7 +452,9 @@ def _committed(chosen: Sequence[Chosen], folder: Path | None) -> Path:
     if folder is not None:
         raise UsageError("either commit or another folder, not both")
     if checkout() is None:
-        raise UsageError("there is no checkout here whose evidence could be committed")
+        raise UsageError(
+            "there is no checkout here whose evidence could be committed; `paperworks run` measures into your own"
+        )
     for paper, kind, item in chosen:
         if revision_of(reached(paper.folder, kind, item.id).files).endswith("+dirty"):
             raise UsageError(

@@ -204,5 +204,7 @@ def _exit_reason(code: int) -> dict[str, str] | None:
 
 
 def _tail(output: Path, spec: TaskSpec) -> str:
-    text = output.read_text(encoding="utf-8", errors="replace")
+    with output.open("rb") as file:
+        file.seek(max(output.stat().st_size - 8 * _TAIL, 0))  # a task may have printed more than there is memory for
+        text = file.read().decode("utf-8", errors="replace")
     return provenance.without_paths(text, output.parent, paper_folder(spec))[-_TAIL:].strip()

@@ -12,6 +12,8 @@ from paperworks.feed.search.normal import plain
 if TYPE_CHECKING:  # records are cited without the packages of the site
     from paperworks.feed.schema import FeedPaper
 
+_PARTICLES = {"van", "von", "de", "der", "den", "di", "da", "dos", "du", "del", "della", "la", "le", "ter", "ten", "zu"}
+
 
 def to_bibtex(paper: "FeedPaper") -> str:
     r"""Return the BibTeX of a paper; mathematics stays as it is, and what else is special in LaTeX is escaped.
@@ -90,7 +92,25 @@ def _entry(
     return f"@misc{{{last or 'paper'}{year}{word},\n{body}\n}}\n"
 
 
+def parted(name: str) -> tuple[str, str]:
+    """Return the given and the family names of a person: the last word, and the particles before it.
+
+    Examples
+    --------
+    >>> parted("Laurens van der Maaten"), parted("Nicolas Le Roux"), parted("Da Long"), parted("DeepMind")
+    (('Laurens', 'van der Maaten'), ('Nicolas', 'Le Roux'), ('Da', 'Long'), ('', 'DeepMind'))
+    """
+    words = name.split()
+    start = max(len(words) - 1, 0)
+    while start > 1 and words[start - 1].lower() in _PARTICLES:
+        start -= 1
+    return " ".join(words[:start]), " ".join(words[start:])
+
+
 def _name(name: str) -> str:
     """Return a name so that BibTeX takes it for one: in braces where it is no first and last name."""
-    latex = to_latex(name)
-    return f"{{{latex}}}" if re.search(r"(?i),|\band\b|^others$|collaboration|\b(?:jr|sr)\b", name) else latex
+    if re.search(r"(?i),|\band\b|^others$|collaboration|\b(?:jr|sr)\b", name):
+        return f"{{{to_latex(name)}}}"
+    given, family = parted(name)
+    told = " " in family and family[0].isupper()  # of a particle with a small letter BibTeX knows
+    return to_latex(f"{family}, {given}" if told else name)

@@ -16,6 +16,7 @@ Func = Callable[[Tensor, Tensor], Tensor]
 Control = Literal["batch", "sample"]
 EstimateKind = Literal["error_estimate", "stiffness_estimate", "mixed"]
 ESTIMATES: tuple[EstimateKind, ...] = ("error_estimate", "stiffness_estimate", "mixed")
+"""What can be estimated of a step: its error, the stiffness that it met, or both."""
 
 _MIXED = 0.1  # weight of the stiffness in the mixed estimate
 

@@ -63,7 +63,7 @@ def train(
     steps
         Number of steps.
     schedule
-        ``schedule(step)``, the share of its own rates that each optimizer takes in a step; 1 by default.
+        ``schedule(step)``, the share of its own rates that each optimiser takes in a step; 1 by default.
     clip
         Greatest norm of the gradient of all parameters together, a number or a function of the step; no bound by
         default.

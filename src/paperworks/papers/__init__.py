@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from paperworks.papers.shelf import Place
 
 ROOT = Path(__file__).parent
+"""The folder that holds those of Paperworks' own papers."""
 FIELDS = (
     "diffusion",
     "robustness",
@@ -23,6 +24,7 @@ FIELDS = (
     "inference",
     "audio",
 )
+"""Paperworks' own fields, each a package of methods."""
 
 
 class UnknownPaper(LookupError):
@@ -30,7 +32,18 @@ class UnknownPaper(LookupError):
 
 
 def slugs() -> list[str]:
-    """List the slugs of all papers, in order: Paperworks' own, those of other packages, those in the user's folders."""
+    """List the slugs of all papers, in order: Paperworks' own, those of other packages, those in the user's folders.
+
+    Returns
+    -------
+    list[str]
+        Short names, which `load` takes.
+
+    Examples
+    --------
+    >>> "dpm-solver" in slugs()
+    True
+    """
     return list(_shelf()[0])
 
 
@@ -38,12 +51,27 @@ def slugs() -> list[str]:
 def load(slug: str) -> Paper:
     """Load one paper.
 
+    Parameters
+    ----------
+    slug
+        Its short name.
+
+    Returns
+    -------
+    Paper
+        Its record, without what was measured of it.
+
     Raises
     ------
     UnknownPaper
         Where no paper has that slug.
     RecordError
         Where its record can't be read.
+
+    Examples
+    --------
+    >>> load("dpm-solver").year
+    2022
     """
     from paperworks.papers import recordcache
 
@@ -60,7 +88,7 @@ def load(slug: str) -> Paper:
 
 
 def paper(slug: str) -> "PaperResults":
-    """Return a paper with what was measured of it, for a notebook to show.
+    """Return a paper with what was measured of it, for a notebook to show; `paperworks` itself has it too.
 
     Parameters
     ----------
@@ -96,22 +124,56 @@ def paper(slug: str) -> "PaperResults":
 
 
 def load_all() -> list[Paper]:
-    """Load all papers whose records can be read, in order of their slugs; `broken` tells of the others."""
+    """Load all papers whose records can be read, in order of their slugs; `broken` tells of the others.
+
+    Returns
+    -------
+    list[Paper]
+        Their records.
+
+    Examples
+    --------
+    >>> {paper.year for paper in load_all() if paper.slug == "dpm-solver"}
+    {2022}
+    """
     return read_all()[0]
 
 
 def broken() -> dict[str, RecordError]:
-    """Tell for each paper that can't be loaded, by its slug or where it was looked for, what is wrong with it."""
+    """Tell for each paper that can't be loaded, by its slug or where it was looked for, what is wrong with it.
+
+    Returns
+    -------
+    dict[str, RecordError]
+        What is wrong, one error a paper.
+    """
     return read_all()[1]
 
 
 def fields() -> list[str]:
-    """List the fields: Paperworks' own, then those that only papers of other packages and folders have."""
+    """List the fields: Paperworks' own, then those that only papers of other packages and folders have.
+
+    Returns
+    -------
+    list[str]
+        Names of fields.
+
+    Examples
+    --------
+    >>> fields()[:2]
+    ['diffusion', 'robustness']
+    """
     return list(dict.fromkeys([*FIELDS, *sorted({paper.field for paper in load_all()})]))
 
 
 def read_all() -> tuple[list[Paper], dict[str, RecordError]]:
-    """Return what `load_all` and `broken` do, read once."""
+    """Return what `load_all` and `broken` do, read once.
+
+    Returns
+    -------
+    tuple[list[Paper], dict[str, RecordError]]
+        The papers that can be read, and what is wrong with the others.
+    """
     from paperworks.papers import recordcache
 
     places, problems = _shelf()

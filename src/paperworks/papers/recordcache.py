@@ -25,15 +25,14 @@ class _Cache:
 
         path = cache_root() / "records.json"
         if path != self.path:
-            self.path = path
             try:
-                self.data = json.loads(path.read_bytes())
+                data = json.loads(path.read_bytes())
             except (OSError, ValueError):
-                self.data = {}
-            fits = isinstance(self.data, dict) and self.data.get("form") == _FORM
-            sound = fits and all(isinstance(self.data.get(key), dict) for key in ("records", "entry points"))
-            if not sound:
-                self.data = {"form": _FORM, "records": {}, "entry points": {}}
+                data = {}
+            fits = isinstance(data, dict) and data.get("form") == _FORM
+            sound = fits and all(isinstance(data.get(key), dict) for key in ("records", "entry points"))
+            self.data = data if sound else {"form": _FORM, "records": {}, "entry points": {}}
+            self.path = path  # last, as other threads then take the data
         return self.data
 
     def save(self) -> None:
@@ -44,7 +43,7 @@ class _Cache:
 
         self.changed = False
         records = self.data["records"]
-        self.data["records"] = {path: kept for path, kept in records.items() if os.path.exists(path)}
+        self.data["records"] = {path: kept for path, kept in list(records.items()) if os.path.exists(path)}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self.path, json.dumps(self.data).encode())

@@ -45,6 +45,16 @@ def search(papers: Iterable[Paper], words: str) -> list[Paper]:
         connection.close()
 
 
+def replaced(papers: Iterable[Paper], words: str) -> dict[str, list[str]]:
+    """Return the words that no paper holds, each with the nearest ones that `search` takes in its place."""
+    connection = _index(list(papers))
+    try:
+        found = {term: _alternatives(connection, term) for term in _terms(words)}
+    finally:
+        connection.close()
+    return {term: taken for term, taken in found.items() if taken != [term]}
+
+
 def _index(papers: list[Paper]) -> sqlite3.Connection:
     connection = sqlite3.connect(":memory:")
     columns = ", ".join(WEIGHTS)

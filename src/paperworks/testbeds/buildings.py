@@ -14,6 +14,7 @@ from paperworks.core.validation import check_choice
 from paperworks.testbeds.data import DatasetMissing
 
 BuildingName = Literal["Building_6", "Building_7", "Building_8", "Building_9", "Building_10"]
+"""The buildings of the CityLearn challenge of 2022, phase 2."""
 _CHALLENGE = "citylearn_challenge_2022_phase_2"
 
 

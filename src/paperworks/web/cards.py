@@ -97,7 +97,7 @@ def find_paper(store: FeedStore, key: str) -> FeedPaper:
     """
     if re.fullmatch(r"[0-9]{1,9}", key, re.ASCII):
         found = FeedPaper.id == int(key)
-    elif re.fullmatch(r"[a-z0-9-]{1,80}", key):
+    elif re.fullmatch(r"[\w-]{1,80}", key):
         found = FeedPaper.slug == key
     else:
         try:

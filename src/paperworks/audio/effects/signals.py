@@ -24,7 +24,9 @@ Signal = Literal[
     "white noise",
 ]
 SIGNALS: tuple[Signal, ...] = get_args(Signal)
+"""All kinds of signals that `test_signal` draws."""
 COMPRESSOR_MIX: tuple[Signal, ...] = ("sine", "noisy sine", "pluck", "box", "noisy box", "noisy pluck")
+"""The kinds of signals that `SynthAudioDataset` draws by default."""
 
 Array = Float[np.ndarray, " n"]
 Draw = Callable[[Array, np.random.Generator], Array]  # of times in seconds

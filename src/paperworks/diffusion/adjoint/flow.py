@@ -15,6 +15,7 @@ from torch import Tensor
 from paperworks.diffusion.schedules import NoiseSchedule
 
 AdjointVariable = Literal["rho", "t"]
+"""What is integrated in: `rho`, noise over signal, or the time `t`."""
 Gradients = Sequence[Tensor | None]
 
 

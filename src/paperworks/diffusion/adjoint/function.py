@@ -15,6 +15,7 @@ from paperworks.numerics.integration import Sums
 from paperworks.numerics.plans import Step
 
 AdjointMode = Literal["discrete", "continuous", "symplectic", "backprop"]
+"""How gradients are made, which `AdjointSampler` explains."""
 
 
 @dataclass

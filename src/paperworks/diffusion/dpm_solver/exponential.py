@@ -22,6 +22,7 @@ from torch import Tensor
 from paperworks.diffusion.schedules import NoiseSchedule
 
 AlgorithmType = Literal["dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++"]
+"""What is integrated: the predicted noise or (`++`) the predicted data, of the ODE or (`sde-`) of the SDE."""
 SolverType = Literal["dpmsolver", "taylor"]
 
 # For |z| < 1 what follows z^18/21! is below the rounding of float64.

@@ -30,6 +30,7 @@ from paperworks.diffusion.sampling import (
 from paperworks.diffusion.schedules import SKIP_TYPES, NoiseSchedule, SkipType
 
 DPMSolverMethod = Literal["multistep", "singlestep", "singlestep_fixed", "adaptive"]
+"""How `DPMSolver.sample` makes its steps; its reference says what each costs."""
 CorrectX0 = Callable[[Tensor, float | Tensor], Tensor]
 CorrectXt = Callable[[Tensor, float | Tensor, int], Tensor]
 

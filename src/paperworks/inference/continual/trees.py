@@ -50,7 +50,7 @@ class TreeMaxSum(_OfSums):
     Raises
     ------
     ValueError
-        As `TreeCounter`, and for an unknown factorization.
+        As `TreeCounter`, and for an unknown `factorization`.
 
     References
     ----------
@@ -86,7 +86,7 @@ class TreeSumSelect(_OfSums):
     Raises
     ------
     ValueError
-        As `TreeCounter`, and for an unknown factorization.
+        As `TreeCounter`, and for an unknown `factorization`.
 
     References
     ----------

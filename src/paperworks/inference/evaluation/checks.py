@@ -26,7 +26,8 @@ def finite_vector(name: str, values: ArrayLike, at_least: int = 1) -> np.ndarray
 def right_of(y_true: ArrayLike, predictions: Sequence[ArrayLike], at_least: int = 2) -> np.ndarray:
     """Return a matrix (samples, models) that says where each model's prediction is right.
 
-    Raises ValueError for too few models, no samples, predictions of another length or type than `y_true`, or NaN.
+    Raises ValueError for too few models, no samples, predictions of another length or type than `y_true`, probabilities
+    in place of labels, or NaN.
 
     Examples
     --------
@@ -50,6 +51,9 @@ def right_of(y_true: ArrayLike, predictions: Sequence[ArrayLike], at_least: int 
     for i, column in enumerate(columns):
         if (kind := label_kind(f"predictions[{i}]", column)) != known:
             raise ValueError(f"predictions[{i}] has {kind} for labels, y_true {known}; it takes labels of one type")
+        if column.dtype.kind == "f" and y.dtype.kind in "biuf" and not (y % 1).any() and (column % 1).any():
+            told = f"{column[column % 1 != 0][0]:g}"
+            raise ValueError(f"predictions[{i}] has {told} for whole labels; it takes labels, not probabilities")
     return np.stack([column == y for column in columns], axis=1)
 
 

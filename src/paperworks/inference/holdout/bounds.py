@@ -7,6 +7,7 @@ from typing import Literal
 from paperworks.core.validation import check_choice, check_count, check_number
 
 BoundMethod = Literal["hoeffding", "splitting", "expectation", "pure", "approximate", "monitor", "sparse-validate"]
+"""The bounds of `generalization_bound`, which says what each assumes."""
 METHODS = ("hoeffding", "splitting", "expectation", "pure", "approximate", "monitor", "sparse-validate")
 
 

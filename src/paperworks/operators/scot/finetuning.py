@@ -114,7 +114,7 @@ def finetune_param_groups(
     lr_time: float = 5e-4,
     weight_decay: float = 1e-6,
 ) -> list[dict[str, Any]]:
-    """Return what an optimizer takes to fine-tune a network: what is new learns faster, what conditions on time too.
+    """Return what an optimiser takes to fine-tune a network: what is new learns faster, what conditions on time too.
 
     Rates and decay are those of the published fine-tuning, which takes AdamW with them, a cosine decay without warm-up
     over 200 epochs, batches of 40 and gradients of norm 5 at most.

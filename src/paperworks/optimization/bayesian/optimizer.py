@@ -33,7 +33,7 @@ _KINDS = {"Continuous": Continuous, "Integer": Integer, "Categorical": Categoric
 
 
 class Incumbent(NamedTuple):
-    """What an optimizer would report now.
+    """What an optimiser would report now.
 
     Parameters
     ----------
@@ -484,7 +484,7 @@ class BayesianOptimizer:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "BayesianOptimizer":
-        """Return the optimizer that a file holds, which goes on where it was saved.
+        """Return the optimiser that a file holds, which goes on where it was saved.
 
         Parameters
         ----------
@@ -494,7 +494,7 @@ class BayesianOptimizer:
         Returns
         -------
         BayesianOptimizer
-            An optimizer with all data and pending points.
+            An optimiser with all data and pending points.
         """
         state = read_json(path)
         if not isinstance(state, dict) or state.get("format") != 1:

@@ -22,7 +22,7 @@ from paperworks.optimization.bayesian.targets import TargetMean
 class Sources:
     """The ways in which a point can be evaluated, what each costs, and what of them is to be maximised.
 
-    The optimizer then chooses a point and a source, by the knowledge gradient per unit of cost, and its points have
+    The optimiser then chooses a point and a source, by the knowledge gradient per unit of cost, and its points have
     one value more, the level of the source.
 
     Parameters

@@ -24,15 +24,15 @@ class AttackResult:
     Parameters
     ----------
     adv
-        The observations to show the policy.
+        The observations to show the policy, or the images to show the classifier, of the shape of the true ones.
     success
-        Whether the loss counts the policy's outputs there as a success.
+        Whether the loss counts the model's outputs there as a success, such as another class, of shape (batch,).
     norm
-        Distance from the true observations.
+        Distance from the true observations in the attack's norm, of shape (batch,).
     n_grad
-        Number of gradients taken for each.
+        Number of gradients taken for each, of shape (batch,).
     loss
-        What the attack raised.
+        What the attack raised, of shape (batch,).
 
     Examples
     --------

@@ -23,7 +23,7 @@ class Region:
     allowed
         Ones where features may change.
     low, high
-        The box, which holds the centers.
+        The box, which holds the centres.
 
     Examples
     --------
@@ -85,7 +85,7 @@ class Region:
         return self.project(self.center + noise * self.eps.clamp_max(min(1e6, torch.finfo(like.dtype).max / 4)))
 
     def size(self, x: Float[Tensor, "batch features"]) -> Float[Tensor, " batch"]:
-        """Return how far points are from the centers."""
+        """Return how far points are from the centres."""
         return lengths(x - self.center, self.norm)
 
     def _onto_ball(self, moved: Tensor) -> Tensor:

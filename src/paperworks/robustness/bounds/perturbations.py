@@ -263,7 +263,7 @@ class PerturbationLpNorm(Perturbation):
         return math.inf if self.norm == 1 else 1.0 if self.is_box else self.norm / (self.norm - 1)
 
     def minimum(self, coefficients: Tensor, center: Tensor) -> Tensor:
-        """Return center value minus radius times dual norm.
+        """Return the value at the `center` minus radius times dual norm.
 
         Parameters
         ----------

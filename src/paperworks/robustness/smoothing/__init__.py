@@ -1,4 +1,4 @@
-"""Randomized smoothing: certify any classifier under Gaussian noise, and train one that is accurate there."""
+"""Randomised smoothing: certify any classifier under Gaussian noise, and train one that is accurate there."""
 
 from paperworks.core.lazy import lazy_exports
 

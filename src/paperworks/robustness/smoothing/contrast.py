@@ -214,7 +214,7 @@ def consistency_regularizer(
 
     Notes
     -----
-    Consistency regularization of smoothed classifiers (arXiv 2006.04062), equation 8.
+    Consistency regularisation of smoothed classifiers (arXiv 2006.04062), equation 8.
 
     Examples
     --------
